@@ -1,0 +1,168 @@
+//! What the control plane asks of the workers, and what they tell it.
+//!
+//! Control decides who a peer is, which connection carries which lane and when to dial; workers own the connections.
+//! Both directions are bounded queues of these values.
+
+use std::net::{IpAddr, SocketAddr};
+
+use ipop_learning::PortId;
+
+use crate::{hello::Hello, node_id::NodeId};
+
+/// Names a connection for the life of the program. Bits 56.. hold the worker, so that either side may make one.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct ConnectionId(pub u64);
+
+/// The number of a lane: worker `lane` on each end carries it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct Lane(pub u8);
+
+/// More lanes than this are never used between two nodes.
+pub const MAX_LANES: usize = 16;
+
+/// Which end opened a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Direction {
+    /// This node dialled.
+    Dialled,
+    /// The peer dialled.
+    Accepted,
+}
+
+/// Why a connection is closed, as told to the far end (`docs/WIRE.md`, close codes).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum CloseReason {
+    /// The program ends.
+    Shutdown = 0,
+    /// A newer connection of the same node took over.
+    Replaced = 1,
+    /// Both ends dialled at once; the other connection stays.
+    Duplicate = 2,
+    /// The peer speaks another version.
+    Version = 3,
+    /// The peer's hello is malformed.
+    BadHello = 4,
+    /// The peer may not join.
+    NotAdmitted = 5,
+    /// The node dialled itself.
+    DialledSelf = 6,
+}
+
+/// From control to the worker that the lane belongs to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Command {
+    /// Open a connection.
+    Dial {
+        /// Name of the new connection.
+        connection: ConnectionId,
+        /// Who must answer.
+        peer: NodeId,
+        /// Lane that it is for.
+        lane: Lane,
+        /// Where.
+        remote: SocketAddr,
+    },
+    /// Send this port's frames over this connection from now on, in place of any other of the lane.
+    /// (Frames are received on every admitted connection of the port.)
+    Activate {
+        /// The connection.
+        connection: ConnectionId,
+        /// The peer's port.
+        port: PortId,
+    },
+    /// Close in-band with this reason.
+    Close {
+        /// The connection.
+        connection: ConnectionId,
+        /// Told to the peer.
+        reason: CloseReason,
+    },
+    /// The socket's local address may have changed: prompt the connection to validate its path (RFC 9000 section 9).
+    Probe {
+        /// The connection.
+        connection: ConnectionId,
+    },
+    /// Close every connection with [`CloseReason::Shutdown`], flush, end the worker.
+    Shutdown,
+}
+
+/// Why a connection ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Ended {
+    /// This node closed it.
+    Closed(CloseReason),
+    /// The peer closed it: code and phrase.
+    ByPeer {
+        /// Application close code.
+        code: u64,
+        /// Reason phrase, printable, at most 200 characters.
+        phrase: String,
+    },
+    /// The peer restarted: it no longer knows the connection (stateless reset).
+    Reset,
+    /// Nothing was heard for the dead-peer time.
+    TimedOut,
+    /// TLS refused: wrong key, wrong key type, wrong ALPN. The text tells the operator what to do.
+    Refused(String),
+    /// Any other QUIC error.
+    Failed(String),
+}
+
+/// From a worker to control.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Event {
+    /// The handshake is done, the peer's key is known and admitted, its hello was read.
+    Connected {
+        /// The connection; for an accepted one its name is new.
+        connection: ConnectionId,
+        /// Whose key answered.
+        peer: NodeId,
+        /// Who dialled.
+        direction: Direction,
+        /// The peer's address now.
+        remote: SocketAddr,
+        /// The local address that the peer reached, if the kernel told.
+        local_ip: Option<IpAddr>,
+        /// What the peer said of itself; its `lane` field is the lane of this connection.
+        hello: Hello,
+    },
+    /// The peer was seen, validated, at another address.
+    Moved {
+        /// The connection.
+        connection: ConnectionId,
+        /// Its new address.
+        remote: SocketAddr,
+    },
+    /// The connection is gone.
+    Ended {
+        /// The connection.
+        connection: ConnectionId,
+        /// Why.
+        why: Ended,
+    },
+    /// A loop probe came in on a TAP: the segment behind it is reached twice.
+    LoopSeen {
+        /// The TAP's port.
+        port: PortId,
+        /// Whose probe it was; this node's own, or a connected peer's.
+        origin: NodeId,
+        /// Whether the port was blocked for it.
+        blocked: bool,
+    },
+    /// No probe was seen for a while: the port forwards again.
+    LoopCleared {
+        /// The TAP's port.
+        port: PortId,
+    },
+    /// A TAP was deleted while in use.
+    TapGone {
+        /// The TAP's port.
+        port: PortId,
+    },
+    /// The worker cannot go on; the text names the system call and what to do.
+    WorkerFailed {
+        /// Explanation for the operator.
+        message: String,
+    },
+}

@@ -1,0 +1,6 @@
+//! ipop-switch: an Ethernet switch whose ports are TAP devices and QUIC tunnels.
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() {}
