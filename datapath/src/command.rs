@@ -141,14 +141,12 @@ pub enum Event {
         /// Why.
         why: Ended,
     },
-    /// A loop probe came in on a TAP: the segment behind it is reached twice.
+    /// A loop probe came in on a TAP: the segment behind it is reached twice, and the TAP is blocked.
     LoopSeen {
         /// The TAP's port.
         port: PortId,
         /// Whose probe it was; this node's own, or a connected peer's.
         origin: NodeId,
-        /// Whether the port was blocked for it.
-        blocked: bool,
     },
     /// No probe was seen for a while: the port forwards again.
     LoopCleared {

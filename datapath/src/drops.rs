@@ -34,6 +34,8 @@ drop_reasons! {
     Reserved = "reserved",
     /// The destination is on the port that the frame came from.
     SamePort = "same_port",
+    /// From a peer, for a station behind another peer: never forwarded in the full mesh.
+    SplitHorizon = "split_horizon",
     /// Nowhere to go: no other port is up.
     NoPort = "no_port",
     /// More broadcast, multicast and unknown traffic than the port's token bucket allows.

@@ -1,0 +1,179 @@
+//! Between threads: commands from control, frames from other workers, and the bell that wakes a worker for them.
+
+use std::{
+    io,
+    os::fd::{AsRawFd, OwnedFd, RawFd},
+    sync::Arc,
+};
+
+use crossbeam::queue::ArrayQueue;
+use ipop_learning::PortId;
+use rustix::event::{EventfdFlags, eventfd};
+
+use crate::{command::Command, drops::DropReason, frame::Offload, os::OsError};
+
+/// Commands that may wait: control sends a handful a second for each peer.
+const COMMANDS: usize = 4_096;
+/// Batches that may wait: some milliseconds of a full lane.
+const BATCHES: usize = 64;
+/// A batch is sent when it holds this many bytes, and at the end of each round.
+const BATCH_BYTES: usize = 256 << 10;
+
+/// Wakes a worker that waits on its ring.
+#[derive(Debug)]
+pub struct Doorbell(OwnedFd);
+
+impl Doorbell {
+    fn new() -> Result<Self, OsError> {
+        eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)
+            .map(Self)
+            .map_err(|errno| OsError::new("cannot make an eventfd", errno))
+    }
+
+    /// Rings.
+    pub fn ring(&self) {
+        // It can only fail by being full of rings, which wakes as well.
+        let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
+    }
+
+    /// Silences it.
+    pub(crate) fn silence(&self) {
+        let _ = rustix::io::read(&self.0, &mut [0; 8]);
+    }
+
+    pub(crate) fn raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+/// How others reach a worker.
+#[derive(Clone, Debug)]
+pub struct WorkerHandle {
+    commands: Arc<ArrayQueue<Command>>,
+    mail: Arc<ArrayQueue<Batch>>,
+    bell: Arc<Doorbell>,
+}
+
+impl WorkerHandle {
+    /// A handle for a worker to be.
+    ///
+    /// # Errors
+    /// If the kernel gives no eventfd.
+    pub fn new() -> Result<Self, OsError> {
+        Ok(Self {
+            commands: Arc::new(ArrayQueue::new(COMMANDS)),
+            mail: Arc::new(ArrayQueue::new(BATCHES)),
+            bell: Arc::new(Doorbell::new()?),
+        })
+    }
+
+    /// Gives the worker a command.
+    ///
+    /// # Errors
+    /// Gives it back if the worker has not taken the last [`COMMANDS`].
+    pub fn send(&self, command: Command) -> Result<(), Command> {
+        self.commands.push(command)?;
+        self.bell.ring();
+        Ok(())
+    }
+
+    pub(crate) fn next_command(&self) -> Option<Command> {
+        self.commands.pop()
+    }
+
+    pub(crate) fn next_batch(&self) -> Option<Batch> {
+        self.mail.pop()
+    }
+
+    pub(crate) fn bell(&self) -> &Doorbell {
+        &self.bell
+    }
+}
+
+/// Frames for the lanes of another worker.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    bytes: Vec<u8>,
+    frames: Vec<Envelope>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Envelope {
+    port: PortId,
+    offload: Offload,
+    headers_len: u16,
+    len: u32,
+}
+
+impl Batch {
+    /// Shows each frame.
+    pub(crate) fn for_each(&self, mut visit: impl FnMut(PortId, Offload, u16, &[u8])) {
+        let mut rest = &self.bytes[..];
+        for envelope in &self.frames {
+            let (frame, tail) = rest.split_at(envelope.len as usize);
+            visit(envelope.port, envelope.offload, envelope.headers_len, frame);
+            rest = tail;
+        }
+    }
+}
+
+/// Batches on their way to the other workers.
+pub(crate) struct Outbox {
+    workers: Vec<WorkerHandle>,
+    open: Vec<Batch>,
+}
+
+impl Outbox {
+    pub(crate) fn new(workers: Vec<WorkerHandle>) -> Self {
+        Self { open: workers.iter().map(|_| Batch::default()).collect(), workers }
+    }
+
+    pub(crate) fn put(
+        &mut self,
+        worker: u8,
+        port: PortId,
+        offload: Offload,
+        headers_len: u16,
+        frame: &[u8],
+    ) -> Result<(), DropReason> {
+        let batch = self.open.get_mut(usize::from(worker)).ok_or(DropReason::NoPort)?;
+        if batch.bytes.len() + frame.len() > BATCH_BYTES {
+            self.post(usize::from(worker));
+        }
+        let batch = &mut self.open[usize::from(worker)];
+        if batch.bytes.len() + frame.len() > BATCH_BYTES {
+            return Err(DropReason::MailboxFull);
+        }
+        batch.bytes.extend_from_slice(frame);
+        batch.frames.push(Envelope { port, offload, headers_len, len: frame.len() as u32 });
+        Ok(())
+    }
+
+    /// Sends what is open. A batch that finds the mailbox full stays open and is tried again.
+    pub(crate) fn flush(&mut self) {
+        for worker in 0..self.open.len() {
+            self.post(worker);
+        }
+    }
+
+    /// Whether a batch waits for room.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.open.iter().any(|batch| !batch.frames.is_empty())
+    }
+
+    fn post(&mut self, worker: usize) {
+        if self.open[worker].frames.is_empty() {
+            return;
+        }
+        let batch = std::mem::take(&mut self.open[worker]);
+        match self.workers[worker].mail.push(batch) {
+            Ok(()) => self.workers[worker].bell.ring(),
+            Err(batch) => self.open[worker] = batch,
+        }
+    }
+}
+
+/// Reads a file descriptor's pending error as an [`io::Error`].
+pub(crate) fn errno(result: i32) -> io::Error {
+    io::Error::from_raw_os_error(-result)
+}

@@ -1,0 +1,162 @@
+//! One io_uring, owned by one thread.
+//!
+//! `SINGLE_ISSUER | DEFER_TASKRUN` (kernel 6.1): completions are worked off only when this thread waits, never in the middle of something else.
+
+use std::{io, time::Duration};
+
+use io_uring::{
+    IoUring, cqueue, squeue,
+    types::{SubmitArgs, Timespec},
+};
+
+use crate::os::OsError;
+
+/// Operations that may wait for one submission.
+const SUBMISSIONS: u32 = 256;
+/// Completions that may wait to be read: what one submission can make, and what multishot operations add.
+const COMPLETIONS: u32 = 2_048;
+
+/// What an operation was, carried in its user data: the kind in the top byte, an index below.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(crate) enum Op {
+    /// The doorbell rang.
+    Doorbell = 1,
+    /// A TAP has frames; index: TAP.
+    TapReadable = 2,
+    /// A frame was read; index: TAP and buffer.
+    TapRead = 3,
+    /// A frame was written; index: slot.
+    TapWrite = 4,
+    /// A train came in; index: socket.
+    Receive = 5,
+    /// A train went out; index: slot.
+    Send = 6,
+    /// A socket takes data again; index: socket.
+    Writable = 7,
+}
+
+impl Op {
+    pub(crate) fn user_data(self, index: u32) -> u64 {
+        (self as u64) << 56 | u64::from(index)
+    }
+
+    fn of(user_data: u64) -> Option<Self> {
+        Some(match user_data >> 56 {
+            1 => Self::Doorbell,
+            2 => Self::TapReadable,
+            3 => Self::TapRead,
+            4 => Self::TapWrite,
+            5 => Self::Receive,
+            6 => Self::Send,
+            7 => Self::Writable,
+            _ => return None,
+        })
+    }
+}
+
+/// A finished operation.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Completion {
+    pub(crate) op: Op,
+    pub(crate) index: u32,
+    /// Bytes, or a negated errno.
+    pub(crate) result: i32,
+    pub(crate) flags: u32,
+}
+
+impl Completion {
+    /// Whether a multishot operation goes on.
+    pub(crate) fn more(&self) -> bool {
+        cqueue::more(self.flags)
+    }
+
+    /// The provided buffer that was used.
+    pub(crate) fn buffer(&self) -> Option<u16> {
+        cqueue::buffer_select(self.flags)
+    }
+}
+
+/// See the head of this file.
+pub(crate) struct Ring {
+    pub(crate) uring: IoUring,
+}
+
+impl Ring {
+    /// Sets a ring up for the calling thread, which alone may use it.
+    pub(crate) fn new() -> Result<Self, OsError> {
+        IoUring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_submit_all()
+            .setup_cqsize(COMPLETIONS)
+            .build(SUBMISSIONS)
+            .map(|uring| Self { uring })
+            .map_err(explain)
+    }
+
+    /// Queues an operation, submitting earlier ones if the queue is full.
+    ///
+    /// # Safety
+    /// What the entry points to must stay valid until its completion was read.
+    pub(crate) unsafe fn push(&mut self, entry: &squeue::Entry) {
+        loop {
+            // SAFETY: the caller keeps what the entry points to.
+            if unsafe { self.uring.submission().push(entry) }.is_ok() {
+                return;
+            }
+            // A full completion queue (EBUSY) is drained by the kernel as soon as there is room; other errors show again
+            // in `wait`.
+            let _ = self.uring.submit();
+        }
+    }
+
+    /// Submits, and waits at most this long for something to complete.
+    pub(crate) fn wait(&mut self, timeout: Duration) -> Result<(), OsError> {
+        let timespec = Timespec::from(timeout);
+        let args = SubmitArgs::new().timespec(&timespec);
+        let waited = if timeout.is_zero() {
+            // Not a mere submit: deferred completions must run too.
+            self.uring.submitter().submit_with_args(0, &args).and_then(|_| {
+                self.uring.submitter().submit_and_wait(0)
+            })
+        } else {
+            self.uring.submitter().submit_with_args(1, &args)
+        };
+        match waited {
+            Ok(_) => Ok(()),
+            Err(error) => match error.raw_os_error() {
+                // Time-out, signal, completions waiting to be read.
+                Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => Ok(()),
+                _ => Err(OsError::new("waiting on the ring failed", error)),
+            },
+        }
+    }
+
+    /// Moves finished operations into `completions`.
+    pub(crate) fn reap(&mut self, completions: &mut Vec<Completion>) {
+        let queue = self.uring.completion();
+        completions.extend(queue.filter_map(|entry| {
+            Some(Completion {
+                op: Op::of(entry.user_data())?,
+                index: entry.user_data() as u32,
+                result: entry.result(),
+                flags: entry.flags(),
+            })
+        }));
+    }
+}
+
+/// Says why there is no ring, and how to get one.
+pub fn explain(error: io::Error) -> OsError {
+    let hint = match error.raw_os_error() {
+        Some(libc::ENOSYS) => "the kernel was built without io_uring; Linux 6.1 or later is needed",
+        Some(libc::EPERM) => {
+            "io_uring is forbidden here: `sysctl kernel.io_uring_disabled=0`, or in a container a seccomp profile that allows io_uring_setup, io_uring_enter and io_uring_register"
+        }
+        Some(libc::EINVAL) => "Linux 6.1 or later is needed",
+        Some(libc::ENOMEM) => "raise the locked-memory limit (`ulimit -l`)",
+        _ => "",
+    };
+    OsError::new("cannot set up io_uring", error).hint(hint)
+}

@@ -1,0 +1,268 @@
+//! UDP out: one `sendmsg` a train (`UDP_SEGMENT`).
+//!
+//! The kernel carries sends out while they are submitted, in order. A socket whose buffer is full (EAGAIN) takes nothing more until it is
+//! writable; what it refused goes first then, so that trains do not overtake one another.
+
+use std::collections::VecDeque;
+
+use io_uring::{opcode, types::Fixed};
+use quinn_proto::Transmit;
+
+use super::{
+    mail::errno,
+    ring::{Op, Ring},
+};
+use crate::{
+    counters::IoCounters,
+    io::SocketId,
+    os::udp::{Control, RawAddress, UdpPort, raw_address},
+};
+
+/// Trains that may be on their way through one submission: a megabyte, so that they are still in the cache when the kernel copies them.
+const TRAINS_IN_FLIGHT: usize = 16;
+/// The kernel's limit, `UDP_MAX_SEGMENTS` before Linux 6.9.
+const MAX_SEGMENTS: usize = 64;
+const TRAIN_BYTES: usize = 65_536;
+
+/// What `sendmsg` reads; boxed, because the kernel keeps pointers until it completes.
+struct Slot {
+    socket: SocketId,
+    train: Vec<u8>,
+    len: usize,
+    segment_len: Option<usize>,
+    address: RawAddress,
+    control: Control,
+    iovec: libc::iovec,
+    header: libc::msghdr,
+}
+
+/// One socket's state.
+pub(crate) struct Outlet {
+    pub(crate) port: UdpPort,
+    pub(crate) file: u32,
+    blocked: bool,
+    /// Refused with EAGAIN, in order.
+    waiting: VecDeque<usize>,
+    in_flight: usize,
+}
+
+impl Outlet {
+    pub(crate) fn new(port: UdpPort, file: u32) -> Self {
+        Self { port, file, blocked: false, waiting: VecDeque::new(), in_flight: 0 }
+    }
+}
+
+/// See the head of this file.
+pub(crate) struct Sender {
+    pub(crate) outlets: Vec<Outlet>,
+    slots: Vec<Box<Slot>>,
+    free_slots: Vec<usize>,
+    /// Last in, first out: the warmest first.
+    free_trains: Vec<Vec<u8>>,
+}
+
+// SAFETY: the pointers in the slots point into the slots themselves and their trains, which move with them.
+unsafe impl Send for Sender {}
+
+impl Sender {
+    pub(crate) fn new(outlets: Vec<Outlet>) -> Self {
+        Self { outlets, slots: Vec::new(), free_slots: Vec::new(), free_trains: Vec::new() }
+    }
+
+    pub(crate) fn train_buffer(&mut self) -> Vec<u8> {
+        self.free_trains.pop().unwrap_or_else(|| Vec::with_capacity(TRAIN_BYTES))
+    }
+
+    pub(crate) fn return_buffer(&mut self, mut train: Vec<u8>) {
+        if self.free_trains.len() < 2 * TRAINS_IN_FLIGHT {
+            train.clear();
+            self.free_trains.push(train);
+        }
+    }
+
+    pub(crate) fn can_send(&self, socket: SocketId) -> bool {
+        let outlet = &self.outlets[usize::from(socket.0)];
+        !outlet.blocked && outlet.in_flight < TRAINS_IN_FLIGHT
+    }
+
+    /// Whether the socket's buffer is full: its readiness wakes the worker.
+    pub(crate) fn is_blocked(&self, socket: SocketId) -> bool {
+        self.outlets[usize::from(socket.0)].blocked
+    }
+
+    pub(crate) fn max_segments(&self, socket: SocketId) -> usize {
+        if self.outlets[usize::from(socket.0)].port.gso { MAX_SEGMENTS } else { 1 }
+    }
+
+    pub(crate) fn send(
+        &mut self,
+        ring: &mut Ring,
+        socket: SocketId,
+        transmit: &Transmit,
+        train: Vec<u8>,
+    ) {
+        let v6 = self.outlets[usize::from(socket.0)].port.local.is_ipv6();
+        let (address, address_len) = raw_address(transmit.destination, v6);
+        let index = self.slot();
+        let slot = &mut self.slots[index];
+        slot.socket = socket;
+        slot.train = train;
+        slot.len = transmit.size.min(slot.train.len());
+        slot.segment_len = transmit.segment_size.filter(|size| *size < transmit.size);
+        slot.address = address;
+        slot.control.clear();
+        if let Some(source) = transmit.src_ip {
+            slot.control.put_source(source, v6);
+        }
+        if let Some(segment_len) = slot.segment_len {
+            slot.control.put_segment_len(segment_len as u16);
+        }
+        slot.prepare(address_len);
+        self.submit(ring, index);
+    }
+
+    /// A send has completed.
+    pub(crate) fn completed(
+        &mut self,
+        ring: &mut Ring,
+        index: u32,
+        result: i32,
+        counters: &IoCounters,
+    ) {
+        let index = index as usize;
+        let slot = &self.slots[index];
+        let (socket, segmented) = (slot.socket, slot.segment_len.is_some());
+        let outlet = &mut self.outlets[usize::from(socket.0)];
+        outlet.in_flight -= 1;
+        match -result {
+            ..=0 => {}
+            libc::EAGAIN => {
+                counters.send_blocked.add(1);
+                outlet.waiting.push_back(index);
+                self.block(ring, socket);
+                return;
+            }
+            // A segment is larger than the interface takes (the path MTU was found on another route): one by one, the small ones
+            // pass, and QUIC learns of the large ones by their loss.
+            libc::EINVAL | libc::EMSGSIZE if segmented => {
+                self.send_singly(ring, index);
+                return;
+            }
+            // The device cannot segment: never ask it again.
+            libc::EIO if segmented => {
+                if std::mem::replace(&mut outlet.port.gso, false) {
+                    tracing::warn!("the network device refuses UDP segmentation offload: slower without");
+                }
+                self.send_singly(ring, index);
+                return;
+            }
+            libc::EMSGSIZE => counters.send_too_large.add(1),
+            _ => {
+                counters.send_errors.add(1);
+                tracing::debug!(error = %errno(result), "send refused");
+            }
+        }
+        self.release(index);
+    }
+
+    /// The socket is writable again.
+    pub(crate) fn writable(&mut self, ring: &mut Ring, socket: u32) {
+        let outlet = &mut self.outlets[socket as usize];
+        outlet.blocked = false;
+        let waiting = std::mem::take(&mut outlet.waiting);
+        for index in waiting {
+            self.submit(ring, index);
+        }
+    }
+
+    fn block(&mut self, ring: &mut Ring, socket: SocketId) {
+        let outlet = &mut self.outlets[usize::from(socket.0)];
+        if std::mem::replace(&mut outlet.blocked, true) {
+            return;
+        }
+        let entry = opcode::PollAdd::new(Fixed(outlet.file), libc::POLLOUT as u32)
+            .build()
+            .user_data(Op::Writable.user_data(u32::from(socket.0)));
+        // SAFETY: a poll points to nothing.
+        unsafe { ring.push(&entry) };
+    }
+
+    fn submit(&mut self, ring: &mut Ring, index: usize) {
+        let slot = &self.slots[index];
+        let outlet = &mut self.outlets[usize::from(slot.socket.0)];
+        outlet.in_flight += 1;
+        let entry = opcode::SendMsg::new(Fixed(outlet.file), &raw const slot.header)
+            .flags(libc::MSG_DONTWAIT as u32)
+            .build()
+            .user_data(Op::Send.user_data(index as u32));
+        // SAFETY: the slot is boxed, and neither it nor its train is touched until its completion was read.
+        unsafe { ring.push(&entry) };
+    }
+
+    /// Sends a train that the kernel refused packet by packet.
+    fn send_singly(&mut self, ring: &mut Ring, index: usize) {
+        let slot = &self.slots[index];
+        let segment_len = slot.segment_len.unwrap_or(slot.len).max(1);
+        let (socket, len) = (slot.socket, slot.len);
+        for start in (0..len).step_by(segment_len) {
+            let single = self.slot();
+            let mut train = self.train_buffer();
+            let [from, to] = self.two_slots(index, single);
+            train.extend_from_slice(&from.train[start..len.min(start + segment_len)]);
+            to.socket = socket;
+            to.len = train.len();
+            to.train = train;
+            to.segment_len = None;
+            to.address = from.address;
+            to.control.clear();
+            to.prepare(from.header.msg_namelen);
+            self.submit(ring, single);
+        }
+        self.release(index);
+    }
+
+    fn two_slots(&mut self, a: usize, b: usize) -> [&mut Slot; 2] {
+        let slots = self.slots.get_disjoint_mut([a, b]);
+        slots.expect("a fresh slot is not the one in use").map(|slot| &mut **slot)
+    }
+
+    fn slot(&mut self) -> usize {
+        self.free_slots.pop().unwrap_or_else(|| {
+            // SAFETY: all-zero is valid for these C structures (integers and null pointers).
+            let (address, iovec, header) = unsafe { std::mem::zeroed() };
+            self.slots.push(Box::new(Slot {
+                socket: SocketId::LISTEN,
+                train: Vec::new(),
+                len: 0,
+                segment_len: None,
+                address,
+                control: Control::new(),
+                iovec,
+                header,
+            }));
+            self.slots.len() - 1
+        })
+    }
+
+    fn release(&mut self, index: usize) {
+        let train = std::mem::take(&mut self.slots[index].train);
+        self.return_buffer(train);
+        self.free_slots.push(index);
+    }
+}
+
+impl Slot {
+    /// Points the header at the rest of the slot.
+    fn prepare(&mut self, address_len: u32) {
+        self.iovec = libc::iovec { iov_base: self.train.as_mut_ptr().cast(), iov_len: self.len };
+        self.header.msg_name = (&raw mut self.address).cast();
+        self.header.msg_namelen = address_len;
+        self.header.msg_iov = &raw mut self.iovec;
+        self.header.msg_iovlen = 1;
+        self.header.msg_control = match self.control.len {
+            0 => std::ptr::null_mut(),
+            _ => self.control.as_mut_ptr().cast(),
+        };
+        self.header.msg_controllen = self.control.len as _;
+    }
+}

@@ -1,0 +1,374 @@
+//! The worker's loop: wait, take in, switch, send out.
+
+use std::{
+    collections::VecDeque,
+    net::SocketAddr,
+    os::fd::{AsRawFd, OwnedFd},
+    time::{Duration, Instant},
+};
+
+use crossbeam::channel::{Sender as EventSender, TrySendError};
+use io_uring::{opcode, types::Fixed};
+use ipop_learning::PortId;
+use quinn_proto::Transmit;
+
+use super::{
+    mail::{Outbox, WorkerHandle},
+    receive::Receiver,
+    ring::{Completion, Op, Ring},
+    send::{Outlet, Sender},
+    tap::{Read, TapReader, TapWriter},
+};
+use crate::{
+    command::{Command, Event},
+    core::{Core, CoreConfig},
+    counters::WorkerCounters,
+    drops::DropReason,
+    frame::Offload,
+    io::{FrameBytes, Io, SocketId},
+    os::{
+        OsError,
+        udp::{UdpPort, first_hop_mtu},
+    },
+};
+
+/// A refused superframe may be the peer's fault; that many are the kernel's.
+const REFUSED_SUPERFRAMES: u32 = 16;
+/// How long a stopping worker waits for its last packets to leave.
+const FAREWELL: Duration = Duration::from_millis(200);
+/// MTU assumed where the kernel does not tell.
+const COMMON_MTU: u16 = 1_500;
+
+/// This worker's queue of one TAP.
+#[derive(Debug)]
+pub struct TapQueues {
+    /// The descriptor.
+    pub queue: OwnedFd,
+    /// Whether this worker reads it; a single-queue TAP is read by the first worker only.
+    pub read: bool,
+}
+
+/// What a [`Worker`] is made of.
+pub struct WorkerConfig {
+    /// The core's part.
+    pub core: CoreConfig,
+    /// One for each TAP, in the order of their ports.
+    pub taps: Vec<TapQueues>,
+    /// The listening socket, then the socket to dial from, if it is another.
+    pub sockets: Vec<UdpPort>,
+    /// How all workers are reached, by number.
+    pub workers: Vec<WorkerHandle>,
+    /// Where events go, with the worker's number.
+    pub events: EventSender<(u8, Event)>,
+}
+
+/// One thread of the switch.
+pub struct Worker {
+    core: Core,
+    io: UringIo,
+    reader: TapReader,
+    number: u8,
+    mailbox: WorkerHandle,
+    events: EventSender<(u8, Event)>,
+    unsent_events: VecDeque<Event>,
+    completions: Vec<Completion>,
+    refused_superframes: u32,
+    stop_at: Option<Instant>,
+}
+
+/// The ring and what hangs on it. Fields drop in order: the ring first, then what its operations point to.
+struct UringIo {
+    ring: Ring,
+    receiver: Receiver,
+    sender: Sender,
+    writer: TapWriter,
+    outbox: Outbox,
+    counters: std::sync::Arc<WorkerCounters>,
+    _queues: Vec<OwnedFd>,
+}
+
+const DOORBELL_FILE: u32 = 0;
+
+impl Worker {
+    /// Sets a worker up; call it in the thread that will run it.
+    ///
+    /// # Errors
+    /// If the kernel refuses the ring.
+    pub fn new(config: WorkerConfig) -> Result<Self, OsError> {
+        let number = config.core.worker;
+        let mailbox = config.workers[usize::from(number)].clone();
+        let counters = config.core.shared.counters[usize::from(number)].clone();
+        let ring = Ring::new()?;
+        let mut files = vec![mailbox.bell().raw_fd()];
+        let mut read = Vec::new();
+        let mut written = Vec::new();
+        for (index, tap) in config.taps.iter().enumerate() {
+            let file = files.len() as u32;
+            files.push(tap.queue.as_raw_fd());
+            written.push(file);
+            if tap.read {
+                read.push((PortId(index as u16), file));
+            }
+        }
+        let mut outlets = Vec::new();
+        for port in config.sockets {
+            let file = files.len() as u32;
+            files.push(port.fd.as_raw_fd());
+            outlets.push(Outlet::new(port, file));
+        }
+        ring.uring
+            .submitter()
+            .register_files(&files)
+            .map_err(|error| OsError::new("cannot register files with io_uring", error))?;
+        let receiver = Receiver::new(&ring)?;
+        let core = Core::new(config.core, Instant::now()).map_err(|error| {
+            OsError::new(format!("cannot set up TLS ({error})"), std::io::ErrorKind::InvalidInput)
+        })?;
+        Ok(Self {
+            core,
+            io: UringIo {
+                ring,
+                receiver,
+                sender: Sender::new(outlets),
+                writer: TapWriter::new(written),
+                outbox: Outbox::new(config.workers),
+                counters,
+                _queues: config.taps.into_iter().map(|tap| tap.queue).collect(),
+            },
+            reader: TapReader::new(&read),
+            number,
+            mailbox,
+            events: config.events,
+            unsent_events: VecDeque::new(),
+            completions: Vec::with_capacity(512),
+            refused_superframes: 0,
+            stop_at: None,
+        })
+    }
+
+    /// Runs until [`Command::Shutdown`].
+    ///
+    /// # Errors
+    /// If the ring fails.
+    pub fn run(mut self) -> Result<(), OsError> {
+        self.io.arm_doorbell();
+        for socket in 0..self.io.sender.outlets.len() {
+            self.io.arm_receive(socket as u32);
+        }
+        loop {
+            let reading = self.reader.arm(&mut self.io.ring);
+            self.io.ring.wait(self.timeout(reading))?;
+            self.io.counters.io.waits.add(1);
+            let now = Instant::now();
+            self.take_in(now);
+            self.core.flush(now, &mut self.io);
+            self.io.outbox.flush();
+            self.io.receiver.return_buffers();
+            self.post_events();
+            if self.stop_at.is_some_and(|at| now >= at) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// How long to wait for a completion.
+    fn timeout(&self, reading: bool) -> Duration {
+        const SOON: Duration = Duration::from_micros(200);
+        let backlog = self.core.has_backlog() && !self.io.sender.is_blocked(SocketId::LISTEN);
+        if backlog && !reading {
+            return Duration::ZERO;
+        }
+        if self.io.outbox.is_waiting() || !self.unsent_events.is_empty() {
+            return SOON;
+        }
+        let until = self.stop_at.map_or_else(
+            || self.core.poll_timeout(),
+            |stop_at| stop_at.min(self.core.poll_timeout()),
+        );
+        // A zero time-out would not wait for the deferred completions of reads.
+        until.saturating_duration_since(Instant::now()).max(Duration::from_micros(1))
+    }
+
+    fn take_in(&mut self, now: Instant) {
+        let mut completions = std::mem::take(&mut self.completions);
+        self.io.ring.reap(&mut completions);
+        for completion in completions.drain(..) {
+            self.completed(now, completion);
+        }
+        self.completions = completions;
+    }
+
+    fn completed(&mut self, now: Instant, completion: Completion) {
+        let Completion { op, index, result, .. } = completion;
+        match op {
+            Op::TapRead => self.frame_read(now, index, result),
+            Op::Receive => self.train_received(now, &completion),
+            Op::TapWrite => self.frame_written(index, result),
+            Op::Send => {
+                let io = &mut self.io;
+                io.sender.completed(&mut io.ring, index, result, &io.counters.io);
+            }
+            Op::TapReadable => self.reader.readable(index),
+            Op::Writable => self.io.sender.writable(&mut self.io.ring, index),
+            Op::Doorbell => self.answer_doorbell(now),
+        }
+    }
+
+    fn frame_read(&mut self, now: Instant, index: u32, result: i32) {
+        match self.reader.finish(index, result) {
+            Read::Frame { tap, vnet, frame } => {
+                self.core.outbound(now, tap, vnet, frame, &mut self.io);
+            }
+            Read::Gone(port) => self.unsent_events.push_back(Event::TapGone { port }),
+            Read::Nothing => {}
+        }
+    }
+
+    fn frame_written(&mut self, index: u32, result: i32) {
+        let written = self.io.writer.written(index);
+        if result >= 0 {
+            return;
+        }
+        let counters = self.io.counters.port(written.tap);
+        let reason = match -result {
+            libc::EIO | libc::EBADFD | libc::ENODEV => DropReason::TapDown,
+            _ => DropReason::TapWrite,
+        };
+        counters.drop_frames(reason, 1);
+        if -result == libc::EINVAL && written.was_superframe {
+            self.refused_superframes += 1;
+            if self.refused_superframes == REFUSED_SUPERFRAMES {
+                tracing::warn!("the kernel refuses superframes at a TAP: segmenting in software");
+                self.core.disable_offload(written.tap);
+            }
+        }
+    }
+
+    fn train_received(&mut self, now: Instant, completion: &Completion) {
+        let socket = SocketId(completion.index as u8);
+        if let (Some(buffer), Ok(len)) = (completion.buffer(), usize::try_from(completion.result)) {
+            match self.io.receiver.take(buffer, len) {
+                Some(mut train) => {
+                    let counters = self.io.counters.clone();
+                    counters.io.received_trains.add(1);
+                    while !train.packets.is_empty() {
+                        let len = train.segment_len.min(train.packets.len());
+                        let packet = train.packets.split_to(len);
+                        counters.io.received_packets.add(1);
+                        let (remote, local_ip) = (train.remote, train.local_ip);
+                        self.core.packet(now, socket, remote, local_ip, packet, &mut self.io);
+                    }
+                    self.core.end_of_train(now, &mut self.io);
+                }
+                None => self.io.counters.io.receive_errors.add(1),
+            }
+        } else if -completion.result != libc::ENOBUFS {
+            self.io.counters.io.receive_errors.add(1);
+        }
+        if !completion.more() {
+            self.io.counters.io.receive_rearms.add(1);
+            self.io.receiver.return_buffers();
+            self.io.arm_receive(completion.index);
+        }
+    }
+
+    fn answer_doorbell(&mut self, now: Instant) {
+        self.mailbox.bell().silence();
+        self.io.arm_doorbell();
+        while let Some(command) = self.mailbox.next_command() {
+            if command == Command::Shutdown {
+                self.stop_at.get_or_insert(now + FAREWELL);
+            }
+            self.core.command(now, command, &mut self.io);
+        }
+        while let Some(batch) = self.mailbox.next_batch() {
+            batch.for_each(|port, offload, headers_len, frame| {
+                self.core.mailed(port, offload, headers_len, frame);
+            });
+        }
+    }
+
+    fn post_events(&mut self) {
+        self.unsent_events.extend(self.core.drain_events());
+        while let Some(event) = self.unsent_events.pop_front() {
+            match self.events.try_send((self.number, event)) {
+                Ok(()) => {}
+                Err(TrySendError::Full((_, event))) => {
+                    self.unsent_events.push_front(event);
+                    return;
+                }
+                // Nobody listens any more: the program ends.
+                Err(TrySendError::Disconnected(_)) => {
+                    self.stop_at.get_or_insert_with(Instant::now);
+                    return;
+                }
+            }
+        }
+    }
+}
+
+impl UringIo {
+    fn arm_doorbell(&mut self) {
+        let entry = opcode::PollAdd::new(Fixed(DOORBELL_FILE), libc::POLLIN as u32)
+            .build()
+            .user_data(Op::Doorbell.user_data(0));
+        // SAFETY: a poll points to nothing.
+        unsafe { self.ring.push(&entry) };
+    }
+
+    fn arm_receive(&mut self, socket: u32) {
+        let file = self.sender.outlets[socket as usize].file;
+        self.receiver.arm(&mut self.ring, file, socket);
+    }
+}
+
+impl Io for UringIo {
+    fn write_tap(&mut self, tap: PortId, offload: Offload, headers_len: u16, frame: FrameBytes<'_>) {
+        if !self.writer.write(&mut self.ring, tap, offload, headers_len, frame) {
+            self.counters.port(tap).drop_frames(DropReason::TapWrite, 1);
+        }
+    }
+
+    fn mail(
+        &mut self,
+        worker: u8,
+        port: PortId,
+        offload: Offload,
+        headers_len: u16,
+        frame: &[u8],
+    ) -> Result<(), DropReason> {
+        self.outbox.put(worker, port, offload, headers_len, frame)
+    }
+
+    fn train_buffer(&mut self) -> Vec<u8> {
+        self.sender.train_buffer()
+    }
+
+    fn return_buffer(&mut self, buffer: Vec<u8>) {
+        self.sender.return_buffer(buffer);
+    }
+
+    fn send(&mut self, socket: SocketId, transmit: &Transmit, train: Vec<u8>) {
+        self.sender.send(&mut self.ring, socket, transmit, train);
+    }
+
+    fn can_send(&self, socket: SocketId) -> bool {
+        self.sender.can_send(socket)
+    }
+
+    fn max_segments(&self, socket: SocketId) -> usize {
+        self.sender.max_segments(socket)
+    }
+
+    fn first_hop_mtu(&self, remote: SocketAddr) -> u16 {
+        first_hop_mtu(remote).unwrap_or(COMMON_MTU)
+    }
+
+    fn dial_socket(&self) -> SocketId {
+        SocketId(self.sender.outlets.len() as u8 - 1)
+    }
+
+    fn local_port(&self, socket: SocketId) -> u16 {
+        self.sender.outlets[usize::from(socket.0)].port.local.port()
+    }
+}

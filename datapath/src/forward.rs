@@ -1,0 +1,374 @@
+//! The switch proper: learn, look up, choose the way out (IEEE 802.1Q clause 8, one VLAN, full mesh).
+//!
+//! A frame from a TAP goes through [`Switch::classify_local`], which says where it goes; a frame from a peer goes through
+//! [`Switch::inbound`], which also writes it out, since the mesh's split horizon leaves only local TAPs.
+
+use std::{sync::Arc, time::Instant};
+
+use bytes::Bytes;
+use ipop_learning::{PortId, VlanId};
+
+use crate::{
+    command::Event,
+    counters::{PortCounters, WorkerCounters},
+    drops::DropReason,
+    frame::{
+        CheckedOffload, ETHERNET_HEADER_LEN, EthernetHeader, Headers, MAX_FRAME_LEN,
+        MAX_HEADERS_LEN, Offload, VNET_HEADER_LEN, check_offload, is_dhcp, segment, udp_endpoints,
+    },
+    io::{FrameBytes, Io},
+    loop_probe::{CLEAR_AFTER, LoopProbe},
+    node_id::NodeId,
+    shared::{NodeFacts, Shared},
+    storm::{STORM_BURST_FRAMES, STORM_RATE_FRAMES, TokenBucket},
+};
+
+/// Where a frame goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Egress {
+    /// To one port.
+    Port(PortId),
+    /// To every port but the one that it came from.
+    Flood,
+}
+
+/// What a TAP can be given.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TapOffload {
+    /// Superframes and partial checksums.
+    Full,
+    /// Plain frames only.
+    None,
+}
+
+/// A frame from a TAP, checked.
+pub(crate) struct LocalFrame {
+    pub(crate) offload: Offload,
+    /// 0 for a frame without offloads.
+    pub(crate) headers_len: u16,
+    pub(crate) egress: Egress,
+}
+
+/// The forwarding state of one worker.
+pub(crate) struct Switch {
+    pub(crate) facts: Arc<NodeFacts>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) counters: Arc<WorkerCounters>,
+    pub(crate) events: Vec<Event>,
+    own_udp_port: u16,
+    epoch: Instant,
+    buckets: Vec<TokenBucket>,
+    taps: Vec<LocalTap>,
+    scratch: Vec<u8>,
+    joined: Vec<u8>,
+}
+
+struct LocalTap {
+    offload: TapOffload,
+    probe_seen: Option<Instant>,
+}
+
+impl Switch {
+    pub(crate) fn new(
+        facts: Arc<NodeFacts>,
+        shared: Arc<Shared>,
+        counters: Arc<WorkerCounters>,
+        taps: &[TapOffload],
+        own_udp_port: u16,
+        now: Instant,
+    ) -> Self {
+        let bucket = TokenBucket::new(STORM_RATE_FRAMES, STORM_BURST_FRAMES, now);
+        Self {
+            buckets: vec![bucket; shared.ports.len()],
+            taps: taps.iter().map(|&offload| LocalTap { offload, probe_seen: None }).collect(),
+            facts,
+            shared,
+            counters,
+            events: Vec::new(),
+            own_udp_port,
+            epoch: now,
+            scratch: Vec::new(),
+            joined: Vec::new(),
+        }
+    }
+
+    pub(crate) fn count_drop(&self, port: PortId, reason: DropReason) {
+        self.counters.port(port).drop_frames(reason, 1);
+    }
+
+    /// Checks a frame that a TAP's kernel side sent, learns its source and chooses its way.
+    pub(crate) fn classify_local(
+        &mut self,
+        now: Instant,
+        tap: PortId,
+        vnet: &[u8; VNET_HEADER_LEN],
+        frame: &[u8],
+    ) -> Result<LocalFrame, DropReason> {
+        let counters = self.counters.port(tap);
+        count_received(counters, frame.len());
+        let ethernet = EthernetHeader::new(frame).ok_or(DropReason::Runt)?;
+        if LoopProbe::is_probe(frame) {
+            self.probe_seen(now, tap, frame);
+            return Err(DropReason::LoopProbe);
+        }
+        if self.shared.port(tap).is_blocked() {
+            return Err(DropReason::Blocked);
+        }
+        let offload = Offload::from_tap(vnet).map_err(|_| DropReason::BadOffload)?;
+        let (offload, headers_len) = check(offload, frame, frame.len())?;
+        if self.is_own_packet(frame) {
+            return Err(DropReason::OwnPacket);
+        }
+        let egress = self.learn_and_look_up(now, tap, ethernet)?;
+        Ok(LocalFrame { offload, headers_len, egress })
+    }
+
+    /// The inbound way: a frame out of a tunnel, to the TAPs behind this switch.
+    pub(crate) fn inbound(
+        &mut self,
+        now: Instant,
+        peer: PortId,
+        offload: Offload,
+        pieces: &mut Vec<Bytes>,
+        io: &mut impl Io,
+    ) -> Result<(), DropReason> {
+        let total_len = pieces.iter().map(Bytes::len).sum();
+        count_received(self.counters.port(peer), total_len);
+        let head = pieces.first().ok_or(DropReason::Runt)?;
+        let ethernet = EthernetHeader::new(head).ok_or(DropReason::Runt)?;
+        if LoopProbe::is_probe(head) {
+            return Err(DropReason::LoopProbe);
+        }
+        let (offload, headers_len) = check(offload, head, total_len)?;
+        match self.learn_and_look_up(now, peer, ethernet)? {
+            Egress::Port(tap) if self.shared.is_tap(tap) => {
+                self.write_tap(tap, offload, headers_len, FrameBytes::Pieces(pieces), io)
+            }
+            Egress::Port(_) => Err(DropReason::SplitHorizon),
+            Egress::Flood => self.flood_taps(offload, headers_len, pieces, io),
+        }
+    }
+
+    /// Writes a frame to a local TAP, finished in software where the TAP or its reader needs that.
+    pub(crate) fn write_tap(
+        &mut self,
+        tap: PortId,
+        offload: Offload,
+        headers_len: u16,
+        mut frame: FrameBytes<'_>,
+        io: &mut impl Io,
+    ) -> Result<(), DropReason> {
+        if !self.shared.port(tap).is_up() {
+            return Err(DropReason::TapDown);
+        }
+        if self.shared.port(tap).is_blocked() {
+            return Err(DropReason::Blocked);
+        }
+        let counters = self.counters.clone();
+        let sent = counters.port(tap);
+        if offload.is_none() || !self.must_finish(tap, offload, &frame) {
+            sent.sent_frames.add(1);
+            sent.sent_bytes.add(frame.len() as u64);
+            io.write_tap(tap, offload, headers_len, frame);
+            return Ok(());
+        }
+        let mut joined = std::mem::take(&mut self.joined);
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let whole = contiguous(&mut frame, &mut joined);
+        let result = finish_in_software(offload, whole, &mut scratch, |segment| {
+            sent.sent_frames.add(1);
+            sent.sent_bytes.add(segment.len() as u64);
+            io.write_tap(tap, Offload::NONE, 0, FrameBytes::Whole(segment));
+        });
+        (self.joined, self.scratch) = (joined, scratch);
+        result
+    }
+
+    /// The kernel refused a superframe at this TAP: it gets plain frames from now on.
+    pub(crate) fn disable_offload(&mut self, tap: PortId) {
+        self.taps[usize::from(tap.0)].offload = TapOffload::None;
+    }
+
+    pub(crate) fn now_s(&self, now: Instant) -> u32 {
+        now.saturating_duration_since(self.epoch).as_secs() as u32
+    }
+
+    /// Unblocks TAPs on which no probe was seen for a while.
+    pub(crate) fn clear_loops(&mut self, now: Instant) {
+        for (index, tap) in self.taps.iter_mut().enumerate() {
+            let port = PortId(index as u16);
+            if tap.probe_seen.is_some_and(|seen| now.saturating_duration_since(seen) > CLEAR_AFTER) {
+                tap.probe_seen = None;
+                if self.shared.port(port).set_blocked(false) {
+                    self.events.push(Event::LoopCleared { port });
+                }
+            }
+        }
+    }
+
+    fn flood_taps(
+        &mut self,
+        offload: Offload,
+        headers_len: u16,
+        pieces: &mut Vec<Bytes>,
+        io: &mut impl Io,
+    ) -> Result<(), DropReason> {
+        let mut result = Err(DropReason::NoPort);
+        let mut copy = Vec::new();
+        let taps = self.taps.len() as u16;
+        for tap in (0..taps).map(PortId) {
+            let frame = if tap.0 + 1 == taps {
+                FrameBytes::Pieces(pieces)
+            } else {
+                copy.clone_from(pieces);
+                FrameBytes::Pieces(&mut copy)
+            };
+            let written = self.write_tap(tap, offload, headers_len, frame, io);
+            result = if result.is_ok() { result } else { written };
+        }
+        result
+    }
+
+    fn learn_and_look_up(
+        &mut self,
+        now: Instant,
+        ingress: PortId,
+        ethernet: EthernetHeader<'_>,
+    ) -> Result<Egress, DropReason> {
+        let (destination, source) = (ethernet.destination(), ethernet.source());
+        if destination.is_reserved() {
+            return Err(DropReason::Reserved);
+        }
+        if source.is_group() || source.is_zero() {
+            return Err(DropReason::BadSource);
+        }
+        let now_s = self.now_s(now);
+        let fdb = &self.shared.fdb;
+        fdb.learn(VlanId::UNTAGGED, source, ingress, now_s);
+        if !destination.is_group()
+            && let Some(port) = fdb.look_up(VlanId::UNTAGGED, destination, now_s)
+        {
+            return if port == ingress { Err(DropReason::SamePort) } else { Ok(Egress::Port(port)) };
+        }
+        if !self.buckets[usize::from(ingress.0)].take(now) {
+            return Err(DropReason::Storm);
+        }
+        Ok(Egress::Flood)
+    }
+
+    /// Whether a frame with offloads must be finished before this TAP may have it.
+    fn must_finish(&self, tap: PortId, offload: Offload, frame: &FrameBytes<'_>) -> bool {
+        const UDP_CSUM_OFFSET: u16 = 6;
+        if self.taps[usize::from(tap.0)].offload == TapOffload::None {
+            return true;
+        }
+        if offload.csum_offset != UDP_CSUM_OFFSET {
+            return false;
+        }
+        let head = match frame {
+            FrameBytes::Whole(frame) => frame,
+            FrameBytes::Pieces(pieces) => pieces.first().map_or(&[][..], |head| head),
+        };
+        Headers::parse(head).is_some_and(|headers| is_dhcp(&headers, head))
+    }
+
+    /// Whether this is a packet of one of the switch's own tunnels, which would go round for ever.
+    fn is_own_packet(&self, frame: &[u8]) -> bool {
+        const UDP: u8 = 17;
+        // The common case is told apart by few bytes: only UDP from a tunnel's own port is looked at closely.
+        let l4_may_be_udp = match frame.get(12..14) {
+            Some([0x08, 0x00]) => frame.get(23) == Some(&UDP),
+            Some([0x86, 0xdd]) => frame.get(20) == Some(&UDP),
+            Some([0x81 | 0x88, _]) => true,
+            _ => false,
+        };
+        if !l4_may_be_udp {
+            return false;
+        }
+        let Some(endpoints) =
+            Headers::parse(head_of(frame)).and_then(|headers| udp_endpoints(&headers, frame))
+        else {
+            return false;
+        };
+        let port = endpoints.source.port();
+        (port == self.own_udp_port || port >= EPHEMERAL_PORTS_FROM)
+            && self.shared.is_own_flow(port, endpoints.destination)
+    }
+
+    fn probe_seen(&mut self, now: Instant, tap: PortId, frame: &[u8]) {
+        let Some(probe) = LoopProbe::decode(frame) else { return };
+        if !self.closes_loop(&probe, tap) {
+            return;
+        }
+        self.taps[usize::from(tap.0)].probe_seen = Some(now);
+        if self.shared.port(tap).set_blocked(true) {
+            self.shared.fdb.flush_port(tap);
+            self.events.push(Event::LoopSeen { port: tap, origin: probe.origin });
+        }
+    }
+
+    /// Whether a probe that came in on this TAP means that the TAP must be blocked.
+    fn closes_loop(&self, probe: &LoopProbe, tap: PortId) -> bool {
+        if probe.origin == self.facts.node {
+            // Of two TAPs on one segment the one with the higher number is blocked; a TAP that hears itself is.
+            return probe.token == self.facts.probe_token && tap.0 >= probe.tap;
+        }
+        is_lower(probe.origin, self.facts.node)
+            && self.shared.live_peers().any(|peer| {
+                self.shared.port(peer).has_probe_token(&probe.token)
+            })
+    }
+}
+
+/// Where Linux starts to take source ports by itself at the earliest; further lanes dial from such ports.
+const EPHEMERAL_PORTS_FROM: u16 = 1_024;
+
+fn is_lower(a: NodeId, b: NodeId) -> bool {
+    a < b
+}
+
+fn count_received(counters: &PortCounters, len: usize) {
+    counters.received_frames.add(1);
+    counters.received_bytes.add(len as u64);
+}
+
+fn head_of(frame: &[u8]) -> &[u8] {
+    &frame[..frame.len().min(MAX_HEADERS_LEN)]
+}
+
+/// The offload as it may be passed on, and the length of the headers; frames without offloads are not parsed.
+fn check(offload: Offload, head: &[u8], total_len: usize) -> Result<(Offload, u16), DropReason> {
+    if total_len < ETHERNET_HEADER_LEN {
+        return Err(DropReason::Runt);
+    }
+    if total_len > MAX_FRAME_LEN {
+        return Err(DropReason::Oversized);
+    }
+    if offload.is_none() {
+        return Ok((Offload::NONE, 0));
+    }
+    let checked = check_offload(offload, head_of(head), total_len)?;
+    Ok((checked.offload(), checked.headers_len()))
+}
+
+/// Segments a superframe and completes checksums.
+pub(crate) fn finish_in_software(
+    offload: Offload,
+    frame: &[u8],
+    scratch: &mut Vec<u8>,
+    emit: impl FnMut(&[u8]),
+) -> Result<(), DropReason> {
+    let checked: CheckedOffload = check_offload(offload, head_of(frame), frame.len())?;
+    segment(&checked, frame, scratch, emit)
+}
+
+fn contiguous<'a>(frame: &'a mut FrameBytes<'_>, joined: &'a mut Vec<u8>) -> &'a [u8] {
+    match frame {
+        FrameBytes::Whole(frame) => frame,
+        FrameBytes::Pieces(pieces) => {
+            joined.clear();
+            pieces.iter().for_each(|piece| joined.extend_from_slice(piece));
+            joined
+        }
+    }
+}

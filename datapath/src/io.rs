@@ -1,0 +1,86 @@
+//! What the pure core asks of the shell around it.
+//!
+//! The io_uring worker, the simulator and the tests each implement [`Io`]; the core sees no file descriptor and no clock.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use ipop_learning::PortId;
+use quinn_proto::Transmit;
+
+use crate::{drops::DropReason, frame::Offload};
+
+/// A frame on its way to a TAP.
+pub enum FrameBytes<'a> {
+    /// In one piece, copied by the shell if it has to keep it.
+    Whole(&'a [u8]),
+    /// In pieces as they came out of the tunnel; the shell may drain them.
+    Pieces(&'a mut Vec<Bytes>),
+}
+
+impl FrameBytes<'_> {
+    /// Length of the frame, bytes.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Whole(frame) => frame.len(),
+            Self::Pieces(pieces) => pieces.iter().map(Bytes::len).sum(),
+        }
+    }
+
+    /// Whether there is no byte.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A UDP socket of this worker: the listening one or, on further lanes, the one it dials from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
+pub struct SocketId(pub u8);
+
+impl SocketId {
+    /// The socket bound to the listening port.
+    pub const LISTEN: Self = Self(0);
+}
+
+/// The shell around the core.
+pub trait Io {
+    /// Writes a frame to a local TAP. `headers_len` is the length of its headers, 0 for a frame without offloads.
+    fn write_tap(&mut self, tap: PortId, offload: Offload, headers_len: u16, frame: FrameBytes<'_>);
+
+    /// Hands a frame to the worker that carries a lane of a peer.
+    ///
+    /// # Errors
+    /// [`DropReason::MailboxFull`].
+    fn mail(
+        &mut self,
+        worker: u8,
+        port: PortId,
+        offload: Offload,
+        headers_len: u16,
+        frame: &[u8],
+    ) -> Result<(), DropReason>;
+
+    /// An empty buffer for a train of packets; it comes back to the shell with [`Io::send`] or [`Io::return_buffer`].
+    fn train_buffer(&mut self) -> Vec<u8>;
+
+    /// Takes back a buffer that was not needed.
+    fn return_buffer(&mut self, buffer: Vec<u8>);
+
+    /// Sends `train[..transmit.size]`, cut into packets of `transmit.segment_size`.
+    fn send(&mut self, socket: SocketId, transmit: &Transmit, train: Vec<u8>);
+
+    /// Whether the socket takes another train now. If not, the core is called again when it does.
+    fn can_send(&self, socket: SocketId) -> bool;
+
+    /// Packets that one send may hold.
+    fn max_segments(&self, socket: SocketId) -> usize;
+
+    /// MTU of the interface towards an address, bytes of IP packet.
+    fn first_hop_mtu(&self, remote: SocketAddr) -> u16;
+
+    /// The socket to dial from.
+    fn dial_socket(&self) -> SocketId;
+
+    /// The UDP port of a socket.
+    fn local_port(&self, socket: SocketId) -> u16;
+}

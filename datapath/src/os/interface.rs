@@ -1,0 +1,293 @@
+//! Settings of a network interface, through the classic ioctls (netdevice(7)): they need no library and exist everywhere.
+
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr},
+    os::fd::{AsRawFd, OwnedFd},
+};
+
+use ipop_learning::MacAddr;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+
+use super::OsError;
+
+/// A handle on one interface, by name, in this network namespace.
+#[derive(Debug)]
+pub struct Interface {
+    name: String,
+    socket: OwnedFd,
+}
+
+/// An IP address with its prefix length, in bits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Cidr {
+    /// The host's address.
+    pub address: IpAddr,
+    /// At most 32 or 128.
+    pub prefix_len: u8,
+}
+
+const NEEDS_NET_ADMIN: &str =
+    "needs CAP_NET_ADMIN: run as root, or `setcap cap_net_admin+ep` on the program";
+
+impl Interface {
+    /// Names an interface; it need not exist yet.
+    ///
+    /// # Errors
+    /// If no socket can be opened.
+    pub fn named(name: &str) -> Result<Self, OsError> {
+        let socket =
+            socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
+                .map_err(|errno| OsError::new("cannot open a socket", errno))?;
+        Ok(Self { name: name.to_owned(), socket })
+    }
+
+    /// Whether it exists.
+    pub fn exists(&self) -> bool {
+        self.request(libc::SIOCGIFINDEX, &mut self.ifreq()).is_ok()
+    }
+
+    /// Its index.
+    ///
+    /// # Errors
+    /// If it does not exist.
+    pub fn index(&self) -> Result<i32, OsError> {
+        let mut request = self.ifreq();
+        self.request(libc::SIOCGIFINDEX, &mut request)
+            .map_err(|error| OsError::new(format!("cannot find interface {}", self.name), error))?;
+        // SAFETY: SIOCGIFINDEX succeeded, so the kernel filled this member of the union.
+        Ok(unsafe { request.ifr_ifru.ifru_ifindex })
+    }
+
+    /// Whether it is administratively up.
+    ///
+    /// # Errors
+    /// If it does not exist.
+    pub fn is_up(&self) -> Result<bool, OsError> {
+        Ok(self.flags()? & libc::IFF_UP as i16 != 0)
+    }
+
+    /// Brings it up or down.
+    ///
+    /// # Errors
+    /// Without CAP_NET_ADMIN.
+    pub fn set_up(&self, up: bool) -> Result<(), OsError> {
+        let flags = self.flags()?;
+        let bit = libc::IFF_UP as i16;
+        let mut request = self.ifreq();
+        request.ifr_ifru.ifru_flags = if up { flags | bit } else { flags & !bit };
+        self.change(libc::SIOCSIFFLAGS, &mut request, "set the flags of")
+    }
+
+    /// Its MTU, bytes.
+    ///
+    /// # Errors
+    /// If it does not exist.
+    pub fn mtu(&self) -> Result<u32, OsError> {
+        let mut request = self.ifreq();
+        self.request(libc::SIOCGIFMTU, &mut request)
+            .map_err(|error| OsError::new(format!("cannot read the MTU of {}", self.name), error))?;
+        // SAFETY: SIOCGIFMTU succeeded, so the kernel filled this member of the union.
+        Ok(unsafe { request.ifr_ifru.ifru_mtu } as u32)
+    }
+
+    /// Sets its MTU, bytes.
+    ///
+    /// # Errors
+    /// Without CAP_NET_ADMIN, or if the device does not take it.
+    pub fn set_mtu(&self, mtu: u32) -> Result<(), OsError> {
+        let mut request = self.ifreq();
+        request.ifr_ifru.ifru_mtu = mtu as i32;
+        self.change(libc::SIOCSIFMTU, &mut request, "set the MTU of")
+    }
+
+    /// Its MAC address.
+    ///
+    /// # Errors
+    /// If it does not exist.
+    pub fn mac(&self) -> Result<MacAddr, OsError> {
+        let mut request = self.ifreq();
+        self.request(libc::SIOCGIFHWADDR, &mut request).map_err(|error| {
+            OsError::new(format!("cannot read the address of {}", self.name), error)
+        })?;
+        // SAFETY: SIOCGIFHWADDR succeeded, so the kernel filled this member of the union.
+        let octets = unsafe { request.ifr_ifru.ifru_hwaddr.sa_data };
+        let mut mac = [0; 6];
+        for (to, from) in mac.iter_mut().zip(octets) {
+            *to = from as u8;
+        }
+        Ok(MacAddr(mac))
+    }
+
+    /// Sets its MAC address.
+    ///
+    /// # Errors
+    /// Without CAP_NET_ADMIN, or for a group address.
+    pub fn set_mac(&self, mac: MacAddr) -> Result<(), OsError> {
+        let mut address =
+            libc::sockaddr { sa_family: libc::ARPHRD_ETHER, sa_data: [0; 14] };
+        for (to, from) in address.sa_data.iter_mut().zip(mac.0) {
+            *to = from as libc::c_char;
+        }
+        let mut request = self.ifreq();
+        request.ifr_ifru.ifru_hwaddr = address;
+        self.change(libc::SIOCSIFHWADDR, &mut request, "set the address of")
+    }
+
+    /// Puts it into a bridge.
+    ///
+    /// # Errors
+    /// If `bridge` is no bridge, or without CAP_NET_ADMIN.
+    pub fn join_bridge(&self, bridge: &str) -> Result<(), OsError> {
+        self.bridge_request(bridge, BridgeChange::Add)
+    }
+
+    /// Takes it out of a bridge.
+    ///
+    /// # Errors
+    /// If it is not in that bridge.
+    pub fn leave_bridge(&self, bridge: &str) -> Result<(), OsError> {
+        self.bridge_request(bridge, BridgeChange::Remove)
+    }
+
+    /// The bridge that it is in, if any.
+    pub fn bridge(&self) -> Option<String> {
+        let link = fs::read_link(format!("/sys/class/net/{}/master", self.name)).ok()?;
+        Some(link.file_name()?.to_str()?.to_owned())
+    }
+
+    /// Adds an IP address.
+    ///
+    /// # Errors
+    /// Without CAP_NET_ADMIN, or if the family is turned off.
+    pub fn add_address(&self, cidr: Cidr) -> Result<(), OsError> {
+        match cidr.address {
+            IpAddr::V4(address) => self.set_ipv4(address, cidr.prefix_len),
+            IpAddr::V6(address) => self.add_ipv6(address.octets(), cidr.prefix_len),
+        }
+    }
+
+    /// Keeps the host from configuring IPv6 on it by itself: no router advertisements, and no link-local address either if
+    /// it is a mere port of a bridge.
+    pub fn disable_ipv6_autoconf(&self, link_local: LinkLocal) {
+        let base = format!("/proc/sys/net/ipv6/conf/{}", self.name);
+        let mut settings = vec![("accept_ra", "0"), ("autoconf", "0")];
+        if link_local == LinkLocal::Without {
+            settings.push(("addr_gen_mode", "1"));
+        }
+        for (setting, value) in settings {
+            if let Err(error) = fs::write(format!("{base}/{setting}"), value) {
+                // A host without IPv6 has no such files; read-only /proc is common in containers.
+                tracing::debug!(interface = self.name, setting, %error, "not set");
+            }
+        }
+    }
+
+    fn set_ipv4(&self, address: Ipv4Addr, prefix_len: u8) -> Result<(), OsError> {
+        let mut request = self.ifreq();
+        request.ifr_ifru.ifru_addr = sockaddr_of(address);
+        self.change(libc::SIOCSIFADDR, &mut request, "set the IPv4 address of")?;
+        let mask = u32::MAX.checked_shl(32 - u32::from(prefix_len)).unwrap_or(0);
+        let mut request = self.ifreq();
+        request.ifr_ifru.ifru_netmask = sockaddr_of(Ipv4Addr::from_bits(mask));
+        self.change(libc::SIOCSIFNETMASK, &mut request, "set the netmask of")
+    }
+
+    fn add_ipv6(&self, address: [u8; 16], prefix_len: u8) -> Result<(), OsError> {
+        let action = || format!("cannot add an IPv6 address to {}", self.name);
+        let socket = socket_with(AddressFamily::INET6, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
+            .map_err(|errno| OsError::new(action(), errno).hint("is IPv6 turned off?"))?;
+        let mut request = libc::in6_ifreq {
+            ifr6_addr: libc::in6_addr { s6_addr: address },
+            ifr6_prefixlen: u32::from(prefix_len),
+            ifr6_ifindex: self.index()?,
+        };
+        // SAFETY: an AF_INET6 socket takes `in6_ifreq` for SIOCSIFADDR, and `request` outlives the call.
+        let done =
+            unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFADDR, &raw mut request) };
+        match (done, std::io::Error::last_os_error()) {
+            (0, _) => Ok(()),
+            (_, error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+            (_, error) => Err(OsError::new(action(), error).hint(NEEDS_NET_ADMIN)),
+        }
+    }
+
+    fn bridge_request(&self, bridge: &str, change: BridgeChange) -> Result<(), OsError> {
+        let mut request = Self::named(bridge)?.ifreq();
+        request.ifr_ifru.ifru_ifindex = self.index()?;
+        let (code, verb) = match change {
+            BridgeChange::Add => (libc::SIOCBRADDIF, "put"),
+            BridgeChange::Remove => (libc::SIOCBRDELIF, "take"),
+        };
+        self.request(code, &mut request).map_err(|error| {
+            let action = format!("cannot {verb} {} into or out of bridge {bridge}", self.name);
+            OsError::new(action, error)
+                .hint("does the bridge exist? `ip link add NAME type bridge` makes one")
+        })
+    }
+
+    fn flags(&self) -> Result<i16, OsError> {
+        let mut request = self.ifreq();
+        self.request(libc::SIOCGIFFLAGS, &mut request).map_err(|error| {
+            OsError::new(format!("cannot read the flags of {}", self.name), error)
+        })?;
+        // SAFETY: SIOCGIFFLAGS succeeded, so the kernel filled this member of the union.
+        Ok(unsafe { request.ifr_ifru.ifru_flags })
+    }
+
+    fn change(
+        &self,
+        code: libc::Ioctl,
+        request: &mut libc::ifreq,
+        verb: &str,
+    ) -> Result<(), OsError> {
+        self.request(code, request).map_err(|error| {
+            let denied = error.raw_os_error() == Some(libc::EPERM);
+            let error = OsError::new(format!("cannot {verb} {}", self.name), error);
+            if denied { error.hint(NEEDS_NET_ADMIN) } else { error }
+        })
+    }
+
+    fn ifreq(&self) -> libc::ifreq {
+        ifreq_named(&self.name)
+    }
+
+    fn request(&self, code: libc::Ioctl, request: &mut libc::ifreq) -> std::io::Result<()> {
+        // SAFETY: every code used here takes a pointer to `ifreq`, which lives for the call.
+        let done = unsafe { libc::ioctl(self.socket.as_raw_fd(), code, &raw mut *request) };
+        if done < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+    }
+}
+
+/// Whether an interface keeps its IPv6 link-local address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LinkLocal {
+    /// Keeps it.
+    With,
+    /// Has none.
+    Without,
+}
+
+enum BridgeChange {
+    Add,
+    Remove,
+}
+
+/// A request that names an interface; longer names are cut, which callers rule out beforehand.
+pub(super) fn ifreq_named(name: &str) -> libc::ifreq {
+    // SAFETY: all-zero is a valid `ifreq`: integers, arrays and null pointers.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().take(libc::IFNAMSIZ - 1).zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    request
+}
+
+fn sockaddr_of(address: Ipv4Addr) -> libc::sockaddr {
+    let mut sockaddr = libc::sockaddr { sa_family: libc::AF_INET as u16, sa_data: [0; 14] };
+    // `sockaddr_in`: two bytes of port, then the address.
+    for (to, from) in sockaddr.sa_data[2..6].iter_mut().zip(address.octets()) {
+        *to = from as libc::c_char;
+    }
+    sockaddr
+}

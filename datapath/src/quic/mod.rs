@@ -1,0 +1,12 @@
+//! QUIC as the tunnel uses it: identities, connection ids, transport settings, congestion control.
+//!
+//! Everything here is configuration for `quinn-proto`; the connections themselves are driven in [`crate::tunnel`].
+
+pub mod cid;
+pub mod controller;
+pub mod tls;
+pub mod transport;
+
+pub use cid::{CidKey, InitialKey};
+pub use controller::{Congestion, LinkHealth};
+pub use tls::{Admission, TlsIdentity};

@@ -1,0 +1,263 @@
+//! TLS 1.3 between nodes: both ends prove an Ed25519 key, and the key alone says who they are.
+//!
+//! Certificates are self-signed wrappers of the key; names, dates and chains in them are ignored, so a wrong clock locks nobody out.
+
+use std::{fmt, sync::Arc};
+
+use ipop_learning::PortId;
+use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use rustls::{
+    CipherSuite, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::{CryptoProvider, aws_lc_rs},
+    server::{
+        ParsedCertificate,
+        danger::{ClientCertVerified, ClientCertVerifier},
+    },
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+
+use crate::node_id::NodeId;
+
+const ALPN: &[u8] = b"ipop-switch/1";
+/// DER of an Ed25519 SubjectPublicKeyInfo up to the 32 key bytes (RFC 8410).
+const ED25519_SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 3, 0x21, 0];
+
+/// Says who may join, and which port of the switch each node is. Asked at every handshake.
+pub trait Admission: Send + Sync + 'static {
+    /// The port of this node, `None` if it may not join. The answer for one node never changes from one port to another.
+    fn port_of(&self, node: NodeId) -> Option<PortId>;
+}
+
+/// This node's certificate and key, and what was derived from the key.
+pub struct TlsIdentity {
+    /// Own id.
+    pub node: NodeId,
+    /// Self-signed X.509 certificate of the key.
+    pub certificate: CertificateDer<'static>,
+    /// PKCS #8 of the key.
+    pub key: PrivateKeyDer<'static>,
+    /// Secret behind the connection ids.
+    pub cid_secret: [u8; 32],
+    /// Secret behind the stateless-reset tokens.
+    pub reset_secret: [u8; 32],
+}
+
+impl fmt::Debug for TlsIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsIdentity").field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
+/// The listening side: every admitted node may connect.
+///
+/// # Errors
+/// If the certificate and the key do not belong together.
+pub fn server_config(
+    identity: &TlsIdentity,
+    admission: Arc<dyn Admission>,
+) -> Result<Arc<QuicServerConfig>, Error> {
+    let provider = Arc::new(provider());
+    let verifier = Arc::new(AdmittedPeers { admission, provider: provider.clone() });
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(vec![identity.certificate.clone()], identity.key.clone_key())?;
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.send_tls13_tickets = 0;
+    QuicServerConfig::try_from(config)
+        .map(Arc::new)
+        .map_err(|_| Error::General("AES-128-GCM is missing from the TLS library".into()))
+}
+
+/// The dialling side: this one node must answer.
+///
+/// # Errors
+/// If the certificate and the key do not belong together.
+pub fn client_config(
+    identity: &TlsIdentity,
+    expected: NodeId,
+) -> Result<Arc<QuicClientConfig>, Error> {
+    let provider = Arc::new(provider());
+    let verifier = Arc::new(ExpectedPeer { expected, provider: provider.clone() });
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_client_auth_cert(vec![identity.certificate.clone()], identity.key.clone_key())?;
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.enable_sni = false;
+    config.resumption = rustls::client::Resumption::disabled();
+    QuicClientConfig::try_from(config)
+        .map(Arc::new)
+        .map_err(|_| Error::General("AES-128-GCM is missing from the TLS library".into()))
+}
+
+/// The name in the (unsent) SNI; rustls wants one.
+pub const SERVER_NAME: &str = "ipop-switch";
+
+/// The node that a connection's certificate chain proves.
+pub fn node_of(chain: &[CertificateDer<'_>]) -> Option<NodeId> {
+    node_of_certificate(chain.first()?).ok()
+}
+
+/// AES-128-GCM first where the CPU has AES instructions, ChaCha20-Poly1305 first where not.
+fn provider() -> CryptoProvider {
+    let mut provider = aws_lc_rs::default_provider();
+    let first = if cpu_has_aes() {
+        CipherSuite::TLS13_AES_128_GCM_SHA256
+    } else {
+        CipherSuite::TLS13_CHACHA20_POLY1305_SHA256
+    };
+    provider.cipher_suites.retain(|suite| {
+        matches!(
+            suite.suite(),
+            CipherSuite::TLS13_AES_128_GCM_SHA256 | CipherSuite::TLS13_CHACHA20_POLY1305_SHA256
+        )
+    });
+    provider.cipher_suites.sort_by_key(|suite| suite.suite() != first);
+    provider
+}
+
+/// Whether AES-GCM runs in hardware.
+pub fn cpu_has_aes() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::arch::is_x86_feature_detected!("aes")
+        && std::arch::is_x86_feature_detected!("pclmulqdq");
+    #[cfg(target_arch = "aarch64")]
+    return std::arch::is_aarch64_feature_detected!("aes");
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    false
+}
+
+fn node_of_certificate(certificate: &CertificateDer<'_>) -> Result<NodeId, Error> {
+    let parsed = ParsedCertificate::try_from(certificate)?;
+    let spki = parsed.subject_public_key_info();
+    if !spki.starts_with(&ED25519_SPKI_PREFIX) || spki.len() != ED25519_SPKI_PREFIX.len() + 32 {
+        return Err(Error::General("the peer's key is not an Ed25519 key".into()));
+    }
+    Ok(NodeId::of_spki(&spki))
+}
+
+fn verify_signature(
+    message: &[u8],
+    certificate: &CertificateDer<'_>,
+    signature: &DigitallySignedStruct,
+    provider: &CryptoProvider,
+) -> Result<HandshakeSignatureValid, Error> {
+    if signature.scheme != SignatureScheme::ED25519 {
+        return Err(Error::General("the peer's signature is not Ed25519".into()));
+    }
+    rustls::crypto::verify_tls13_signature(
+        message,
+        certificate,
+        signature,
+        &provider.signature_verification_algorithms,
+    )
+}
+
+fn no_tls12() -> Error {
+    Error::General("QUIC has no TLS 1.2".into())
+}
+
+#[derive(Debug)]
+struct ExpectedPeer {
+    expected: NodeId,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for ExpectedPeer {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let found = node_of_certificate(end_entity)?;
+        if found == self.expected {
+            return Ok(ServerCertVerified::assertion());
+        }
+        Err(Error::General(format!(
+            "the host at this address is node {found}, not {}: check the id and the address in --peer",
+            self.expected
+        )))
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(no_tls12())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_signature(message, certificate, signature, &self.provider)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ED25519]
+    }
+}
+
+struct AdmittedPeers {
+    admission: Arc<dyn Admission>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl fmt::Debug for AdmittedPeers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AdmittedPeers")
+    }
+}
+
+impl ClientCertVerifier for AdmittedPeers {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let found = node_of_certificate(end_entity)?;
+        match self.admission.port_of(found) {
+            Some(_) => Ok(ClientCertVerified::assertion()),
+            None => Err(Error::General(format!(
+                "node {found} is not among this node's peers: add --peer {found} to let it in"
+            ))),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(no_tls12())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_signature(message, certificate, signature, &self.provider)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ED25519]
+    }
+}

@@ -1,0 +1,107 @@
+//! Transport settings of a tunnel, each with its reason.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use aws_lc_rs::hmac;
+use quinn_proto::{
+    AckFrequencyConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt,
+    congestion::CubicConfig,
+};
+
+use super::{
+    cid::CidKey,
+    controller::{Congestion, LinkHealth, TunnelControllerConfig},
+};
+
+/// Silence after which a peer is dead, with a keep-alive every [`KEEP_ALIVE`]: together under 10 s, since the first unanswered
+/// keep-alive restarts the idle timer once (RFC 9000 section 10.1).
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(7);
+/// Interval of keep-alives on an idle tunnel; shorter than the 30 s of the strictest common NATs.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(2);
+/// The tunnel's queue: what may wait for the window or the socket, bytes. 8 ms at 4 Gbit/s.
+pub const SEND_QUEUE_BYTES: usize = 4 << 20;
+/// Datagrams are drained after every train of at most 64 KiB, so this never fills.
+const RECEIVE_QUEUE_BYTES: usize = 8 << 20;
+/// Path MTU before discovery: what every QUIC path carries (RFC 9000 section 14).
+pub const INITIAL_UDP_PAYLOAD: u16 = 1_200;
+
+/// Bytes of IP and UDP headers in front of the payload towards this address.
+pub fn ip_udp_overhead(remote: &SocketAddr) -> u16 {
+    match remote.ip().to_canonical() {
+        std::net::IpAddr::V4(_) => 28,
+        std::net::IpAddr::V6(_) => 48,
+    }
+}
+
+/// Settings of one connection.
+///
+/// `first_hop_mtu` is the MTU of the interface towards `remote`, bytes of IP packet: discovery looks no further.
+pub fn transport_config(
+    congestion: Congestion,
+    health: Arc<LinkHealth>,
+    remote: &SocketAddr,
+    first_hop_mtu: u16,
+) -> Arc<TransportConfig> {
+    let mut config = TransportConfig::default();
+    config
+        .max_idle_timeout(Some(IdleTimeout::from(
+            VarInt::from_u32(IDLE_TIMEOUT.as_millis() as u32),
+        )))
+        .keep_alive_interval(Some(KEEP_ALIVE))
+        // A lost handshake packet is repeated after 3 x this.
+        .initial_rtt(Duration::from_millis(100))
+        // One hello each way; nothing else uses streams.
+        .max_concurrent_bidi_streams(VarInt::from_u32(0))
+        .max_concurrent_uni_streams(VarInt::from_u32(1))
+        .stream_receive_window(VarInt::from_u32(4_096))
+        .receive_window(VarInt::from_u32(8_192))
+        .crypto_buffer_size(16 * 1_024)
+        .datagram_receive_buffer_size(Some(RECEIVE_QUEUE_BYTES))
+        .datagram_send_buffer_size(SEND_QUEUE_BYTES)
+        // Nothing is retransmitted: being late to declare a loss costs nothing, being early spoils the statistics.
+        .packet_threshold(128)
+        .time_threshold(2.0)
+        .ack_frequency_config(Some(ack_frequency()))
+        .initial_mtu(INITIAL_UDP_PAYLOAD)
+        .min_mtu(INITIAL_UDP_PAYLOAD)
+        .mtu_discovery_config(Some(mtu_discovery(remote, first_hop_mtu)))
+        .allow_spin(false);
+    match congestion {
+        Congestion::Tunnel => {
+            config.congestion_controller_factory(Arc::new(TunnelControllerConfig { health }))
+        }
+        Congestion::Cubic => config.congestion_controller_factory(Arc::new(CubicConfig::default())),
+    };
+    Arc::new(config)
+}
+
+/// Settings of one worker's endpoint.
+pub fn endpoint_config(cid_key: &CidKey, reset_secret: &[u8; 32], worker: u8) -> EndpointConfig {
+    let reset_key = Arc::new(hmac::Key::new(hmac::HMAC_SHA256, reset_secret));
+    let mut config = EndpointConfig::new(reset_key);
+    let cid_key = cid_key.clone();
+    config.cid_generator(move || cid_key.generator(worker)).grease_quic_bit(false);
+    config.max_udp_payload_size(65_527).expect("65,527 is QUIC's own limit");
+    config
+}
+
+fn ack_frequency() -> AckFrequencyConfig {
+    let mut config = AckFrequencyConfig::default();
+    // Two trains of 45 packets an ACK: acknowledging is most of the receiver's sending work.
+    config
+        .ack_eliciting_threshold(VarInt::from_u32(100))
+        .max_ack_delay(Some(Duration::from_millis(10)))
+        .reordering_threshold(VarInt::from_u32(128));
+    config
+}
+
+fn mtu_discovery(remote: &SocketAddr, first_hop_mtu: u16) -> MtuDiscoveryConfig {
+    let mut config = MtuDiscoveryConfig::default();
+    config
+        .upper_bound(first_hop_mtu.saturating_sub(ip_udp_overhead(remote)).max(INITIAL_UDP_PAYLOAD))
+        // The search ends this close below the limit: four bytes cost one more probe, twenty cost 1.4 % of every packet.
+        .minimum_change(4)
+        .interval(Duration::from_secs(120))
+        .black_hole_cooldown(Duration::from_secs(15));
+    config
+}

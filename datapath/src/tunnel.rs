@@ -1,0 +1,339 @@
+//! One QUIC connection to a peer: handshake, hello, then frames both ways.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Instant,
+};
+
+use bytes::Bytes;
+use ipop_learning::PortId;
+use quinn_proto::{
+    Connection, ConnectionError, ConnectionHandle, Dir, Event as QuicEvent, StreamEvent, StreamId,
+    TransportErrorCode, VarInt,
+};
+use rustls_pki_types::CertificateDer;
+
+use crate::{
+    command::{CloseReason, ConnectionId, Direction, Ended, Lane},
+    counters::TunnelGauges,
+    drops::DropReason,
+    frame::{Gso, MAX_FRAME_LEN, Offload},
+    hello::{Capabilities, Hello, HelloError, MAX_HELLO_LEN},
+    io::SocketId,
+    node_id::NodeId,
+    quic::{LinkHealth, tls},
+    record::{FrameSink, Reassembler, ReassemblyStats, RecordWriter},
+};
+
+/// Records and their headers cost this much of the queue at most, for each datagram that a frame begins or continues in.
+const RECORD_OVERHEAD: usize = 64;
+
+/// A connection and what hangs on it.
+pub(crate) struct Tunnel {
+    pub(crate) id: ConnectionId,
+    pub(crate) handle: ConnectionHandle,
+    pub(crate) connection: Connection,
+    pub(crate) direction: Direction,
+    pub(crate) socket: SocketId,
+    pub(crate) remote: SocketAddr,
+    /// Known when the handshake is done.
+    pub(crate) peer: Option<(NodeId, PortId)>,
+    /// Known when the peer's hello was read.
+    pub(crate) hello: Option<Hello>,
+    /// Control chose this connection to send the port's frames.
+    pub(crate) active: bool,
+    /// This node closed the connection, or it was lost: nothing goes in or out any more.
+    pub(crate) ended: bool,
+    /// The lane that control dialled it for.
+    pub(crate) dialled_lane: Option<Lane>,
+    /// In the list of connections to drive.
+    pub(crate) dirty: bool,
+    pub(crate) gauges: Arc<TunnelGauges>,
+    health: Arc<LinkHealth>,
+    hello_bytes: Vec<u8>,
+    hello_stream: Option<StreamId>,
+    writer: RecordWriter,
+    reassembler: Reassembler,
+    /// Reassembly counts that were passed on already.
+    counted: ReassemblyStats,
+}
+
+/// What a drive of the connection brought to light.
+pub(crate) enum Progress {
+    /// The handshake is done; the hello should go out.
+    HandshakeDone,
+    /// The peer's hello was read.
+    HelloRead,
+    /// The connection is lost.
+    Lost(Ended),
+    /// It must be closed for this reason; the text is told to the peer.
+    MustClose(CloseReason, String),
+}
+
+/// How to make a [`Tunnel`].
+pub(crate) struct NewTunnel {
+    pub(crate) id: ConnectionId,
+    pub(crate) handle: ConnectionHandle,
+    pub(crate) connection: Connection,
+    pub(crate) direction: Direction,
+    pub(crate) socket: SocketId,
+    pub(crate) gauges: Arc<TunnelGauges>,
+    pub(crate) health: Arc<LinkHealth>,
+}
+
+impl Tunnel {
+    pub(crate) fn new(new: NewTunnel) -> Self {
+        Self {
+            id: new.id,
+            handle: new.handle,
+            direction: new.direction,
+            socket: new.socket,
+            remote: new.connection.remote_address(),
+            connection: new.connection,
+            peer: None,
+            hello: None,
+            active: false,
+            ended: false,
+            dialled_lane: None,
+            dirty: false,
+            gauges: new.gauges,
+            health: new.health,
+            hello_bytes: Vec::new(),
+            hello_stream: None,
+            writer: RecordWriter::new(),
+            reassembler: Reassembler::new(MAX_FRAME_LEN),
+            counted: ReassemblyStats::default(),
+        }
+    }
+
+    pub(crate) fn lane(&self) -> Option<Lane> {
+        self.hello.as_ref().map(|hello| Lane(hello.lane))
+    }
+
+    /// Queues a frame, segmented first if the peer cannot take it as it is.
+    pub(crate) fn enqueue(
+        &mut self,
+        offload: Offload,
+        headers_len: u16,
+        frame: &[u8],
+        scratch: &mut Vec<u8>,
+    ) -> Result<(), DropReason> {
+        let hello = self.hello.as_ref().ok_or(DropReason::NotAdmitted)?;
+        if needs(offload) & !hello.capabilities.0 == 0 {
+            if frame.len() > hello.max_frame_len as usize {
+                return Err(DropReason::Oversized);
+            }
+            return self.push(offload, headers_len, frame);
+        }
+        let mut result = Ok(());
+        crate::forward::finish_in_software(offload, frame, scratch, |segment| {
+            if result.is_ok() {
+                result = self.push(Offload::NONE, 0, segment);
+            }
+        })?;
+        result
+    }
+
+    fn push(&mut self, offload: Offload, headers_len: u16, frame: &[u8]) -> Result<(), DropReason> {
+        let mut datagrams = self.connection.datagrams();
+        let max_len = datagrams.max_size().ok_or(DropReason::NotAdmitted)?;
+        let cost = frame.len() + RECORD_OVERHEAD * (2 + frame.len() / max_len);
+        if datagrams.send_buffer_space() < cost + self.writer.open_len() {
+            return Err(DropReason::TunnelQueueFull);
+        }
+        self.writer.push(max_len, offload, headers_len, frame, &mut |datagram| {
+            queue(&mut datagrams, datagram);
+        });
+        Ok(())
+    }
+
+    /// Ends the burst: the open datagram goes out short.
+    pub(crate) fn end_burst(&mut self) {
+        let mut datagrams = self.connection.datagrams();
+        self.writer.flush(&mut |datagram| queue(&mut datagrams, datagram));
+    }
+
+    /// Takes in what the connection received.
+    pub(crate) fn drain_received(&mut self, now: Instant, sink: &mut impl FrameSink) {
+        while let Some(datagram) = self.connection.datagrams().recv() {
+            self.reassembler.push(now, datagram, sink);
+        }
+        self.reassembler.unpin();
+    }
+
+    /// The earliest time at which [`Tunnel::handle_timeout`] has something to do.
+    pub(crate) fn poll_timeout(&mut self) -> Option<Instant> {
+        let quic = self.connection.poll_timeout();
+        match (quic, self.reassembler.poll_timeout()) {
+            (Some(quic), Some(frames)) => Some(quic.min(frames)),
+            (quic, frames) => quic.or(frames),
+        }
+    }
+
+    pub(crate) fn handle_timeout(&mut self, now: Instant, sink: &mut impl FrameSink) {
+        if self.connection.poll_timeout().is_some_and(|at| at <= now) {
+            self.connection.handle_timeout(now);
+        }
+        if self.reassembler.poll_timeout().is_some_and(|at| at <= now) {
+            self.reassembler.handle_timeout(now, sink);
+        }
+    }
+
+    /// Frames that never came and runs that were salvaged, since the last call.
+    pub(crate) fn take_reassembly_counts(&mut self) -> (u64, u64) {
+        let stats = self.reassembler.stats();
+        let old = std::mem::replace(&mut self.counted, stats);
+        // A late frame takes one off the missing again.
+        (stats.missing.saturating_sub(old.missing), stats.salvaged_runs - old.salvaged_runs)
+    }
+
+    /// The next thing that happened, if any.
+    pub(crate) fn poll(&mut self) -> Option<Progress> {
+        loop {
+            match self.connection.poll()? {
+                QuicEvent::Connected => return Some(Progress::HandshakeDone),
+                QuicEvent::ConnectionLost { reason } => {
+                    return Some(Progress::Lost(explain(reason)));
+                }
+                QuicEvent::Stream(StreamEvent::Opened { dir: Dir::Uni }) => {
+                    if self.hello_stream.is_none() {
+                        self.hello_stream = self.connection.streams().accept(Dir::Uni);
+                    }
+                    if let Some(progress) = self.read_hello() {
+                        return Some(progress);
+                    }
+                }
+                QuicEvent::Stream(StreamEvent::Readable { id }) if Some(id) == self.hello_stream => {
+                    if let Some(progress) = self.read_hello() {
+                        return Some(progress);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The node that the handshake proved.
+    pub(crate) fn proven_node(&self) -> Option<NodeId> {
+        let identity = self.connection.crypto_session().peer_identity()?;
+        let chain = identity.downcast::<Vec<CertificateDer<'static>>>().ok()?;
+        tls::node_of(&chain)
+    }
+
+    /// Writes this node's hello.
+    pub(crate) fn say_hello(&mut self, hello: &Hello) {
+        let bytes = hello.encode();
+        let Some(id) = self.connection.streams().open(Dir::Uni) else { return };
+        let mut stream = self.connection.send_stream(id);
+        // A hello is smaller than the smallest stream window that a peer of this version grants; one that grants
+        // less never reads it and times out.
+        if stream.write(&bytes).is_ok_and(|written| written == bytes.len()) {
+            let _ = stream.finish();
+        }
+    }
+
+    pub(crate) fn close(&mut self, now: Instant, reason: CloseReason, phrase: &str) {
+        self.end_burst();
+        self.connection.close(
+            now,
+            VarInt::from_u32(reason as u32),
+            Bytes::copy_from_slice(phrase.as_bytes()),
+        );
+    }
+
+    pub(crate) fn refresh_gauges(&self) {
+        let stats = self.connection.stats();
+        let gauges = &self.gauges;
+        gauges.rtt_us.set(stats.path.rtt.as_micros() as u64);
+        gauges.path_mtu_bytes.set(u64::from(stats.path.current_mtu));
+        gauges.lost_packets.set(stats.path.lost_packets);
+        gauges.sent_packets.set(stats.path.sent_packets);
+        gauges.black_holes.set(stats.path.black_holes_detected);
+        gauges.breaker_open.set(u64::from(self.health.tripped.load(Relaxed)));
+    }
+
+    fn read_hello(&mut self) -> Option<Progress> {
+        let id = self.hello_stream?;
+        if self.hello.is_some() {
+            return None;
+        }
+        let mut stream = self.connection.recv_stream(id);
+        let Ok(mut chunks) = stream.read(true) else { return None };
+        while let Ok(Some(chunk)) = chunks.next(MAX_HELLO_LEN) {
+            self.hello_bytes.extend_from_slice(&chunk.bytes);
+            if self.hello_bytes.len() > MAX_HELLO_LEN {
+                break;
+            }
+        }
+        let _ = chunks.finalize();
+        match Hello::decode(&self.hello_bytes) {
+            Ok(hello) => {
+                self.hello = Some(hello);
+                self.hello_bytes = Vec::new();
+                Some(Progress::HelloRead)
+            }
+            Err(HelloError::Incomplete) => None,
+            Err(error @ HelloError::Version(_)) => {
+                Some(Progress::MustClose(CloseReason::Version, error.to_string()))
+            }
+            Err(error) => Some(Progress::MustClose(CloseReason::BadHello, error.to_string())),
+        }
+    }
+}
+
+fn queue(datagrams: &mut quinn_proto::Datagrams<'_>, datagram: Bytes) {
+    // Room was checked before the frame was begun; an error would mean that the path MTU shrank within
+    // the burst. The far end sees the gap in the sequence and counts it.
+    if let Err(error) = datagrams.send(datagram, false) {
+        tracing::debug!(%error, "datagram not queued");
+    }
+}
+
+/// The capabilities that a frame needs at the far end.
+fn needs(offload: Offload) -> u64 {
+    let csum = if offload.needs_csum { Capabilities::CSUM } else { 0 };
+    csum | match offload.gso {
+        Gso::None => 0,
+        Gso::Tcp4 { ecn } => Capabilities::TSO4 | if ecn { Capabilities::TSO_ECN } else { 0 },
+        Gso::Tcp6 { ecn } => Capabilities::TSO6 | if ecn { Capabilities::TSO_ECN } else { 0 },
+        Gso::Udp => Capabilities::USO,
+    }
+}
+
+fn explain(error: ConnectionError) -> Ended {
+    match error {
+        ConnectionError::ApplicationClosed(close) => Ended::ByPeer {
+            code: close.error_code.into_inner(),
+            phrase: printable(&close.reason),
+        },
+        ConnectionError::ConnectionClosed(close) if is_tls(close.error_code) => {
+            Ended::Refused(format!(
+                "the peer refused this node ({}): is this node's id among its --peer options?",
+                close.error_code
+            ))
+        }
+        ConnectionError::TransportError(error) if is_tls(error.code) => {
+            Ended::Refused(strip_rustls(&error.reason))
+        }
+        ConnectionError::Reset => Ended::Reset,
+        ConnectionError::TimedOut => Ended::TimedOut,
+        ConnectionError::LocallyClosed => Ended::Closed(CloseReason::Shutdown),
+        other => Ended::Failed(other.to_string()),
+    }
+}
+
+/// TLS alerts are QUIC errors 0x100 to 0x1ff (RFC 9001 section 4.8).
+fn is_tls(code: TransportErrorCode) -> bool {
+    (0x100..0x200).contains(&u64::from(code))
+}
+
+fn strip_rustls(reason: &str) -> String {
+    reason.strip_prefix("unexpected error: ").unwrap_or(reason).to_owned()
+}
+
+/// A peer's phrase ends up in logs and on terminals.
+fn printable(phrase: &[u8]) -> String {
+    let text = String::from_utf8_lossy(phrase);
+    text.chars().take(200).map(|c| if c.is_control() { '?' } else { c }).collect()
+}
