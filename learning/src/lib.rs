@@ -8,6 +8,8 @@
 
 mod address;
 mod bucket;
+#[cfg(all(test, not(loom)))]
+mod model;
 mod permutation;
 mod sync;
 mod table;

@@ -467,7 +467,7 @@ impl MacTable {
 
 /// (VLAN, MAC) as one number; `None` if the VLAN has more than 12 bits.
 #[inline]
-fn key(vlan: VlanId, mac: MacAddr) -> Option<u64> {
+pub(crate) fn key(vlan: VlanId, mac: MacAddr) -> Option<u64> {
     let [a, b, c, d, e, f] = mac.0;
     let address = u64::from_be_bytes([0, 0, a, b, c, d, e, f]);
     let key = u64::from(vlan.0) << 48 | address;
