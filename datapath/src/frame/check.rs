@@ -134,3 +134,127 @@ fn check_transport(offload: Offload, ip: &IpHeaders, l4: &[u8], total_len: usize
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::frame::{
+        MAX_HEADERS_LEN,
+        testing::{ACK, Family, Protocol, Recipe, SYN, recipe},
+    };
+
+    fn check(offload: Offload, frame: &[u8]) -> Result<CheckedOffload, DropReason> {
+        check_offload(offload, frame, frame.len())
+    }
+
+    fn refused(offload: Offload, frame: &[u8]) {
+        assert_eq!(check(offload, frame), Err(DropReason::BadOffload), "{offload:?}");
+    }
+
+    #[test]
+    fn lengths_out_of_bounds() {
+        assert_eq!(check(Offload::NONE, &[0; 13]), Err(DropReason::Runt));
+        assert_eq!(check(Offload::NONE, &[]), Err(DropReason::Runt));
+        let long = vec![0; MAX_FRAME_LEN + 1];
+        assert_eq!(check(Offload::NONE, &long), Err(DropReason::Oversized));
+        assert!(check(Offload::NONE, &long[1..]).is_ok());
+    }
+
+    #[test]
+    fn a_superframe_of_another_type_than_its_headers() {
+        for family in [Family::V4, Family::V6] {
+            for protocol in [Protocol::Tcp, Protocol::Udp] {
+                let recipe = Recipe { family, protocol, ..Recipe::tcp4(3_000, 1_000) };
+                let (offload, frame) = recipe.build();
+                for gso in [Gso::Tcp4 { ecn: false }, Gso::Tcp6 { ecn: false }, Gso::Udp] {
+                    let checked = check(Offload { gso, ..offload }, &frame);
+                    assert_eq!(checked.is_ok(), gso == offload.gso, "{gso:?} {recipe:?}");
+                }
+            }
+        }
+        refused(Recipe::tcp4(3_000, 1_000).build().0, &[0; 3_000]);
+    }
+
+    #[test]
+    fn a_superframe_with_a_field_that_lies() {
+        let (offload, frame) = Recipe::tcp4(3_000, 1_000).build();
+        refused(Offload { needs_csum: false, ..offload }, &frame);
+        refused(Offload { csum_start: offload.csum_start + 1, ..offload }, &frame);
+        refused(Offload { csum_offset: 6, ..offload }, &frame);
+        refused(Offload { gso_size: 0, ..offload }, &frame);
+        refused(Offload { gso_size: u16::MAX, ..offload }, &frame);
+        let (offload, frame) =
+            Recipe { protocol: Protocol::Udp, ..Recipe::tcp4(3_000, 1_000) }.build();
+        refused(Offload { csum_offset: 16, ..offload }, &frame);
+    }
+
+    #[test]
+    fn a_superframe_that_linux_would_not_make() {
+        let (offload, frame) = Recipe::tcp4(3_000, 1_000).build();
+        // Not the length that its IP header states; a fragment; SYN.
+        refused(offload, &frame[..frame.len() - 1]);
+        refused(offload, &[&frame[..], &[0]].concat());
+        let mut fragment = frame.clone();
+        fragment[20] |= 0x20;
+        refused(offload, &fragment);
+        let (offload, frame) = Recipe { flags: ACK | SYN, ..Recipe::tcp4(3_000, 1_000) }.build();
+        refused(offload, &frame);
+        let udp = Recipe { protocol: Protocol::Udp, ..Recipe::tcp4(3_000, 1_000) };
+        let (offload, mut frame) = udp.build();
+        frame[39] ^= 1;
+        refused(offload, &frame);
+    }
+
+    #[test]
+    fn the_number_of_segments_is_bounded() {
+        let (offload, frame) = Recipe::tcp4(MAX_TCP_SEGMENTS, 1).build();
+        assert!(check(offload, &frame).is_ok());
+        let (offload, frame) = Recipe::tcp4(MAX_TCP_SEGMENTS + 1, 1).build();
+        refused(offload, &frame);
+        let udp = Recipe { protocol: Protocol::Udp, ..Recipe::tcp4(MAX_UDP_SEGMENTS * 7, 7) };
+        let (offload, frame) = udp.build();
+        assert!(check(offload, &frame).is_ok());
+        let (offload, frame) = Recipe { payload_len: MAX_UDP_SEGMENTS * 7 + 1, ..udp }.build();
+        refused(offload, &frame);
+    }
+
+    #[test]
+    fn one_segment_becomes_a_plain_frame() {
+        let (offload, frame) = Recipe::tcp4(1_000, 1_000).build();
+        let checked = check(offload, &frame).unwrap();
+        assert_eq!(checked.offload(), Offload { gso: Gso::None, gso_size: 0, ..offload });
+        let (offload, frame) = Recipe::tcp4(0, 1_000).build();
+        assert_eq!(check(offload, &frame).unwrap().offload().gso, Gso::None);
+    }
+
+    #[test]
+    fn a_plain_frame_may_have_any_checksum_within_it() {
+        let partial = |csum_start, csum_offset| {
+            let offload = Offload { needs_csum: true, csum_start, csum_offset, ..Offload::NONE };
+            check(offload, &[0x77; 100]).map(|checked| checked.headers_len())
+        };
+        assert_eq!(partial(14, 0), Ok(16));
+        assert_eq!(partial(60, 38), Ok(100));
+        assert_eq!(partial(13, 16), Err(DropReason::BadOffload));
+        assert_eq!(partial(60, 39), Err(DropReason::BadOffload));
+        assert_eq!(partial(u16::MAX, u16::MAX), Err(DropReason::BadOffload));
+        let stale = Offload { csum_start: 9, csum_offset: 9, gso_size: 9, ..Offload::NONE };
+        assert_eq!(check(stale, &[0x77; 100]).unwrap().offload(), Offload::NONE);
+    }
+
+    proptest! {
+        #[test]
+        fn superframes_pass_and_their_head_is_enough(recipe in recipe()) {
+            let (offload, frame) = recipe.build();
+            let checked = check(offload, &frame).unwrap();
+            prop_assert_eq!(usize::from(checked.headers_len()), frame.len() - recipe.payload_len);
+            let head = &frame[..frame.len().min(MAX_HEADERS_LEN)];
+            prop_assert_eq!(check_offload(offload, head, frame.len()), Ok(checked));
+            if recipe.segments() > 1 {
+                prop_assert_eq!(checked.offload(), offload);
+            }
+        }
+    }
+}

@@ -103,3 +103,86 @@ fn fold_wide(mut sum: u64) -> u16 {
     }
     sum as u16
 }
+
+#[cfg(test)]
+mod tests {
+    use etherparse::checksum::Sum16BitWords;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::frame::testing::{Protocol, Recipe, read_sound, recipe};
+
+    fn plain(recipe: &Recipe) -> (Offload, Vec<u8>) {
+        let (offload, frame) = recipe.build();
+        (Offload { gso: Gso::None, gso_size: 0, ..offload }, frame)
+    }
+
+    #[test]
+    fn the_example_of_the_rfc() {
+        // RFC 1071 section 3: the sum of these words is ddf2.
+        let bytes = [0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7];
+        assert_eq!(internet_checksum(&bytes), !0xddf2);
+        assert_eq!(internet_checksum(&[]), 0xffff);
+        assert_eq!(internet_checksum(&[0xab]), !0xab00);
+    }
+
+    #[test]
+    fn padding_behind_the_packet_does_not_count() {
+        let (offload, mut frame) = plain(&Recipe::tcp4(3, 1_000));
+        let len = frame.len();
+        frame.extend_from_slice(&[0xaa; 5]);
+        complete_checksum(offload, &mut frame).unwrap();
+        assert_eq!(read_sound(&frame[..len]).payload.len(), 3);
+        assert_eq!(frame[len..], [0xaa; 5]);
+    }
+
+    #[test]
+    fn a_sum_of_zero_is_written_as_ones() {
+        let (offload, mut frame) = plain(&Recipe { protocol: Protocol::Udp, ..Recipe::tcp4(2, 9) });
+        let (start, end) = (usize::from(offload.csum_start), frame.len());
+        frame[end - 2..].fill(0);
+        // The last word brings the sum to 0xffff, of which the complement is zero.
+        let missing = !fold(sum(&frame[start..end]));
+        put_u16(&mut frame, end - 2, missing);
+        complete_checksum(offload, &mut frame).unwrap();
+        assert_eq!(frame[start + 6..start + 8], [0xff, 0xff]);
+        read_sound(&frame);
+    }
+
+    #[test]
+    fn an_offload_that_lies_is_refused_and_changes_nothing() {
+        let (offload, frame) = plain(&Recipe::tcp4(20, 1_000));
+        let refused = |offload: Offload| {
+            let mut touched = frame.clone();
+            let result = complete_checksum(offload, &mut touched);
+            assert_eq!(touched, frame);
+            assert_eq!(result, Err(DropReason::BadOffload), "{offload:?}");
+        };
+        let len = frame.len() as u16;
+        refused(Offload { csum_start: len - 17, ..offload });
+        refused(Offload { csum_start: len + 1, csum_offset: 0, ..offload });
+        refused(Offload { csum_start: u16::MAX, csum_offset: u16::MAX, ..offload });
+        refused(Offload { gso: Gso::Udp, gso_size: 9, ..offload });
+        let mut touched = frame.clone();
+        assert_eq!(complete_checksum(Offload::NONE, &mut touched), Ok(()));
+        assert_eq!(touched, frame);
+    }
+
+    proptest! {
+        #[test]
+        fn sums_agree_with_etherparse(
+            bytes in proptest::collection::vec(any::<u8>(), 0..3_000), ones in any::<bool>(),
+        ) {
+            let bytes = if ones { vec![0xff; bytes.len()] } else { bytes };
+            let expected = Sum16BitWords::new().add_slice(&bytes).ones_complement().to_be();
+            prop_assert_eq!(internet_checksum(&bytes), expected);
+        }
+
+        #[test]
+        fn completed_frames_are_sound(recipe in recipe()) {
+            let (offload, mut frame) = plain(&recipe);
+            complete_checksum(offload, &mut frame).unwrap();
+            prop_assert_eq!(read_sound(&frame).payload, recipe.payload());
+        }
+    }
+}

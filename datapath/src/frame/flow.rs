@@ -53,3 +53,100 @@ fn hash_bytes(seed: u64, bytes: &[u8]) -> u32 {
     hash = mix(hash, u64::from_be_bytes(last) ^ bytes.len() as u64);
     (hash >> 32) as u32
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::frame::testing::{Family, Protocol, Recipe, recipe};
+
+    fn plain(family: Family, protocol: Protocol) -> Vec<u8> {
+        Recipe { family, protocol, ..Recipe::tcp4(100, 1_000) }.build().1
+    }
+
+    /// As fragment at this offset, in units of 8 bytes.
+    fn fragment_v4(mut frame: Vec<u8>, offset: u16, more: u16) -> Vec<u8> {
+        frame[20..22].copy_from_slice(&(offset | more << 13).to_be_bytes());
+        frame
+    }
+
+    #[test]
+    fn ports_and_addresses_tell_flows_apart() {
+        for family in [Family::V4, Family::V6] {
+            let frame = plain(family, Protocol::Tcp);
+            let l4_start = Headers::parse(&frame).unwrap().ip.unwrap().l4_start;
+            let mut seen = HashSet::from([flow_hash(&frame)]);
+            for at in usize::from(l4_start) - 8..usize::from(l4_start) + 4 {
+                let mut other = frame.clone();
+                other[at] ^= 0x10;
+                assert!(seen.insert(flow_hash(&other)), "byte {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn all_fragments_of_a_datagram_are_one_flow() {
+        let first = fragment_v4(plain(Family::V4, Protocol::Udp), 0, 1);
+        let mut later = fragment_v4(plain(Family::V4, Protocol::Udp), 8, 0);
+        later[34..].fill(0x99);
+        assert_eq!(flow_hash(&first), flow_hash(&later));
+
+        let fragment_v6 = |offset: u16, fill: u8| {
+            let mut frame = plain(Family::V6, Protocol::Udp);
+            frame[20] = 44;
+            frame[54..].fill(fill);
+            frame[54..62].copy_from_slice(&[
+                17,
+                0,
+                (offset >> 5) as u8,
+                (offset << 3) as u8 | 1,
+                0,
+                0,
+                0,
+                9,
+            ]);
+            flow_hash(&frame)
+        };
+        assert_eq!(fragment_v6(0, 3), fragment_v6(8, 200));
+    }
+
+    #[test]
+    fn frames_that_are_not_ip_go_by_mac() {
+        let arp = |sender: u8| {
+            let mut frame = [0; 60];
+            frame[11] = sender;
+            frame[12..14].copy_from_slice(&[8, 6]);
+            flow_hash(&frame)
+        };
+        assert_eq!(arp(1), arp(1));
+        assert_ne!(arp(1), arp(2));
+        assert_eq!(flow_hash(&[1; 13]), 0);
+    }
+
+    #[test]
+    fn flows_spread_over_lanes() {
+        let mut lanes = [0; 4];
+        for port in 0..4_000_u16 {
+            let mut frame = plain(Family::V4, Protocol::Tcp);
+            frame[36..38].copy_from_slice(&(32_768 + port).to_be_bytes());
+            lanes[flow_hash(&frame) as usize % lanes.len()] += 1;
+        }
+        assert!(lanes.iter().all(|flows| (850..1_150).contains(flows)), "{lanes:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn segments_stay_in_the_lane_of_their_superframe(recipe in recipe()) {
+            let (offload, frame) = recipe.build();
+            let checked = crate::frame::check_offload(offload, &frame, frame.len()).unwrap();
+            let expected = flow_hash(&frame);
+            crate::frame::segment(&checked, &frame, &mut Vec::new(), |segment| {
+                assert_eq!(flow_hash(segment), expected);
+            })
+            .unwrap();
+        }
+    }
+}

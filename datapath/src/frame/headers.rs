@@ -323,3 +323,158 @@ fn udp_ports(ip: &IpHeaders, frame: &[u8]) -> Option<(u16, u16)> {
     let ports: &[u8; 4] = frame.get(usize::from(ip.l4_start)..)?.first_chunk()?;
     Some((u16::from_be_bytes([ports[0], ports[1]]), u16::from_be_bytes([ports[2], ports[3]])))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::frame::testing::{Family, Protocol, Recipe, recipe};
+
+    fn parse(frame: &[u8]) -> Headers {
+        Headers::parse(frame).unwrap()
+    }
+
+    /// IPv6 UDP behind a chain of extension headers; `chain` holds their numbers, each header is 8 bytes.
+    fn chained(chain: &[u8]) -> Vec<u8> {
+        let recipe = Recipe { family: Family::V6, protocol: Protocol::Udp, ..Recipe::tcp4(40, 99) };
+        let (_, frame) = recipe.build();
+        let mut extensions = Vec::new();
+        let numbers = [chain, &[17]].concat();
+        for next in &numbers[1..] {
+            extensions.extend_from_slice(&[*next, 0, 0, 0, 0, 0, 0, 0]);
+        }
+        let mut packet = [&frame[..54], &extensions, &frame[54..]].concat();
+        packet[20] = numbers[0];
+        packet[19] += extensions.len() as u8;
+        packet
+    }
+
+    fn udp_frame(family: Family, source_port: u16, destination_port: u16) -> Vec<u8> {
+        let (offload, mut frame) =
+            Recipe { family, protocol: Protocol::Udp, ..Recipe::tcp4(40, 99) }.build();
+        let l4_start = usize::from(offload.csum_start);
+        frame[l4_start..l4_start + 2].copy_from_slice(&source_port.to_be_bytes());
+        frame[l4_start + 2..l4_start + 4].copy_from_slice(&destination_port.to_be_bytes());
+        frame
+    }
+
+    #[test]
+    fn ethernet_fields() {
+        let header = EthernetHeader::new(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 0x86, 0xdd]);
+        let header = header.unwrap();
+        assert_eq!(header.destination(), MacAddr([1, 2, 3, 4, 5, 6]));
+        assert_eq!(header.source(), MacAddr([7, 8, 9, 10, 11, 12]));
+        assert_eq!(header.ethertype(), 0x86dd);
+        assert!(EthernetHeader::new(&[0; 13]).is_none());
+        assert!(Headers::parse(&[0; 13]).is_none());
+    }
+
+    #[test]
+    fn what_is_not_ip_or_contradicts_itself_has_no_ip_headers() {
+        let (_, frame) = Recipe::tcp4(10, 100).build();
+        let broken = |at: usize, value: u8| {
+            let mut frame = frame.clone();
+            frame[at] = value;
+            parse(&frame).ip
+        };
+        assert!(broken(14, 0x45).is_some());
+        assert_eq!(broken(13, 6), None);
+        assert_eq!(broken(14, 0x65), None);
+        assert_eq!(broken(14, 0x44), None);
+        // Total length below the header's.
+        assert_eq!(broken(17, 19), None);
+        assert_eq!(parse(&frame[..33]).ip, None);
+        let tagged = Recipe { tags: 1, ..Recipe::tcp4(10, 100) }.build().1;
+        assert_eq!((parse(&tagged[..17]).l2_len, parse(&tagged[..17]).ethertype), (14, 0x8100));
+    }
+
+    #[test]
+    fn a_transport_header_must_lie_within_the_packet() {
+        let (_, frame) = Recipe::tcp4(100, 100).build();
+        let mut short = frame.clone();
+        short[17] = 20 + 31;
+        let ip = parse(&short).ip.unwrap();
+        assert_eq!((ip.transport, ip.end), (Transport::Other, 14 + 51));
+        let mut bad_offset = frame.clone();
+        bad_offset[46] = 0x40;
+        assert_eq!(parse(&bad_offset).ip.unwrap().transport, Transport::Other);
+        assert_eq!(parse(&bad_offset).end(), 34);
+    }
+
+    #[test]
+    fn extension_headers_are_walked() {
+        let ip = |chain: &[u8]| parse(&chained(chain)).ip.unwrap();
+        let plain = ip(&[0, 60]);
+        assert_eq!((plain.transport, plain.l4_start), (Transport::Udp, 54 + 16));
+        assert_eq!(plain.fragment, Fragment::Whole);
+        let routed = ip(&[43, 60]);
+        assert_eq!((routed.transport, routed.l4_start), (Transport::Other, 54 + 16));
+        let atomic = ip(&[44]);
+        assert_eq!((atomic.transport, atomic.fragment), (Transport::Udp, Fragment::First));
+        let authenticated = ip(&[60, 51]);
+        assert_eq!((authenticated.transport, authenticated.protocol), (Transport::Other, 51));
+        // A chain that is cut off.
+        let frame = chained(&[0, 60]);
+        assert_eq!(parse(&frame[..65]).ip.unwrap().transport, Transport::Other);
+    }
+
+    #[test]
+    fn the_bytes_of_a_later_fragment_are_no_headers() {
+        let mut frame = chained(&[44, 60]);
+        frame[54 + 3] = 8;
+        let ip = parse(&frame).ip.unwrap();
+        assert_eq!((ip.fragment, ip.transport), (Fragment::Later, Transport::Other));
+        assert_eq!((ip.l4_start, ip.protocol), (62, 60));
+        assert_eq!(udp_endpoints(&parse(&frame), &frame), None);
+    }
+
+    #[test]
+    fn dhcp_in_either_direction() {
+        for (family, source, destination, expected) in [
+            (Family::V4, 68, 67, true),
+            (Family::V4, 67, 68, true),
+            (Family::V4, 546, 547, false),
+            (Family::V6, 546, 547, true),
+            (Family::V6, 547, 546, true),
+            (Family::V6, 68, 67, false),
+            (Family::V4, 53, 40_000, false),
+        ] {
+            let frame = udp_frame(family, source, destination);
+            assert_eq!(is_dhcp(&parse(&frame), &frame), expected, "{family:?} {source}");
+        }
+        let (_, tcp) = Recipe::tcp4(10, 100).build();
+        assert!(!is_dhcp(&parse(&tcp), &tcp));
+    }
+
+    #[test]
+    fn endpoints_of_udp() {
+        let endpoints = |frame: &[u8]| {
+            let seen = udp_endpoints(&parse(frame), frame).unwrap();
+            (seen.source.to_string(), seen.destination.to_string())
+        };
+        assert_eq!(
+            endpoints(&udp_frame(Family::V4, 5_800, 9)),
+            ("192.168.7.9:5800".into(), "10.250.0.77:9".into())
+        );
+        assert_eq!(
+            endpoints(&udp_frame(Family::V6, 5_800, 9)),
+            ("[fd12:304:506:708:90a:b0c:d0e:f10]:5800".into(), "[fd99::abcd:ef01]:9".into())
+        );
+        let (_, tcp) = Recipe::tcp4(10, 100).build();
+        assert_eq!(udp_endpoints(&parse(&tcp), &tcp), None);
+    }
+
+    proptest! {
+        #[test]
+        fn headers_lie_where_they_were_put(recipe in recipe()) {
+            let (offload, frame) = recipe.build();
+            let headers = parse(&frame);
+            let ip = headers.ip.unwrap();
+            prop_assert_eq!(usize::from(headers.l2_len), 14 + 4 * recipe.tags);
+            prop_assert_eq!(ip.end as usize, frame.len());
+            prop_assert_eq!(ip.l4_start, offload.csum_start);
+            prop_assert_eq!(usize::from(headers.end()), frame.len() - recipe.payload_len);
+        }
+    }
+}

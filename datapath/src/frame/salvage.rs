@@ -93,3 +93,159 @@ fn gso_of_run(whole: Gso, part: Part) -> Gso {
         Gso::None | Gso::Udp => Gso::None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::{prelude::*, sample::Index};
+
+    use super::*;
+    use crate::frame::{
+        segment,
+        testing::{ACK, CWR, FIN, PSH, Protocol, Recipe, SYN, URG, Wire, read_sound, recipe},
+    };
+
+    fn segments(offload: Offload, frame: &[u8]) -> Vec<Vec<u8>> {
+        let checked = check_offload(offload, frame, frame.len()).unwrap();
+        let mut segments = Vec::new();
+        segment(&checked, frame, &mut Vec::new(), |frame| segments.push(frame.to_vec())).unwrap();
+        segments
+    }
+
+    /// The run `start..end` of the payload as a frame.
+    fn salvage(
+        template: &Template<'_>,
+        frame: &[u8],
+        start: usize,
+        end: usize,
+    ) -> (Offload, Vec<u8>) {
+        let headers_len = template.headers_len();
+        let (start, end) = (headers_len + start, headers_len + end);
+        let mut run = vec![0xee; 7];
+        let offload = template.run(start, end, &mut run).unwrap();
+        run.extend_from_slice(&frame[start..end]);
+        (offload, run)
+    }
+
+    fn tcp() -> impl Strategy<Value = Recipe> {
+        recipe().prop_map(|recipe| Recipe {
+            protocol: Protocol::Tcp,
+            flags: recipe.flags & (ACK | PSH | FIN | CWR),
+            ..recipe
+        })
+    }
+
+    #[test]
+    fn a_run_of_one_segment_is_a_plain_frame() {
+        let (offload, frame) = Recipe::tcp4(3_000, 1_000).build();
+        let template = Template::new(offload, &frame, frame.len()).unwrap();
+        let (run, _) = salvage(&template, &frame, 1_000, 2_000);
+        assert_eq!(run, Offload { gso: Gso::None, gso_size: 0, ..offload });
+        let (run, _) = salvage(&template, &frame, 1_000, 2_001);
+        assert_eq!(run, offload);
+    }
+
+    #[test]
+    fn congestion_window_reduced_stays_with_the_first_byte() {
+        let recipe = Recipe { flags: ACK | CWR, ..Recipe::tcp4(4_000, 1_000) };
+        let (offload, frame) = recipe.build();
+        let template = Template::new(offload, &frame, frame.len()).unwrap();
+        assert_eq!(salvage(&template, &frame, 0, 2_000).0.gso, Gso::Tcp4 { ecn: true });
+        let (offload, run) = salvage(&template, &frame, 2_000, 4_000);
+        assert_eq!(offload.gso, Gso::Tcp4 { ecn: false });
+        assert!(segments(offload, &run).iter().all(|s| read_sound(s).flags & CWR == 0));
+    }
+
+    #[test]
+    fn what_cannot_be_cut_is_refused() {
+        let refused = |recipe: Recipe| {
+            let (offload, frame) = recipe.build();
+            // As a plain frame, since a superframe with SYN does not pass the check.
+            let offload = Offload { gso: Gso::None, gso_size: 0, ..offload };
+            Template::new(offload, &frame, frame.len()).err()
+        };
+        let tcp = Recipe::tcp4(3_000, 1_000);
+        assert_eq!(refused(tcp.clone()), None);
+        for flags in [ACK | URG, SYN, 0x04] {
+            assert_eq!(refused(Recipe { flags, ..tcp.clone() }), Some(DropReason::Incomplete));
+        }
+        let udp = Recipe { protocol: Protocol::Udp, ..tcp.clone() };
+        assert_eq!(refused(udp), Some(DropReason::Incomplete));
+        let (_, frame) = tcp.build();
+        let complete = Template::new(Offload::NONE, &frame, frame.len());
+        assert_eq!(complete.err(), Some(DropReason::Incomplete));
+        let (offload, frame) = tcp.build();
+        let cut_short = Template::new(offload, &frame[..50], frame.len());
+        assert_eq!(cut_short.err(), Some(DropReason::BadOffload));
+    }
+
+    #[test]
+    fn runs_outside_the_payload_are_refused() {
+        let (offload, frame) = Recipe::tcp4(3_000, 1_000).build();
+        let template = Template::new(offload, &frame, frame.len()).unwrap();
+        let (first, last) = (template.headers_len(), frame.len());
+        let mut out = Vec::new();
+        for (start, end) in [(first - 1, last), (first, last + 1), (last, last), (99, 98)] {
+            assert_eq!(template.run(start, end, &mut out), Err(DropReason::Incomplete));
+        }
+        assert!(template.run(first, last, &mut out).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn the_whole_as_one_run_is_the_superframe(recipe in tcp()) {
+            let (offload, frame) = recipe.build();
+            let template = Template::new(offload, &frame, frame.len()).unwrap();
+            let (run_offload, run) = salvage(&template, &frame, 0, recipe.payload_len);
+            prop_assert_eq!(&run, &frame);
+            prop_assert_eq!(run_offload, template.checked.offload());
+        }
+
+        /// The template alone, as it comes in a piece, is enough.
+        #[test]
+        fn aligned_runs_are_the_same_on_the_wire(
+            recipe in tcp(), first in any::<Index>(), count in any::<Index>(),
+        ) {
+            let (offload, frame) = recipe.build();
+            let whole = segments(offload, &frame);
+            let first = first.index(whole.len());
+            let end = first + 1 + count.index(whole.len() - first);
+            let headers_len = frame.len() - recipe.payload_len;
+            let template = Template::new(offload, &frame[..headers_len], frame.len()).unwrap();
+            let gso_size = usize::from(recipe.gso_size);
+            let (start_at, end_at) = (first * gso_size, (end * gso_size).min(recipe.payload_len));
+            let (run_offload, run) = salvage(&template, &frame, start_at, end_at);
+            prop_assert_eq!(&segments(run_offload, &run)[..], &whole[first..end]);
+        }
+
+        #[test]
+        fn unaligned_runs_agree_with_the_stream(
+            recipe in tcp(), a in any::<Index>(), b in any::<Index>(), plain in any::<bool>(),
+        ) {
+            let (mut offload, frame) = recipe.build();
+            if plain {
+                offload = Offload { gso: Gso::None, gso_size: 0, ..offload };
+            }
+            let template = Template::new(offload, &frame, frame.len()).unwrap();
+            let (a, b) = (a.index(recipe.payload_len), b.index(recipe.payload_len));
+            let (start, end) = (a.min(b), a.max(b) + 1);
+            let (run_offload, run) = salvage(&template, &frame, start, end);
+            let payload = recipe.payload();
+            let mut at = start;
+            for bytes in segments(run_offload, &run) {
+                let Wire { sequence, flags, payload: carried, .. } = read_sound(&bytes);
+                prop_assert_eq!(sequence, recipe.sequence.wrapping_add(at as u32));
+                prop_assert_eq!(&carried[..], &payload[at..at + carried.len()]);
+                let mut expected = recipe.flags;
+                if at > 0 {
+                    expected &= !CWR;
+                }
+                at += carried.len();
+                if at < payload.len() {
+                    expected &= !(FIN | PSH);
+                }
+                prop_assert_eq!(flags, expected);
+            }
+            prop_assert_eq!(at, end);
+        }
+    }
+}

@@ -71,3 +71,95 @@ fn segment_superframe(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::frame::{
+        check_offload,
+        testing::{ACK, CWR, FIN, Family, PSH, Protocol, Recipe, URG, Wire, read_sound, recipe},
+    };
+
+    fn cut(recipe: &Recipe) -> Vec<Wire> {
+        let (offload, frame) = recipe.build();
+        let checked = check_offload(offload, &frame, frame.len()).unwrap();
+        let mut segments = Vec::new();
+        segment(&checked, &frame, &mut Vec::new(), |frame| segments.push(read_sound(frame)))
+            .unwrap();
+        segments
+    }
+
+    #[test]
+    fn flags_stand_where_they_belong() {
+        let flags = ACK | PSH | FIN | CWR;
+        let segments = cut(&Recipe { flags, ..Recipe::tcp4(2_500, 1_000) });
+        let seen: Vec<u8> = segments.iter().map(|segment| segment.flags).collect();
+        assert_eq!(seen, [ACK | CWR, ACK, ACK | PSH | FIN]);
+        let lengths: Vec<usize> = segments.iter().map(|segment| segment.payload.len()).collect();
+        assert_eq!(lengths, [1_000, 1_000, 500]);
+    }
+
+    #[test]
+    fn identification_and_sequence_wrap() {
+        let segments = cut(&Recipe::tcp4(10_000, 2_000));
+        let seen: Vec<_> = segments.iter().map(|s| (s.identification, s.sequence)).collect();
+        assert_eq!(
+            seen,
+            [
+                (0xfffe, 0xffff_f000),
+                (0xffff, 0xffff_f7d0),
+                (0, 0xffff_ffa0),
+                (1, 0x0770),
+                (2, 0x0f40)
+            ]
+        );
+    }
+
+    #[test]
+    fn the_urgent_pointer_moves_with_the_segment() {
+        let urgent = Recipe { flags: ACK | URG, urgent: 1_500, ..Recipe::tcp4(3_000, 1_000) };
+        let seen: Vec<_> = cut(&urgent).iter().map(|s| (s.flags, s.urgent)).collect();
+        assert_eq!(seen, [(ACK | URG, 1_500), (ACK | URG, 500), (ACK, 0)]);
+    }
+
+    #[test]
+    fn another_frame_than_the_checked_one_is_refused() {
+        let (offload, frame) = Recipe::tcp4(3_000, 1_000).build();
+        let checked = check_offload(offload, &frame, frame.len()).unwrap();
+        let refused = segment(&checked, &frame[1..], &mut Vec::new(), |_| panic!("emitted"));
+        assert_eq!(refused, Err(DropReason::BadOffload));
+    }
+
+    #[test]
+    fn a_frame_without_offload_passes_untouched() {
+        let frame = [0x5a; 60];
+        let checked = check_offload(super::super::Offload::NONE, &frame, 60).unwrap();
+        let mut seen = Vec::new();
+        segment(&checked, &frame, &mut Vec::new(), |frame| seen.push(frame.to_vec())).unwrap();
+        assert_eq!(seen, [frame.to_vec()]);
+    }
+
+    proptest! {
+        #[test]
+        fn segments_are_sound_and_carry_the_payload(recipe in recipe()) {
+            let segments = cut(&recipe);
+            prop_assert_eq!(segments.len(), recipe.segments());
+            let mut carried = Vec::new();
+            for (index, segment) in segments.iter().enumerate() {
+                prop_assert!(segment.payload.len() <= usize::from(recipe.gso_size));
+                if recipe.protocol == Protocol::Tcp {
+                    let at = recipe.sequence.wrapping_add(carried.len() as u32);
+                    prop_assert_eq!(segment.sequence, at);
+                }
+                if recipe.family == Family::V4 {
+                    let expected = recipe.identification.wrapping_add(index as u16);
+                    prop_assert_eq!(segment.identification, expected);
+                }
+                carried.extend_from_slice(&segment.payload);
+            }
+            prop_assert_eq!(carried, recipe.payload());
+        }
+    }
+}
