@@ -157,7 +157,7 @@ mod tests {
 
     #[test]
     fn undefined_types_are_refused() {
-        // UFO (3) is one of them: no kernel that matters makes it.
+        // UDP fragmentation (3) is one of them: no TAP is asked for it.
         for gso_type in [2, 3, 6, 0x7f, 0x80, 0x85] {
             assert_eq!(Offload::from_wire(&[1, gso_type, 0, 1, 0, 1, 0, 1]), Err(BadGsoType));
         }
