@@ -5,5 +5,6 @@ pub mod drops;
 pub mod frame;
 pub mod hello;
 pub mod node_id;
+pub mod record;
 
 pub use ipop_learning::{MacAddr, PortId, VlanId};
