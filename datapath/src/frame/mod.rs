@@ -1,8 +1,31 @@
 //! Ethernet frames and what hangs on them: headers, offloads, checksums, segments.
+//!
+//! Pure functions over bytes, without I/O and without allocation of their own: what they write goes into buffers that
+//! the caller reuses. A frame that came from a TAP or a peer passes [`check_offload`] once; [`segment`],
+//! [`complete_checksum`] and [`Template`] build on what was found there.
+#![forbid(unsafe_code)]
 
+mod check;
+mod checksum;
+mod flow;
+mod headers;
 mod offload;
+mod rewrite;
+mod salvage;
+mod segment;
+#[cfg(test)]
+mod testing;
 
+pub use check::{CheckedOffload, MAX_TCP_SEGMENTS, MAX_UDP_SEGMENTS, check_offload};
+pub use checksum::{complete_checksum, internet_checksum};
+pub use flow::{flow_hash, flow_hash_parsed};
+pub use headers::{
+    EthernetHeader, Fragment, Headers, IpHeaders, IpVersion, MAX_HEADERS_LEN, Transport,
+    UdpEndpoints, is_dhcp, udp_endpoints,
+};
 pub use offload::{BadGsoType, Gso, Offload, VNET_HEADER_LEN, WIRE_OFFLOAD_LEN};
+pub use salvage::Template;
+pub use segment::segment;
 
 /// Bytes of an Ethernet header without tags.
 pub const ETHERNET_HEADER_LEN: usize = 14;

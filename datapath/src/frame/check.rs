@@ -1,0 +1,260 @@
+//! What a vnet header claims, held against the frame that it came with.
+//!
+//! Kernels and the segmenter trust these fields, and they come from a peer or from whatever writes to a TAP. A frame
+//! passes here once, when its head is there; from then on [`CheckedOffload`] is what is passed along.
+//!
+//! A superframe must be exactly what Linux makes: one whole IP packet that fills the frame, TCP or UDP, its checksum
+//! partial (`NEEDS_CSUM`: a superframe with a complete checksum does not exist), no SYN. TCP and UDP behind an IPv6
+//! routing or authentication header are refused as superframes. A plain frame may ask for a checksum of any
+//! protocol anywhere behind the Ethernet header.
+
+use super::{
+    ETHERNET_HEADER_LEN, Gso, Headers, IpHeaders, IpVersion, MAX_FRAME_LEN, Offload, Transport,
+    headers::Fragment,
+    rewrite::{TCP_CHECKSUM, TCP_FLAGS, UDP_CHECKSUM, UDP_LENGTH, tcp_flag, u16_at},
+};
+use crate::drops::DropReason;
+
+/// Most segments in a TCP superframe: 64 KiB in pieces of 8 bytes, Linux's own least GSO size. A limit on segments
+/// rather than on their size, since GRO merges smaller ones (a few keystrokes) as well.
+pub const MAX_TCP_SEGMENTS: usize = 8_192;
+/// Most segments in a UDP superframe: Linux's `UDP_MAX_SEGMENTS`.
+pub const MAX_UDP_SEGMENTS: usize = 128;
+
+/// An offload that agrees with its frame; only [`check_offload`] makes it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CheckedOffload {
+    offload: Offload,
+    headers: Headers,
+    headers_len: u16,
+    total_len: u32,
+}
+
+impl CheckedOffload {
+    /// The offload. A superframe that fits one segment has become a plain frame that needs a checksum.
+    #[inline]
+    pub fn offload(&self) -> Offload {
+        self.offload
+    }
+
+    /// Bytes up to the transport payload, as far as the headers were understood: the `hdr_len` of the TAP's header
+    /// ([`Offload::to_tap`]). It reaches behind the checksum field and never beyond the frame.
+    #[inline]
+    pub fn headers_len(&self) -> u16 {
+        self.headers_len
+    }
+
+    /// Where the headers sit.
+    #[inline]
+    pub fn headers(&self) -> &Headers {
+        &self.headers
+    }
+
+    /// Length of the frame that was checked.
+    #[inline]
+    pub fn total_len(&self) -> usize {
+        self.total_len as usize
+    }
+}
+
+/// Checks an offload against the frame: its head, at least the first [`super::MAX_HEADERS_LEN`] bytes or all of it,
+/// and its length.
+///
+/// # Errors
+/// [`DropReason::Runt`] and [`DropReason::Oversized`] for the length, [`DropReason::BadOffload`] if offload and frame
+/// contradict each other.
+pub fn check_offload(
+    offload: Offload,
+    frame_head: &[u8],
+    total_len: usize,
+) -> Result<CheckedOffload, DropReason> {
+    if total_len > MAX_FRAME_LEN {
+        return Err(DropReason::Oversized);
+    }
+    let head = &frame_head[..frame_head.len().min(total_len)];
+    let headers = Headers::parse(head).ok_or(DropReason::Runt)?;
+    let plain = Offload { gso: Gso::None, gso_size: 0, ..offload };
+    let offload = match offload.gso {
+        Gso::None if !offload.needs_csum => Offload::NONE,
+        Gso::None => plain,
+        _ => {
+            let payload_len = check_superframe(offload, &headers, head, total_len)
+                .ok_or(DropReason::BadOffload)?;
+            if payload_len <= usize::from(offload.gso_size) { plain } else { offload }
+        }
+    };
+    let mut headers_len = usize::from(headers.end());
+    if offload.needs_csum {
+        let field_end = usize::from(offload.csum_start) + usize::from(offload.csum_offset) + 2;
+        if usize::from(offload.csum_start) < ETHERNET_HEADER_LEN || field_end > total_len {
+            return Err(DropReason::BadOffload);
+        }
+        headers_len = headers_len.max(field_end);
+    }
+    // A plain frame's checksum field may lie beyond what 16 bits say; `hdr_len` is only a hint there.
+    let headers_len = headers_len.min(usize::from(u16::MAX)) as u16;
+    Ok(CheckedOffload { offload, headers, headers_len, total_len: total_len as u32 })
+}
+
+/// The length of a superframe's payload, if all of it is right.
+fn check_superframe(
+    offload: Offload,
+    headers: &Headers,
+    head: &[u8],
+    total_len: usize,
+) -> Option<usize> {
+    let ip = headers.ip?;
+    let is_whole = ip.fragment == Fragment::Whole && ip.end as usize == total_len;
+    let is_partial = offload.needs_csum && offload.csum_start == ip.l4_start;
+    let l4 = head.get(usize::from(ip.l4_start)..)?;
+    let max_segments = check_transport(offload, &ip, l4, total_len)?;
+    let headers_len = usize::from(headers.end());
+    let payload_len = total_len.checked_sub(headers_len)?;
+    let gso_size = usize::from(offload.gso_size);
+    let is_size_sane = gso_size > 0
+        && headers_len + gso_size <= MAX_FRAME_LEN
+        && payload_len.div_ceil(gso_size) <= max_segments;
+    (is_whole && is_partial && is_size_sane).then_some(payload_len)
+}
+
+/// How many segments the superframe may have, if its type is that of its transport header `l4`.
+fn check_transport(offload: Offload, ip: &IpHeaders, l4: &[u8], total_len: usize) -> Option<usize> {
+    match (offload.gso, ip.version, ip.transport) {
+        (Gso::Tcp4 { .. }, IpVersion::V4, Transport::Tcp { .. })
+        | (Gso::Tcp6 { .. }, IpVersion::V6, Transport::Tcp { .. }) => {
+            // SYN takes a sequence number of its own: the segments' numbers would be off by one.
+            let is_cuttable = l4[TCP_FLAGS] & tcp_flag::SYN == 0;
+            (is_cuttable && offload.csum_offset == TCP_CHECKSUM).then_some(MAX_TCP_SEGMENTS)
+        }
+        (Gso::Udp, _, Transport::Udp) => {
+            let l4_len = total_len.checked_sub(usize::from(ip.l4_start))?;
+            let is_whole = usize::from(u16_at(l4, UDP_LENGTH)) == l4_len;
+            (is_whole && offload.csum_offset == UDP_CHECKSUM).then_some(MAX_UDP_SEGMENTS)
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::frame::{
+        MAX_HEADERS_LEN,
+        testing::{ACK, Family, Protocol, Recipe, SYN, recipe},
+    };
+
+    fn check(offload: Offload, frame: &[u8]) -> Result<CheckedOffload, DropReason> {
+        check_offload(offload, frame, frame.len())
+    }
+
+    fn refused(offload: Offload, frame: &[u8]) {
+        assert_eq!(check(offload, frame), Err(DropReason::BadOffload), "{offload:?}");
+    }
+
+    #[test]
+    fn lengths_out_of_bounds() {
+        assert_eq!(check(Offload::NONE, &[0; 13]), Err(DropReason::Runt));
+        assert_eq!(check(Offload::NONE, &[]), Err(DropReason::Runt));
+        let long = vec![0; MAX_FRAME_LEN + 1];
+        assert_eq!(check(Offload::NONE, &long), Err(DropReason::Oversized));
+        assert!(check(Offload::NONE, &long[1..]).is_ok());
+    }
+
+    #[test]
+    fn a_superframe_of_another_type_than_its_headers() {
+        for family in [Family::V4, Family::V6] {
+            for protocol in [Protocol::Tcp, Protocol::Udp] {
+                let recipe = Recipe { family, protocol, ..Recipe::tcp4(3_000, 1_000) };
+                let (offload, frame) = recipe.build();
+                for gso in [Gso::Tcp4 { ecn: false }, Gso::Tcp6 { ecn: false }, Gso::Udp] {
+                    let checked = check(Offload { gso, ..offload }, &frame);
+                    assert_eq!(checked.is_ok(), gso == offload.gso, "{gso:?} {recipe:?}");
+                }
+            }
+        }
+        refused(Recipe::tcp4(3_000, 1_000).build().0, &[0; 3_000]);
+    }
+
+    #[test]
+    fn a_superframe_with_a_field_that_lies() {
+        let (offload, frame) = Recipe::tcp4(3_000, 1_000).build();
+        refused(Offload { needs_csum: false, ..offload }, &frame);
+        refused(Offload { csum_start: offload.csum_start + 1, ..offload }, &frame);
+        refused(Offload { csum_offset: 6, ..offload }, &frame);
+        refused(Offload { gso_size: 0, ..offload }, &frame);
+        refused(Offload { gso_size: u16::MAX, ..offload }, &frame);
+        let (offload, frame) =
+            Recipe { protocol: Protocol::Udp, ..Recipe::tcp4(3_000, 1_000) }.build();
+        refused(Offload { csum_offset: 16, ..offload }, &frame);
+    }
+
+    #[test]
+    fn a_superframe_that_linux_would_not_make() {
+        let (offload, frame) = Recipe::tcp4(3_000, 1_000).build();
+        // Not the length that its IP header states; a fragment; SYN.
+        refused(offload, &frame[..frame.len() - 1]);
+        refused(offload, &[&frame[..], &[0]].concat());
+        let mut fragment = frame.clone();
+        fragment[20] |= 0x20;
+        refused(offload, &fragment);
+        let (offload, frame) = Recipe { flags: ACK | SYN, ..Recipe::tcp4(3_000, 1_000) }.build();
+        refused(offload, &frame);
+        let udp = Recipe { protocol: Protocol::Udp, ..Recipe::tcp4(3_000, 1_000) };
+        let (offload, mut frame) = udp.build();
+        frame[39] ^= 1;
+        refused(offload, &frame);
+    }
+
+    #[test]
+    fn the_number_of_segments_is_bounded() {
+        let (offload, frame) = Recipe::tcp4(MAX_TCP_SEGMENTS, 1).build();
+        assert!(check(offload, &frame).is_ok());
+        let (offload, frame) = Recipe::tcp4(MAX_TCP_SEGMENTS + 1, 1).build();
+        refused(offload, &frame);
+        let udp = Recipe { protocol: Protocol::Udp, ..Recipe::tcp4(MAX_UDP_SEGMENTS * 7, 7) };
+        let (offload, frame) = udp.build();
+        assert!(check(offload, &frame).is_ok());
+        let (offload, frame) = Recipe { payload_len: MAX_UDP_SEGMENTS * 7 + 1, ..udp }.build();
+        refused(offload, &frame);
+    }
+
+    #[test]
+    fn one_segment_becomes_a_plain_frame() {
+        let (offload, frame) = Recipe::tcp4(1_000, 1_000).build();
+        let checked = check(offload, &frame).unwrap();
+        assert_eq!(checked.offload(), Offload { gso: Gso::None, gso_size: 0, ..offload });
+        let (offload, frame) = Recipe::tcp4(0, 1_000).build();
+        assert_eq!(check(offload, &frame).unwrap().offload().gso, Gso::None);
+    }
+
+    #[test]
+    fn a_plain_frame_may_have_any_checksum_within_it() {
+        let partial = |csum_start, csum_offset| {
+            let offload = Offload { needs_csum: true, csum_start, csum_offset, ..Offload::NONE };
+            check(offload, &[0x77; 100]).map(|checked| checked.headers_len())
+        };
+        assert_eq!(partial(14, 0), Ok(16));
+        assert_eq!(partial(60, 38), Ok(100));
+        assert_eq!(partial(13, 16), Err(DropReason::BadOffload));
+        assert_eq!(partial(60, 39), Err(DropReason::BadOffload));
+        assert_eq!(partial(u16::MAX, u16::MAX), Err(DropReason::BadOffload));
+        let stale = Offload { csum_start: 9, csum_offset: 9, gso_size: 9, ..Offload::NONE };
+        assert_eq!(check(stale, &[0x77; 100]).unwrap().offload(), Offload::NONE);
+    }
+
+    proptest! {
+        #[test]
+        fn superframes_pass_and_their_head_is_enough(recipe in recipe()) {
+            let (offload, frame) = recipe.build();
+            let checked = check(offload, &frame).unwrap();
+            prop_assert_eq!(usize::from(checked.headers_len()), frame.len() - recipe.payload_len);
+            let head = &frame[..frame.len().min(MAX_HEADERS_LEN)];
+            prop_assert_eq!(check_offload(offload, head, frame.len()), Ok(checked));
+            if recipe.segments() > 1 {
+                prop_assert_eq!(checked.offload(), offload);
+            }
+        }
+    }
+}
