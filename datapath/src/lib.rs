@@ -3,6 +3,7 @@
 pub mod command;
 pub mod drops;
 pub mod frame;
+pub mod fuzzing;
 pub mod hello;
 pub mod node_id;
 pub mod record;

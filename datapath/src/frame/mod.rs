@@ -14,7 +14,7 @@ mod rewrite;
 mod salvage;
 mod segment;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 pub use check::{CheckedOffload, MAX_TCP_SEGMENTS, MAX_UDP_SEGMENTS, check_offload};
 pub use checksum::{complete_checksum, internet_checksum};

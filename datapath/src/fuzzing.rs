@@ -1,0 +1,193 @@
+//! Bodies of the fuzz targets: what must hold for any bytes at all.
+//!
+//! They are ordinary functions, so that `datapath/fuzz` needs only a wrapper for each and `tests/replay_corpora.rs` replays
+//! the committed corpora on stable Rust. A body panics when a promise is broken, and only then. A new target: its body
+//! here, an entry in [`TARGETS`], a wrapper in `fuzz/fuzz_targets`, a `[[bin]]` in `fuzz/Cargo.toml`, seeds in
+//! `fuzz/corpus/<name>`.
+
+use crate::frame::{
+    self, CheckedOffload, Gso, Headers, IpVersion, MAX_HEADERS_LEN, Offload, Template, Transport,
+    WIRE_OFFLOAD_LEN,
+};
+
+/// One fuzz target.
+pub struct Target {
+    /// Of the corpus directory, the wrapper and the function.
+    pub name: &'static str,
+    /// What to run on an input.
+    pub body: fn(&[u8]),
+}
+
+/// Every target.
+pub const TARGETS: &[Target] = &[Target { name: "frame_input", body: frame_input }];
+
+/// A vnet header and a frame as a peer may send them: 8 bytes of offload as in a record (`docs/WIRE.md`), 2 bytes that choose
+/// a run for salvage, the frame.
+///
+/// What passes [`frame::check_offload`] must segment into sound frames that carry the whole payload, and a salvaged run
+/// must again pass.
+///
+/// # Panics
+/// When that does not hold.
+pub fn frame_input(bytes: &[u8]) {
+    let Some((wire, rest)) = bytes.split_first_chunk::<WIRE_OFFLOAD_LEN>() else { return };
+    let Some((&[first, last], frame)) = rest.split_first_chunk() else { return };
+    if let Some(headers) = Headers::parse(frame) {
+        assert!(usize::from(headers.end()) <= frame.len());
+        assert_eq!(frame::flow_hash(frame), frame::flow_hash_parsed(&headers, frame));
+        let is_udp = frame::udp_endpoints(&headers, frame).is_some();
+        assert!(is_udp || !frame::is_dhcp(&headers, frame));
+    }
+    let Ok(offload) = Offload::from_wire(wire) else { return };
+    let mut completed = frame.to_vec();
+    if frame::complete_checksum(offload, &mut completed).is_err() {
+        assert_eq!(completed, frame, "a refused frame is left alone");
+    }
+    let Ok(checked) = frame::check_offload(offload, frame, frame.len()) else { return };
+    let head = &frame[..frame.len().min(MAX_HEADERS_LEN)];
+    assert_eq!(frame::check_offload(offload, head, frame.len()), Ok(checked));
+    let at_tap = checked.offload().to_tap(checked.headers_len());
+    assert_eq!(Offload::from_tap(&at_tap), Ok(checked.offload()));
+    cut(&checked, frame);
+    salvage(checked.offload(), frame, first, last);
+}
+
+fn cut(checked: &CheckedOffload, frame: &[u8]) {
+    let is_superframe = checked.offload().gso != Gso::None;
+    let headers_len = usize::from(checked.headers_len());
+    let gso_size = usize::from(checked.offload().gso_size);
+    let mut carried = Vec::new();
+    let mut frames = 0;
+    frame::segment(checked, frame, &mut Vec::new(), |segment| {
+        frames += 1;
+        if is_superframe {
+            assert!(segment.len() <= headers_len + gso_size);
+            assert_sound(segment);
+            carried.extend_from_slice(&segment[headers_len..]);
+        } else {
+            assert_eq!(segment.len(), frame.len());
+        }
+    })
+    .expect("what was checked can be cut");
+    if is_superframe {
+        assert!(frames > 1);
+        assert_eq!(carried, frame[headers_len..]);
+    } else {
+        assert_eq!(frames, 1);
+    }
+}
+
+fn salvage(offload: Offload, frame: &[u8], first: u8, last: u8) {
+    let Ok(template) = Template::new(offload, frame, frame.len()) else { return };
+    let headers_len = template.headers_len();
+    let at = |place: u8| headers_len + (frame.len() - headers_len) * usize::from(place) / 255;
+    let (start, end) = (at(first), at(last));
+    let mut run = Vec::new();
+    let Ok(run_offload) = template.run(start, end, &mut run) else {
+        assert!(start >= end, "a run within the payload can be written");
+        return;
+    };
+    run.extend_from_slice(&frame[start..end]);
+    let checked = frame::check_offload(run_offload, &run, run.len()).expect("a run is sound");
+    assert_eq!(checked.offload(), run_offload);
+    let mut carried = Vec::new();
+    frame::segment(&checked, &run, &mut Vec::new(), |segment| {
+        assert_sound(segment);
+        carried.extend_from_slice(&segment[headers_len..]);
+    })
+    .expect("what was checked can be cut");
+    assert_eq!(carried, frame[start..end]);
+}
+
+/// Lengths and checksums of a TCP or UDP frame, as its receiver verifies them.
+fn assert_sound(segment: &[u8]) {
+    let headers = Headers::parse(segment).expect("not a runt");
+    let ip = headers.ip.expect("an IP packet");
+    assert_ne!(ip.transport, Transport::Other);
+    assert_eq!(ip.end as usize, segment.len());
+    let (ip_start, l4_start) = (usize::from(headers.l2_len), usize::from(ip.l4_start));
+    let addresses = match ip.version {
+        IpVersion::V4 => {
+            assert_eq!(frame::internet_checksum(&segment[ip_start..l4_start]), 0);
+            ip_start + 12..ip_start + 20
+        }
+        IpVersion::V6 => ip_start + 8..ip_start + 40,
+    };
+    let mut summed = segment[addresses].to_vec();
+    summed.extend_from_slice(&[0, ip.protocol]);
+    summed.extend_from_slice(&((segment.len() - l4_start) as u32).to_be_bytes());
+    summed.extend_from_slice(&segment[l4_start..]);
+    assert_eq!(frame::internet_checksum(&summed), 0, "transport checksum");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::frame::testing::{ACK, CWR, FIN, Family, PSH, Protocol, Recipe, recipe};
+
+    fn input(offload: Offload, run: [u8; 2], frame: &[u8]) -> Vec<u8> {
+        [&offload.to_wire()[..], &run, frame].concat()
+    }
+
+    /// Superframes of every kind, each also as a plain frame, and frames that no superframe recipe makes.
+    fn seeds() -> Vec<Vec<u8>> {
+        let mut seeds = Vec::new();
+        for family in [Family::V4, Family::V6] {
+            for protocol in [Protocol::Tcp, Protocol::Udp] {
+                for (tags, ip_option_units) in [(0, 0), (1, 2), (2, 10)] {
+                    let flags = ACK | PSH | FIN | CWR;
+                    let tcp = Recipe::tcp4(700 - 100 * tags, 250);
+                    let recipe = Recipe { family, protocol, tags, ip_option_units, flags, ..tcp };
+                    let (offload, frame) = recipe.build();
+                    seeds.push(input(offload, [0, 128], &frame));
+                    let plain = Offload { gso: Gso::None, gso_size: 0, ..offload };
+                    seeds.push(input(plain, [64, 255], &frame));
+                }
+            }
+        }
+        let (_, mut fragment) = Recipe { protocol: Protocol::Udp, ..Recipe::tcp4(40, 9) }.build();
+        fragment[20] = 0x20;
+        seeds.push(input(Offload::NONE, [0, 0], &fragment));
+        let mut arp = vec![0xff; 42];
+        arp[12..14].copy_from_slice(&[8, 6]);
+        seeds.push(input(Offload::NONE, [0, 0], &arp));
+        seeds
+    }
+
+    #[test]
+    #[ignore = "writes the seed corpus"]
+    fn write_seed_corpus() {
+        let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/frame_input");
+        fs::create_dir_all(&corpus).unwrap();
+        for (index, seed) in seeds().iter().enumerate() {
+            fs::write(corpus.join(format!("seed-{index:02}")), seed).unwrap();
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            frame_input(&bytes);
+        }
+
+        #[test]
+        fn superframes_with_a_few_bytes_changed(
+            recipe in recipe(),
+            run in any::<[u8; 2]>(),
+            changes in proptest::collection::vec((0..110_usize, any::<u8>()), 0..4),
+        ) {
+            let (offload, frame) = recipe.build();
+            let mut bytes = input(offload, run, &frame);
+            for (at, value) in changes {
+                if let Some(byte) = bytes.get_mut(at) {
+                    *byte = value;
+                }
+            }
+            frame_input(&bytes);
+        }
+    }
+}
