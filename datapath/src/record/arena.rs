@@ -85,6 +85,12 @@ impl Arena {
         Ok(self.take())
     }
 
+    /// How many chunks there are, free ones included.
+    #[cfg(test)]
+    pub(super) fn chunks(&self) -> usize {
+        self.chunks
+    }
+
     #[cold]
     fn change_chunk(&mut self) -> Result<(), Exhausted> {
         let chunk_len = self.chunk_len;

@@ -82,15 +82,17 @@ impl RecordCursor {
         let Some((kind, body)) = body else { return Some(Err(DropReason::BadRecord)) };
         self.at = body.end;
         let mut fields = Fields { datagram, at: body.start, end: body.end };
-        Some(match kind {
-            kind::WHOLE => fields.whole(Kind::Plain),
-            kind::WHOLE_OFFLOAD => fields.whole(Kind::WithOffload),
-            kind::FIRST => fields.first(),
-            kind::PIECE => fields.piece(),
-            kind::PIECE_TEMPLATE => fields.piece_template(),
-            _ => return Some(Err(DropReason::UnknownRecord)),
-        }
-        .ok_or(DropReason::BadRecord))
+        Some(
+            match kind {
+                kind::WHOLE => fields.whole(),
+                kind::WHOLE_OFFLOAD => fields.whole_offload(),
+                kind::FIRST => fields.first(),
+                kind::PIECE => fields.piece(),
+                kind::PIECE_TEMPLATE => fields.piece_template(),
+                _ => return Some(Err(DropReason::UnknownRecord)),
+            }
+            .ok_or(DropReason::BadRecord),
+        )
     }
 
     /// Whether nothing but padding follows.
@@ -108,11 +110,6 @@ impl RecordCursor {
     }
 }
 
-enum Kind {
-    Plain,
-    WithOffload,
-}
-
 /// What is left of a body.
 struct Fields<'a> {
     datagram: &'a [u8],
@@ -122,12 +119,15 @@ struct Fields<'a> {
 
 impl Fields<'_> {
     #[inline]
-    fn whole(&mut self, kind: Kind) -> Option<Record> {
+    fn whole(&mut self) -> Option<Record> {
         let sequence = self.sequence()?;
-        let offload = match kind {
-            Kind::Plain => Offload::NONE,
-            Kind::WithOffload => self.offload()?,
-        };
+        Some(Record::Whole(WholeFrame { sequence, offload: Offload::NONE, frame: self.rest()? }))
+    }
+
+    #[inline]
+    fn whole_offload(&mut self) -> Option<Record> {
+        let sequence = self.sequence()?;
+        let offload = self.offload()?;
         Some(Record::Whole(WholeFrame { sequence, offload, frame: self.rest()? }))
     }
 
@@ -202,7 +202,8 @@ impl Piece {
     #[inline]
     fn checked(self) -> Option<Record> {
         // Offsets near 2^32 would only matter where usize has 32 bits; no frame reaches them anyway.
-        let end = u32::try_from(self.offset).ok()?.checked_add(u32::try_from(self.bytes.len()).ok()?)?;
+        let end =
+            u32::try_from(self.offset).ok()?.checked_add(u32::try_from(self.bytes.len()).ok()?)?;
         let fits = self.shape.is_none_or(|shape| end as usize <= shape.total_len);
         fits.then_some(Record::Piece(self))
     }
@@ -240,12 +241,18 @@ mod tests {
 
         let shape = Some(FrameShape { total_len: 259, offload });
         let first = [&[3, 0, 17, 0, 0, 0, 9, 0, 0, 1, 3], wire.as_slice(), &[0xdd]].concat();
-        let piece = Piece { sequence: Sequence(9), offset: 0, shape, template: 0..0, bytes: 19..20 };
+        let piece =
+            Piece { sequence: Sequence(9), offset: 0, shape, template: 0..0, bytes: 19..20 };
         assert_eq!(all(&first), [Ok(Record::Piece(piece))]);
 
         let piece = [4, 0, 9, 0, 0, 0, 9, 0, 0, 1, 0, 0xee];
-        let expected =
-            Piece { sequence: Sequence(9), offset: 256, shape: None, template: 0..0, bytes: 11..12 };
+        let expected = Piece {
+            sequence: Sequence(9),
+            offset: 256,
+            shape: None,
+            template: 0..0,
+            bytes: 11..12,
+        };
         assert_eq!(all(&piece), [Ok(Record::Piece(expected))]);
 
         let mut piece = vec![5, 0, 25, 0, 0, 0, 9, 0, 0, 1, 2, 0, 0, 1, 3];
@@ -279,11 +286,11 @@ mod tests {
     fn malformed_bodies_are_dropped_alone() {
         let good = [1, 0, 5, 0, 0, 0, 0, 0xaa];
         let bad: &[&[u8]] = &[
-            &[1, 0, 3, 0, 0, 0],                                           // no room for the sequence
-            &[1, 0, 4, 0, 0, 0, 0],                                        // no frame bytes
-            &[2, 0, 13, 0, 0, 0, 0, 0, 77, 0, 0, 0, 0, 0, 0, 1],           // undefined gso_type
+            &[1, 0, 3, 0, 0, 0],                                 // no room for the sequence
+            &[1, 0, 4, 0, 0, 0, 0],                              // no frame bytes
+            &[2, 0, 13, 0, 0, 0, 0, 0, 77, 0, 0, 0, 0, 0, 0, 1], // undefined gso_type
             &[3, 0, 17, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1], // longer than the frame
-            &[4, 0, 9, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 1],             // ends beyond 2^32
+            &[4, 0, 9, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 1],   // ends beyond 2^32
             &[5, 0, 3, 0, 0, 0],
         ];
         for bad in bad {

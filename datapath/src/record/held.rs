@@ -53,7 +53,10 @@ pub(super) struct HeldFrames {
     frames: VecDeque<Held>,
     partials: usize,
     cost: usize,
-    #[expect(clippy::vec_box, reason = "a partial frame moves between here and the queue by its box")]
+    #[expect(
+        clippy::vec_box,
+        reason = "a partial frame moves between here and the queue by its box"
+    )]
     spare: Vec<Box<Partial>>,
 }
 
@@ -78,6 +81,11 @@ impl HeldFrames {
     /// How many frames are held.
     pub(super) fn len(&self) -> usize {
         self.frames.len()
+    }
+
+    /// Bytes that are held, bookkeeping included.
+    pub(super) fn cost(&self) -> usize {
+        self.cost
     }
 
     /// Whether more is held than may be.

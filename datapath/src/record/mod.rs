@@ -16,11 +16,17 @@ mod partial;
 mod proptests;
 mod reassemble;
 mod salvage;
+#[cfg(test)]
+mod scenarios;
+#[cfg(test)]
+mod testing;
 mod window;
 
 pub use decode::{FrameShape, Piece, Record, RecordCursor, WholeFrame, records};
 pub use encode::{MIN_DATAGRAM_LEN, RecordWriter};
-pub use reassemble::{FrameSink, Reassembler, ReassemblyStats};
+pub use reassemble::{
+    FrameSink, OVERTAKEN_WAIT, RELEASE_AFTER_DATAGRAMS, Reassembler, ReassemblyStats, STALLED_WAIT,
+};
 
 use crate::frame::WIRE_OFFLOAD_LEN;
 

@@ -239,8 +239,7 @@ mod tests {
         for start in [0, 10, 30, 50, 60] {
             insert(&mut partial, start, 10).unwrap();
         }
-        let runs: Vec<_> =
-            [0, 2, 3].iter().map(|from| partial.run(*from).unwrap().bytes).collect();
+        let runs: Vec<_> = [0, 2, 3].iter().map(|from| partial.run(*from).unwrap().bytes).collect();
         assert_eq!(runs, [0..20, 30..40, 50..70]);
         assert_eq!(partial.run(3).unwrap().pieces, 3..5);
         assert_eq!(partial.run(5), None);
@@ -256,7 +255,8 @@ mod tests {
     #[test]
     fn a_head_is_gathered_from_as_many_pieces_as_it_takes() {
         let mut heads = Arena::new(1_024, 2, WhenFull::Replace);
-        for lens in [&[300, 10][..], &[1, 1_000], &[100, 100, 56], &[100, 156, 7], &[9, 1, 2], &[5]] {
+        for lens in [&[300, 10][..], &[1, 1_000], &[100, 100, 56], &[100, 156, 7], &[9, 1, 2], &[5]]
+        {
             let bytes: Vec<u8> = (0..lens.iter().sum::<usize>()).map(|n| n as u8).collect();
             let mut rest = Bytes::from(bytes.clone());
             let mut pieces: Vec<_> = lens.iter().map(|len| rest.split_to(*len)).collect();

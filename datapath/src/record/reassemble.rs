@@ -122,12 +122,8 @@ impl Reassembler {
         let mut cursor = RecordCursor::default();
         while let Some(record) = cursor.next_in(&datagram) {
             let taken = match record {
-                Ok(Record::Whole(whole)) => {
-                    self.whole(&whole, &mut datagram, cursor, now, sink)
-                }
-                Ok(Record::Piece(piece)) => {
-                    self.piece(&piece, &mut datagram, cursor, now, sink)
-                }
+                Ok(Record::Whole(whole)) => self.whole(&whole, &mut datagram, cursor, now, sink),
+                Ok(Record::Piece(piece)) => self.piece(&piece, &mut datagram, cursor, now, sink),
                 Err(reason) => Err(reason),
             };
             if let Err(reason) = taken {
@@ -171,6 +167,22 @@ impl Reassembler {
         let stats = self.stats;
         let seen = stats.delivered + stats.salvaged + stats.given_up + self.held.len() as u64;
         ReassemblyStats { missing: self.announced - seen, ..stats }
+    }
+
+    /// How many frames are held.
+    pub(super) fn held_len(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Bytes that held frames cost, bookkeeping included.
+    pub(super) fn held_cost(&self) -> usize {
+        self.held.cost()
+    }
+
+    /// How many chunks copies take, free ones included.
+    #[cfg(test)]
+    pub(super) fn copied_chunks(&self) -> usize {
+        self.copies.chunks()
     }
 
     #[inline]
