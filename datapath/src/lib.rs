@@ -1,11 +1,28 @@
-//! Frames in, frames out.
+//! Frames in, frames out: the datapath of ipop-switch.
+//!
+//! The modules in the order in which a frame flows, TAP to tunnel: [`os::tap`] opens the device, [`engine`] reads it through io_uring, `forward`
+//! classifies, learns and looks up, [`record`] packs the frame into datagrams, `tunnel` puts them on a QUIC connection ([`quic`] says how that is
+//! set up), and [`engine`] sends its trains over UDP ([`os::udp`]). Inbound it is the same way back. [`core::Core`] holds one worker's share of all
+//! of this without doing any I/O: what it asks of its surroundings is [`io::Io`].
 
 pub mod command;
+pub mod core;
+pub mod counters;
 pub mod drops;
+pub mod engine;
+mod forward;
 pub mod frame;
 pub mod fuzzing;
 pub mod hello;
+pub mod io;
+pub mod loop_probe;
 pub mod node_id;
+pub mod os;
 pub mod quic;
+pub mod record;
+pub mod shared;
+mod storm;
+mod tunnel;
 
+pub use forward::TapOffload;
 pub use ipop_learning::{MacAddr, PortId, VlanId};

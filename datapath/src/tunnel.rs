@@ -159,7 +159,7 @@ impl Tunnel {
         while let Some(datagram) = self.connection.datagrams().recv() {
             self.reassembler.push(now, datagram, sink);
         }
-        self.reassembler.unpin();
+        self.reassembler.unpin(sink);
     }
 
     /// The earliest time at which [`Tunnel::handle_timeout`] has something to do.
