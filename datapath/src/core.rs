@@ -27,8 +27,8 @@ use crate::{
     loop_probe::{LoopProbe, PROBE_INTERVAL},
     node_id::NodeId,
     quic::{
-        Admission, CidKey, Congestion, InitialKey, LinkHealth, TlsIdentity, cid::admit_packet,
-        tls, transport,
+        Admission, CidKey, Congestion, InitialKey, LinkHealth, TlsIdentity, cid::admit_packet, tls,
+        transport,
     },
     record::FrameSink,
     shared::{NodeFacts, Shared},
@@ -157,13 +157,7 @@ impl Core {
     }
 
     /// A frame that another worker hands over because this one carries the peer's lane.
-    pub fn mailed(
-        &mut self,
-        port: PortId,
-        offload: Offload,
-        headers_len: u16,
-        frame: &[u8],
-    ) {
+    pub fn mailed(&mut self, port: PortId, offload: Offload, headers_len: u16, frame: &[u8]) {
         let sent = match self.active[usize::from(port.0)] {
             Some(handle) => self.enqueue(handle, port, offload, headers_len, frame),
             None => Err(DropReason::TunnelDown),
@@ -379,14 +373,14 @@ impl Core {
         let health = Arc::new(LinkHealth::default());
         let mut config = ClientConfig::new(crypto);
         let initial = InitialKey::of(peer);
-        config
-            .initial_dst_cid_provider(Arc::new(move || initial.generate(lane)))
-            .transport_config(transport::transport_config(
+        config.initial_dst_cid_provider(Arc::new(move || initial.generate(lane))).transport_config(
+            transport::transport_config(
                 self.config.congestion,
                 health.clone(),
                 &remote,
                 io.first_hop_mtu(remote),
-            ));
+            ),
+        );
         let (handle, connection) = self
             .endpoint
             .connect(now, config, remote, tls::SERVER_NAME)
@@ -394,15 +388,8 @@ impl Core {
         let gauges = self.config.shared.tunnels.insert(id);
         let socket = if lane.0 == 0 { SocketId::LISTEN } else { io.dial_socket() };
         let direction = Direction::Dialled;
-        let mut tunnel = Tunnel::new(NewTunnel {
-            id,
-            handle,
-            connection,
-            direction,
-            socket,
-            gauges,
-            health,
-        });
+        let mut tunnel =
+            Tunnel::new(NewTunnel { id, handle, connection, direction, socket, gauges, health });
         tunnel.dialled_lane = Some(lane);
         self.insert(tunnel, io);
         Ok(())
@@ -575,7 +562,13 @@ impl Core {
         }
     }
 
-    fn progress(&mut self, now: Instant, handle: ConnectionHandle, step: Progress, io: &mut impl Io) {
+    fn progress(
+        &mut self,
+        now: Instant,
+        handle: ConnectionHandle,
+        step: Progress,
+        io: &mut impl Io,
+    ) {
         match step {
             Progress::HandshakeDone => self.handshake_done(now, handle, io),
             Progress::HelloRead => self.hello_read(now, handle, io),

@@ -197,7 +197,8 @@ impl Switch {
     pub(crate) fn clear_loops(&mut self, now: Instant) {
         for (index, tap) in self.taps.iter_mut().enumerate() {
             let port = PortId(index as u16);
-            if tap.probe_seen.is_some_and(|seen| now.saturating_duration_since(seen) > CLEAR_AFTER) {
+            if tap.probe_seen.is_some_and(|seen| now.saturating_duration_since(seen) > CLEAR_AFTER)
+            {
                 tap.probe_seen = None;
                 if self.shared.port(port).set_blocked(false) {
                     self.events.push(Event::LoopCleared { port });
@@ -248,7 +249,11 @@ impl Switch {
         if !destination.is_group()
             && let Some(port) = fdb.look_up(VlanId::UNTAGGED, destination, now_s)
         {
-            return if port == ingress { Err(DropReason::SamePort) } else { Ok(Egress::Port(port)) };
+            return if port == ingress {
+                Err(DropReason::SamePort)
+            } else {
+                Ok(Egress::Port(port))
+            };
         }
         if !self.buckets[usize::from(ingress.0)].take(now) {
             return Err(DropReason::Storm);
@@ -314,9 +319,10 @@ impl Switch {
             return probe.token == self.facts.probe_token && tap.0 >= probe.tap;
         }
         is_lower(probe.origin, self.facts.node)
-            && self.shared.live_peers().any(|peer| {
-                self.shared.port(peer).has_probe_token(&probe.token)
-            })
+            && self
+                .shared
+                .live_peers()
+                .any(|peer| self.shared.port(peer).has_probe_token(&probe.token))
     }
 }
 

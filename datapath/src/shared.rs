@@ -82,10 +82,7 @@ impl Shared {
 
     /// Remembers a tunnel for the own-packet guard.
     pub fn add_own_flow(&self, local_port: u16, remote: SocketAddr) {
-        self.own_flows
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert((local_port, remote));
+        self.own_flows.write().unwrap_or_else(PoisonError::into_inner).insert((local_port, remote));
     }
 
     /// Forgets a tunnel.

@@ -4,13 +4,13 @@ use std::time::Instant;
 
 /// Flooded frames (broadcast, multicast, unknown destination) a second that one port may send into the switch: 100 times what a busy
 /// segment of some hundred hosts makes, and a tenth of what one core carries.
-pub const STORM_RATE_FRAMES: u32 = 20_000;
+pub(crate) const STORM_RATE_FRAMES: u32 = 20_000;
 /// Frames at once, half a second's worth.
-pub const STORM_BURST_FRAMES: u32 = 10_000;
+pub(crate) const STORM_BURST_FRAMES: u32 = 10_000;
 
 /// A token bucket (RFC 2697, one rate, one colour), in frames.
 #[derive(Debug, Clone)]
-pub struct TokenBucket {
+pub(crate) struct TokenBucket {
     rate: u32,
     burst: u32,
     tokens: f64,
@@ -19,16 +19,15 @@ pub struct TokenBucket {
 
 impl TokenBucket {
     /// Full at `now`; `rate` in frames a second.
-    pub fn new(rate: u32, burst: u32, now: Instant) -> Self {
+    pub(crate) fn new(rate: u32, burst: u32, now: Instant) -> Self {
         Self { rate, burst, tokens: f64::from(burst), filled: now }
     }
 
     /// Takes one token if there is one.
-    pub fn take(&mut self, now: Instant) -> bool {
+    pub(crate) fn take(&mut self, now: Instant) -> bool {
         if self.tokens < 1.0 {
             let elapsed = now.saturating_duration_since(self.filled).as_secs_f64();
-            self.tokens =
-                (self.tokens + elapsed * f64::from(self.rate)).min(f64::from(self.burst));
+            self.tokens = (self.tokens + elapsed * f64::from(self.rate)).min(f64::from(self.burst));
             self.filled = now;
         }
         let allowed = self.tokens >= 1.0;

@@ -204,7 +204,9 @@ impl Tunnel {
                         return Some(progress);
                     }
                 }
-                QuicEvent::Stream(StreamEvent::Readable { id }) if Some(id) == self.hello_stream => {
+                QuicEvent::Stream(StreamEvent::Readable { id })
+                    if Some(id) == self.hello_stream =>
+                {
                     if let Some(progress) = self.read_hello() {
                         return Some(progress);
                     }
@@ -303,10 +305,9 @@ fn needs(offload: Offload) -> u64 {
 
 fn explain(error: ConnectionError) -> Ended {
     match error {
-        ConnectionError::ApplicationClosed(close) => Ended::ByPeer {
-            code: close.error_code.into_inner(),
-            phrase: printable(&close.reason),
-        },
+        ConnectionError::ApplicationClosed(close) => {
+            Ended::ByPeer { code: close.error_code.into_inner(), phrase: printable(&close.reason) }
+        }
         ConnectionError::ConnectionClosed(close) if is_tls(close.error_code) => {
             Ended::Refused(format!(
                 "the peer refused this node ({}): is this node's id among its --peer options?",

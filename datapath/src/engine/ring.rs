@@ -117,9 +117,10 @@ impl Ring {
         let args = SubmitArgs::new().timespec(&timespec);
         let waited = if timeout.is_zero() {
             // Not a mere submit: deferred completions must run too.
-            self.uring.submitter().submit_with_args(0, &args).and_then(|_| {
-                self.uring.submitter().submit_and_wait(0)
-            })
+            self.uring
+                .submitter()
+                .submit_with_args(0, &args)
+                .and_then(|_| self.uring.submitter().submit_and_wait(0))
         } else {
             self.uring.submitter().submit_with_args(1, &args)
         };

@@ -151,7 +151,9 @@ impl Sender {
             // The device cannot segment: never ask it again.
             libc::EIO if segmented => {
                 if std::mem::replace(&mut outlet.port.gso, false) {
-                    tracing::warn!("the network device refuses UDP segmentation offload: slower without");
+                    tracing::warn!(
+                        "the network device refuses UDP segmentation offload: slower without"
+                    );
                 }
                 self.send_singly(ring, index);
                 return;

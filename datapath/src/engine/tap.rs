@@ -40,11 +40,7 @@ struct ReadQueue {
 /// What a finished read means.
 pub(crate) enum Read<'a> {
     /// A frame, in a buffer that is read into again after the next [`TapReader::arm`].
-    Frame {
-        tap: PortId,
-        vnet: &'a [u8; VNET_HEADER_LEN],
-        frame: &'a [u8],
-    },
+    Frame { tap: PortId, vnet: &'a [u8; VNET_HEADER_LEN], frame: &'a [u8] },
     /// The TAP was deleted.
     Gone(PortId),
     /// Nothing to read, or less than a header.

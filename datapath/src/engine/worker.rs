@@ -323,7 +323,13 @@ impl UringIo {
 }
 
 impl Io for UringIo {
-    fn write_tap(&mut self, tap: PortId, offload: Offload, headers_len: u16, frame: FrameBytes<'_>) {
+    fn write_tap(
+        &mut self,
+        tap: PortId,
+        offload: Offload,
+        headers_len: u16,
+        frame: FrameBytes<'_>,
+    ) {
         if !self.writer.write(&mut self.ring, tap, offload, headers_len, frame) {
             self.counters.port(tap).drop_frames(DropReason::TapWrite, 1);
         }

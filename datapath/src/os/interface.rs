@@ -85,8 +85,9 @@ impl Interface {
     /// If it does not exist.
     pub fn mtu(&self) -> Result<u32, OsError> {
         let mut request = self.ifreq();
-        self.request(libc::SIOCGIFMTU, &mut request)
-            .map_err(|error| OsError::new(format!("cannot read the MTU of {}", self.name), error))?;
+        self.request(libc::SIOCGIFMTU, &mut request).map_err(|error| {
+            OsError::new(format!("cannot read the MTU of {}", self.name), error)
+        })?;
         // SAFETY: SIOCGIFMTU succeeded, so the kernel filled this member of the union.
         Ok(unsafe { request.ifr_ifru.ifru_mtu } as u32)
     }
@@ -124,8 +125,7 @@ impl Interface {
     /// # Errors
     /// Without CAP_NET_ADMIN, or for a group address.
     pub fn set_mac(&self, mac: MacAddr) -> Result<(), OsError> {
-        let mut address =
-            libc::sockaddr { sa_family: libc::ARPHRD_ETHER, sa_data: [0; 14] };
+        let mut address = libc::sockaddr { sa_family: libc::ARPHRD_ETHER, sa_data: [0; 14] };
         for (to, from) in address.sa_data.iter_mut().zip(mac.0) {
             *to = from as libc::c_char;
         }
@@ -195,16 +195,16 @@ impl Interface {
 
     fn add_ipv6(&self, address: [u8; 16], prefix_len: u8) -> Result<(), OsError> {
         let action = || format!("cannot add an IPv6 address to {}", self.name);
-        let socket = socket_with(AddressFamily::INET6, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
-            .map_err(|errno| OsError::new(action(), errno).hint("is IPv6 turned off?"))?;
+        let socket =
+            socket_with(AddressFamily::INET6, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
+                .map_err(|errno| OsError::new(action(), errno).hint("is IPv6 turned off?"))?;
         let mut request = libc::in6_ifreq {
             ifr6_addr: libc::in6_addr { s6_addr: address },
             ifr6_prefixlen: u32::from(prefix_len),
             ifr6_ifindex: self.index()?,
         };
         // SAFETY: an AF_INET6 socket takes `in6_ifreq` for SIOCSIFADDR, and `request` outlives the call.
-        let done =
-            unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFADDR, &raw mut request) };
+        let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFADDR, &raw mut request) };
         match (done, std::io::Error::last_os_error()) {
             (0, _) => Ok(()),
             (_, error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
@@ -216,8 +216,8 @@ impl Interface {
         let mut request = Self::named(bridge)?.ifreq();
         request.ifr_ifru.ifru_ifindex = self.index()?;
         let (code, verb) = match change {
-            BridgeChange::Add => (libc::SIOCBRADDIF, "put"),
-            BridgeChange::Remove => (libc::SIOCBRDELIF, "take"),
+            BridgeChange::Add => (SIOCBRADDIF, "put"),
+            BridgeChange::Remove => (SIOCBRDELIF, "take"),
         };
         self.request(code, &mut request).map_err(|error| {
             let action = format!("cannot {verb} {} into or out of bridge {bridge}", self.name);
@@ -267,6 +267,10 @@ pub enum LinkLocal {
     /// Has none.
     Without,
 }
+
+/// From `linux/sockios.h`; not in `libc`.
+const SIOCBRADDIF: libc::Ioctl = 0x89a2;
+const SIOCBRDELIF: libc::Ioctl = 0x89a3;
 
 enum BridgeChange {
     Add,

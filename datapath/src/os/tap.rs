@@ -244,8 +244,9 @@ fn open_queue(name: &str, multi_queue: bool) -> Result<OwnedFd, OsError> {
     if unsafe { libc::ioctl(queue.as_raw_fd(), libc::TUNSETIFF, &raw mut request) } < 0 {
         let error = OsError::last(format!("cannot use {name} as a TAP device"));
         return Err(match error.errno() {
-            libc::EPERM => error
-                .hint("needs CAP_NET_ADMIN: run as root, or `setcap cap_net_admin+ep` on the program"),
+            libc::EPERM => error.hint(
+                "needs CAP_NET_ADMIN: run as root, or `setcap cap_net_admin+ep` on the program",
+            ),
             libc::EBUSY => error.hint("another program uses it"),
             libc::EINVAL => error.hint("an interface of this name exists that is not a TAP"),
             _ => error,

@@ -6,7 +6,9 @@ use std::{
     os::fd::{AsFd, AsRawFd, OwnedFd},
 };
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, socket_with, sockopt};
+use rustix::net::{
+    AddressFamily, SocketFlags, SocketType, bind, getsockname, socket_with, sockopt,
+};
 
 use super::OsError;
 
@@ -101,8 +103,9 @@ fn open(address: SocketAddr, sharing: Sharing) -> Result<UdpPort, OsError> {
         sockopt::set_socket_reuseport(&fd, true).map_err(|errno| refused("share", errno))?;
     }
     bind(&fd, &address).map_err(|errno| match errno {
-        rustix::io::Errno::ADDRINUSE => refused("listen on", errno)
-            .hint("another program, perhaps another ipop-switch, has it: choose another --listen port"),
+        rustix::io::Errno::ADDRINUSE => refused("listen on", errno).hint(
+            "another program, perhaps another ipop-switch, has it: choose another --listen port",
+        ),
         rustix::io::Errno::ADDRNOTAVAIL => {
             refused("listen on", errno).hint("no interface of this host has this address")
         }
@@ -159,13 +162,7 @@ fn get_option(fd: impl AsFd, level: i32, name: i32) -> std::io::Result<i32> {
     let mut len = size_of::<i32>() as libc::socklen_t;
     // SAFETY: the kernel writes at most `len` bytes into an int that lives for the call.
     let done = unsafe {
-        libc::getsockopt(
-            fd.as_fd().as_raw_fd(),
-            level,
-            name,
-            (&raw mut value).cast(),
-            &raw mut len,
-        )
+        libc::getsockopt(fd.as_fd().as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut len)
     };
     if done < 0 { Err(std::io::Error::last_os_error()) } else { Ok(value) }
 }
@@ -185,7 +182,8 @@ fn steer(port: &UdpPort, workers: u8) -> Result<(), OsError> {
         op(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, 0, 0, u32::from(workers)),
         op(libc::BPF_RET | libc::BPF_A, 0, 0, 0),
     ];
-    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
+    let filter =
+        libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
     // SAFETY: the kernel reads the program, which lives for the call, and its length is right.
     let done = unsafe {
         libc::setsockopt(
@@ -197,8 +195,9 @@ fn steer(port: &UdpPort, workers: u8) -> Result<(), OsError> {
         )
     };
     if done < 0 {
-        return Err(OsError::last("cannot steer packets among the workers")
-            .hint("run with --workers 1"));
+        return Err(
+            OsError::last("cannot steer packets among the workers").hint("run with --workers 1")
+        );
     }
     Ok(())
 }
@@ -390,9 +389,8 @@ mod tests {
             let address: SocketAddr = text.parse().unwrap();
             let (raw, len) = raw_address(address, v6_socket);
             // SAFETY: a plain structure of integers, read as bytes.
-            let bytes = unsafe {
-                std::slice::from_raw_parts((&raw const raw).cast::<u8>(), len as usize)
-            };
+            let bytes =
+                unsafe { std::slice::from_raw_parts((&raw const raw).cast::<u8>(), len as usize) };
             assert_eq!(parse_address(bytes), Some(address));
         }
         assert_eq!(parse_address(&[]), None);
