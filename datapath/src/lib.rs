@@ -1,5 +1,6 @@
 //! Frames in, frames out.
 
+pub mod admission;
 pub mod command;
 pub mod drops;
 pub mod frame;
