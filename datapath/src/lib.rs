@@ -5,6 +5,7 @@
 //! set up), and [`engine`] sends its trains over UDP ([`os::udp`]). Inbound it is the same way back. [`core::Core`] holds one worker's share of all
 //! of this without doing any I/O: what it asks of its surroundings is [`io::Io`].
 
+pub mod admission;
 pub mod command;
 pub mod core;
 pub mod counters;

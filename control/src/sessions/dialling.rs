@@ -1,0 +1,356 @@
+//! When a lane is dialled, where, and what follows from success and failure.
+//!
+//! [`Peer::due`] states what each lane wants, from the state alone; [`Peer::maintain`] acts on it after every input, and
+//! the next time-out follows from it, so that the two cannot disagree.
+
+use std::{
+    collections::VecDeque,
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use ipop_datapath::command::{
+    CloseReason, Command, ConnectionId, Direction, Ended, Lane as LaneNumber,
+};
+
+use super::{
+    Action, Context,
+    backoff::Backoff,
+    canonical,
+    lane::Via,
+    notice::{Notice, explain},
+    peer::Peer,
+};
+
+/// How long one address may take to answer before the next is tried. Three retransmissions of an Initial fit.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(4);
+/// How long a resolution may take; resolvers with several dead servers take half a minute.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How often the name of a connected peer is looked up, to notice that it moved.
+const RECHECK_INTERVAL: Duration = Duration::from_secs(30);
+/// How long an end that did not dial waits for the other to bring a missing lane back.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Addresses tried per round.
+const MAX_ADDRESSES: usize = 8;
+/// An unchanged dial failure is reported again after this.
+const REPEAT_REPORT: Duration = Duration::from_secs(300);
+
+/// A dial under way.
+#[derive(Debug)]
+pub(super) enum Attempt {
+    Resolving,
+    Dialling {
+        connection: ConnectionId,
+        via: Via,
+        remote: SocketAddr,
+        /// Addresses not yet tried.
+        rest: VecDeque<SocketAddr>,
+        deadline: Instant,
+        /// What went wrong so far, one entry per address.
+        errors: Vec<String>,
+    },
+}
+
+/// A lane wants to be dialled.
+pub(super) struct Due {
+    /// Not before this.
+    pub(super) at: Option<Instant>,
+    target: Target,
+}
+
+enum Target {
+    Known(Vec<SocketAddr>, Via),
+    Configured,
+}
+
+impl Peer {
+    /// Whether, when and where this lane wants to be dialled; independent of a dial under way.
+    pub(super) fn due(&self, lane: usize) -> Option<Due> {
+        let state = &self.lanes[lane];
+        let at = state.not_before;
+        if let Some(link) = &state.active {
+            if link.move_to.is_empty() {
+                return None;
+            }
+            let via = match link.direction {
+                Direction::Dialled => Via::Listener,
+                Direction::Accepted => Via::PeersSource,
+            };
+            return Some(Due { at, target: Target::Known(link.move_to.clone(), via) });
+        }
+        if lane > 0 && lane >= self.lanes_wanted {
+            return None;
+        }
+        if let Some(remote) = self.listener_in_use() {
+            return Some(Due { at, target: Target::Known(vec![remote], Via::Listener) });
+        }
+        self.address.as_ref()?;
+        if !self.is_up() {
+            return (lane == 0).then_some(Due { at, target: Target::Configured });
+        }
+        let patient = state.missing_since.map(|since| since + PATIENCE);
+        Some(Due { at: at.max(patient), target: Target::Configured })
+    }
+
+    /// Acts on everything whose time has come.
+    pub(super) fn maintain(&mut self, ctx: &mut Context, now: Instant) {
+        self.close_retired(ctx, now);
+        if self.resolving.is_some_and(|deadline| now >= deadline) {
+            self.resolved(ctx, now, Err("the name could not be resolved in time".into()));
+        }
+        if self.recheck_at().is_some_and(|at| now >= at) {
+            self.start_resolving(ctx, now);
+        }
+        for lane in 0..self.lanes.len() {
+            if let Some(Attempt::Dialling { connection, deadline, .. }) = self.lanes[lane].attempt
+                && now >= deadline
+            {
+                ctx.close(connection, CloseReason::Replaced);
+                self.address_failed(ctx, now, lane, "no answer".into());
+            }
+            if self.lanes[lane].attempt.is_none()
+                && let Some(due) = self.due(lane)
+                && due.at.is_none_or(|at| now >= at)
+            {
+                self.start_attempt(ctx, now, lane, due.target);
+            }
+        }
+    }
+
+    /// When [`Self::maintain`] has something to do next.
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
+        let lanes = self.lanes.iter().enumerate().flat_map(|(index, lane)| {
+            let attempt = match &lane.attempt {
+                Some(Attempt::Dialling { deadline, .. }) => Some(*deadline),
+                Some(Attempt::Resolving) => None,
+                None => self.due(index).and_then(|due| due.at),
+            };
+            lane.retiring.iter().map(|retiring| retiring.close_at).chain(attempt)
+        });
+        lanes.chain(self.resolving).chain(self.recheck_at()).min()
+    }
+
+    /// The resolver's answer.
+    pub(super) fn resolved(
+        &mut self,
+        ctx: &mut Context,
+        now: Instant,
+        result: Result<Vec<SocketAddr>, String>,
+    ) {
+        if self.resolving.take().is_none() {
+            return;
+        }
+        self.checked_at = now;
+        let result = match result {
+            Ok(addresses) if addresses.is_empty() => Err("the name has no address".into()),
+            other => other.map(distinct),
+        };
+        if let Ok(addresses) = &result {
+            self.notice_move(addresses);
+        }
+        for lane in 0..self.lanes.len() {
+            if !matches!(self.lanes[lane].attempt, Some(Attempt::Resolving)) {
+                continue;
+            }
+            self.lanes[lane].attempt = None;
+            if self.due(lane).is_none() {
+                continue;
+            }
+            match &result {
+                Ok(addresses) => {
+                    let addresses = addresses.iter().copied().collect();
+                    self.dial_next(ctx, now, lane, Via::Listener, addresses, Vec::new());
+                }
+                Err(error) => self.round_failed(ctx, now, lane, error.clone()),
+            }
+        }
+    }
+
+    /// The connection of a dial under way ended before it was established.
+    pub(super) fn dial_ended(&mut self, ctx: &mut Context, now: Instant, lane: usize, why: &Ended) {
+        if is_duplicate(why) {
+            self.lanes[lane].attempt = None;
+            self.lanes[lane].not_before = Some(now + Backoff::pause(&mut ctx.rng));
+            return;
+        }
+        let error = match why {
+            Ended::TimedOut => "no answer".into(),
+            other => explain(other, ctx.local),
+        };
+        self.address_failed(ctx, now, lane, error);
+    }
+
+    /// Sets the wait before the next dial, after a failure or the loss of a connection.
+    pub(super) fn back_off(&mut self, ctx: &mut Context, now: Instant, lane: usize) -> Duration {
+        let lane = &mut self.lanes[lane];
+        if lane.stable_at.take_if(|stable_at| *stable_at <= now).is_some() {
+            lane.backoff.reset();
+        }
+        let wait = lane.backoff.next(&mut ctx.rng);
+        lane.not_before = Some(now + wait);
+        wait
+    }
+
+    /// The host's addresses are these now. Whoever dialled an address that is gone cannot find this node by
+    /// itself: it is dialled. Connections that this node dialled validate their path anew.
+    pub(super) fn local_addresses_changed(
+        &mut self,
+        ctx: &mut Context,
+        is_local: &dyn Fn(IpAddr) -> bool,
+        removed_any: RemovedAny,
+    ) {
+        let literal = self.address.as_ref().and_then(super::PeerAddress::literal);
+        for link in self.lanes.iter_mut().filter_map(|lane| lane.active.as_mut()) {
+            let gone = link.local_ip.is_some_and(|ip| !is_local(ip));
+            match link.direction {
+                Direction::Accepted if gone => {
+                    link.move_to = distinct([link.remote].into_iter().chain(literal).collect());
+                }
+                Direction::Accepted => link.move_to.clear(),
+                Direction::Dialled => {
+                    let unsure = link.local_ip.is_none() && removed_any == RemovedAny::Yes;
+                    if gone || unsure {
+                        link.local_ip = None;
+                        ctx.command(
+                            Command::Probe { connection: link.connection },
+                            link.connection,
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    /// Where the peer listens, as proved by a connection that this node dialled.
+    fn listener_in_use(&self) -> Option<SocketAddr> {
+        let links = self.lanes.iter().filter_map(|lane| lane.active.as_ref());
+        let mut dialled = links
+            .filter(|link| link.direction == Direction::Dialled && link.via == Via::Listener)
+            .filter(|link| link.move_to.is_empty());
+        dialled.next().map(|link| link.remote)
+    }
+
+    /// When the name of the peer is due to be looked up again although it is connected.
+    fn recheck_at(&self) -> Option<Instant> {
+        let link = self.lanes[0].active.as_ref()?;
+        let by_name = self.address.as_ref()?.literal().is_none();
+        let dialled = link.direction == Direction::Dialled && link.via == Via::Listener;
+        (by_name && dialled && self.resolving.is_none())
+            .then(|| self.checked_at.max(link.since) + RECHECK_INTERVAL)
+    }
+
+    /// The name leads elsewhere now: what still goes to the old address is to be taken over.
+    fn notice_move(&mut self, addresses: &[SocketAddr]) {
+        let links = self.lanes.iter_mut().filter_map(|lane| lane.active.as_mut());
+        for link in links.filter(|link| link.direction == Direction::Dialled) {
+            if link.via == Via::Listener {
+                let remote = canonical(link.remote);
+                let still_there = addresses.iter().any(|address| canonical(*address) == remote);
+                link.move_to = if still_there { Vec::new() } else { addresses.to_vec() };
+            }
+        }
+    }
+
+    fn start_resolving(&mut self, ctx: &mut Context, now: Instant) {
+        if let Some(address) = &self.address
+            && self.resolving.is_none()
+        {
+            self.resolving = Some(now + RESOLVE_TIMEOUT);
+            ctx.push(Action::Resolve { peer: self.node, address: address.clone() });
+        }
+    }
+
+    fn start_attempt(&mut self, ctx: &mut Context, now: Instant, lane: usize, target: Target) {
+        let literal = self.address.as_ref().and_then(super::PeerAddress::literal);
+        let (addresses, via) = match (target, literal) {
+            (Target::Known(addresses, via), _) => (addresses, via),
+            (Target::Configured, Some(literal)) => (vec![literal], Via::Listener),
+            (Target::Configured, None) => {
+                self.lanes[lane].attempt = Some(Attempt::Resolving);
+                return self.start_resolving(ctx, now);
+            }
+        };
+        self.dial_next(ctx, now, lane, via, addresses.into(), Vec::new());
+    }
+
+    /// Dials the first of these addresses; when there is none left, the round has failed.
+    fn dial_next(
+        &mut self,
+        ctx: &mut Context,
+        now: Instant,
+        lane: usize,
+        via: Via,
+        mut rest: VecDeque<SocketAddr>,
+        errors: Vec<String>,
+    ) {
+        let Some(remote) = rest.pop_front() else {
+            self.lanes[lane].attempt = None;
+            return self.round_failed(ctx, now, lane, errors.join(", "));
+        };
+        let number = LaneNumber(lane as u8);
+        let connection = ctx.new_connection(number, self.index);
+        let dial = Command::Dial { connection, peer: self.node, lane: number, remote };
+        ctx.command(dial, connection);
+        let deadline = now + DIAL_TIMEOUT;
+        self.lanes[lane].attempt =
+            Some(Attempt::Dialling { connection, via, remote, rest, deadline, errors });
+    }
+
+    /// The address dialled now is no good: on to the next, if a connection is still wanted.
+    fn address_failed(&mut self, ctx: &mut Context, now: Instant, lane: usize, error: String) {
+        let Some(Attempt::Dialling { via, remote, rest, mut errors, .. }) =
+            self.lanes[lane].attempt.take()
+        else {
+            return;
+        };
+        if self.due(lane).is_some() {
+            errors.push(format!("{remote}: {error}"));
+            self.dial_next(ctx, now, lane, via, rest, errors);
+        }
+    }
+
+    fn round_failed(&mut self, ctx: &mut Context, now: Instant, lane: usize, error: String) {
+        let retry_in = self.back_off(ctx, now, lane);
+        let repeated = self.reported.as_ref().is_some_and(|(reported, at)| {
+            *reported == error && now.saturating_duration_since(*at) < REPEAT_REPORT
+        });
+        if !repeated {
+            self.reported = Some((error.clone(), now));
+            let (peer, error) = (self.node, error.clone());
+            let lane = LaneNumber(lane as u8);
+            ctx.push(Action::Notice(Notice::DialFailed { peer, lane, error, retry_in }));
+        }
+        self.last_error = Some(error);
+    }
+
+    fn close_retired(&mut self, ctx: &mut Context, now: Instant) {
+        for lane in &mut self.lanes {
+            for retired in lane.retiring.extract_if(.., |retiring| now >= retiring.close_at) {
+                ctx.close(retired.link.connection, retired.reason);
+            }
+        }
+    }
+}
+
+/// Whether an address of this host went away since the last look.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum RemovedAny {
+    Yes,
+    No,
+}
+
+/// Closed because the other of two simultaneous dials stays: no failure.
+pub(super) fn is_duplicate(why: &Ended) -> bool {
+    const DUPLICATE: u64 = CloseReason::Duplicate as u64;
+    matches!(why, Ended::ByPeer { code: DUPLICATE, .. } | Ended::Closed(CloseReason::Duplicate))
+}
+
+fn distinct(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let mut seen = Vec::new();
+    for address in addresses {
+        if !seen.contains(&address) && seen.len() < MAX_ADDRESSES {
+            seen.push(address);
+        }
+    }
+    seen
+}

@@ -1,0 +1,182 @@
+//! One lane of one peer: the connection that carries it, those about to be closed, and which of two connections stays.
+//!
+//! Two ends can see the same two connections in another order, so one of them decides and the other follows: the
+//! dialler when it dialled both, else the lower node id. The end that decides closes the loser after [`LINGER`]; the
+//! other keeps it for [`FOLLOWER_LINGER`], and falls back on it should the decision turn out to be the opposite of its
+//! own. Frames are received on both connections all the while, so a takeover loses none.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use ipop_datapath::{
+    command::{CloseReason, ConnectionId, Direction},
+    node_id::NodeId,
+};
+
+use super::{backoff::Backoff, dialling::Attempt};
+
+/// How long the end that decides keeps the losing connection, so that frames in flight arrive.
+pub(super) const LINGER: Duration = Duration::from_secs(1);
+/// How long the other end keeps it: more than the linger and the largest round trip that we care for.
+pub(super) const FOLLOWER_LINGER: Duration = Duration::from_secs(4);
+/// Connections in opposite directions less than this apart come from simultaneous dials.
+pub(super) const SIMULTANEOUS: Duration = Duration::from_secs(5);
+/// A connection that stayed this long clears the back-off.
+pub(super) const STABLE: Duration = Duration::from_secs(10);
+/// Losing connections kept per lane; beyond it the oldest is closed at once.
+pub(super) const MAX_RETIRING: usize = 4;
+
+/// An established connection.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) connection: ConnectionId,
+    pub(super) direction: Direction,
+    pub(super) via: Via,
+    pub(super) remote: SocketAddr,
+    pub(super) local_ip: Option<IpAddr>,
+    pub(super) instance: [u8; 16],
+    pub(super) since: Instant,
+    /// Where to dial the peer in order to take over from this connection; empty when it is fine.
+    pub(super) move_to: Vec<SocketAddr>,
+}
+
+/// What is known of the address that a connection was dialled to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Via {
+    /// The peer's listening port: any lane may be dialled there.
+    Listener,
+    /// The port that the peer dialled this very lane from.
+    PeersSource,
+}
+
+/// A connection that lost and will be closed.
+#[derive(Debug)]
+pub(super) struct Retiring {
+    pub(super) link: Link,
+    pub(super) close_at: Instant,
+    pub(super) reason: CloseReason,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Lane {
+    pub(super) active: Option<Link>,
+    pub(super) retiring: Vec<Retiring>,
+    pub(super) attempt: Option<Attempt>,
+    pub(super) backoff: Backoff,
+    /// When the back-off is cleared unless a failure comes first.
+    pub(super) stable_at: Option<Instant>,
+    /// The next dial waits until then.
+    pub(super) not_before: Option<Instant>,
+    /// Since when the lane lacks a connection.
+    pub(super) missing_since: Option<Instant>,
+}
+
+impl Lane {
+    pub(super) fn link_mut(&mut self, connection: ConnectionId) -> Option<&mut Link> {
+        let retiring = self.retiring.iter_mut().map(|retiring| &mut retiring.link);
+        self.active.iter_mut().chain(retiring).find(|link| link.connection == connection)
+    }
+
+    /// Takes the links that are not of this instance out of the lane.
+    pub(super) fn take_other_instances(&mut self, instance: [u8; 16]) -> Vec<Link> {
+        let mut taken: Vec<Link> =
+            self.active.take_if(|link| link.instance != instance).into_iter().collect();
+        let old = |retiring: &mut Retiring| retiring.link.instance != instance;
+        taken.extend(self.retiring.extract_if(.., old).map(|retiring| retiring.link));
+        taken
+    }
+}
+
+/// Which of two connections of one lane stays.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Verdict {
+    /// The existing one; the new one is closed with this reason.
+    KeepExisting(CloseReason),
+    /// The new one; the existing one is closed with this reason.
+    TakeNew(CloseReason),
+}
+
+/// Decides between two connections of the same instance of the peer.
+pub(super) fn arbitrate(local: NodeId, peer: NodeId, existing: &Link, new: &Link) -> Verdict {
+    let age = new.since.saturating_duration_since(existing.since);
+    if existing.direction == new.direction || age >= SIMULTANEOUS {
+        return Verdict::TakeNew(CloseReason::Replaced);
+    }
+    let lower_ids_direction = if local < peer { Direction::Dialled } else { Direction::Accepted };
+    if existing.direction == lower_ids_direction {
+        Verdict::KeepExisting(CloseReason::Duplicate)
+    } else {
+        Verdict::TakeNew(CloseReason::Duplicate)
+    }
+}
+
+/// How long this end keeps the loser of two connections with these directions.
+pub(super) fn linger(local: NodeId, peer: NodeId, one: Direction, other: Direction) -> Duration {
+    let decides = if one == other { one == Direction::Dialled } else { local < peer };
+    if decides { LINGER } else { FOLLOWER_LINGER }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(direction: Direction, since: Instant) -> Link {
+        Link {
+            connection: ConnectionId(0),
+            direction,
+            via: Via::Listener,
+            remote: "10.0.0.2:5800".parse().unwrap(),
+            local_ip: None,
+            instance: [0; 16],
+            since,
+            move_to: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn both_ends_of_simultaneous_dials_keep_the_lower_ids() {
+        let (low, high) = (NodeId([1; 32]), NodeId([2; 32]));
+        let start = Instant::now();
+        let soon = start + SIMULTANEOUS / 2;
+        let dialled_then_accepted =
+            (link(Direction::Dialled, start), link(Direction::Accepted, soon));
+        let (existing, new) = &dialled_then_accepted;
+        let keep = Verdict::KeepExisting(CloseReason::Duplicate);
+        let take = Verdict::TakeNew(CloseReason::Duplicate);
+        assert_eq!(arbitrate(low, high, existing, new), keep);
+        assert_eq!(arbitrate(high, low, existing, new), take);
+        let (existing, new) = (link(Direction::Accepted, start), link(Direction::Dialled, soon));
+        assert_eq!(arbitrate(low, high, &existing, &new), take);
+        assert_eq!(arbitrate(high, low, &existing, &new), keep);
+    }
+
+    #[test]
+    fn otherwise_the_newer_one_takes_over() {
+        let (low, high) = (NodeId([1; 32]), NodeId([2; 32]));
+        let start = Instant::now();
+        let take = Verdict::TakeNew(CloseReason::Replaced);
+        let existing = link(Direction::Dialled, start);
+        let later = link(Direction::Accepted, start + SIMULTANEOUS);
+        assert_eq!(arbitrate(low, high, &existing, &later), take);
+        let again = link(Direction::Dialled, start + LINGER);
+        assert_eq!(arbitrate(low, high, &existing, &again), take);
+    }
+
+    #[test]
+    fn exactly_one_end_decides() {
+        use Direction::{Accepted, Dialled};
+        let (low, high) = (NodeId([1; 32]), NodeId([2; 32]));
+        for (here, there) in [
+            ([Dialled, Dialled], [Accepted, Accepted]),
+            ([Dialled, Accepted], [Accepted, Dialled]),
+            ([Accepted, Accepted], [Dialled, Dialled]),
+        ] {
+            let mut lingers =
+                [linger(low, high, here[0], here[1]), linger(high, low, there[0], there[1])];
+            lingers.sort();
+            assert_eq!(lingers, [LINGER, FOLLOWER_LINGER]);
+        }
+    }
+}

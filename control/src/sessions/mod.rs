@@ -1,0 +1,375 @@
+//! The sessions with all peers, as a state machine without I/O and without a clock.
+//!
+//! The wiring feeds it what happened ([`Input`]) and the time, carries out the [`Action`]s that it polls, and calls
+//! [`Sessions::handle_timeout`] when [`Sessions::poll_timeout`] says so. All randomness comes from a seed, so a
+//! simulation runs the very same code.
+//!
+//! Peers with an address are dialled until they are up, and again when they are lost; the others are waited for. Lane 0
+//! comes first; its hello tells how many lanes the peer serves, and the dialler opens the rest. Which of two
+//! connections of a lane stays is decided in `lane`, when and where to dial in `dialling`.
+
+mod backoff;
+mod dialling;
+mod lane;
+mod notice;
+mod peer;
+#[cfg(test)]
+mod simulation;
+mod snapshot;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    net::{IpAddr, SocketAddr},
+    time::Instant,
+};
+
+use ipop_datapath::{
+    command::{
+        CloseReason, Command, ConnectionId, Direction, Event, Lane as LaneNumber, MAX_LANES,
+    },
+    hello::Hello,
+    node_id::NodeId,
+};
+
+use self::{
+    backoff::Rng,
+    dialling::RemovedAny,
+    lane::{Link, Via},
+    peer::Peer,
+};
+pub use self::{
+    notice::{Notice, Severity},
+    snapshot::{LaneSnapshot, PeerSnapshot, PeerState},
+};
+use crate::peer::{PeerAddress, PeerSpec};
+
+/// More peers than this are refused: in a full mesh each costs a copy of every broadcast frame.
+pub const MAX_PEERS: usize = 1_024;
+
+/// What the sessions must know from the start.
+#[derive(Clone, Debug)]
+pub struct SessionsConfig {
+    /// This node.
+    pub local: NodeId,
+    /// Its inner MTU, bytes.
+    pub inner_mtu: u16,
+    /// Its workers, which are the lanes that it serves: 1 to 16.
+    pub lanes: u8,
+    /// The peers' ports are numbered from here, in the order of `peers`.
+    pub first_port: u16,
+    /// For the jitter: random in the program, chosen in a simulation.
+    pub seed: u64,
+    /// Whom to connect with.
+    pub peers: Vec<PeerSpec>,
+}
+
+/// The configuration cannot be right.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum SessionsError {
+    /// The own node id is among the peers.
+    #[error(
+        "--peer {0} is this node itself; give the id that `ipop-switch identity` prints on the other host"
+    )]
+    PeerIsSelf(NodeId),
+    /// A peer is there twice.
+    #[error("--peer {0} is given more than once; each peer has one entry")]
+    PeerTwice(NodeId),
+    /// Too many of them.
+    #[error("{0} peers are more than this program supports ({MAX_PEERS})")]
+    TooManyPeers(usize),
+    /// No lane, or more than 16.
+    #[error("{0} workers; there must be 1 to {MAX_LANES}")]
+    Lanes(u8),
+    /// The port numbers run out.
+    #[error("no port numbers are left for {0} peers")]
+    Ports(usize),
+}
+
+/// Something happened.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Input {
+    /// A worker reports. Events that do not concern connections are ignored.
+    Event(Event),
+    /// The answer to [`Action::Resolve`]; the text of a failure is for people.
+    Resolved {
+        /// Whose address it is.
+        peer: NodeId,
+        /// Its addresses, best first.
+        result: Result<Vec<SocketAddr>, String>,
+    },
+    /// The addresses that this host has now.
+    LocalAddresses(BTreeSet<IpAddr>),
+}
+
+/// Something is to be done.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Action {
+    /// Resolve this name, answer with [`Input::Resolved`], always.
+    Resolve {
+        /// To be repeated in the answer.
+        peer: NodeId,
+        /// Name and port.
+        address: PeerAddress,
+    },
+    /// Send this command to this worker.
+    Command {
+        /// Its number.
+        worker: usize,
+        /// What it shall do.
+        command: Command,
+    },
+    /// Tell the operator.
+    Notice(Notice),
+}
+
+/// The sessions with all peers.
+#[derive(Debug)]
+pub struct Sessions {
+    ctx: Context,
+    peers: Vec<Peer>,
+    index_of: HashMap<NodeId, usize>,
+    local_addresses: Option<BTreeSet<IpAddr>>,
+    phase: Phase,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    Running,
+    ShutDown,
+}
+
+impl Sessions {
+    /// Checks the configuration and starts to dial.
+    ///
+    /// # Errors
+    /// [`SessionsError`]: the configuration cannot be right.
+    pub fn new(config: SessionsConfig, now: Instant) -> Result<Self, SessionsError> {
+        let count = config.peers.len();
+        if count > MAX_PEERS {
+            return Err(SessionsError::TooManyPeers(count));
+        }
+        if usize::from(config.first_port) + count > usize::from(u16::MAX) {
+            return Err(SessionsError::Ports(count));
+        }
+        if !(1..=MAX_LANES).contains(&usize::from(config.lanes)) {
+            return Err(SessionsError::Lanes(config.lanes));
+        }
+        let ctx = Context {
+            local: config.local,
+            inner_mtu: config.inner_mtu,
+            lanes: config.lanes,
+            first_port: config.first_port,
+            rng: Rng::new(config.seed),
+            actions: VecDeque::new(),
+            owners: HashMap::new(),
+            next_connection: 0,
+        };
+        let mut index_of = HashMap::new();
+        let mut peers = Vec::with_capacity(count);
+        for (index, PeerSpec { node, address }) in config.peers.into_iter().enumerate() {
+            if node == ctx.local {
+                return Err(SessionsError::PeerIsSelf(node));
+            }
+            if index_of.insert(node, index).is_some() {
+                return Err(SessionsError::PeerTwice(node));
+            }
+            peers.push(Peer::new(node, address, index, &ctx, now));
+        }
+        let mut sessions =
+            Self { ctx, peers, index_of, local_addresses: None, phase: Phase::Running };
+        sessions.handle_timeout(now);
+        Ok(sessions)
+    }
+
+    /// Takes note of what happened.
+    pub fn handle(&mut self, now: Instant, input: Input) {
+        if self.phase == Phase::ShutDown {
+            return;
+        }
+        match input {
+            Input::Event(event) => self.handle_event(now, event),
+            Input::Resolved { peer, result } => {
+                if let Some(index) = self.index_of.get(&peer) {
+                    self.peers[*index].resolved(&mut self.ctx, now, result);
+                    self.peers[*index].maintain(&mut self.ctx, now);
+                }
+            }
+            Input::LocalAddresses(addresses) => self.handle_local_addresses(now, addresses),
+        }
+    }
+
+    /// Does what is due by now.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.phase == Phase::Running {
+            for peer in &mut self.peers {
+                peer.maintain(&mut self.ctx, now);
+            }
+        }
+    }
+
+    /// When [`Self::handle_timeout`] is to be called, if nothing happens before.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Running => self.peers.iter().filter_map(Peer::next_timeout).min(),
+            Phase::ShutDown => None,
+        }
+    }
+
+    /// The next thing to do; poll until there is none after each call of another method.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.ctx.actions.pop_front()
+    }
+
+    /// Tells every worker to close its connections and end; nothing is dialled any more.
+    pub fn shut_down(&mut self) {
+        if self.phase == Phase::Running {
+            self.phase = Phase::ShutDown;
+            for worker in 0..usize::from(self.ctx.lanes) {
+                self.ctx.push(Action::Command { worker, command: Command::Shutdown });
+            }
+        }
+    }
+
+    /// Every peer, in the order of the configuration.
+    pub fn snapshot(&self, now: Instant) -> Vec<PeerSnapshot> {
+        self.peers.iter().map(|peer| peer.snapshot(now)).collect()
+    }
+
+    fn handle_event(&mut self, now: Instant, event: Event) {
+        match event {
+            Event::Connected { connection, peer, direction, remote, local_ip, hello } => {
+                let link = Link {
+                    connection,
+                    direction,
+                    via: Via::PeersSource,
+                    remote,
+                    local_ip: local_ip.filter(|ip| !ip.is_unspecified()),
+                    instance: hello.instance,
+                    since: now,
+                    move_to: Vec::new(),
+                };
+                self.handle_connected(now, peer, link, hello);
+            }
+            Event::Moved { connection, remote } => {
+                if let Some(index) = self.ctx.owners.get(&connection) {
+                    self.peers[*index].moved(&mut self.ctx, connection, remote);
+                }
+            }
+            Event::Ended { connection, why } => {
+                if let Some(index) = self.ctx.owners.remove(&connection) {
+                    self.peers[index].ended(&mut self.ctx, now, connection, &why);
+                    self.peers[index].maintain(&mut self.ctx, now);
+                }
+            }
+            Event::LoopSeen { .. }
+            | Event::LoopCleared { .. }
+            | Event::TapGone { .. }
+            | Event::WorkerFailed { .. } => {}
+        }
+    }
+
+    fn handle_connected(&mut self, now: Instant, node: NodeId, link: Link, hello: Hello) {
+        let owner = self.ctx.owners.get(&link.connection).copied();
+        let known = self.index_of.get(&node).copied();
+        let refuse = |ctx: &mut Context, reason: CloseReason, why: String| {
+            ctx.close(link.connection, reason);
+            let notice = Notice::Refused { peer: node, remote: link.remote, why };
+            ctx.push(Action::Notice(notice));
+        };
+        let ctx = &mut self.ctx;
+        let Some(index) = known else {
+            return if node == ctx.local {
+                let why = "it is this node itself; correct the address of --peer".into();
+                refuse(ctx, CloseReason::DialledSelf, why);
+            } else {
+                let why = format!("it is not among the peers; allow it with --peer {node}");
+                refuse(ctx, CloseReason::NotAdmitted, why);
+            };
+        };
+        if usize::from(hello.lane) >= usize::from(ctx.lanes) {
+            let why = format!("it wants lane {}, this node serves {}", hello.lane, ctx.lanes);
+            return refuse(ctx, CloseReason::BadHello, why);
+        }
+        let dialled_lane = link.connection.0 >> WORKER_SHIFT;
+        match (link.direction, owner) {
+            // A dial that was given up while its answer was on the way.
+            (Direction::Dialled, None) => return ctx.close(link.connection, CloseReason::Replaced),
+            (Direction::Dialled, Some(owner)) if owner != index => {
+                return refuse(ctx, CloseReason::NotAdmitted, "another node was dialled".into());
+            }
+            (Direction::Dialled, _) if dialled_lane != u64::from(hello.lane) => {
+                let why = format!("it answers for lane {}, not {dialled_lane}", hello.lane);
+                return refuse(ctx, CloseReason::BadHello, why);
+            }
+            _ => {}
+        }
+        ctx.owners.insert(link.connection, index);
+        self.peers[index].connected(ctx, link, hello);
+        self.peers[index].maintain(ctx, now);
+    }
+
+    fn handle_local_addresses(&mut self, now: Instant, addresses: BTreeSet<IpAddr>) {
+        let addresses: BTreeSet<IpAddr> =
+            addresses.into_iter().map(|address| address.to_canonical()).collect();
+        let before = self.local_addresses.take().unwrap_or_default();
+        let removed_any =
+            if before.is_subset(&addresses) { RemovedAny::No } else { RemovedAny::Yes };
+        let is_local = |address: IpAddr| addresses.contains(&address.to_canonical());
+        for peer in &mut self.peers {
+            peer.local_addresses_changed(&mut self.ctx, &is_local, removed_any);
+            peer.maintain(&mut self.ctx, now);
+        }
+        self.local_addresses = Some(addresses);
+    }
+}
+
+/// What all peers share.
+#[derive(Debug)]
+struct Context {
+    local: NodeId,
+    inner_mtu: u16,
+    lanes: u8,
+    first_port: u16,
+    rng: Rng,
+    actions: VecDeque<Action>,
+    /// The peer that each live connection or dial belongs to. What is closed here is forgotten at once.
+    owners: HashMap<ConnectionId, usize>,
+    next_connection: u64,
+}
+
+/// The worker's number stands above this bit of a connection's name.
+const WORKER_SHIFT: u32 = 56;
+/// Set in the names that are given here, so that they never meet those that workers give to accepted connections.
+const DIALLED_BIT: u64 = 1 << 55;
+
+impl Context {
+    fn push(&mut self, action: Action) {
+        self.actions.push_back(action);
+    }
+
+    /// Sends a command to the worker that owns the connection.
+    fn command(&mut self, command: Command, connection: ConnectionId) {
+        let worker = (connection.0 >> WORKER_SHIFT) as usize;
+        self.push(Action::Command { worker, command });
+    }
+
+    fn close(&mut self, connection: ConnectionId, reason: CloseReason) {
+        self.owners.remove(&connection);
+        self.command(Command::Close { connection, reason }, connection);
+    }
+
+    fn new_connection(&mut self, lane: LaneNumber, owner: usize) -> ConnectionId {
+        let number = self.next_connection;
+        self.next_connection = (number + 1) & (DIALLED_BIT - 1);
+        let connection = ConnectionId(u64::from(lane.0) << WORKER_SHIFT | DIALLED_BIT | number);
+        self.owners.insert(connection, owner);
+        connection
+    }
+}
+
+/// The address without the disguise that IPv4 wears on an IPv6 socket.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}

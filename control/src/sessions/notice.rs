@@ -1,0 +1,221 @@
+//! What the operator is told. Each notice is one line of the log.
+
+use std::{fmt, net::SocketAddr, time::Duration};
+
+use ipop_datapath::{
+    PortId,
+    command::{CloseReason, Direction, Ended, Lane},
+    hello::Hello,
+    node_id::NodeId,
+};
+
+/// Something that the operator should know.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Notice {
+    /// The first lane of a peer is up.
+    PeerUp {
+        /// Who.
+        peer: NodeId,
+        /// Its port.
+        port: PortId,
+        /// Its address.
+        remote: SocketAddr,
+        /// Who dialled.
+        direction: Direction,
+        /// What it said of itself.
+        hello: Hello,
+    },
+    /// The last lane of a peer is gone.
+    PeerDown {
+        /// Who.
+        peer: NodeId,
+        /// The name that it gave, perhaps empty.
+        name: String,
+        /// Why, for people.
+        why: String,
+        /// How long it was up.
+        up: Duration,
+    },
+    /// A peer that was up came back as a new instance.
+    PeerRestarted {
+        /// Who.
+        peer: NodeId,
+        /// Its address now.
+        remote: SocketAddr,
+    },
+    /// One more lane of a peer is up.
+    LaneUp {
+        /// Whose.
+        peer: NodeId,
+        /// Which.
+        lane: Lane,
+        /// The address.
+        remote: SocketAddr,
+    },
+    /// A lane is gone, others live.
+    LaneDown {
+        /// Whose.
+        peer: NodeId,
+        /// Which.
+        lane: Lane,
+        /// Why, for people.
+        why: String,
+    },
+    /// A lane goes another way now.
+    LaneMoved {
+        /// Whose.
+        peer: NodeId,
+        /// Which.
+        lane: Lane,
+        /// The address before.
+        from: SocketAddr,
+        /// The address now.
+        to: SocketAddr,
+    },
+    /// No address of the peer answered. Repeated only when the reason changes, and every five minutes.
+    DialFailed {
+        /// Who.
+        peer: NodeId,
+        /// Which lane.
+        lane: Lane,
+        /// What went wrong at each address.
+        error: String,
+        /// When it is tried again.
+        retry_in: Duration,
+    },
+    /// A connection was closed for what it asked.
+    Refused {
+        /// Who asked.
+        peer: NodeId,
+        /// From where.
+        remote: SocketAddr,
+        /// Why, and what to do.
+        why: String,
+    },
+    /// The peer's inner MTU is another.
+    MtuMismatch {
+        /// Who.
+        peer: NodeId,
+        /// This node's, bytes.
+        ours: u16,
+        /// The peer's, bytes.
+        theirs: u16,
+    },
+    /// Two programs use one key.
+    DuplicateNode {
+        /// Their node id.
+        peer: NodeId,
+        /// The latest address of one of them.
+        remote: SocketAddr,
+    },
+}
+
+/// How much a notice matters.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Severity {
+    /// Worth a line.
+    Info,
+    /// Something should be done.
+    Warning,
+}
+
+impl Notice {
+    /// How much it matters.
+    pub fn severity(&self) -> Severity {
+        match self {
+            Self::PeerUp { .. }
+            | Self::PeerRestarted { .. }
+            | Self::LaneUp { .. }
+            | Self::LaneMoved { .. } => Severity::Info,
+            Self::PeerDown { .. }
+            | Self::LaneDown { .. }
+            | Self::DialFailed { .. }
+            | Self::Refused { .. }
+            | Self::MtuMismatch { .. }
+            | Self::DuplicateNode { .. } => Severity::Warning,
+        }
+    }
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PeerUp { peer, port, remote, direction, hello } => {
+                let who = match direction {
+                    Direction::Dialled => "dialled",
+                    Direction::Accepted => "it dialled",
+                };
+                let (name, agent) = (&hello.name, &hello.agent);
+                write!(f, "peer {peer} ({name}) up at {remote}, {who}, port {port}, {agent}")
+            }
+            Self::PeerDown { peer, name, why, up } => {
+                write!(f, "peer {peer} ({name}) down after {} s: {why}", up.as_secs())
+            }
+            Self::PeerRestarted { peer, remote } => {
+                write!(f, "peer {peer} restarted, up again at {remote}")
+            }
+            Self::LaneUp { peer, lane, remote } => {
+                write!(f, "peer {peer} lane {} up at {remote}", lane.0)
+            }
+            Self::LaneDown { peer, lane, why } => {
+                write!(f, "peer {peer} lane {} down, others carry on: {why}", lane.0)
+            }
+            Self::LaneMoved { peer, lane, from, to } => {
+                write!(f, "peer {peer} lane {} moved from {from} to {to}", lane.0)
+            }
+            Self::DialFailed { peer, lane, error, retry_in } => write!(
+                f,
+                "cannot reach peer {peer} (lane {}): {error}; next try in {:.1} s",
+                lane.0,
+                retry_in.as_secs_f64()
+            ),
+            Self::Refused { peer, remote, why } => {
+                write!(f, "refused a connection of {peer} at {remote}: {why}")
+            }
+            Self::MtuMismatch { peer, ours, theirs } => write!(
+                f,
+                "peer {peer} has inner MTU {theirs}, this node {ours}: large packets between them \
+                 get lost; give both the same --mtu"
+            ),
+            Self::DuplicateNode { peer, remote } => write!(
+                f,
+                "two programs use the key of peer {peer} and push each other out, one of them at \
+                 {remote}; was the host cloned? Stop one, delete its identity.pem, start it again and \
+                 tell the peers its new node id"
+            ),
+        }
+    }
+}
+
+/// Why a connection of ours ended, for people; `local` is named where the cure needs it.
+pub(super) fn explain(why: &Ended, local: NodeId) -> String {
+    match why {
+        Ended::Closed(reason) => format!("closed here ({reason:?})"),
+        Ended::ByPeer { code, phrase } => by_peer(*code, phrase, local),
+        Ended::Reset => "the peer restarted".into(),
+        Ended::TimedOut => "nothing was heard from it".into(),
+        Ended::Refused(text) | Ended::Failed(text) => text.clone(),
+    }
+}
+
+fn by_peer(code: u64, phrase: &str, local: NodeId) -> String {
+    const SHUTDOWN: u64 = CloseReason::Shutdown as u64;
+    const REPLACED: u64 = CloseReason::Replaced as u64;
+    const DUPLICATE: u64 = CloseReason::Duplicate as u64;
+    const VERSION: u64 = CloseReason::Version as u64;
+    const BAD_HELLO: u64 = CloseReason::BadHello as u64;
+    const NOT_ADMITTED: u64 = CloseReason::NotAdmitted as u64;
+    const DIALLED_SELF: u64 = CloseReason::DialledSelf as u64;
+    match code {
+        SHUTDOWN => "the peer was shut down".into(),
+        REPLACED => "the peer replaced it by a newer connection".into(),
+        DUPLICATE => "both ends dialled at once".into(),
+        VERSION => "the peer speaks another version; run the same release on both ends".into(),
+        BAD_HELLO => format!("the peer could not read this node's hello ({phrase})"),
+        NOT_ADMITTED => {
+            format!("the peer does not admit this node; start it there with --peer {local}")
+        }
+        DIALLED_SELF => "the address leads back to this node; correct --peer".into(),
+        _ => format!("the peer closed it with code {code} ({phrase})"),
+    }
+}

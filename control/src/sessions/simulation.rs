@@ -1,0 +1,411 @@
+//! Two nodes' sessions joined by a toy network: dials get lost, messages take their time, nodes are killed and come
+//! back. Whatever happened, once the network heals both must agree on one connection per lane and leave it alone.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use ipop_datapath::{command::Ended, hello::Capabilities};
+use proptest::prelude::*;
+
+use super::{backoff::Rng, *};
+
+const DEAD_PEER_TIME: Duration = Duration::from_secs(10);
+/// The longest back-off with its jitter, a lost dial, a dead peer, and some.
+const SETTLE: Duration = Duration::from_secs(60);
+
+/// A connection, as its two ends see it; the index is the node.
+struct Connection {
+    names: [ConnectionId; 2],
+    lane: u8,
+    open: [bool; 2],
+    dialler: usize,
+}
+
+enum Happening {
+    Report(usize, usize, Report),
+    Resolved(usize, u64),
+    Start(usize),
+    Kill(usize),
+}
+
+enum Report {
+    Connected,
+    Ended(Ended),
+}
+
+struct Node {
+    sessions: Option<Sessions>,
+    spec: String,
+    lanes: u8,
+    starts: u64,
+    accepted: u64,
+    active: HashMap<usize, ConnectionId>,
+    ups: usize,
+    downs: usize,
+    commands: usize,
+}
+
+struct World {
+    now: Instant,
+    rng: Rng,
+    max_delay_ms: u64,
+    loss: f64,
+    nodes: [Node; 2],
+    connections: Vec<Connection>,
+    queue: BTreeMap<(Instant, u64), Happening>,
+    queued: u64,
+}
+
+fn id(node: usize) -> NodeId {
+    NodeId([node as u8 + 1; 32])
+}
+
+fn listener(node: usize) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, node as u8 + 1], 5800))
+}
+
+impl World {
+    fn new(plan: &Plan) -> Self {
+        let node = |own: usize| {
+            let peer = id(1 - own);
+            let address = listener(1 - own);
+            let spec = match plan.addresses[own] {
+                Address::None => format!("{peer}"),
+                Address::Literal => format!("{peer}@{address}"),
+                Address::Name => format!("{peer}@peer.example:5800"),
+            };
+            Node {
+                sessions: None,
+                spec,
+                lanes: plan.lanes[own],
+                starts: 0,
+                accepted: 0,
+                active: HashMap::new(),
+                ups: 0,
+                downs: 0,
+                commands: 0,
+            }
+        };
+        let mut world = Self {
+            now: Instant::now(),
+            rng: Rng::new(plan.seed),
+            max_delay_ms: plan.max_delay_ms,
+            loss: plan.loss,
+            nodes: [node(0), node(1)],
+            connections: Vec::new(),
+            queue: BTreeMap::new(),
+            queued: 0,
+        };
+        world.schedule(Duration::ZERO, Happening::Start(0));
+        world.schedule(Duration::from_millis(plan.lag_ms), Happening::Start(1));
+        for (node, at_ms, down_ms) in &plan.kills {
+            world.schedule(Duration::from_millis(*at_ms), Happening::Kill(*node));
+            world.schedule(Duration::from_millis(at_ms + down_ms), Happening::Start(*node));
+        }
+        world
+    }
+
+    fn schedule(&mut self, after: Duration, happening: Happening) {
+        self.queued += 1;
+        self.queue.insert((self.now + after, self.queued), happening);
+    }
+
+    fn delay(&mut self) -> Duration {
+        Duration::from_millis(1 + self.rng.next() % self.max_delay_ms)
+    }
+
+    fn lost(&mut self) -> bool {
+        self.rng.fraction() < self.loss
+    }
+
+    fn run_for(&mut self, time: Duration) {
+        let end = self.now + time;
+        loop {
+            let timeouts = self.nodes.iter().filter_map(|node| node.sessions.as_ref());
+            let timeout = timeouts.filter_map(Sessions::poll_timeout).min();
+            let next = self.queue.first_key_value().map(|((at, _), _)| *at);
+            let Some(at) = timeout.into_iter().chain(next).min().filter(|at| *at <= end) else {
+                break;
+            };
+            self.now = self.now.max(at);
+            while self.queue.first_key_value().is_some_and(|((at, _), _)| *at <= self.now) {
+                if let Some((_, happening)) = self.queue.pop_first() {
+                    self.happen(happening);
+                }
+            }
+            for node in 0..2 {
+                if let Some(sessions) = &mut self.nodes[node].sessions {
+                    sessions.handle_timeout(self.now);
+                }
+                self.carry_out(node);
+            }
+        }
+        self.now = end;
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        match happening {
+            Happening::Start(node) => self.start(node),
+            Happening::Kill(node) => self.kill(node),
+            Happening::Resolved(node, starts) => {
+                if self.nodes[node].starts == starts {
+                    let result = Ok(vec![listener(1 - node)]);
+                    self.input(node, Input::Resolved { peer: id(1 - node), result });
+                }
+            }
+            Happening::Report(node, connection, report) => self.report(node, connection, report),
+        }
+    }
+
+    fn start(&mut self, own: usize) {
+        let node = &mut self.nodes[own];
+        if node.sessions.is_some() {
+            return;
+        }
+        node.starts += 1;
+        node.accepted = 0;
+        node.active.clear();
+        let config = SessionsConfig {
+            local: id(own),
+            inner_mtu: 1_500,
+            lanes: node.lanes,
+            first_port: 0,
+            seed: self.rng.next(),
+            peers: vec![node.spec.parse().unwrap()],
+        };
+        node.sessions = Some(Sessions::new(config, self.now).unwrap());
+        self.carry_out(own);
+    }
+
+    /// Without a word to anybody. What the far end sends later is answered with a reset, or by nobody.
+    fn kill(&mut self, node: usize) {
+        self.nodes[node].sessions = None;
+        for index in 0..self.connections.len() {
+            if std::mem::take(&mut self.connections[index].open[node]) {
+                let (after, why) = if self.rng.next().is_multiple_of(2) {
+                    (self.delay() * 5, Ended::Reset)
+                } else {
+                    (DEAD_PEER_TIME, Ended::TimedOut)
+                };
+                self.schedule(after, Happening::Report(1 - node, index, Report::Ended(why)));
+            }
+        }
+    }
+
+    fn report(&mut self, node: usize, index: usize, report: Report) {
+        let connection = &mut self.connections[index];
+        let name = connection.names[node];
+        if !connection.open[node] {
+            return;
+        }
+        let event = match report {
+            Report::Ended(why) => {
+                connection.open[node] = false;
+                Event::Ended { connection: name, why }
+            }
+            Report::Connected => {
+                let far = &self.nodes[1 - node];
+                let mut instance = [node as u8; 16];
+                instance[..8].copy_from_slice(&far.starts.to_le_bytes());
+                let (direction, remote) = if connection.dialler == node {
+                    (Direction::Dialled, listener(1 - node))
+                } else {
+                    (Direction::Accepted, SocketAddr::from(([10, 0, 0, 9], 40_000)))
+                };
+                let hello = Hello {
+                    capabilities: Capabilities::ALL,
+                    max_frame_len: 65_549,
+                    inner_mtu: 1_500,
+                    lanes: far.lanes,
+                    lane: connection.lane,
+                    name: String::new(),
+                    instance,
+                    probe_token: None,
+                    agent: String::new(),
+                };
+                let peer = id(1 - node);
+                Event::Connected {
+                    connection: name,
+                    peer,
+                    direction,
+                    remote,
+                    local_ip: None,
+                    hello,
+                }
+            }
+        };
+        self.input(node, Input::Event(event));
+    }
+
+    fn input(&mut self, node: usize, input: Input) {
+        if let Some(sessions) = &mut self.nodes[node].sessions {
+            sessions.handle(self.now, input);
+        }
+        self.carry_out(node);
+    }
+
+    fn carry_out(&mut self, node: usize) {
+        while let Some(action) = self.nodes[node].sessions.as_mut().and_then(Sessions::poll_action)
+        {
+            match action {
+                Action::Resolve { .. } => {
+                    let after = self.delay();
+                    let starts = self.nodes[node].starts;
+                    self.schedule(after, Happening::Resolved(node, starts));
+                }
+                Action::Command { worker, command } => {
+                    self.nodes[node].commands += 1;
+                    self.command(node, worker, command);
+                }
+                Action::Notice(Notice::PeerUp { .. }) => self.nodes[node].ups += 1,
+                Action::Notice(Notice::PeerDown { .. }) => self.nodes[node].downs += 1,
+                Action::Notice(_) => {}
+            }
+        }
+    }
+
+    fn command(&mut self, node: usize, worker: usize, command: Command) {
+        match command {
+            Command::Dial { connection, lane, remote, .. } => {
+                assert_eq!(remote, listener(1 - node));
+                self.dial(node, connection, lane.0);
+            }
+            Command::Activate { connection, .. } => {
+                self.nodes[node].active.insert(worker, connection);
+            }
+            Command::Close { connection, reason } => self.close(node, connection, reason),
+            Command::Probe { .. } | Command::Shutdown => {}
+        }
+    }
+
+    fn dial(&mut self, node: usize, name: ConnectionId, lane: u8) {
+        let index = self.connections.len();
+        let far = 1 - node;
+        let reached = self.nodes[far].sessions.is_some() && !self.lost();
+        let (mut names, mut open) = ([name; 2], [true; 2]);
+        open[far] = reached;
+        if reached {
+            self.nodes[far].accepted += 1;
+            let count = self.nodes[far].accepted;
+            names[far] = ConnectionId(u64::from(lane) << WORKER_SHIFT | count);
+        }
+        self.connections.push(Connection { names, lane, open, dialler: node });
+        if reached {
+            for end in 0..2 {
+                let after = self.delay() + self.delay();
+                self.schedule(after, Happening::Report(end, index, Report::Connected));
+            }
+        } else {
+            let ended = Report::Ended(Ended::TimedOut);
+            self.schedule(DEAD_PEER_TIME, Happening::Report(node, index, ended));
+        }
+    }
+
+    fn close(&mut self, node: usize, name: ConnectionId, reason: CloseReason) {
+        let mine =
+            |connection: &Connection| connection.open[node] && connection.names[node] == name;
+        let Some(index) = self.connections.iter().position(mine) else { return };
+        self.connections[index].open[node] = false;
+        let (after, why) = if self.lost() {
+            (DEAD_PEER_TIME, Ended::TimedOut)
+        } else {
+            let code = reason as u64;
+            (self.delay(), Ended::ByPeer { code, phrase: String::new() })
+        };
+        self.schedule(after, Happening::Report(1 - node, index, Report::Ended(why)));
+    }
+
+    /// Exactly one connection a lane is open, and both nodes send on it.
+    fn check_agreement(&self) {
+        let lanes = self.nodes[0].lanes.min(self.nodes[1].lanes);
+        let open: Vec<_> = self
+            .connections
+            .iter()
+            .filter(|connection| connection.open != [false; 2])
+            .map(|connection| (connection.lane, connection.open, connection.names))
+            .collect();
+        assert_eq!(open.len(), usize::from(lanes), "{open:?}");
+        for (lane, open, names) in open {
+            assert_eq!(open, [true; 2], "lane {lane}");
+            for (node, name) in self.nodes.iter().zip(names) {
+                assert_eq!(node.active.get(&usize::from(lane)), Some(&name), "lane {lane}");
+            }
+        }
+        for node in &self.nodes {
+            let sessions = node.sessions.as_ref().unwrap();
+            assert_eq!(sessions.snapshot(self.now)[0].lanes.len(), usize::from(lanes));
+            assert_eq!(sessions.ctx.owners.len(), usize::from(lanes), "names leak");
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Address {
+    None,
+    Literal,
+    Name,
+}
+
+#[derive(Clone, Debug)]
+struct Plan {
+    seed: u64,
+    addresses: [Address; 2],
+    lanes: [u8; 2],
+    max_delay_ms: u64,
+    loss: f64,
+    /// How much later the second node starts.
+    lag_ms: u64,
+    /// Node, when, for how long.
+    kills: Vec<(usize, u64, u64)>,
+}
+
+fn plans(loss: f64, max_kills: usize) -> impl Strategy<Value = Plan> {
+    use Address::{Literal, Name, None};
+    let addresses = prop::sample::select(vec![
+        [Literal, Literal],
+        [Literal, None],
+        [None, Literal],
+        [Name, Name],
+        [None, Name],
+    ]);
+    let kills = prop::collection::vec((0..2usize, 100..40_000u64, 0..15_000u64), 0..=max_kills);
+    let lag_ms = prop_oneof![0..300u64, 0..8_000u64];
+    (any::<u64>(), addresses, [1..=4u8, 1..=4u8], 1..200u64, 0.0..=loss, lag_ms, kills).prop_map(
+        |(seed, addresses, lanes, max_delay_ms, loss, lag_ms, kills)| Plan {
+            seed,
+            addresses,
+            lanes,
+            max_delay_ms,
+            loss,
+            lag_ms,
+            kills,
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn after_any_trouble_both_agree_on_one_connection_per_lane(plan in plans(0.6, 4)) {
+        let mut world = World::new(&plan);
+        world.run_for(Duration::from_secs(60));
+        world.loss = 0.0;
+        world.run_for(SETTLE);
+        world.check_agreement();
+        let commands = [0, 1].map(|node: usize| world.nodes[node].commands);
+        world.run_for(Duration::from_secs(120));
+        world.check_agreement();
+        let later = [0, 1].map(|node: usize| world.nodes[node].commands);
+        prop_assert_eq!(commands, later, "a settled pair is left alone");
+    }
+
+    #[test]
+    fn without_trouble_the_peer_comes_up_once_and_stays(plan in plans(0.0, 0)) {
+        let mut world = World::new(&plan);
+        world.run_for(SETTLE);
+        world.check_agreement();
+        for node in &world.nodes {
+            prop_assert_eq!((node.ups, node.downs), (1, 0));
+        }
+    }
+}

@@ -1,0 +1,582 @@
+//! One node's sessions, driven by hand.
+
+use std::time::Duration;
+
+use ipop_datapath::{command::Ended, hello::Capabilities};
+
+use super::*;
+
+const LOCAL: NodeId = NodeId([5; 32]);
+/// Above `LOCAL`: simultaneous dials are decided here.
+const PEER: NodeId = NodeId([9; 32]);
+const LISTENER: &str = "10.0.0.9:5800";
+const SOURCE: &str = "10.0.0.9:40000";
+
+struct Bench {
+    sessions: Sessions,
+    now: Instant,
+    actions: Vec<Action>,
+    accepted: u64,
+}
+
+impl Bench {
+    fn new(lanes: u8, peer: &str) -> Self {
+        let now = Instant::now();
+        let peers = vec![format!("{PEER}{peer}").parse().unwrap()];
+        let config = SessionsConfig {
+            local: LOCAL,
+            inner_mtu: 1_500,
+            lanes,
+            first_port: 16,
+            seed: 1,
+            peers,
+        };
+        let sessions = Sessions::new(config, now).unwrap();
+        let mut bench = Self { sessions, now, actions: Vec::new(), accepted: 0 };
+        bench.collect();
+        bench
+    }
+
+    fn dialling_one_lane() -> Self {
+        Self::new(1, &format!("@{LISTENER}"))
+    }
+
+    fn collect(&mut self) {
+        self.actions.extend(std::iter::from_fn(|| self.sessions.poll_action()));
+    }
+
+    fn input(&mut self, input: Input) {
+        self.sessions.handle(self.now, input);
+        self.collect();
+    }
+
+    fn advance(&mut self, by: Duration) {
+        let end = self.now + by;
+        while let Some(at) = self.sessions.poll_timeout().filter(|at| *at <= end) {
+            assert!(at > self.now || self.now == end, "the time-out at {at:?} was not handled");
+            self.now = self.now.max(at);
+            self.sessions.handle_timeout(self.now);
+            self.collect();
+        }
+        self.now = end;
+    }
+
+    fn advance_ms(&mut self, by_ms: u64) {
+        self.advance(Duration::from_millis(by_ms));
+    }
+
+    fn take<T>(&mut self, pick: impl Fn(&Action) -> Option<T>) -> Vec<T> {
+        let picked = self.actions.iter().filter_map(&pick).collect();
+        self.actions.retain(|action| pick(action).is_none());
+        picked
+    }
+
+    fn dials(&mut self) -> Vec<(ConnectionId, u8, SocketAddr)> {
+        self.take(|action| match action {
+            Action::Command {
+                worker,
+                command: Command::Dial { connection, peer, lane, remote },
+            } => {
+                assert_eq!((*worker, *peer), (usize::from(lane.0), PEER));
+                Some((*connection, lane.0, *remote))
+            }
+            _ => None,
+        })
+    }
+
+    fn one_dial(&mut self) -> (ConnectionId, u8, SocketAddr) {
+        let dials = self.dials();
+        assert_eq!(dials.len(), 1, "{dials:?}");
+        dials[0]
+    }
+
+    fn closes(&mut self) -> Vec<(ConnectionId, CloseReason)> {
+        self.take(|action| match action {
+            Action::Command { command: Command::Close { connection, reason }, .. } => {
+                Some((*connection, *reason))
+            }
+            _ => None,
+        })
+    }
+
+    fn activations(&mut self) -> Vec<ConnectionId> {
+        self.take(|action| match action {
+            Action::Command { command: Command::Activate { connection, port }, .. } => {
+                assert_eq!(port.0, 16);
+                Some(*connection)
+            }
+            _ => None,
+        })
+    }
+
+    fn notices(&mut self) -> Vec<Notice> {
+        self.take(|action| match action {
+            Action::Notice(notice) => Some(notice.clone()),
+            _ => None,
+        })
+    }
+
+    fn connected(&mut self, connection: ConnectionId, direction: Direction, hello: Hello) {
+        let remote = match direction {
+            Direction::Dialled => LISTENER,
+            Direction::Accepted => SOURCE,
+        };
+        let event = Event::Connected {
+            connection,
+            peer: PEER,
+            direction,
+            remote: remote.parse().unwrap(),
+            local_ip: Some("10.0.0.5".parse().unwrap()),
+            hello,
+        };
+        self.input(Input::Event(event));
+    }
+
+    fn accept(&mut self, hello: Hello) -> ConnectionId {
+        self.accepted += 1;
+        let connection = ConnectionId(u64::from(hello.lane) << WORKER_SHIFT | self.accepted);
+        self.connected(connection, Direction::Accepted, hello);
+        connection
+    }
+
+    fn dial_succeeds(&mut self) -> ConnectionId {
+        let (connection, lane, _) = self.one_dial();
+        self.connected(connection, Direction::Dialled, hello(lane));
+        connection
+    }
+
+    fn end(&mut self, connection: ConnectionId, why: Ended) {
+        self.input(Input::Event(Event::Ended { connection, why }));
+    }
+
+    fn resolve_asked(&mut self) -> bool {
+        let asked = self.take(|action| match action {
+            Action::Resolve { peer, address } => Some((*peer, address.clone())),
+            _ => None,
+        });
+        assert!(asked.len() <= 1, "{asked:?}");
+        asked.iter().all(|(peer, _)| *peer == PEER) && !asked.is_empty()
+    }
+
+    fn resolve(&mut self, addresses: &[&str]) {
+        let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+        self.input(Input::Resolved { peer: PEER, result: Ok(addresses) });
+    }
+
+    fn local_addresses(&mut self, addresses: &[&str]) {
+        let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+        self.input(Input::LocalAddresses(addresses));
+    }
+}
+
+fn hello(lane: u8) -> Hello {
+    Hello {
+        capabilities: Capabilities::ALL,
+        max_frame_len: 65_549,
+        inner_mtu: 1_500,
+        lanes: 4,
+        lane,
+        name: "rack9".into(),
+        instance: [1; 16],
+        probe_token: None,
+        agent: String::new(),
+    }
+}
+
+fn by_peer(reason: CloseReason) -> Ended {
+    Ended::ByPeer { code: reason as u64, phrase: String::new() }
+}
+
+fn is_up(notice: &Notice) -> bool {
+    matches!(notice, Notice::PeerUp { .. })
+}
+
+fn is_down(notice: &Notice) -> bool {
+    matches!(notice, Notice::PeerDown { .. })
+}
+
+#[test]
+fn a_configuration_that_cannot_be_right_is_refused() {
+    let sessions = |lanes, first_port, peers: &[NodeId]| {
+        let peers = peers.iter().map(|node| PeerSpec { node: *node, address: None }).collect();
+        let config =
+            SessionsConfig { local: LOCAL, inner_mtu: 1_500, lanes, first_port, seed: 1, peers };
+        Sessions::new(config, Instant::now()).err()
+    };
+    assert_eq!(sessions(1, 0, &[PEER]), None);
+    assert_eq!(sessions(1, 0, &[LOCAL]), Some(SessionsError::PeerIsSelf(LOCAL)));
+    assert_eq!(sessions(1, 0, &[PEER, PEER]), Some(SessionsError::PeerTwice(PEER)));
+    assert_eq!(sessions(0, 0, &[]), Some(SessionsError::Lanes(0)));
+    assert_eq!(sessions(17, 0, &[]), Some(SessionsError::Lanes(17)));
+    assert_eq!(sessions(1, u16::MAX, &[PEER]), Some(SessionsError::Ports(1)));
+    let many: Vec<NodeId> =
+        (0..=MAX_PEERS as u64).map(|n| NodeId::of_spki(&n.to_le_bytes())).collect();
+    assert_eq!(sessions(1, 0, &many), Some(SessionsError::TooManyPeers(MAX_PEERS + 1)));
+}
+
+#[test]
+fn a_peer_with_an_address_is_dialled_at_once_and_ever_more_slowly() {
+    let mut bench = Bench::dialling_one_lane();
+    let mut waits = Vec::new();
+    for _ in 0..12 {
+        let (connection, lane, remote) = bench.one_dial();
+        assert_eq!((lane, remote), (0, LISTENER.parse().unwrap()));
+        bench.end(connection, Ended::TimedOut);
+        let at = bench.sessions.poll_timeout().unwrap();
+        waits.push(at - bench.now);
+        bench.advance(at - bench.now);
+    }
+    assert!(waits[0] < Duration::from_millis(100), "{waits:?}");
+    assert!(waits[4] > waits[2] && waits[11] > Duration::from_secs(11), "{waits:?}");
+    assert!(waits.iter().all(|wait| *wait < Duration::from_secs(19)), "{waits:?}");
+    let notices = bench.notices();
+    assert_eq!(notices.len(), 1, "an unchanged failure is told once: {notices:?}");
+    assert!(notices[0].to_string().contains("10.0.0.9:5800: no answer"), "{}", notices[0]);
+}
+
+#[test]
+fn a_peer_without_an_address_is_waited_for_and_not_redialled() {
+    let mut bench = Bench::new(1, "");
+    bench.advance_ms(60_000);
+    assert_eq!(bench.dials(), []);
+    assert_eq!(bench.sessions.snapshot(bench.now)[0].state, PeerState::Awaited);
+    let connection = bench.accept(hello(0));
+    assert_eq!(bench.activations(), [connection]);
+    assert!(bench.notices().iter().any(is_up));
+    bench.end(connection, Ended::TimedOut);
+    assert!(bench.notices().iter().any(is_down));
+    bench.advance_ms(60_000);
+    assert_eq!(bench.dials(), []);
+}
+
+#[test]
+fn a_dial_that_is_not_answered_is_given_up() {
+    let mut bench = Bench::dialling_one_lane();
+    let (connection, ..) = bench.one_dial();
+    bench.advance_ms(4_900);
+    assert_eq!(bench.closes(), [(connection, CloseReason::Replaced)]);
+    let (second, ..) = bench.one_dial();
+    // The answer crosses the close.
+    bench.connected(connection, Direction::Dialled, hello(0));
+    assert_eq!(bench.closes(), [(connection, CloseReason::Replaced)]);
+    assert_eq!(bench.activations(), []);
+    bench.connected(second, Direction::Dialled, hello(0));
+    assert_eq!(bench.activations(), [second]);
+}
+
+#[test]
+fn names_are_resolved_at_every_dial_and_all_addresses_tried_in_turn() {
+    let mut bench = Bench::new(1, "@hostB:5800");
+    for _ in 0..2 {
+        assert!(bench.resolve_asked());
+        bench.resolve(&["10.0.0.1:5800", "10.0.0.2:5800", "10.0.0.1:5800"]);
+        for address in ["10.0.0.1:5800", "10.0.0.2:5800"] {
+            let (connection, _, remote) = bench.one_dial();
+            assert_eq!(remote, address.parse().unwrap());
+            bench.end(connection, Ended::Failed("unreachable".into()));
+        }
+        bench.advance_ms(400);
+    }
+    let error = bench.notices()[0].to_string();
+    assert!(error.contains("10.0.0.1:5800: unreachable, 10.0.0.2:5800: unreachable"), "{error}");
+    assert!(bench.resolve_asked());
+    bench.input(Input::Resolved { peer: PEER, result: Err("no such host".into()) });
+    assert!(bench.notices()[0].to_string().contains("no such host"));
+    bench.advance_ms(2_000);
+    assert!(bench.resolve_asked());
+    bench.resolve(&[]);
+    assert!(bench.notices()[0].to_string().contains("no address"));
+}
+
+#[test]
+fn a_resolver_that_does_not_answer_is_asked_again() {
+    let mut bench = Bench::new(1, "@hostB:5800");
+    assert!(bench.resolve_asked());
+    bench.advance_ms(61_000);
+    assert!(bench.resolve_asked());
+}
+
+#[test]
+fn the_dialler_opens_the_lanes_that_both_ends_serve() {
+    let mut bench = Bench::new(3, &format!("@{LISTENER}"));
+    let first = bench.dial_succeeds();
+    let dials = bench.dials();
+    assert_eq!(dials.iter().map(|dial| dial.1).collect::<Vec<_>>(), [1, 2]);
+    for (connection, lane, _) in &dials {
+        bench.connected(*connection, Direction::Dialled, hello(*lane));
+    }
+    assert_eq!(bench.activations(), [first, dials[0].0, dials[1].0]);
+    assert_eq!(bench.sessions.snapshot(bench.now)[0].lanes.len(), 3);
+
+    bench.notices();
+    bench.end(first, Ended::TimedOut);
+    assert!(matches!(bench.notices()[..], [Notice::LaneDown { .. }]));
+    bench.advance_ms(100);
+    let again = bench.dial_succeeds();
+    assert_eq!(bench.activations(), [again]);
+}
+
+#[test]
+fn the_end_that_accepted_leaves_the_lanes_to_the_dialler_for_a_while() {
+    let mut bench = Bench::new(2, &format!("@{LISTENER}"));
+    let (ours, ..) = bench.one_dial();
+    bench.accept(hello(0));
+    bench.end(ours, by_peer(CloseReason::Duplicate));
+    bench.advance_ms(2_900);
+    assert_eq!(bench.dials(), []);
+    bench.advance_ms(200);
+    assert_eq!(bench.one_dial().1, 1);
+}
+
+#[test]
+fn simultaneous_dials_end_in_the_lower_ids_connection() {
+    let mut bench = Bench::dialling_one_lane();
+    let theirs = bench.accept(hello(0));
+    bench.advance_ms(300);
+    let ours = bench.dial_succeeds();
+    assert_eq!(bench.activations(), [theirs, ours]);
+    bench.advance_ms(900);
+    assert_eq!(bench.closes(), []);
+    bench.advance_ms(200);
+    assert_eq!(bench.closes(), [(theirs, CloseReason::Duplicate)]);
+    bench.advance_ms(60_000);
+    assert_eq!(bench.dials(), []);
+    let notices = bench.notices();
+    assert_eq!(notices.iter().filter(|notice| is_up(notice)).count(), 1);
+    assert!(!notices.iter().any(is_down));
+}
+
+#[test]
+fn the_loser_takes_over_again_when_the_winner_dies_first() {
+    let mut bench = Bench::dialling_one_lane();
+    let ours = bench.dial_succeeds();
+    let theirs = bench.accept(hello(0));
+    assert_eq!(bench.activations(), [ours]);
+    bench.end(ours, Ended::Failed("broken".into()));
+    assert_eq!(bench.activations(), [theirs]);
+    bench.advance_ms(30_000);
+    assert_eq!((bench.closes(), bench.dials()), (vec![], vec![]));
+    assert!(!bench.notices().iter().any(is_down));
+}
+
+#[test]
+fn a_duplicate_close_is_no_failure() {
+    let mut bench = Bench::dialling_one_lane();
+    for _ in 0..10 {
+        let (connection, ..) = bench.one_dial();
+        bench.end(connection, by_peer(CloseReason::Duplicate));
+        let wait = bench.sessions.poll_timeout().unwrap() - bench.now;
+        assert!(wait < Duration::from_millis(320), "{wait:?}");
+        bench.advance(wait);
+    }
+    assert_eq!(bench.notices(), []);
+}
+
+#[test]
+fn a_restarted_peer_replaces_its_old_connections_on_all_lanes_at_once() {
+    let mut bench = Bench::new(2, "");
+    let old = [bench.accept(hello(0)), bench.accept(hello(1))];
+    bench.notices();
+    let new = bench.accept(Hello { instance: [2; 16], ..hello(0) });
+    let replaced = old.map(|connection| (connection, CloseReason::Replaced));
+    assert_eq!(bench.closes(), replaced);
+    assert_eq!(bench.activations().last(), Some(&new));
+    let notices = bench.notices();
+    assert!(matches!(notices[..], [Notice::PeerRestarted { .. }, Notice::PeerUp { .. }]));
+}
+
+#[test]
+fn a_reset_is_followed_by_a_dial_at_once() {
+    let mut bench = Bench::dialling_one_lane();
+    let connection = bench.dial_succeeds();
+    bench.advance_ms(20_000);
+    bench.end(connection, Ended::Reset);
+    bench.advance_ms(70);
+    bench.one_dial();
+}
+
+#[test]
+fn two_programs_with_one_key_are_noticed_and_a_restart_is_not_taken_for_them() {
+    let mut bench = Bench::new(1, "");
+    for instance in 0..12 {
+        bench.accept(Hello { instance: [instance; 16], ..hello(0) });
+        bench.advance_ms(1_000);
+    }
+    let duplicate = |notice: &Notice| matches!(notice, Notice::DuplicateNode { .. });
+    assert!(!bench.notices().iter().any(duplicate));
+    for turn in 0..6 {
+        bench.accept(Hello { instance: [100 + turn % 2; 16], ..hello(0) });
+        bench.advance_ms(1_000);
+    }
+    assert_eq!(bench.notices().iter().filter(|notice| duplicate(notice)).count(), 1);
+}
+
+#[test]
+fn another_inner_mtu_is_warned_of_once() {
+    let mut bench = Bench::new(2, "");
+    bench.accept(Hello { inner_mtu: 1_400, ..hello(0) });
+    bench.accept(Hello { inner_mtu: 1_400, ..hello(1) });
+    let notices = bench.notices();
+    let warnings: Vec<_> =
+        notices.iter().filter(|notice| matches!(notice, Notice::MtuMismatch { .. })).collect();
+    assert_eq!(warnings.len(), 1);
+    assert!(warnings[0].to_string().contains("--mtu"));
+}
+
+#[test]
+fn a_listener_that_lost_its_address_dials_back_and_takes_over_without_a_gap() {
+    let mut bench = Bench::new(1, "");
+    bench.local_addresses(&["10.0.0.5"]);
+    let old = bench.accept(hello(0));
+    bench.advance_ms(20_000);
+    bench.local_addresses(&["10.0.0.5", "10.0.0.6"]);
+    assert_eq!(bench.dials(), []);
+    bench.local_addresses(&["10.0.0.6"]);
+    let (new, _, remote) = bench.one_dial();
+    assert_eq!(remote, SOURCE.parse().unwrap());
+    bench.activations();
+    bench.connected(new, Direction::Dialled, hello(0));
+    assert_eq!(bench.activations(), [new]);
+    bench.advance_ms(999);
+    assert_eq!(bench.closes(), []);
+    bench.advance_ms(1);
+    assert_eq!(bench.closes(), [(old, CloseReason::Replaced)]);
+    assert!(!bench.notices().iter().any(is_down));
+}
+
+#[test]
+fn a_takeover_that_fails_is_tried_again_and_dropped_when_the_address_returns() {
+    let mut bench = Bench::new(1, "");
+    bench.accept(hello(0));
+    bench.advance_ms(20_000);
+    bench.local_addresses(&["10.0.0.6"]);
+    let (connection, ..) = bench.one_dial();
+    bench.end(connection, Ended::Failed("unreachable".into()));
+    bench.advance_ms(100);
+    let (connection, ..) = bench.one_dial();
+    bench.local_addresses(&["10.0.0.5"]);
+    bench.end(connection, Ended::Failed("unreachable".into()));
+    bench.advance_ms(60_000);
+    assert_eq!(bench.dials(), []);
+}
+
+#[test]
+fn a_dialler_that_lost_its_address_probes_once_per_loss() {
+    let mut bench = Bench::dialling_one_lane();
+    let connection = bench.dial_succeeds();
+    let probes = |bench: &mut Bench| {
+        bench.take(|action| match action {
+            Action::Command { command: Command::Probe { connection }, .. } => Some(*connection),
+            _ => None,
+        })
+    };
+    bench.local_addresses(&["10.0.0.5"]);
+    assert_eq!(probes(&mut bench), []);
+    bench.local_addresses(&["10.0.0.6"]);
+    assert_eq!(probes(&mut bench), [connection]);
+    bench.local_addresses(&["10.0.0.6"]);
+    assert_eq!(probes(&mut bench), []);
+    bench.local_addresses(&["10.0.0.7"]);
+    assert_eq!(probes(&mut bench), [connection]);
+    assert_eq!(bench.dials(), []);
+}
+
+#[test]
+fn a_peer_whose_name_leads_elsewhere_is_followed_on_every_lane() {
+    let mut bench = Bench::new(2, "@hostB:5800");
+    assert!(bench.resolve_asked());
+    bench.resolve(&[LISTENER]);
+    let first = bench.dial_succeeds();
+    let second = bench.dial_succeeds();
+    bench.advance_ms(29_900);
+    assert!(!bench.resolve_asked());
+    bench.advance_ms(200);
+    assert!(bench.resolve_asked());
+    bench.resolve(&["10.0.0.1:5800", LISTENER]);
+    assert_eq!(bench.dials(), []);
+
+    bench.advance_ms(30_000);
+    assert!(bench.resolve_asked());
+    bench.resolve(&["10.0.7.7:5800"]);
+    let dials = bench.dials();
+    assert_eq!(dials.len(), 2);
+    for (connection, lane, remote) in dials {
+        assert_eq!(remote, "10.0.7.7:5800".parse().unwrap());
+        let event = Event::Connected {
+            connection,
+            peer: PEER,
+            direction: Direction::Dialled,
+            remote,
+            local_ip: None,
+            hello: hello(lane),
+        };
+        bench.input(Input::Event(event));
+    }
+    bench.advance_ms(1_000);
+    let replaced = [first, second].map(|connection| (connection, CloseReason::Replaced));
+    assert_eq!(bench.closes(), replaced);
+    assert_eq!(bench.dials(), []);
+}
+
+#[test]
+fn strangers_this_node_itself_and_lanes_that_are_not_served_are_refused() {
+    let mut bench = Bench::new(1, "");
+    let connected = |peer, connection, lane| {
+        Input::Event(Event::Connected {
+            connection: ConnectionId(connection),
+            peer,
+            direction: Direction::Accepted,
+            remote: SOURCE.parse().unwrap(),
+            local_ip: None,
+            hello: hello(lane),
+        })
+    };
+    bench.input(connected(NodeId([7; 32]), 1, 0));
+    bench.input(connected(LOCAL, 2, 0));
+    bench.input(connected(PEER, 3, 1));
+    let reasons: Vec<_> = bench.closes().into_iter().map(|(_, reason)| reason).collect();
+    let expected = [CloseReason::NotAdmitted, CloseReason::DialledSelf, CloseReason::BadHello];
+    assert_eq!(reasons, expected);
+    assert_eq!(bench.notices().len(), 3);
+    assert_eq!(bench.activations(), []);
+}
+
+#[test]
+fn refusals_tell_the_cure() {
+    let mut bench = Bench::dialling_one_lane();
+    let (connection, ..) = bench.one_dial();
+    bench.end(connection, by_peer(CloseReason::NotAdmitted));
+    let text = bench.notices()[0].to_string();
+    assert!(text.contains(&format!("--peer {LOCAL}")), "{text}");
+    let snapshot = &bench.sessions.snapshot(bench.now)[0];
+    assert_eq!(snapshot.state, PeerState::BackingOff);
+    assert!(snapshot.last_error.as_ref().unwrap().contains("does not admit"));
+}
+
+#[test]
+fn shutting_down_ends_every_worker_and_all_dialling() {
+    let mut bench = Bench::new(3, &format!("@{LISTENER}"));
+    let (connection, ..) = bench.one_dial();
+    bench.sessions.shut_down();
+    bench.sessions.shut_down();
+    bench.collect();
+    let workers = bench.take(|action| match action {
+        Action::Command { worker, command: Command::Shutdown } => Some(*worker),
+        _ => None,
+    });
+    assert_eq!(workers, [0, 1, 2]);
+    bench.end(connection, Ended::Closed(CloseReason::Shutdown));
+    assert_eq!(bench.sessions.poll_timeout(), None);
+    assert_eq!(bench.dials(), []);
+}
+
+#[test]
+fn a_roaming_peer_is_followed() {
+    let mut bench = Bench::new(1, "");
+    let connection = bench.accept(hello(0));
+    let remote = "192.0.2.7:1234".parse().unwrap();
+    bench.input(Input::Event(Event::Moved { connection, remote }));
+    assert_eq!(bench.sessions.snapshot(bench.now)[0].lanes[0].remote, "192.0.2.7:1234");
+    let moved = bench.notices().pop().unwrap();
+    assert!(matches!(moved, Notice::LaneMoved { to, .. } if to == remote));
+}
