@@ -9,7 +9,7 @@ use ipop_learning::PortId;
 
 use crate::{hello::Hello, node_id::NodeId};
 
-/// Names a connection for the life of the program. Bits 56.. hold the worker, so that either side may make one.
+/// Names a connection for the life of the program. Bits 56 and up hold the worker; bit 55 is set in the names that control gives to dials.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct ConnectionId(pub u64);
 

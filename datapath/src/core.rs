@@ -18,6 +18,7 @@ use quinn_proto::{
 };
 
 use crate::{
+    admission::Admission,
     command::{CloseReason, Command, ConnectionId, Direction, Ended, Event, Lane},
     drops::DropReason,
     forward::{Egress, Switch, TapOffload},
@@ -27,7 +28,7 @@ use crate::{
     loop_probe::{LoopProbe, PROBE_INTERVAL},
     node_id::NodeId,
     quic::{
-        Admission, CidKey, Congestion, InitialKey, LinkHealth, TlsIdentity, cid::admit_packet, tls,
+        CidKey, Congestion, InitialKey, LinkHealth, TlsIdentity, cid::admit_packet, tls,
         transport,
     },
     record::FrameSink,
@@ -447,10 +448,10 @@ impl Core {
         }
     }
 
-    /// Names of accepted connections: the worker in the top byte, the top bit of the rest set, apart from control's.
+    /// Names of accepted connections: the worker in the top byte; the next bit, which marks control's own names, is clear.
     fn new_id(&mut self) -> ConnectionId {
         self.next_id += 1;
-        ConnectionId(u64::from(self.config.worker) << 56 | 1 << 55 | self.next_id)
+        ConnectionId(u64::from(self.config.worker) << 56 | self.next_id)
     }
 
     fn insert(&mut self, mut tunnel: Tunnel, io: &mut impl Io) {

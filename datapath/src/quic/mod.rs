@@ -9,4 +9,4 @@ pub mod transport;
 
 pub use cid::{CidKey, InitialKey};
 pub use controller::{Congestion, LinkHealth};
-pub use tls::{Admission, TlsIdentity};
+pub use tls::TlsIdentity;

@@ -4,7 +4,6 @@
 
 use std::{fmt, sync::Arc};
 
-use ipop_learning::PortId;
 use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::{
     CipherSuite, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme,
@@ -17,17 +16,11 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
-use crate::node_id::NodeId;
+use crate::{admission::Admission, node_id::NodeId};
 
 const ALPN: &[u8] = b"ipop-switch/1";
 /// DER of an Ed25519 SubjectPublicKeyInfo up to the 32 key bytes (RFC 8410).
 const ED25519_SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 3, 0x21, 0];
-
-/// Says who may join, and which port of the switch each node is. Asked at every handshake.
-pub trait Admission: Send + Sync + 'static {
-    /// The port of this node, `None` if it may not join. The answer for one node never changes from one port to another.
-    fn port_of(&self, node: NodeId) -> Option<PortId>;
-}
 
 /// This node's certificate and key, and what was derived from the key.
 pub struct TlsIdentity {
