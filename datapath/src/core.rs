@@ -28,8 +28,7 @@ use crate::{
     loop_probe::{LoopProbe, PROBE_INTERVAL},
     node_id::NodeId,
     quic::{
-        CidKey, Congestion, InitialKey, LinkHealth, TlsIdentity, cid::admit_packet, tls,
-        transport,
+        CidKey, Congestion, InitialKey, LinkHealth, TlsIdentity, cid::admit_packet, tls, transport,
     },
     record::FrameSink,
     shared::{NodeFacts, Shared},

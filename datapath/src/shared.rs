@@ -48,9 +48,12 @@ impl Shared {
     /// For `taps` local TAPs and at most `peers` peers.
     pub fn new(fdb: MacTable, taps: u16, peers: u16, workers: u8) -> Self {
         let ports = usize::from(taps) + usize::from(peers);
+        let shared_ports: Box<[CachePadded<SharedPort>]> =
+            (0..ports).map(|_| CachePadded::default()).collect();
+        shared_ports.iter().take(usize::from(taps)).for_each(|tap| tap.lane_up(Lane(0)));
         Self {
             fdb,
-            ports: (0..ports).map(|_| CachePadded::default()).collect(),
+            ports: shared_ports,
             counters: (0..workers).map(|_| Arc::new(WorkerCounters::new(ports))).collect(),
             tunnels: TunnelRegistry::default(),
             own_flows: RwLock::default(),

@@ -51,6 +51,8 @@ pub enum PeerState {
 pub struct LaneSnapshot {
     /// Its number.
     pub lane: u8,
+    /// The connection that carries it.
+    pub connection: u64,
     /// The peer's address.
     pub remote: String,
     /// The local address, if known.
@@ -90,6 +92,7 @@ impl Peer {
             let link = lane.active.as_ref()?;
             Some(LaneSnapshot {
                 lane: number,
+                connection: link.connection.0,
                 remote: link.remote.to_string(),
                 local: link.local_ip.map(|ip| ip.to_string()),
                 direction: match link.direction {

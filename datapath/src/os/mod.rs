@@ -19,6 +19,16 @@ pub struct OsError {
 }
 
 impl OsError {
+    /// A system call that was made elsewhere.
+    pub fn failed(action: &str, source: io::Error) -> Self {
+        Self::new(action, source)
+    }
+
+    /// Whether the kernel lacks the address family.
+    pub fn is_address_family(&self) -> bool {
+        self.errno() == libc::EAFNOSUPPORT
+    }
+
     pub(crate) fn new(action: impl Into<String>, source: impl Into<io::Error>) -> Self {
         Self { action: action.into(), source: source.into(), hint: "" }
     }

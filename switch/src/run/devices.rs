@@ -1,0 +1,123 @@
+//! The TAPs and sockets of the switch.
+
+use std::{
+    collections::VecDeque,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+};
+
+use ipop_datapath::{
+    TapOffload,
+    engine::TapQueues,
+    node_id::NodeId,
+    os::{
+        OsError, interface,
+        tap::{Tap, TapConfig, stable_mac},
+        udp::{self, UdpPort},
+    },
+};
+
+use crate::settings::{Listen, Offload, Settings};
+
+/// See the head of this file.
+pub(super) struct Devices {
+    pub(super) taps: Vec<Tap>,
+    offload: TapOffload,
+    listening: VecDeque<UdpPort>,
+    listen: SocketAddr,
+}
+
+impl Devices {
+    /// Sockets first: if the port is taken, no device was touched.
+    pub(super) fn open(settings: &Settings, node: NodeId, workers: u8) -> Result<Self, OsError> {
+        let listening = listen(settings.listen, workers)?;
+        let offload = match settings.offload {
+            Offload::Auto => TapOffload::Full,
+            Offload::Off => TapOffload::None,
+        };
+        let mut taps = Vec::new();
+        for name in &settings.taps {
+            taps.push(Tap::open(&TapConfig {
+                name: name.as_str().to_owned(),
+                queues: workers,
+                mtu: u32::from(settings.mtu),
+                mac: stable_mac(node, name.as_str()),
+                offload,
+                bridge: settings.bridge.as_ref().map(|bridge| bridge.as_str().to_owned()),
+                address: settings.address.map(|cidr| interface::Cidr {
+                    address: cidr.address,
+                    prefix_len: cidr.prefix_len,
+                }),
+            })?);
+        }
+        let listen = listening.front().map_or_else(|| ([0; 4], 0).into(), |port| port.local);
+        Ok(Self { taps, offload, listening, listen })
+    }
+
+    pub(super) fn listen_port(&self) -> u16 {
+        self.listen.port()
+    }
+
+    pub(super) fn listen_address(&self) -> SocketAddr {
+        self.listen
+    }
+
+    pub(super) fn tap_offloads(&self) -> Vec<TapOffload> {
+        vec![self.offload; self.taps.len()]
+    }
+
+    /// One worker's queue of each TAP; a single-queue TAP is read by the first worker and written by all.
+    pub(super) fn queues_of(&self, worker: u8) -> Result<Vec<TapQueues>, OsError> {
+        let worker = usize::from(worker);
+        let queue = |tap: &Tap| {
+            let own = tap.queues.get(worker);
+            let queue = own.or(tap.queues.first()).map(std::os::fd::OwnedFd::try_clone);
+            let queue = queue
+                .unwrap_or_else(|| Err(std::io::ErrorKind::NotFound.into()))
+                .map_err(|error| OsError::failed("cannot duplicate a descriptor", error))?;
+            Ok(TapQueues { queue, read: own.is_some() })
+        };
+        self.taps.iter().map(queue).collect()
+    }
+
+    /// One worker's sockets: the listening one, and one to dial from for every lane but the first.
+    pub(super) fn take_sockets(&mut self, worker: u8) -> Result<Vec<UdpPort>, OsError> {
+        let mut sockets: Vec<_> = self.listening.pop_front().into_iter().collect();
+        if worker > 0 {
+            sockets.push(udp::ephemeral(self.listen)?);
+        }
+        Ok(sockets)
+    }
+}
+
+fn listen(listen: Listen, workers: u8) -> Result<VecDeque<UdpPort>, OsError> {
+    let address = match listen {
+        Listen::At(address) => address,
+        Listen::Any { port } => {
+            match udp::listen((Ipv6Addr::UNSPECIFIED, port).into(), workers) {
+                // A host without IPv6 says so in one of these ways.
+                Err(error) if is_without_ipv6(&error) => (Ipv4Addr::UNSPECIFIED, port).into(),
+                ports => return ports.map(VecDeque::from),
+            }
+        }
+    };
+    udp::listen(address, workers).map(VecDeque::from)
+}
+
+fn is_without_ipv6(error: &OsError) -> bool {
+    use std::io::ErrorKind::{AddrNotAvailable, Unsupported};
+    let kind = std::io::Error::from_raw_os_error(error.errno()).kind();
+    matches!(kind, AddrNotAvailable | Unsupported) || error.is_address_family()
+}
+
+/// One line for the operator.
+pub(super) fn describe(tap: &Tap, mtu: u16) -> String {
+    let how = if tap.was_attached() { "attached, will be left as found" } else { "created" };
+    let offloads = match (tap.features.tso, tap.features.uso) {
+        (true, true) => "offloads TSO, USO and checksums",
+        (true, false) => "offloads TSO and checksums",
+        _ => "no offloads",
+    };
+    let queues = tap.queues.len();
+    let single = if queues == 1 { "1 queue".to_owned() } else { format!("{queues} queues") };
+    format!("TAP {} {how}, {}, MTU {mtu}, {single}, {offloads}", tap.name, tap.mac)
+}

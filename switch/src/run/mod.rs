@@ -1,0 +1,429 @@
+//! The switch itself: devices, workers, and the loop of the control plane that holds them together.
+//!
+//! One channel brings everything to the control thread (workers' events, signals, resolved names); it feeds the sessions and carries out what they ask for.
+
+mod devices;
+mod report;
+
+use std::{
+    net::ToSocketAddrs,
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use ipop_control::{
+    identity::Identity,
+    local_addresses::local_addresses,
+    peer::PeerAddress,
+    sessions::{Action, Input, MAX_PEERS, Notice, Sessions, SessionsConfig, Severity},
+    trust::StaticTrust,
+};
+use ipop_datapath::{
+    PortId,
+    command::{Command, Event},
+    core::CoreConfig,
+    engine::{Worker, WorkerConfig, WorkerHandle},
+    node_id::NodeId,
+    os::OsError,
+    quic::{Congestion, TlsIdentity, cid::fill_random},
+    shared::{NodeFacts, Shared},
+};
+use ipop_learning::{MacTable, MacTableConfig};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+
+use self::devices::Devices;
+use crate::{
+    exit::{ExitCode, Failure},
+    identity_cmd,
+    settings::{self, Settings, Workers},
+};
+
+/// More workers than this are never started by themselves: one carries several Gbit/s, and the host has other work.
+const AUTO_WORKERS_MAX: usize = 4;
+/// Messages to the control thread that may wait; workers keep what does not fit.
+const MESSAGES: usize = 4_096;
+/// How often the host's addresses are looked at.
+const ADDRESSES_EVERY: Duration = Duration::from_secs(1);
+/// How long the workers get to say goodbye.
+const SHUT_DOWN_WITHIN: Duration = Duration::from_secs(3);
+
+/// To the control thread.
+enum Message {
+    Worker(u8, Event),
+    Resolved { peer: NodeId, result: Result<Vec<std::net::SocketAddr>, String> },
+    Signal(i32),
+}
+
+/// Runs until it is told to stop.
+pub(crate) fn run(settings: &Settings) -> Result<(), Failure> {
+    let identity = identity_cmd::load(&settings.identity)?;
+    let workers = worker_count(settings.workers);
+    let taps = settings.taps.len() as u16;
+    let nodes = settings.peers.iter().map(|peer| peer.node);
+    let trust = Arc::new(StaticTrust::new(taps, nodes));
+    let sessions = Sessions::new(
+        SessionsConfig {
+            local: identity.node_id(),
+            inner_mtu: settings.mtu,
+            lanes: workers,
+            first_port: taps,
+            seed: random(),
+            peers: settings.peers.clone(),
+        },
+        Instant::now(),
+    )
+    .map_err(|error| Failure::new(ExitCode::Usage, error))?;
+    let (messages, inbox) = bounded(MESSAGES);
+    // Before any device is touched, so that a signal finds someone who cleans up.
+    watch_signals(messages.clone())?;
+    let devices = Devices::open(settings, identity.node_id(), workers).map_err(os_failure)?;
+    let facts = Arc::new(NodeFacts {
+        node: identity.node_id(),
+        instance: random_bytes(),
+        probe_token: random_bytes(),
+        name: host_name(),
+        inner_mtu: settings.mtu,
+        lanes: workers,
+    });
+    let fdb = MacTable::new(MacTableConfig::default());
+    let shared = Arc::new(Shared::new(fdb, taps, MAX_PEERS as u16, workers));
+    let mut switch = Switch { sessions, shared, facts, devices, workers: Vec::new(), messages };
+    switch.start_workers(settings, &identity, &trust)?;
+    switch.announce(settings);
+    let ended = switch.serve(&inbox);
+    switch.shut_down(&inbox);
+    ended
+}
+
+/// The parts of a running switch. Fields drop in order: the TAPs are left after the workers have ended.
+struct Switch {
+    sessions: Sessions,
+    shared: Arc<Shared>,
+    facts: Arc<NodeFacts>,
+    workers: Vec<RunningWorker>,
+    devices: Devices,
+    messages: Sender<Message>,
+}
+
+struct RunningWorker {
+    handle: WorkerHandle,
+    thread: JoinHandle<()>,
+}
+
+impl Switch {
+    fn start_workers(
+        &mut self,
+        settings: &Settings,
+        identity: &Identity,
+        trust: &Arc<StaticTrust>,
+    ) -> Result<(), Failure> {
+        let count = self.facts.lanes;
+        let handles = (0..count)
+            .map(|_| WorkerHandle::new())
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(os_failure)?;
+        let identity = Arc::new(TlsIdentity {
+            node: identity.node_id(),
+            certificate: identity.certificate_der(),
+            key: identity.private_key_der(),
+            cid_secret: identity.derive_key(b"ipop-switch cid 1"),
+            reset_secret: identity.derive_key(b"ipop-switch reset 1"),
+        });
+        let congestion = match settings.congestion {
+            settings::Congestion::Tunnel => Congestion::Tunnel,
+            settings::Congestion::Cubic => Congestion::Cubic,
+        };
+        let (events, worker_events) = bounded(MESSAGES);
+        forward_events(worker_events, self.messages.clone())?;
+        let (ready, readiness) = bounded(usize::from(count));
+        for worker in 0..count {
+            let core = CoreConfig {
+                worker,
+                facts: self.facts.clone(),
+                shared: self.shared.clone(),
+                identity: identity.clone(),
+                admission: trust.clone(),
+                congestion,
+                taps: self.devices.tap_offloads(),
+                tap_macs: self.devices.taps.iter().map(|tap| tap.mac).collect(),
+                listen_port: self.devices.listen_port(),
+                rng_seed: None,
+            };
+            let config = WorkerConfig {
+                core,
+                taps: self.devices.queues_of(worker).map_err(os_failure)?,
+                sockets: self.devices.take_sockets(worker).map_err(os_failure)?,
+                workers: handles.clone(),
+                events: events.clone(),
+            };
+            let handle = handles[usize::from(worker)].clone();
+            let thread = spawn_worker(worker, config, events.clone(), ready.clone())?;
+            self.workers.push(RunningWorker { handle, thread });
+        }
+        for _ in 0..count {
+            readiness.recv().context("a worker died while starting")?.map_err(os_failure)?;
+        }
+        Ok(())
+    }
+
+    fn announce(&self, settings: &Settings) {
+        let facts = &self.facts;
+        let workers = facts.lanes;
+        tracing::info!(
+            "node {} listens on {}, {workers} worker{}, engine io_uring",
+            facts.node,
+            self.devices.listen_address(),
+            if workers == 1 { "" } else { "s" },
+        );
+        for tap in &self.devices.taps {
+            tracing::info!("{}", devices::describe(tap, settings.mtu));
+        }
+        for peer in &settings.peers {
+            let how = if peer.address.is_some() { "will be dialled" } else { "may connect" };
+            tracing::debug!("peer {peer} {how}");
+        }
+        if settings.peers.is_empty() {
+            tracing::warn!(
+                "no peer is configured: only local TAPs are switched (--peer NODEID@HOST)"
+            );
+        }
+    }
+
+    /// Until a signal or a failure ends it.
+    fn serve(&mut self, inbox: &Receiver<Message>) -> Result<(), Failure> {
+        let mut addresses_at = Instant::now();
+        loop {
+            self.carry_out();
+            let now = Instant::now();
+            let until =
+                self.sessions.poll_timeout().map_or(addresses_at, |at| at.min(addresses_at));
+            match inbox.recv_timeout(until.saturating_duration_since(now)) {
+                Ok(message) => {
+                    if let Some(ended) = self.take(message) {
+                        return ended;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            }
+            let now = Instant::now();
+            if now >= addresses_at {
+                addresses_at = now + ADDRESSES_EVERY;
+                match local_addresses() {
+                    Ok(addresses) => self.sessions.handle(now, Input::LocalAddresses(addresses)),
+                    Err(error) => tracing::debug!(%error, "cannot list this host's addresses"),
+                }
+            }
+            self.sessions.handle_timeout(now);
+        }
+    }
+
+    /// Works off a message; `Some` ends the switch.
+    fn take(&mut self, message: Message) -> Option<Result<(), Failure>> {
+        let now = Instant::now();
+        match message {
+            Message::Signal(SIGUSR1) => {
+                report::print(&report::Report::of(self, now));
+                None
+            }
+            Message::Signal(signal) => {
+                let name = if signal == SIGINT { "SIGINT" } else { "SIGTERM" };
+                tracing::info!("{name}: closing the tunnels");
+                Some(Ok(()))
+            }
+            Message::Resolved { peer, result } => {
+                self.sessions.handle(now, Input::Resolved { peer, result });
+                None
+            }
+            Message::Worker(worker, event) => self.take_event(now, worker, event),
+        }
+    }
+
+    fn take_event(
+        &mut self,
+        now: Instant,
+        worker: u8,
+        event: Event,
+    ) -> Option<Result<(), Failure>> {
+        match &event {
+            Event::LoopSeen { port, origin } => {
+                let tap = self.tap_name(*port);
+                let whose = if *origin == self.facts.node { "this node's own" } else { "a peer's" };
+                tracing::error!(
+                    "loop: {whose} probe came in on {tap}, so its segment is also connected some other way; {tap} is blocked until that ends"
+                );
+            }
+            Event::LoopCleared { port } => {
+                tracing::info!("the loop is gone: {} forwards again", self.tap_name(*port));
+            }
+            Event::TapGone { port } => {
+                let tap = self.tap_name(*port);
+                return Some(Err(Failure::new(
+                    ExitCode::Failed,
+                    anyhow::anyhow!(
+                        "TAP {tap} was deleted while in use; start the switch again to make a new one"
+                    ),
+                )));
+            }
+            Event::WorkerFailed { message } => {
+                return Some(Err(anyhow::anyhow!("worker {worker} failed: {message}").into()));
+            }
+            _ => {}
+        }
+        self.sessions.handle(now, Input::Event(event));
+        None
+    }
+
+    /// Does what the sessions ask for.
+    fn carry_out(&mut self) {
+        while let Some(action) = self.sessions.poll_action() {
+            match action {
+                Action::Notice(notice) => tell(&notice),
+                Action::Resolve { peer, address } => self.resolve(peer, address),
+                Action::Command { worker, command } => {
+                    if self.workers[worker].handle.send(command).is_err() {
+                        tracing::error!("worker {worker} does not take commands: it hangs");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Names are resolved in a thread of their own each: one that hangs must not hold up the others.
+    fn resolve(&self, peer: NodeId, address: PeerAddress) {
+        let messages = self.messages.clone();
+        let failed = messages.clone();
+        let spawned = thread::Builder::new().name("resolve".into()).spawn(move || {
+            let text = address.to_string();
+            let result = text
+                .to_socket_addrs()
+                .map(Iterator::collect)
+                .map_err(|error| format!("cannot resolve {text}: {error}"));
+            let _ = messages.send(Message::Resolved { peer, result });
+        });
+        if let Err(error) = spawned {
+            let result = Err(format!("cannot start a thread to resolve the name: {error}"));
+            let _ = failed.try_send(Message::Resolved { peer, result });
+        }
+    }
+
+    fn tap_name(&self, port: PortId) -> &str {
+        self.devices.taps.get(usize::from(port.0)).map_or("?", |tap| &tap.name)
+    }
+
+    /// Closes the tunnels, so that the far sides know at once, and waits for the workers.
+    fn shut_down(mut self, inbox: &Receiver<Message>) {
+        self.sessions.shut_down();
+        self.carry_out();
+        let deadline = Instant::now() + SHUT_DOWN_WITHIN;
+        for worker in self.workers.drain(..) {
+            // Sent again in case that the sessions never came to it.
+            let _ = worker.handle.send(Command::Shutdown);
+            while !worker.thread.is_finished() && Instant::now() < deadline {
+                let _ = inbox.recv_timeout(Duration::from_millis(10));
+            }
+            if worker.thread.is_finished() {
+                let _ = worker.thread.join();
+            }
+        }
+    }
+}
+
+fn spawn_worker(
+    number: u8,
+    config: WorkerConfig,
+    events: Sender<(u8, Event)>,
+    ready: Sender<Result<(), OsError>>,
+) -> Result<JoinHandle<()>, Failure> {
+    let run = move || {
+        // The ring belongs to the thread that made it.
+        let worker = match Worker::new(config) {
+            Ok(worker) => worker,
+            Err(error) => {
+                let _ = ready.send(Err(error));
+                return;
+            }
+        };
+        let _ = ready.send(Ok(()));
+        if let Err(error) = worker.run() {
+            let _ = events.send((number, Event::WorkerFailed { message: error.to_string() }));
+        }
+    };
+    thread::Builder::new()
+        .name(format!("worker-{number}"))
+        .spawn(run)
+        .context("cannot start a worker's thread")
+        .map_err(Failure::from)
+}
+
+/// The workers' events into the control thread's one channel.
+fn forward_events(events: Receiver<(u8, Event)>, messages: Sender<Message>) -> Result<(), Failure> {
+    let forward = move || {
+        for (worker, event) in events {
+            if messages.send(Message::Worker(worker, event)).is_err() {
+                return;
+            }
+        }
+    };
+    thread::Builder::new().name("events".into()).spawn(forward).context("cannot start a thread")?;
+    Ok(())
+}
+
+fn watch_signals(messages: Sender<Message>) -> Result<(), Failure> {
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGUSR1])
+        .context("cannot watch for signals")?;
+    let watch = move || {
+        for signal in signals.forever() {
+            if messages.send(Message::Signal(signal)).is_err() {
+                return;
+            }
+        }
+    };
+    thread::Builder::new().name("signals".into()).spawn(watch).context("cannot start a thread")?;
+    Ok(())
+}
+
+fn tell(notice: &Notice) {
+    match notice.severity() {
+        Severity::Warning => tracing::warn!("{notice}"),
+        Severity::Info => tracing::info!("{notice}"),
+    }
+}
+
+fn worker_count(workers: Workers) -> u8 {
+    match workers {
+        Workers::Count(count) => count.get(),
+        Workers::Auto => {
+            // What the scheduler lets this program use, not what the host has.
+            let usable = thread::available_parallelism().map_or(1, usize::from);
+            usable.clamp(1, AUTO_WORKERS_MAX) as u8
+        }
+    }
+}
+
+/// An error of the kernel, with the exit code that it stands for.
+fn os_failure(error: OsError) -> Failure {
+    let code = match std::io::Error::from_raw_os_error(error.errno()).kind() {
+        std::io::ErrorKind::PermissionDenied => ExitCode::Permission,
+        std::io::ErrorKind::AddrInUse | std::io::ErrorKind::ResourceBusy => ExitCode::Taken,
+        _ => ExitCode::Failed,
+    };
+    Failure::new(code, anyhow::anyhow!("{error}"))
+}
+
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+fn random_bytes<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    fill_random(&mut bytes);
+    bytes
+}
+
+fn random() -> u64 {
+    u64::from_ne_bytes(random_bytes())
+}
