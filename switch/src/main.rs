@@ -1,6 +1,85 @@
 //! ipop-switch: an Ethernet switch whose ports are TAP devices and QUIC tunnels.
+#![forbid(unsafe_code)]
+
+mod check;
+mod cli;
+mod config;
+mod exit;
+mod identity_cmd;
+mod log;
+mod run;
+mod settings;
+
+use std::{
+    env,
+    io::{self, Write},
+    path::Path,
+    process,
+};
+
+use clap::Parser;
+
+use crate::{
+    cli::{Cli, Command, IdentityArgs, RunArgs, Values},
+    config::ConfigFile,
+    exit::{ExitCode, Failure},
+    settings::{Layers, Settings},
+};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-fn main() {}
+fn main() -> process::ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        None => run(&cli.run),
+        Some(Command::Run(args)) => run(&args),
+        Some(Command::Identity(args)) => identity(args),
+        Some(Command::Check) => check::print(),
+    };
+    match result {
+        Ok(()) => process::ExitCode::SUCCESS,
+        Err(failure) => {
+            // Nothing is left to do if standard error is closed.
+            let _ = writeln!(io::stderr(), "ipop-switch: {failure}");
+            process::ExitCode::from(failure.code as u8)
+        }
+    }
+}
+
+fn run(args: &RunArgs) -> Result<(), Failure> {
+    let file = read_config(args.config.as_deref())?;
+    let state_directory = env::var("STATE_DIRECTORY").ok();
+    let layers = Layers {
+        flags: &args.values,
+        file: file.as_ref(),
+        state_directory: state_directory.as_deref(),
+    };
+    let settings =
+        Settings::from_layers(layers).map_err(|error| Failure::new(ExitCode::Usage, error))?;
+    log::start(settings.log);
+    run::run(settings)
+}
+
+fn identity(args: IdentityArgs) -> Result<(), Failure> {
+    let file = read_config(args.config.as_deref())?;
+    let state_directory = env::var("STATE_DIRECTORY").ok();
+    let flags = Values { identity: args.identity, state: args.state, ..Values::default() };
+    let layers =
+        Layers { flags: &flags, file: file.as_ref(), state_directory: state_directory.as_deref() };
+    identity_cmd::print_node_id(&layers.identity())
+}
+
+fn read_config(named: Option<&Path>) -> Result<Option<ConfigFile>, Failure> {
+    config::read(named, Path::new(config::DEFAULT_PATH)).map_err(|error| {
+        let code = match &error {
+            config::FileError::Unreadable { source, .. }
+                if source.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                ExitCode::Permission
+            }
+            _ => ExitCode::Usage,
+        };
+        Failure::new(code, error)
+    })
+}

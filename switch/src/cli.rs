@@ -1,0 +1,185 @@
+//! The command line.
+//!
+//! Values stay text here and are judged in `settings`, so that a flag and a key of the configuration file obey the same
+//! rules and are refused in the same words.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::exit;
+
+/// An Ethernet switch whose ports are local TAP devices and encrypted QUIC tunnels to the same switch on other hosts.
+#[derive(Parser, Debug)]
+#[command(
+    name = "ipop-switch",
+    version,
+    args_conflicts_with_subcommands = true,
+    after_help = exit::HELP,
+    after_long_help = format!("{EXAMPLE}\n\n{}", exit::HELP)
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+}
+
+const EXAMPLE: &str = "\
+Two hosts, one Ethernet segment:
+  hostA# ipop-switch identity                          # prints IDA
+  hostB# ipop-switch identity                          # prints IDB
+  hostA# ipop-switch --tap ipop0 --peer IDB@hostB:5800
+  hostB# ipop-switch --tap ipop0 --peer IDA            # no address: may connect, isn't dialled";
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Run the switch; the default
+    #[command(after_help = exit::HELP)]
+    Run(RunArgs),
+    /// Print this node's id; makes the key if there is none
+    Identity(IdentityArgs),
+    /// Show what this host offers, what is missing and how to get it
+    Check,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) values: Values,
+    /// Configuration file (TOML): every flag is a key, flags win
+    /// [default: /etc/ipop-switch/config.toml, if it exists]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct IdentityArgs {
+    /// Key file [default: identity.pem in the state directory]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) identity: Option<PathBuf>,
+    /// State directory [default: $STATE_DIRECTORY, else /var/lib/ipop-switch]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state: Option<PathBuf>,
+    /// Configuration file, as for `run`
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+/// What flags and configuration file may set.
+#[derive(Args, Clone, PartialEq, Debug, Default)]
+pub(crate) struct Values {
+    /// TAP device: created if absent, else attached and left as it was found; repeatable
+    #[arg(long, value_name = "NAME")]
+    pub(crate) tap: Option<Vec<String>>,
+    /// Put the TAP (every one of them) into this bridge, which must exist
+    #[arg(long, value_name = "NAME")]
+    pub(crate) bridge: Option<String>,
+    /// Address for the TAP, such as 10.9.0.1/24; only with a single TAP that is in no bridge
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) address: Option<String>,
+    /// UDP address to listen on; port 0 takes any
+    /// [default: [::]:5800, IPv4 included; 0.0.0.0:5800 if the host has no IPv6]
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(crate) listen: Option<String>,
+    /// Peer that may connect and, if it has an address, is dialled; repeatable
+    #[arg(long, value_name = "NODEID[@HOST:PORT]")]
+    pub(crate) peer: Option<Vec<String>>,
+    /// State directory [default: $STATE_DIRECTORY, else /var/lib/ipop-switch]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state: Option<PathBuf>,
+    /// Key file, mode 0600, made on first use [default: identity.pem in the state directory]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) identity: Option<PathBuf>,
+    /// Inner MTU in bytes, 576 to 65521, the same on all nodes [default: 1500]
+    #[arg(long, value_name = "N")]
+    pub(crate) mtu: Option<String>,
+    /// Threads that carry frames, 1 to 16; auto: one per processor, at most 4 [default: auto]
+    #[arg(long, value_name = "N|auto")]
+    pub(crate) workers: Option<String>,
+    /// Congestion control of the tunnels: tunnel leaves it to the flows inside, cubic shares the
+    /// path with others [default: tunnel]
+    #[arg(long, value_name = "tunnel|cubic")]
+    pub(crate) congestion: Option<String>,
+    /// Offloads of the TAP: what works, or none [default: auto]
+    #[arg(long, value_name = "auto|off")]
+    pub(crate) offload: Option<String>,
+    /// Least severity that is logged, to standard error: error, warn, info, debug, trace
+    /// [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    pub(crate) log: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, error::ErrorKind};
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn run_is_the_default_command() {
+        let short = parse("ipop-switch --tap ipop0 --tap ipop1 --peer A@b:1 --mtu 9000").unwrap();
+        let long =
+            parse("ipop-switch run --tap ipop0 --tap ipop1 --peer A@b:1 --mtu 9000").unwrap();
+        assert!(short.command.is_none());
+        let Some(Command::Run(run)) = long.command else { panic!("{long:?}") };
+        assert_eq!(short.run.values, run.values);
+        assert_eq!(run.values.tap, Some(vec!["ipop0".into(), "ipop1".into()]));
+        assert_eq!(run.values.mtu, Some("9000".into()));
+        assert!(parse("ipop-switch").unwrap().command.is_none());
+    }
+
+    #[test]
+    fn the_other_commands_and_their_flags() {
+        let cli = parse("ipop-switch identity --identity /k.pem --state /s").unwrap();
+        let Some(Command::Identity(args)) = cli.command else { panic!("{cli:?}") };
+        assert_eq!((args.identity, args.state), (Some("/k.pem".into()), Some("/s".into())));
+        assert!(matches!(parse("ipop-switch check").unwrap().command, Some(Command::Check)));
+        for (line, kind) in [
+            ("ipop-switch --version", ErrorKind::DisplayVersion),
+            ("ipop-switch --help", ErrorKind::DisplayHelp),
+            ("ipop-switch --tap", ErrorKind::InvalidValue),
+            ("ipop-switch --tpa x", ErrorKind::UnknownArgument),
+            ("ipop-switch check --tap x", ErrorKind::UnknownArgument),
+        ] {
+            let error = parse(line).unwrap_err();
+            assert_eq!(error.kind(), kind, "{line}");
+            assert_eq!(error.exit_code(), if error.use_stderr() { 2 } else { 0 });
+        }
+    }
+
+    #[test]
+    fn help_shows_exit_codes_and_every_flag() {
+        let help = Cli::command().render_long_help().to_string();
+        for word in [
+            "Exit codes",
+            "--tap",
+            "--bridge",
+            "--address",
+            "--listen",
+            "--peer",
+            "--state",
+            "--identity",
+            "--config",
+            "--mtu",
+            "--workers",
+            "--congestion",
+            "--offload",
+            "--log",
+            "identity",
+            "check",
+            "IDB@hostB:5800",
+        ] {
+            assert!(help.contains(word), "{word} is missing in\n{help}");
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! How the program ends: exit codes that a script can use, and errors that carry one.
+
+use std::fmt;
+
+/// The exit codes. `--help` lists them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(crate) enum ExitCode {
+    /// It failed while running.
+    Failed = 1,
+    /// The command line or the configuration is wrong. (clap uses the same number.)
+    Usage = 2,
+    /// A permission is missing.
+    Permission = 3,
+    /// Something is taken: the UDP port, the TAP.
+    Taken = 4,
+}
+
+/// What `--help` says of them.
+pub(crate) const HELP: &str = "\
+Exit codes:
+  0  ended as asked (SIGINT, SIGTERM), or the command succeeded
+  1  failed while running; `check`: this host cannot run the switch
+  2  the command line or the configuration is wrong
+  3  a permission is missing (CAP_NET_ADMIN, a file)
+  4  a resource is taken (the UDP port, the TAP)";
+
+/// An error that ends the program.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) code: ExitCode,
+    pub(crate) error: anyhow::Error,
+}
+
+impl Failure {
+    pub(crate) fn new(code: ExitCode, error: impl Into<anyhow::Error>) -> Self {
+        Self { code, error: error.into() }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#}", self.error)
+    }
+}
+
+/// Errors without a code of their own are failures at run time.
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::new(ExitCode::Failed, error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn help_lists_every_code() {
+        use ExitCode::{Failed, Permission, Taken, Usage};
+        for code in [Failed, Usage, Permission, Taken] {
+            assert!(HELP.contains(&format!("\n  {}  ", code as u8)), "{code:?}");
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! The log, on standard error. Standard output belongs to what programs read: the node id, counters as JSON.
+
+use std::io::{self, IsTerminal};
+
+use tracing_subscriber::EnvFilter;
+
+use crate::settings::LogLevel;
+
+/// Starts logging. A second call changes nothing.
+pub(crate) fn start(level: LogLevel) {
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter(level))
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_target(level_shows_internals(level))
+        .finish();
+    // Fails only if a subscriber is set already, which then stays.
+    let _ = tracing::subscriber::set_global_default(subscriber);
+}
+
+/// The libraries below log every packet: their words are shown at `trace` only, their warnings always.
+fn filter(level: LogLevel) -> EnvFilter {
+    let directives = match level {
+        LogLevel::Error => "error",
+        LogLevel::Warn => "warn",
+        LogLevel::Info => "warn,ipop_switch=info,ipop_control=info,ipop_datapath=info",
+        LogLevel::Debug => "warn,ipop_switch=debug,ipop_control=debug,ipop_datapath=debug",
+        LogLevel::Trace => "trace",
+    };
+    EnvFilter::new(directives)
+}
+
+fn level_shows_internals(level: LogLevel) -> bool {
+    matches!(level, LogLevel::Debug | LogLevel::Trace)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_level_is_a_valid_filter() {
+        for (level, shown) in [
+            (LogLevel::Error, "error"),
+            (LogLevel::Warn, "warn"),
+            (LogLevel::Info, "ipop_switch=info"),
+            (LogLevel::Debug, "ipop_datapath=debug"),
+            (LogLevel::Trace, "trace"),
+        ] {
+            assert!(filter(level).to_string().contains(shown), "{}", filter(level));
+        }
+    }
+}

@@ -1,0 +1,381 @@
+//! What the switch is told, checked: flags over configuration file over defaults.
+//!
+//! Whatever is in [`Settings`] is valid by itself. What only the host can say (does the bridge exist, is the port free) is
+//! found out when the switch starts.
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    num::NonZeroU8,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use ipop_control::peer::{DEFAULT_PORT, PeerSpec};
+use ipop_datapath::command::MAX_LANES;
+
+use crate::{cli::Values, config::ConfigFile};
+
+/// The inner MTU unless told otherwise, bytes.
+pub(crate) const DEFAULT_MTU: u16 = 1_500;
+/// The least inner MTU: every IPv4 host accepts packets of this size (RFC 791).
+pub(crate) const MIN_MTU: u16 = 576;
+/// The largest that the kernel gives a TAP: 65,535 less the Ethernet header.
+pub(crate) const MAX_MTU: u16 = 65_521;
+/// Where keys are kept unless systemd or the user says otherwise.
+const DEFAULT_STATE: &str = "/var/lib/ipop-switch";
+const IDENTITY_FILE: &str = "identity.pem";
+
+/// All that the switch is told.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Settings {
+    /// At least one, all different.
+    pub(crate) taps: Vec<InterfaceName>,
+    /// Holds every TAP.
+    pub(crate) bridge: Option<InterfaceName>,
+    /// For the only TAP, which is in no bridge.
+    pub(crate) address: Option<Cidr>,
+    pub(crate) listen: Listen,
+    /// All of different nodes.
+    pub(crate) peers: Vec<PeerSpec>,
+    pub(crate) state: PathBuf,
+    pub(crate) identity: PathBuf,
+    /// Bytes, [`MIN_MTU`] to [`MAX_MTU`].
+    pub(crate) mtu: u16,
+    pub(crate) workers: Workers,
+    pub(crate) congestion: Congestion,
+    pub(crate) offload: Offload,
+    pub(crate) log: LogLevel,
+}
+
+/// The name of a network interface as the kernel allows it: 1 to 15 bytes, no white space, no slash.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct InterfaceName(String);
+
+/// An address and the length of its network's prefix.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Cidr {
+    pub(crate) address: IpAddr,
+    /// Bits: at most 32 or 128.
+    pub(crate) prefix_len: u8,
+}
+
+/// The UDP address of the tunnels.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Listen {
+    /// Any address, both families, or IPv4 alone where there is no IPv6.
+    Any {
+        /// UDP port.
+        port: u16,
+    },
+    /// This one.
+    At(SocketAddr),
+}
+
+/// How many workers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Workers {
+    /// By the processors that the program may use.
+    Auto,
+    /// 1 to [`MAX_LANES`].
+    Count(NonZeroU8),
+}
+
+/// The congestion controller of the tunnels.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Congestion {
+    /// A large bounded window: the flows inside control congestion themselves.
+    Tunnel,
+    /// CUBIC, for paths shared with others.
+    Cubic,
+}
+
+/// Whether offloads of the TAP are used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Offload {
+    /// Those that the kernel offers and that pass the self-test.
+    Auto,
+    /// None.
+    Off,
+}
+
+/// The least severity that is logged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+/// A value is wrong: where it stands and why.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct SettingsError(String);
+
+impl fmt::Display for SettingsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for SettingsError {}
+
+/// Where values come from, the first that has one wins. A list of flags replaces the file's.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Layers<'a> {
+    pub(crate) flags: &'a Values,
+    pub(crate) file: Option<&'a ConfigFile>,
+    /// `$STATE_DIRECTORY`, which systemd sets.
+    pub(crate) state_directory: Option<&'a str>,
+}
+
+impl Settings {
+    pub(crate) fn from_layers(layers: Layers<'_>) -> Result<Self, SettingsError> {
+        let settings = Self {
+            taps: layers.taps()?,
+            bridge: layers.parsed("bridge", |values| values.bridge.as_ref())?,
+            address: layers.parsed("address", |values| values.address.as_ref())?,
+            listen: layers
+                .parsed("listen", |values| values.listen.as_ref())?
+                .unwrap_or(Listen::Any { port: DEFAULT_PORT }),
+            peers: layers.peers()?,
+            state: layers.state(),
+            identity: layers.identity(),
+            mtu: layers
+                .parsed("mtu", |values| values.mtu.as_ref())?
+                .map_or(DEFAULT_MTU, |Mtu(mtu)| mtu),
+            workers: layers
+                .parsed("workers", |values| values.workers.as_ref())?
+                .unwrap_or(Workers::Auto),
+            congestion: layers
+                .parsed("congestion", |values| values.congestion.as_ref())?
+                .unwrap_or(Congestion::Tunnel),
+            offload: layers
+                .parsed("offload", |values| values.offload.as_ref())?
+                .unwrap_or(Offload::Auto),
+            log: layers.parsed("log", |values| values.log.as_ref())?.unwrap_or(LogLevel::Info),
+        };
+        settings.check_address(layers)?;
+        Ok(settings)
+    }
+
+    fn check_address(&self, layers: Layers<'_>) -> Result<(), SettingsError> {
+        let Some((_, origin)) = layers.pick("address", |values| values.address.as_ref()) else {
+            return Ok(());
+        };
+        match &self.bridge {
+            Some(bridge) => Err(origin.error(format_args!(
+                "a TAP in a bridge has no address of its own; give it to the bridge: \
+                 `ip address add CIDR dev {bridge}`"
+            ))),
+            None if self.taps.len() > 1 => Err(origin
+                .error("with several TAPs it is not clear which is meant; use `ip address add`")),
+            None => Ok(()),
+        }
+    }
+}
+
+impl<'a> Layers<'a> {
+    /// The key file.
+    pub(crate) fn identity(&self) -> PathBuf {
+        match self.pick("identity", |values| values.identity.as_ref()) {
+            Some((path, _)) => path.clone(),
+            None => self.state().join(IDENTITY_FILE),
+        }
+    }
+
+    /// The state directory. systemd separates several by colons; the first is ours.
+    fn state(&self) -> PathBuf {
+        if let Some((path, _)) = self.pick("state", |values| values.state.as_ref()) {
+            return path.clone();
+        }
+        let from_systemd = self.state_directory.and_then(|list| list.split(':').next());
+        from_systemd.filter(|path| !path.is_empty()).unwrap_or(DEFAULT_STATE).into()
+    }
+
+    fn taps(&self) -> Result<Vec<InterfaceName>, SettingsError> {
+        let picked = self.pick("tap", |values| values.tap.as_ref());
+        let Some((names, origin)) = picked.filter(|(names, _)| !names.is_empty()) else {
+            return Err(SettingsError("no TAP is named; give one with --tap NAME".into()));
+        };
+        let mut taps = Vec::with_capacity(names.len());
+        for name in names {
+            let tap: InterfaceName = name.parse().map_err(|why: String| origin.error(why))?;
+            if taps.contains(&tap) {
+                return Err(origin.error(format_args!("{tap} is named twice")));
+            }
+            taps.push(tap);
+        }
+        Ok(taps)
+    }
+
+    fn peers(&self) -> Result<Vec<PeerSpec>, SettingsError> {
+        let Some((texts, origin)) = self.pick("peer", |values| values.peer.as_ref()) else {
+            return Ok(Vec::new());
+        };
+        let mut peers: Vec<PeerSpec> = Vec::with_capacity(texts.len());
+        for text in texts {
+            let peer: PeerSpec = text.parse().map_err(|error| origin.error(error))?;
+            if peers.iter().any(|other| other.node == peer.node) {
+                return Err(origin.error(format_args!("node {} is given twice", peer.node)));
+            }
+            peers.push(peer);
+        }
+        Ok(peers)
+    }
+
+    fn parsed<T>(
+        &self,
+        key: &'static str,
+        get: impl Fn(&'a Values) -> Option<&'a String>,
+    ) -> Result<Option<T>, SettingsError>
+    where
+        T: FromStr<Err = String>,
+    {
+        let Some((text, origin)) = self.pick(key, get) else { return Ok(None) };
+        text.parse().map(Some).map_err(|why| origin.error(why))
+    }
+
+    fn pick<T>(
+        &self,
+        key: &'static str,
+        get: impl Fn(&'a Values) -> Option<T>,
+    ) -> Option<(T, Origin<'a>)> {
+        if let Some(value) = get(self.flags) {
+            return Some((value, Origin { key, file: None }));
+        }
+        let file = self.file?;
+        get(&file.values).map(|value| (value, Origin { key, file: Some(&file.path) }))
+    }
+}
+
+/// Where a value stands.
+#[derive(Clone, Copy)]
+struct Origin<'a> {
+    key: &'static str,
+    file: Option<&'a Path>,
+}
+
+impl Origin<'_> {
+    fn error(&self, why: impl fmt::Display) -> SettingsError {
+        let key = self.key;
+        SettingsError(match self.file {
+            None => format!("--{key}: {why}"),
+            Some(file) => format!("{key} in {}: {why}", file.display()),
+        })
+    }
+}
+
+impl InterfaceName {
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for InterfaceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for InterfaceName {
+    type Err = String;
+
+    /// The kernel refuses `.`, `..`, slashes, colons and white space; `%` would have it number the interface.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let allowed = |c: char| c.is_ascii_graphic() && !matches!(c, '/' | ':' | '%');
+        if (1..=15).contains(&text.len())
+            && text.chars().all(allowed)
+            && !matches!(text, "." | "..")
+        {
+            return Ok(Self(text.into()));
+        }
+        Err(format!(
+            "{text:?} cannot be the name of an interface (1 to 15 characters, no white space, \
+             none of / : %)"
+        ))
+    }
+}
+
+impl FromStr for Cidr {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is not ADDRESS/PREFIX, like 10.9.0.1/24 or fd00::1/64");
+        let (address, prefix_len) = text.split_once('/').ok_or_else(wrong)?;
+        let address: IpAddr = address.parse().map_err(|_| wrong())?;
+        let prefix_len: u8 = prefix_len.parse().map_err(|_| wrong())?;
+        let longest = if address.is_ipv4() { 32 } else { 128 };
+        if prefix_len > longest || address.is_unspecified() || address.is_multicast() {
+            return Err(wrong());
+        }
+        Ok(Self { address, prefix_len })
+    }
+}
+
+impl fmt::Display for Cidr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix_len)
+    }
+}
+
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse().map(Self::At).map_err(|_| {
+            format!("{text:?} is not ADDR:PORT, like 0.0.0.0:{DEFAULT_PORT} or [::]:{DEFAULT_PORT}")
+        })
+    }
+}
+
+struct Mtu(u16);
+
+impl FromStr for Mtu {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            Ok(mtu) if (MIN_MTU..=MAX_MTU).contains(&mtu) => Ok(Self(mtu)),
+            _ => Err(format!("{text:?} is not a number of bytes from {MIN_MTU} to {MAX_MTU}")),
+        }
+    }
+}
+
+impl FromStr for Workers {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "auto" {
+            return Ok(Self::Auto);
+        }
+        match text.parse::<NonZeroU8>() {
+            Ok(count) if usize::from(count.get()) <= MAX_LANES => Ok(Self::Count(count)),
+            _ => Err(format!("{text:?} is neither auto nor a number from 1 to {MAX_LANES}")),
+        }
+    }
+}
+
+/// Implements `FromStr` for an enum whose values are words.
+macro_rules! words {
+    ($name:ident: $($word:literal => $variant:ident),+) => {
+        impl FromStr for $name {
+            type Err = String;
+
+            fn from_str(text: &str) -> Result<Self, String> {
+                match text {
+                    $($word => Ok(Self::$variant),)+
+                    _ => Err(format!("{text:?} is none of {}", [$($word),+].join(", "))),
+                }
+            }
+        }
+    };
+}
+
+words!(Congestion: "tunnel" => Tunnel, "cubic" => Cubic);
+words!(Offload: "auto" => Auto, "off" => Off);
+words!(LogLevel: "error" => Error, "warn" => Warn, "info" => Info, "debug" => Debug, "trace" => Trace);
+
+#[cfg(test)]
+mod tests;
