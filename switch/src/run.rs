@@ -8,7 +8,9 @@ use crate::{
 
 /// Runs until it is told to stop.
 pub(crate) fn run(settings: Settings) -> Result<(), Failure> {
-    let identity = identity_cmd::load(&settings.identity)?;
-    tracing::debug!(node = %identity.node_id(), ?settings, "settings");
+    tracing::debug!(?settings);
+    let Settings { identity, .. } = settings;
+    let identity = identity_cmd::load(&identity)?;
+    tracing::info!(node = %identity.node_id());
     Err(Failure::new(ExitCode::Failed, anyhow::anyhow!("the datapath is not wired in yet")))
 }
