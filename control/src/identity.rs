@@ -45,18 +45,18 @@ pub enum IdentityError {
         mode: u32,
     },
     /// The key file is there but cannot be read.
-    #[error("cannot read the key file {path}: {source}; {owner}", path = path.display())]
+    #[error("cannot read the key file {path}: {cause}; {owner}", path = path.display())]
     Unreadable {
         /// The key file.
         path: PathBuf,
         /// Who runs and who owns the file.
         owner: String,
         /// What the kernel said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// A new key could not be stored.
     #[error(
-        "cannot create the key file {path}: {source}; choose a directory that user {uid} may write \
+        "cannot create the key file {path}: {cause}; choose a directory that user {uid} may write \
          with --state DIR, or a file with --identity FILE", path = path.display(),
         uid = rustix::process::geteuid().as_raw()
     )]
@@ -64,7 +64,7 @@ pub enum IdentityError {
         /// The key file.
         path: PathBuf,
         /// What the kernel said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// A key, but not an Ed25519 one.
     #[error(
@@ -97,8 +97,8 @@ impl IdentityError {
     /// Whether the kernel refused for lack of permission.
     pub fn is_permission(&self) -> bool {
         match self {
-            Self::Unreadable { source, .. } | Self::NotCreated { source, .. } => {
-                source.kind() == io::ErrorKind::PermissionDenied
+            Self::Unreadable { cause, .. } | Self::NotCreated { cause, .. } => {
+                cause.kind() == io::ErrorKind::PermissionDenied
             }
             _ => false,
         }
@@ -121,10 +121,10 @@ impl Identity {
                 match store(path, &fresh.private_key) {
                     Ok(()) => Ok(fresh),
                     Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Self::load(path),
-                    Err(source) => Err(IdentityError::NotCreated { path: path.into(), source }),
+                    Err(cause) => Err(IdentityError::NotCreated { path: path.into(), cause }),
                 }
             }
-            Err(source) => Err(unreadable(path, source)),
+            Err(cause) => Err(unreadable(path, cause)),
         }
     }
 
@@ -215,7 +215,7 @@ impl fmt::Debug for Identity {
 /// The file's content, after a look at who else could have read it. The check is on the open file, so that
 /// the file cannot change in between; it is opened non-blocking so that a FIFO does not hang the start.
 fn read_private(path: &Path) -> Result<Vec<u8>, IdentityError> {
-    let failed = |source| unreadable(path, source);
+    let failed = |cause| unreadable(path, cause);
     let non_blocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
     let file =
         fs::OpenOptions::new().read(true).custom_flags(non_blocking).open(path).map_err(failed)?;
@@ -236,7 +236,7 @@ fn read_private(path: &Path) -> Result<Vec<u8>, IdentityError> {
     Ok(pem)
 }
 
-fn unreadable(path: &Path, source: io::Error) -> IdentityError {
+fn unreadable(path: &Path, cause: io::Error) -> IdentityError {
     let me = rustix::process::geteuid().as_raw();
     let owner = match fs::metadata(path) {
         Ok(metadata) => format!(
@@ -248,7 +248,7 @@ fn unreadable(path: &Path, source: io::Error) -> IdentityError {
             "this program runs as user {me}, who needs search permission (x) on every directory above it"
         ),
     };
-    IdentityError::Unreadable { path: path.into(), owner, source }
+    IdentityError::Unreadable { path: path.into(), owner, cause }
 }
 
 /// Writes the key under a temporary name and gives it its own only if that is free.

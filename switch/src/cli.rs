@@ -36,7 +36,7 @@ Two hosts, one Ethernet segment:
 pub(crate) enum Command {
     /// Run the switch; the default
     #[command(after_help = exit::HELP)]
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Print this node's id; makes the key if there is none
     Identity(IdentityArgs),
     /// Show what this host offers, what is missing and how to get it

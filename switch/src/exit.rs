@@ -1,6 +1,6 @@
 //! How the program ends: exit codes that a script can use, and errors that carry one.
 
-use std::fmt;
+use std::{fmt, io};
 
 /// The exit codes. `--help` lists them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,11 +36,15 @@ impl Failure {
     pub(crate) fn new(code: ExitCode, error: impl Into<anyhow::Error>) -> Self {
         Self { code, error: error.into() }
     }
-}
 
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:#}", self.error)
+    /// What was being done, and what the kernel said to it, which chooses the code.
+    pub(crate) fn io(doing: &'static str, error: io::Error) -> Self {
+        let code = match error.kind() {
+            io::ErrorKind::PermissionDenied => ExitCode::Permission,
+            io::ErrorKind::AddrInUse | io::ErrorKind::ResourceBusy => ExitCode::Taken,
+            _ => ExitCode::Failed,
+        };
+        Self { code, error: anyhow::Error::new(error).context(doing) }
     }
 }
 
@@ -48,6 +52,12 @@ impl fmt::Display for Failure {
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
         Self::new(ExitCode::Failed, error)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#}", self.error)
     }
 }
 
@@ -60,6 +70,20 @@ mod tests {
         use ExitCode::{Failed, Permission, Taken, Usage};
         for code in [Failed, Usage, Permission, Taken] {
             assert!(HELP.contains(&format!("\n  {}  ", code as u8)), "{code:?}");
+        }
+    }
+
+    #[test]
+    fn the_kernels_answer_chooses_the_code() {
+        for (kind, code) in [
+            (io::ErrorKind::PermissionDenied, ExitCode::Permission),
+            (io::ErrorKind::AddrInUse, ExitCode::Taken),
+            (io::ErrorKind::ResourceBusy, ExitCode::Taken),
+            (io::ErrorKind::NotFound, ExitCode::Failed),
+        ] {
+            let failure = Failure::io("cannot bind", kind.into());
+            assert_eq!(failure.code, code);
+            assert!(failure.to_string().starts_with("cannot bind: "), "{failure}");
         }
     }
 }

@@ -5,7 +5,6 @@ use std::{
     path::Path,
 };
 
-use anyhow::Context;
 use ipop_control::identity::{Identity, IdentityError};
 
 use crate::exit::{ExitCode, Failure};
@@ -13,8 +12,8 @@ use crate::exit::{ExitCode, Failure};
 /// Prints the id of the key in this file, which is made if there is none.
 pub(crate) fn print_node_id(path: &Path) -> Result<(), Failure> {
     let identity = load(path)?;
-    writeln!(io::stdout(), "{}", identity.node_id()).context("cannot write to standard output")?;
-    Ok(())
+    writeln!(io::stdout(), "{}", identity.node_id())
+        .map_err(|error| Failure::io("cannot write to standard output", error))
 }
 
 /// The identity, or the failure with the exit code that fits.
@@ -40,6 +39,6 @@ mod tests {
         std::fs::write(&path, "not a key").unwrap();
         assert_eq!(load(&path).unwrap_err().code, ExitCode::Usage);
         let denied = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
-        assert!(IdentityError::NotCreated { path, source: denied }.is_permission());
+        assert!(IdentityError::NotCreated { path, cause: denied }.is_permission());
     }
 }

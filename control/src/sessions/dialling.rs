@@ -106,7 +106,7 @@ impl Peer {
                 && now >= deadline
             {
                 ctx.close(connection, CloseReason::Replaced);
-                self.address_failed(ctx, now, lane, "no answer".into());
+                self.address_failed(ctx, now, lane, "no answer");
             }
             if self.lanes[lane].attempt.is_none()
                 && let Some(due) = self.due(lane)
@@ -177,7 +177,7 @@ impl Peer {
             Ended::TimedOut => "no answer".into(),
             other => explain(other, ctx.local),
         };
-        self.address_failed(ctx, now, lane, error);
+        self.address_failed(ctx, now, lane, &error);
     }
 
     /// Sets the wait before the next dial, after a failure or the loss of a connection.
@@ -297,7 +297,7 @@ impl Peer {
     }
 
     /// The address dialled now is no good: on to the next, if a connection is still wanted.
-    fn address_failed(&mut self, ctx: &mut Context, now: Instant, lane: usize, error: String) {
+    fn address_failed(&mut self, ctx: &mut Context, now: Instant, lane: usize, error: &str) {
         let Some(Attempt::Dialling { via, remote, rest, mut errors, .. }) =
             self.lanes[lane].attempt.take()
         else {

@@ -190,11 +190,25 @@ impl fmt::Display for Notice {
 /// Why a connection of ours ended, for people; `local` is named where the cure needs it.
 pub(super) fn explain(why: &Ended, local: NodeId) -> String {
     match why {
-        Ended::Closed(reason) => format!("closed here ({reason:?})"),
+        Ended::Closed(reason) => closed_here(*reason).into(),
         Ended::ByPeer { code, phrase } => by_peer(*code, phrase, local),
         Ended::Reset => "the peer restarted".into(),
         Ended::TimedOut => "nothing was heard from it".into(),
         Ended::Refused(text) | Ended::Failed(text) => text.clone(),
+    }
+}
+
+fn closed_here(reason: CloseReason) -> &'static str {
+    match reason {
+        CloseReason::Shutdown => "this node shuts down",
+        CloseReason::Replaced => "a newer connection replaced it",
+        CloseReason::Duplicate => "both ends dialled at once",
+        CloseReason::Version => {
+            "the peer speaks another version; run the same release on both ends"
+        }
+        CloseReason::BadHello => "the peer's hello is malformed; run the same release on both ends",
+        CloseReason::NotAdmitted => "the node is not among the peers",
+        CloseReason::DialledSelf => "the address leads back to this node; correct --peer",
     }
 }
 

@@ -254,7 +254,7 @@ impl World {
                 }
                 Action::Command { worker, command } => {
                     self.nodes[node].commands += 1;
-                    self.command(node, worker, command);
+                    self.command(node, worker, &command);
                 }
                 Action::Notice(Notice::PeerUp { .. }) => self.nodes[node].ups += 1,
                 Action::Notice(Notice::PeerDown { .. }) => self.nodes[node].downs += 1,
@@ -263,8 +263,8 @@ impl World {
         }
     }
 
-    fn command(&mut self, node: usize, worker: usize, command: Command) {
-        match command {
+    fn command(&mut self, node: usize, worker: usize, command: &Command) {
+        match *command {
             Command::Dial { connection, lane, remote, .. } => {
                 assert_eq!(remote, listener(1 - node));
                 self.dial(node, connection, lane.0);

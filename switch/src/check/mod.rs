@@ -12,8 +12,6 @@ use std::{
     io::{self, Write},
 };
 
-use anyhow::Context;
-
 use crate::exit::{ExitCode, Failure};
 
 /// One thing that the switch needs or likes to have.
@@ -59,7 +57,9 @@ impl Row {
 /// Prints the table; an error means that the switch cannot run here.
 pub(crate) fn print() -> Result<(), Failure> {
     let rows = rows();
-    io::stdout().write_all(table(&rows).as_bytes()).context("cannot write to standard output")?;
+    io::stdout()
+        .write_all(table(&rows).as_bytes())
+        .map_err(|error| Failure::io("cannot write to standard output", error))?;
     match verdict(&rows) {
         None => Ok(()),
         Some(code) => {

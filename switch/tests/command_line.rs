@@ -1,0 +1,78 @@
+//! What scripts rely on: standard output and exit codes of the real program. Needs no privileges.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    process::{Command, Output},
+};
+
+fn ipop_switch(state: &Path, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_ipop-switch"))
+        .args(args)
+        .env("STATE_DIRECTORY", state)
+        .output()
+        .expect("the program starts")
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn identity_prints_the_node_id_alone_and_the_same_every_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = ipop_switch(dir.path(), &["identity"]);
+    assert_eq!(first.status.code(), Some(0), "{}", stderr(&first));
+    let text = String::from_utf8(first.stdout.clone()).unwrap();
+    let id = text.strip_suffix('\n').unwrap();
+    assert_eq!(id.len(), 52);
+    assert!(id.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'2'..=b'7')), "{id}");
+    let file = dir.path().join("identity.pem");
+    let again =
+        ipop_switch(Path::new("/none"), &["identity", "--identity", file.to_str().unwrap()]);
+    assert_eq!(again.stdout, first.stdout);
+}
+
+#[test]
+fn an_exposed_key_ends_with_2_and_the_cure() {
+    let dir = tempfile::tempdir().unwrap();
+    ipop_switch(dir.path(), &["identity"]);
+    let file = dir.path().join("identity.pem");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    let output = ipop_switch(dir.path(), &["identity"]);
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0));
+    assert!(stderr(&output).contains("chmod 600"), "{}", stderr(&output));
+}
+
+#[test]
+fn usage_errors_end_with_2() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("c.toml");
+    fs::write(&config, "tap = 'ipop0'\npeeer = 'x'\n").unwrap();
+    for (args, words) in [
+        (vec!["--tpa", "x"], "--tpa"),
+        (vec!["--tap", "a/b"], "--tap"),
+        (vec!["run", "--tap", "a", "--peer", "abc@hostB"], "52 characters"),
+        (vec!["--config", config.to_str().unwrap()], "peeer"),
+        (vec!["--config", "/none/c.toml"], "/none/c.toml"),
+    ] {
+        let output = ipop_switch(dir.path(), &args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains(words), "{args:?}: {}", stderr(&output));
+        assert!(output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn version_help_and_check_answer_on_standard_output() {
+    let dir = tempfile::tempdir().unwrap();
+    let version = ipop_switch(dir.path(), &["--version"]);
+    assert_eq!(version.stdout, format!("ipop-switch {}\n", env!("CARGO_PKG_VERSION")).as_bytes());
+    assert_eq!(ipop_switch(dir.path(), &["--help"]).status.code(), Some(0));
+    let check = ipop_switch(dir.path(), &["check"]);
+    let table = String::from_utf8(check.stdout).unwrap();
+    assert!(table.contains("io_uring") && table.contains("CAP_NET_ADMIN"), "{table}");
+    let missing = table.lines().any(|line| line.starts_with("missing"));
+    assert_eq!(check.status.code() == Some(0), !missing, "{table}");
+}
