@@ -165,20 +165,53 @@ fn two_learners_of_one_station_store_it_once() {
 }
 
 #[test]
-fn the_capacity_and_the_caps_hold_when_learners_meet() {
+fn a_displaced_station_does_not_borrow_the_time_of_its_successor() {
     explore(|| {
-        let table = table(2, 1);
+        let table = table(1, 1);
         table.learn(V, K, P1, 0);
-        let other = {
+        let writer = {
             let table = table.clone();
-            thread::spawn(move || table.learn(V, L, P2, 0))
+            // This worker's clock is behind: to it, K is still young, and has to be displaced.
+            thread::spawn(move || {
+                assert!(matches!(table.learn(V, L, P2, AGEING_S), Learned::Evicted { .. }));
+            })
         };
-        table.learn(V, M, P3, 0);
-        assert!(table.len() <= 2 && table.len_of_port(P3) <= 1);
-        other.join().unwrap();
-        assert_eq!(table.len(), 2);
-        check_quiet(&table, 0);
+        assert_eq!(table.look_up(V, K, AGEING_S + 1), None);
+        writer.join().unwrap();
+        check_quiet(&table, AGEING_S);
     });
+}
+
+/// Two learners compete for what is left of a table of two buckets, in one bucket or in both: which one a station lives in
+/// follows from its address, so a few addresses show every case.
+fn compete(stored: &'static [MacAddr]) {
+    for last_octet in 0x10..0x16 {
+        explore(move || {
+            let table = table(2, 2);
+            for station in stored {
+                table.learn(V, *station, P1, 0);
+            }
+            let other = {
+                let table = table.clone();
+                thread::spawn(move || table.learn(V, M, P2, 0))
+            };
+            table.learn(V, MacAddr([2, 0, 0, 0, 0, last_octet]), P3, 0);
+            assert!(table.len() <= 2);
+            other.join().unwrap();
+            assert_eq!(table.len(), 2);
+            check_quiet(&table, 0);
+        });
+    }
+}
+
+#[test]
+fn the_capacity_holds_when_two_learners_want_the_last_place() {
+    compete(&[K]);
+}
+
+#[test]
+fn the_capacity_holds_when_two_learners_displace_stations() {
+    compete(&[K, L]);
 }
 
 #[test]
