@@ -1,9 +1,9 @@
 //! Bodies of the fuzz targets: what must hold for any bytes at all.
 //!
-//! They are ordinary functions, so that `datapath/fuzz` needs only a wrapper for each and `tests/replay_corpora.rs` replays
-//! the committed corpora on stable Rust. A body panics when a promise is broken, and only then. A new target: its body
-//! here, an entry in [`TARGETS`], a wrapper in `fuzz/fuzz_targets`, a `[[bin]]` in `fuzz/Cargo.toml`, seeds in
-//! `fuzz/corpus/<name>`.
+//! They are ordinary functions, so that `datapath/fuzz` needs only a wrapper for each and `tests/replay_corpora.rs`
+//! replays the committed corpora on stable Rust. A body panics when a promise is broken, and only then. A new target:
+//! its body here, an entry in [`TARGETS`], a wrapper in `fuzz/fuzz_targets`, a `[[bin]]` in `fuzz/Cargo.toml`, seeds
+//! in `fuzz/corpus/<name>`.
 
 use crate::frame::{
     self, CheckedOffload, Gso, Headers, IpVersion, MAX_HEADERS_LEN, Offload, Template, Transport,
@@ -21,8 +21,8 @@ pub struct Target {
 /// Every target.
 pub const TARGETS: &[Target] = &[Target { name: "frame_input", body: frame_input }];
 
-/// A vnet header and a frame as a peer may send them: 8 bytes of offload as in a record (`docs/WIRE.md`), 2 bytes that choose
-/// a run for salvage, the frame.
+/// A vnet header and a frame as a peer may send them: 8 bytes of offload as in a record (`docs/WIRE.md`), 2 bytes that
+/// choose a run for salvage, the frame.
 ///
 /// What passes [`frame::check_offload`] must segment into sound frames that carry the whole payload, and a salvaged run
 /// must again pass.
@@ -104,7 +104,7 @@ fn assert_sound(segment: &[u8]) {
     let headers = Headers::parse(segment).expect("not a runt");
     let ip = headers.ip.expect("an IP packet");
     assert_ne!(ip.transport, Transport::Other);
-    assert_eq!(ip.end as usize, segment.len());
+    assert_eq!(ip.packet_end as usize, segment.len());
     let (ip_start, l4_start) = (usize::from(headers.l2_len), usize::from(ip.l4_start));
     let addresses = match ip.version {
         IpVersion::V4 => {

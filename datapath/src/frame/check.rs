@@ -104,7 +104,7 @@ fn check_superframe(
     total_len: usize,
 ) -> Option<usize> {
     let ip = headers.ip?;
-    let is_whole = ip.fragment == Fragment::Whole && ip.end as usize == total_len;
+    let is_whole = ip.fragment == Fragment::Whole && ip.packet_end as usize == total_len;
     let is_partial = offload.needs_csum && offload.csum_start == ip.l4_start;
     let l4 = head.get(usize::from(ip.l4_start)..)?;
     let max_segments = check_transport(offload, &ip, l4, total_len)?;

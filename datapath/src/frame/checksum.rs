@@ -17,7 +17,7 @@ pub fn internet_checksum(bytes: &[u8]) -> u16 {
 /// the same number in ones' complement, because UDP reads zero as "no checksum" (RFC 768).
 ///
 /// # Errors
-/// [`DropReason::BadOffload`] if the offload lies about the frame or asks for segmentation too ([`super::segment`]).
+/// [`DropReason::BadOffload`] if the offload lies about the frame or asks for segmentation too ([`super::segment()`]).
 pub fn complete_checksum(offload: Offload, frame: &mut [u8]) -> Result<(), DropReason> {
     if offload.gso != Gso::None {
         return Err(DropReason::BadOffload);
@@ -25,7 +25,8 @@ pub fn complete_checksum(offload: Offload, frame: &mut [u8]) -> Result<(), DropR
     if !offload.needs_csum {
         return Ok(());
     }
-    let packet_end = Headers::parse(frame).and_then(|headers| headers.ip).map(|ip| ip.end as usize);
+    let packet_end =
+        Headers::parse(frame).and_then(|headers| headers.ip).map(|ip| ip.packet_end as usize);
     complete_until(offload, packet_end, frame)
 }
 

@@ -68,7 +68,7 @@ pub struct IpHeaders {
     pub version: IpVersion,
     /// Where the packet ends by its own length field. May lie beyond the frame, if the field lies; a frame may be
     /// longer (padding).
-    pub end: u32,
+    pub packet_end: u32,
     /// Whether this is a piece of a larger packet.
     pub fragment: Fragment,
     /// Protocol number of what follows the IP header and the extension headers.
@@ -229,7 +229,7 @@ impl IpHeaders {
         let payload = &packet[header_len..packet.len().min(total_len).max(header_len)];
         Some(Self {
             version: IpVersion::V4,
-            end: (l2_len + total_len) as u32,
+            packet_end: (l2_len + total_len) as u32,
             fragment,
             protocol: protocol.0,
             l4_start: (l2_len + header_len) as u16,
@@ -251,7 +251,7 @@ impl IpHeaders {
         };
         Some(Self {
             version: IpVersion::V6,
-            end: (l2_len + total_len) as u32,
+            packet_end: (l2_len + total_len) as u32,
             fragment: chain.fragment,
             protocol: chain.protocol.0,
             l4_start: (l2_len + header_len + chain.len) as u16,
@@ -395,7 +395,7 @@ mod tests {
         let mut short = frame.clone();
         short[17] = 20 + 31;
         let ip = parse(&short).ip.unwrap();
-        assert_eq!((ip.transport, ip.end), (Transport::Other, 14 + 51));
+        assert_eq!((ip.transport, ip.packet_end), (Transport::Other, 14 + 51));
         let mut bad_offset = frame.clone();
         bad_offset[46] = 0x40;
         assert_eq!(parse(&bad_offset).ip.unwrap().transport, Transport::Other);
@@ -472,7 +472,7 @@ mod tests {
             let headers = parse(&frame);
             let ip = headers.ip.unwrap();
             prop_assert_eq!(usize::from(headers.l2_len), 14 + 4 * recipe.tags);
-            prop_assert_eq!(ip.end as usize, frame.len());
+            prop_assert_eq!(ip.packet_end as usize, frame.len());
             prop_assert_eq!(ip.l4_start, offload.csum_start);
             prop_assert_eq!(usize::from(headers.end()), frame.len() - recipe.payload_len);
         }

@@ -1,7 +1,7 @@
 //! Ethernet frames and what hangs on them: headers, offloads, checksums, segments.
 //!
 //! Pure functions over bytes, without I/O and without allocation of their own: what they write goes into buffers that
-//! the caller reuses. A frame that came from a TAP or a peer passes [`check_offload`] once; [`segment`],
+//! the caller reuses. A frame that came from a TAP or a peer passes [`check_offload`] once; [`segment()`],
 //! [`complete_checksum`] and [`Template`] build on what was found there.
 #![forbid(unsafe_code)]
 

@@ -134,3 +134,42 @@ impl Offload {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn fields_stand_where_virtio_puts_them() {
+        let offload = Offload {
+            needs_csum: true,
+            gso: Gso::Tcp6 { ecn: true },
+            gso_size: 0x0102,
+            csum_start: 0x0304,
+            csum_offset: 0x0506,
+        };
+        assert_eq!(offload.to_tap(0x0708), [1, 0x84, 8, 7, 2, 1, 4, 3, 6, 5, 0, 0]);
+        assert_eq!(offload.to_wire(), [1, 0x84, 1, 2, 3, 4, 5, 6]);
+        assert!(Offload::NONE.is_none() && !offload.is_none());
+    }
+
+    #[test]
+    fn undefined_types_are_refused() {
+        // UDP fragmentation (3) is one of them: no TAP is asked for it.
+        for gso_type in [2, 3, 6, 0x7f, 0x80, 0x85] {
+            assert_eq!(Offload::from_wire(&[1, gso_type, 0, 1, 0, 1, 0, 1]), Err(BadGsoType));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn both_forms_round_trip(wire in any::<[u8; 8]>(), headers_len in any::<u16>()) {
+            if let Ok(offload) = Offload::from_wire(&wire) {
+                prop_assert_eq!(Offload::from_wire(&offload.to_wire()), Ok(offload));
+                prop_assert_eq!(Offload::from_tap(&offload.to_tap(headers_len)), Ok(offload));
+            }
+        }
+    }
+}

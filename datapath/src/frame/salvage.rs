@@ -5,9 +5,10 @@
 //! number, lengths, identification and flags of the run. The TCP checksum stays partial: the run is a superframe, or a
 //! plain frame that needs its checksum, like what the kernel made.
 //!
-//! The IPv4 identification of a run is that of the segment in which it starts. A run that starts inside a segment
-//! shares the number with it; the other part of that segment is lost or is in no other frame, and with DF set (RFC 6864,
-//! Linux's default for TCP) the number means nothing. A frame that was no superframe keeps its number.
+//! The IPv4 identification of a run is that of the segment in which it starts, by floor division, so a run aligned to
+//! `gso_size` makes exactly the segments that the whole would have made, and no run leaves the superframe's range of
+//! numbers. Runs that hold parts of one segment share its number; that matters only if a router fragments both, which
+//! DF forbids (RFC 6864; Linux sets it for TCP). A frame that was no superframe keeps its number in all runs.
 
 use super::{
     CheckedOffload, Gso, IpHeaders, Offload, Transport, check_offload,
@@ -43,7 +44,7 @@ impl<'a> Template<'a> {
             && offload.csum_start == ip.l4_start
             && offload.csum_offset == TCP_CHECKSUM
             && ip.fragment == Fragment::Whole
-            && ip.end as usize == total_len
+            && ip.packet_end as usize == total_len
             && flags & (tcp_flag::SYN | tcp_flag::RST | tcp_flag::URG) == 0;
         if !is_cuttable {
             return Err(DropReason::Incomplete);

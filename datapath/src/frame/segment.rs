@@ -37,7 +37,7 @@ pub fn segment(
     }
     scratch.clear();
     scratch.extend_from_slice(frame);
-    complete_until(offload, checked.headers().ip.map(|ip| ip.end as usize), scratch)?;
+    complete_until(offload, checked.headers().ip.map(|ip| ip.packet_end as usize), scratch)?;
     emit(scratch);
     Ok(())
 }
