@@ -122,8 +122,8 @@ fn reassemble(c: &mut Criterion) {
                     let mut queue = Vec::new();
                     for _ in 0..frames {
                         let offload = offload(frame_len);
-                        writer.push(DATAGRAM_LEN, offload, HEADERS_LEN, &frame, &mut |d| {
-                            queue.push(d)
+                        writer.push(DATAGRAM_LEN, offload, HEADERS_LEN, &frame, &mut |datagram| {
+                            queue.push(datagram);
                         });
                     }
                     writer.flush(&mut |datagram| queue.push(datagram));

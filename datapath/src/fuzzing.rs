@@ -5,9 +5,12 @@
 //! its body here, an entry in [`TARGETS`], a wrapper in `fuzz/fuzz_targets`, a `[[bin]]` in `fuzz/Cargo.toml`, seeds
 //! in `fuzz/corpus/<name>`.
 
-use crate::frame::{
-    self, CheckedOffload, Gso, Headers, IpVersion, MAX_HEADERS_LEN, Offload, Template, Transport,
-    WIRE_OFFLOAD_LEN,
+use crate::{
+    frame::{
+        self, CheckedOffload, Gso, Headers, IpVersion, MAX_HEADERS_LEN, Offload, Template,
+        Transport, WIRE_OFFLOAD_LEN,
+    },
+    record,
 };
 
 /// One fuzz target.
@@ -19,7 +22,11 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: &[Target] = &[Target { name: "frame_input", body: frame_input }];
+pub const TARGETS: &[Target] = &[
+    Target { name: "frame_input", body: frame_input },
+    Target { name: "records", body: record::fuzzing::records },
+    Target { name: "reassembly", body: record::fuzzing::reassembly },
+];
 
 /// A vnet header and a frame as a peer may send them: 8 bytes of offload as in a record (`docs/WIRE.md`), 2 bytes that
 /// choose a run for salvage, the frame.

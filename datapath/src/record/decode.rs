@@ -70,29 +70,30 @@ pub struct RecordCursor {
 
 impl RecordCursor {
     /// The next record, or why there was one that cannot be used.
-    #[inline]
     pub fn next_in(&mut self, datagram: &[u8]) -> Option<Result<Record, DropReason>> {
+        let Some(body) = self.next_body(datagram)? else { return Some(Err(DropReason::BadRecord)) };
+        let record = match body.kind {
+            kind::WHOLE | kind::WHOLE_OFFLOAD => body.whole(datagram).map(Record::Whole),
+            kind::FIRST | kind::PIECE | kind::PIECE_TEMPLATE => {
+                body.piece(datagram).map(Record::Piece)
+            }
+            _ => return Some(Err(DropReason::UnknownRecord)),
+        };
+        Some(record.ok_or(DropReason::BadRecord))
+    }
+
+    /// The next record's kind and place; the inner `None` is a record that is cut short.
+    ///
+    /// The reassembler goes on from here by itself: moving whole records about would cost more than all else it does for
+    /// small frames.
+    #[inline]
+    pub(super) fn next_body(&mut self, datagram: &[u8]) -> Option<Option<Body>> {
         if self.is_done(datagram) {
             return None;
         }
-        let body = self.next_body(datagram);
-        if body.is_none() {
-            self.at = datagram.len();
-        }
-        let Some((kind, body)) = body else { return Some(Err(DropReason::BadRecord)) };
-        self.at = body.end;
-        let mut fields = Fields { datagram, at: body.start, end: body.end };
-        Some(
-            match kind {
-                kind::WHOLE => fields.whole(),
-                kind::WHOLE_OFFLOAD => fields.whole_offload(),
-                kind::FIRST => fields.first(),
-                kind::PIECE => fields.piece(),
-                kind::PIECE_TEMPLATE => fields.piece_template(),
-                _ => return Some(Err(DropReason::UnknownRecord)),
-            }
-            .ok_or(DropReason::BadRecord),
-        )
+        let body = self.body(datagram);
+        self.at = body.as_ref().map_or(datagram.len(), |body| body.end);
+        Some(body)
     }
 
     /// Whether nothing but padding follows.
@@ -102,11 +103,50 @@ impl RecordCursor {
     }
 
     #[inline]
-    fn next_body(&self, datagram: &[u8]) -> Option<(u8, Range<usize>)> {
+    fn body(&self, datagram: &[u8]) -> Option<Body> {
         let &[kind, high, low] = datagram.get(self.at..)?.first_chunk::<RECORD_HEAD_LEN>()?;
         let start = self.at + RECORD_HEAD_LEN;
         let end = start + usize::from(u16::from_be_bytes([high, low]));
-        (end <= datagram.len()).then_some((kind, start..end))
+        (end <= datagram.len()).then_some(Body { kind, start, end })
+    }
+}
+
+/// A record whose body has not been read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Body {
+    pub(super) kind: u8,
+    start: usize,
+    end: usize,
+}
+
+impl Body {
+    /// Reads a frame; `None` if it is malformed.
+    #[inline]
+    pub(super) fn whole(self, datagram: &[u8]) -> Option<WholeFrame> {
+        let mut fields = self.fields(datagram);
+        let sequence = fields.sequence()?;
+        let offload = if self.kind == kind::WHOLE { Offload::NONE } else { fields.offload()? };
+        Some(WholeFrame { sequence, offload, frame: fields.rest()? })
+    }
+
+    /// Reads a piece; `None` if it is malformed.
+    #[inline]
+    pub(super) fn piece(self, datagram: &[u8]) -> Option<Piece> {
+        let mut fields = self.fields(datagram);
+        let sequence = fields.sequence()?;
+        let offset = if self.kind == kind::FIRST { 0 } else { fields.number()? };
+        let shape = if self.kind == kind::PIECE { None } else { Some(fields.shape()?) };
+        let template = if self.kind == kind::PIECE_TEMPLATE { fields.template()? } else { 0..0 };
+        let bytes = fields.rest()?;
+        // Without a shape there is nothing to hold the offset against; 2^32 is beyond every frame.
+        let total_len = shape.map_or(u32::MAX as usize, |shape| shape.total_len);
+        let fits = bytes.len() <= total_len && offset <= total_len - bytes.len();
+        fits.then_some(Piece { sequence, offset, shape, template, bytes })
+    }
+
+    #[inline]
+    fn fields(self, datagram: &[u8]) -> Fields<'_> {
+        Fields { datagram, at: self.start, end: self.end }
     }
 }
 
@@ -118,48 +158,6 @@ struct Fields<'a> {
 }
 
 impl Fields<'_> {
-    #[inline]
-    fn whole(&mut self) -> Option<Record> {
-        let sequence = self.sequence()?;
-        Some(Record::Whole(WholeFrame { sequence, offload: Offload::NONE, frame: self.rest()? }))
-    }
-
-    #[inline]
-    fn whole_offload(&mut self) -> Option<Record> {
-        let sequence = self.sequence()?;
-        let offload = self.offload()?;
-        Some(Record::Whole(WholeFrame { sequence, offload, frame: self.rest()? }))
-    }
-
-    fn first(&mut self) -> Option<Record> {
-        let sequence = self.sequence()?;
-        let shape = Some(self.shape()?);
-        let bytes = self.rest()?;
-        Piece { sequence, offset: 0, shape, template: 0..0, bytes }.checked()
-    }
-
-    #[inline]
-    fn piece(&mut self) -> Option<Record> {
-        let sequence = self.sequence()?;
-        let offset = self.number()?;
-        let bytes = self.rest()?;
-        Piece { sequence, offset, shape: None, template: 0..0, bytes }.checked()
-    }
-
-    fn piece_template(&mut self) -> Option<Record> {
-        let sequence = self.sequence()?;
-        let offset = self.number()?;
-        let shape = Some(self.shape()?);
-        let template_len = usize::from(u16::from_be_bytes(self.fixed()?));
-        let template = self.at..self.at.checked_add(template_len)?;
-        if template.end >= self.end {
-            return None;
-        }
-        self.at = template.end;
-        let bytes = self.rest()?;
-        Piece { sequence, offset, shape, template, bytes }.checked()
-    }
-
     #[inline]
     fn sequence(&mut self) -> Option<Sequence> {
         self.fixed().map(|bytes| Sequence(u32::from_be_bytes(bytes)))
@@ -175,6 +173,15 @@ impl Fields<'_> {
         Offload::from_wire(&self.fixed::<WIRE_OFFLOAD_LEN>()?).ok()
     }
 
+    #[inline]
+    fn template(&mut self) -> Option<Range<usize>> {
+        let len = usize::from(u16::from_be_bytes(self.fixed()?));
+        let template = self.at..self.at + len;
+        self.at = template.end;
+        (template.end < self.end).then_some(template)
+    }
+
+    #[inline]
     fn shape(&mut self) -> Option<FrameShape> {
         Some(FrameShape { total_len: self.number()?, offload: self.offload()? })
     }
@@ -197,15 +204,6 @@ impl Piece {
     #[inline]
     pub fn end(&self) -> usize {
         self.offset + self.bytes.len()
-    }
-
-    #[inline]
-    fn checked(self) -> Option<Record> {
-        // Offsets near 2^32 would only matter where usize has 32 bits; no frame reaches them anyway.
-        let end =
-            u32::try_from(self.offset).ok()?.checked_add(u32::try_from(self.bytes.len()).ok()?)?;
-        let fits = self.shape.is_none_or(|shape| end as usize <= shape.total_len);
-        fits.then_some(Record::Piece(self))
     }
 }
 

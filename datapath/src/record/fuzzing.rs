@@ -1,4 +1,4 @@
-//! What must hold of records and reassembly for any bytes at all; see [`crate::fuzzing`].
+//! What must hold of records and reassembly for any bytes at all; see [`crate::fuzzing`], which lists the targets.
 
 use std::time::{Duration, Instant};
 
@@ -118,5 +118,76 @@ impl FrameSink for Checker {
 
     fn dropped(&mut self, _: DropReason, frames: u64) {
         self.dropped += frames;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use crate::record::{
+        MIN_DATAGRAM_LEN, RecordWriter,
+        testing::{Frame, plain, tcp},
+    };
+
+    use super::*;
+
+    /// Small bursts with every kind of record.
+    fn bursts() -> Vec<Vec<Frame>> {
+        let plain = |number, len| plain(number, len, Offload::NONE);
+        let unsummed = Frame { bytes: plain(1, 70).bytes, ..tcp(1, 4) };
+        vec![
+            vec![plain(0, 60), plain(1, 60), plain(2, 42)],
+            vec![plain(0, 130), unsummed, plain(2, 300)],
+            vec![tcp(0, 900), plain(1, 60)],
+            vec![plain(0, 60), tcp(1, 500), tcp(2, 400)],
+            vec![tcp(0, 1_400)],
+        ]
+    }
+
+    fn datagrams(frames: &[Frame]) -> Vec<Bytes> {
+        let (mut writer, mut datagrams) = (RecordWriter::new(), Vec::new());
+        for Frame { offload, headers_len, bytes } in frames {
+            let emit = &mut |datagram| datagrams.push(datagram);
+            writer.push(MIN_DATAGRAM_LEN, *offload, *headers_len, bytes, emit);
+        }
+        writer.flush(&mut |datagram| datagrams.push(datagram));
+        datagrams
+    }
+
+    /// In order; the first lost; one in the middle lost and a batch's end; backwards; the last again.
+    fn scripts(datagrams: &[Bytes]) -> Vec<Vec<u8>> {
+        let step = |datagram: &Bytes| [&[0, datagram.len() as u8], &datagram[..]].concat();
+        let steps: Vec<_> = datagrams.iter().map(step).collect();
+        let middle = steps.len() / 2;
+        let wait: &[u8] = &[6, 40];
+        vec![
+            steps.concat(),
+            [&steps[1..].concat(), wait].concat(),
+            [&steps[..middle].concat(), &[7, 0, 7, 0, 7, 0][..], &steps[middle + 1..].concat()]
+                .concat(),
+            steps.iter().rev().flatten().copied().collect(),
+            [&steps.concat(), &[5, 0][..], wait].concat(),
+        ]
+    }
+
+    #[test]
+    #[ignore = "writes the seed corpora"]
+    fn write_seed_corpora() {
+        let corpora = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+        let write = |target: &str, name: &str, seed: &[u8]| {
+            fs::create_dir_all(corpora.join(target)).unwrap();
+            fs::write(corpora.join(target).join(name), seed).unwrap();
+        };
+        for (number, burst) in bursts().iter().enumerate() {
+            let datagrams = datagrams(burst);
+            for (index, datagram) in datagrams.iter().take(3).enumerate() {
+                write("records", &format!("seed-{number}{index}"), datagram);
+            }
+            for (index, script) in scripts(&datagrams).iter().enumerate() {
+                write("reassembly", &format!("seed-{number}{index}"), script);
+            }
+        }
+        write("records", "seed-unknown", &[9, 0, 1, 0xff, 1, 0, 5, 0, 0, 0, 0, 0xaa, 1, 0, 9]);
     }
 }

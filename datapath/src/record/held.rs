@@ -21,8 +21,9 @@ const FRAMES_MAX: usize = 1_024;
 pub(super) const HELD_MAX: usize = 4 * 1_024 * 1_024;
 /// Bookkeeping of a frame, bytes.
 const FRAME_COST: usize = 128;
-/// Empty partial frames that are kept for use: more are rarely needed at a time.
-const SPARE_MAX: usize = 16;
+/// Empty partial frames that are kept for use. A loss among frames of 1,500 bytes holds one for each of the 16 datagrams
+/// that are waited for.
+const SPARE_MAX: usize = 32;
 
 /// A frame that waits.
 #[derive(Debug)]

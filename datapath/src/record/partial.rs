@@ -16,6 +16,8 @@ pub(super) const HEAD_LEN: usize = 256;
 /// More pieces than the longest frame makes in the shortest datagrams. Without a bound a peer could have us move megabytes
 /// around for each byte that it sends.
 const MAX_PIECES: usize = 512;
+/// Pieces of the longest frame on a path of 1,200 bytes: room for so many is made at once.
+const USUAL_PIECES: usize = 64;
 /// Bookkeeping of a piece, bytes, so that one-byte pieces are not taken for free.
 const PIECE_COST: usize = 64;
 
@@ -29,7 +31,7 @@ pub(super) struct Overtaken {
 }
 
 /// A frame of which some pieces have come. Its vectors are used again for other frames.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Partial {
     pub(super) overtaken: Option<Overtaken>,
     /// When its latest piece came.
@@ -66,6 +68,21 @@ pub(super) struct Run {
     pub(super) pieces: Range<usize>,
     /// Which bytes of the frame.
     pub(super) bytes: Range<usize>,
+}
+
+impl Default for Partial {
+    fn default() -> Self {
+        Self {
+            overtaken: None,
+            last_arrival: None,
+            shape: None,
+            template: Vec::with_capacity(MAX_HEADERS_LEN),
+            pieces: Vec::with_capacity(USUAL_PIECES),
+            marks: Vec::with_capacity(USUAL_PIECES),
+            received_len: 0,
+            oldest_batch: None,
+        }
+    }
 }
 
 impl Partial {

@@ -22,9 +22,11 @@ use bytes::{Buf, Bytes};
 use crate::{drops::DropReason, frame::Offload};
 
 use super::{
-    Piece, Record, RecordCursor, Sequence, WholeFrame,
+    Piece, RecordCursor, Sequence, WholeFrame,
     arena::{Arena, WhenFull},
+    decode::Body,
     held::{Held, HeldFrame, HeldFrames},
+    kind,
     partial::{Overtaken, Partial, gather_head},
     salvage::Salvager,
     window::{Standing, Window},
@@ -120,11 +122,10 @@ impl Reassembler {
     pub fn push(&mut self, now: Instant, mut datagram: Bytes, sink: &mut impl FrameSink) {
         self.datagrams += 1;
         let mut cursor = RecordCursor::default();
-        while let Some(record) = cursor.next_in(&datagram) {
-            let taken = match record {
-                Ok(Record::Whole(whole)) => self.whole(&whole, &mut datagram, cursor, now, sink),
-                Ok(Record::Piece(piece)) => self.piece(&piece, &mut datagram, cursor, now, sink),
-                Err(reason) => Err(reason),
+        while let Some(body) = cursor.next_body(&datagram) {
+            let taken = match body {
+                Some(body) => self.record(body, &mut datagram, cursor, now, sink),
+                None => Err(DropReason::BadRecord),
             };
             if let Err(reason) = taken {
                 sink.dropped(reason, 1);
@@ -183,6 +184,28 @@ impl Reassembler {
     #[cfg(test)]
     pub(super) fn copied_chunks(&self) -> usize {
         self.copies.chunks()
+    }
+
+    #[inline]
+    fn record(
+        &mut self,
+        body: Body,
+        datagram: &mut Bytes,
+        cursor: RecordCursor,
+        now: Instant,
+        sink: &mut impl FrameSink,
+    ) -> Result<(), DropReason> {
+        match body.kind {
+            kind::WHOLE | kind::WHOLE_OFFLOAD => {
+                let whole = body.whole(datagram).ok_or(DropReason::BadRecord)?;
+                self.whole(&whole, datagram, cursor, now, sink)
+            }
+            kind::FIRST | kind::PIECE | kind::PIECE_TEMPLATE => {
+                let piece = body.piece(datagram).ok_or(DropReason::BadRecord)?;
+                self.piece(&piece, datagram, cursor, now, sink)
+            }
+            _ => Err(DropReason::UnknownRecord),
+        }
     }
 
     #[inline]
