@@ -1,1 +1,8 @@
-//! (skeleton)
+//! Whole-program measurements of ipop-switch, and the lab that they, the end-to-end tests and the demo run in.
+//!
+//! This library is the inside of the programs `ipop-perf` and `ipop-obvious` and of the tests under `tests/`; what it
+//! reports is read by people, so its errors are `anyhow` chains that say what was being done.
+//!
+//! * [`lab`]: hosts out of network namespaces, links, tools, processes, all of it always cleaned up.
+
+pub mod lab;
