@@ -4,5 +4,7 @@
 //! reports is read by people, so its errors are `anyhow` chains that say what was being done.
 //!
 //! * [`lab`]: hosts out of network namespaces, links, tools, processes, all of it always cleaned up.
+//! * [`obvious`]: the obvious implementation, `ipop-obvious`.
 
 pub mod lab;
+pub mod obvious;
