@@ -5,6 +5,13 @@
 //!
 //! * [`lab`]: hosts out of network namespaces, links, tools, processes, all of it always cleaned up.
 //! * [`obvious`]: the obvious implementation, `ipop-obvious`.
+//! * [`tunnel`]: the programs under test, started in the lab.
+//! * [`tcp`], [`demo`]: the commands of `ipop-perf`.
+//! * [`machine`]: what a measurement ran on.
 
+pub mod demo;
 pub mod lab;
+pub mod machine;
 pub mod obvious;
+pub mod tcp;
+pub mod tunnel;

@@ -1,6 +1,6 @@
 //! Real tools run between hosts, their reports parsed.
 
-use std::{net::IpAddr, time::Duration};
+use std::{fmt, net::IpAddr, time::Duration};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::Value;
@@ -65,15 +65,26 @@ impl Ping {
     /// # Errors
     /// When `ping` itself fails.
     pub fn run(&self, host: &Host) -> Result<PingReport> {
-        let mut args: Vec<String> = ["-n", "-W", "1", "-c"].map(String::from).into();
-        args.extend([self.count.to_string(), "-i".into(), self.interval.as_secs_f64().to_string()]);
-        args.extend(self.options.iter().cloned());
-        args.push(self.address.to_string());
-        let mut ping = host.spawn("ping", args)?;
+        let mut ping = host.spawn("ping", self.args())?;
         ping.wait(self.interval * self.count + MARGIN)?;
         PingReport::parse(&ping.stdout()).with_context(|| {
             format!("{}: pinging {} failed: {}", host.name(), self.address, ping.stderr().trim())
         })
+    }
+
+    fn args(&self) -> Vec<String> {
+        let mut args: Vec<String> = ["-n", "-W", "1", "-c"].map(String::from).into();
+        args.extend([self.count.to_string(), "-i".into(), self.interval.as_secs_f64().to_string()]);
+        args.extend(self.options.iter().cloned());
+        args.push(self.address.to_string());
+        args
+    }
+}
+
+impl fmt::Display for Ping {
+    /// The command line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ping {}", self.args().join(" "))
     }
 }
 
