@@ -32,9 +32,10 @@ pub fn run(program: Program, binary: &Path, mtu: u16) -> Result<()> {
         "Two sites. hostA ({}) and hostB ({}) reach one another over IP;",
         link.a.ipv4, link.b.ipv4
     );
-    println!("behind a bridge `lan` on each is a machine: vmA and vmB ({}).\n", end_b.ipv4);
+    let (name_a, name_b) = (vm_a.name(), vm_b.name());
+    println!("behind a bridge `lan` on each is a machine: {name_a} and {name_b}.\n");
 
-    println!("== Before: vmA does not reach vmB");
+    println!("== Before: {name_a} does not reach {name_b}");
     ping(&vm_a, &Ping::to(end_b.ipv4))?;
 
     println!("\n== Each host has a key; its hash is the node id");
@@ -67,8 +68,8 @@ pub fn run(program: Program, binary: &Path, mtu: u16) -> Result<()> {
     anyhow::ensure!(fits, "a packet of {mtu} bytes does not cross");
     ping(&vm_a, &largest)?;
 
-    println!("\n== One TCP flow from vmA to vmB, 5 s");
-    println!("vmA# iperf3 -c {} -t 5", end_b.ipv4);
+    println!("\n== One TCP flow from {name_a} to {name_b}, 5 s");
+    println!("{name_a}# iperf3 -c {} -t 5", end_b.ipv4);
     let flow = Iperf3::to(end_b.ipv4).seconds(5).run(&vm_a, &vm_b)?;
     println!("{:.0} Mbit/s, {} retransmissions", flow.received_bits_per_s / 1e6, flow.retransmits);
     for end in &mut tunnel {

@@ -4,6 +4,7 @@
 //! reports is read by people, so its errors are `anyhow` chains that say what was being done.
 //!
 //! * [`lab`]: hosts out of network namespaces, links, tools, processes, all of it always cleaned up.
+//! * [`wire`]: the Ethernet wire emulator.
 //! * [`obvious`]: the obvious implementation, `ipop-obvious`.
 //! * [`tunnel`]: the programs under test, started in the lab.
 //! * [`tcp`], [`demo`]: the commands of `ipop-perf`.
@@ -15,3 +16,4 @@ pub mod machine;
 pub mod obvious;
 pub mod tcp;
 pub mod tunnel;
+pub mod wire;

@@ -1,6 +1,6 @@
 //! `ipop-perf`: whole-program measurements and the demo, each in a lab of network namespaces. See `--help`.
 
-use std::{fs, path::PathBuf, process::ExitCode};
+use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
@@ -8,7 +8,9 @@ use ipop_perf::{
     demo, lab,
     tcp::{Plan, Report, Run},
     tunnel::Program,
+    wire::{Impairments, Tap, Wire, WireOptions},
 };
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Measurements of ipop-switch, and its demo, in network namespaces of this machine. Needs root.
 #[derive(Debug, Parser)]
@@ -24,6 +26,8 @@ enum Command {
     Tcp(TcpArgs),
     /// Two sites become one Ethernet segment, shown step by step.
     Demo(DemoArgs),
+    /// An Ethernet wire between two TAPs that loses, delays and reorders; until Ctrl-C.
+    Wire(WireArgs),
     /// Removes what runs that were killed left behind, if anything.
     Clean,
 }
@@ -71,10 +75,48 @@ struct DemoArgs {
     mtu: Option<u16>,
 }
 
+#[derive(Debug, Args)]
+struct WireArgs {
+    /// The TAP to make at one end, in another namespace if one is given.
+    #[arg(long, value_name = "NAME[@NETNS]")]
+    a: String,
+    /// The TAP at the other end.
+    #[arg(long, value_name = "NAME[@NETNS]")]
+    b: String,
+    /// What decides which frames are hit.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Frames lost, percent.
+    #[arg(long, default_value_t = 0.0, value_name = "PERCENT")]
+    loss: f64,
+    /// Frames that arrive twice, percent.
+    #[arg(long, default_value_t = 0.0, value_name = "PERCENT")]
+    duplication: f64,
+    /// Frames that others overtake, percent.
+    #[arg(long, default_value_t = 0.0, value_name = "PERCENT")]
+    reordering: f64,
+    /// Delay in each direction, milliseconds.
+    #[arg(long, default_value_t = 0.0, value_name = "MS")]
+    delay: f64,
+    /// Up to so much more delay, milliseconds.
+    #[arg(long, default_value_t = 0.0, value_name = "MS")]
+    jitter: f64,
+    /// Larger frames vanish; bytes of payload.
+    #[arg(long)]
+    mtu: Option<u32>,
+    /// The line's rate, Mbit/s.
+    #[arg(long, value_name = "MBIT")]
+    rate: Option<u64>,
+    /// Capture what arrives in this file.
+    #[arg(long, value_name = "FILE")]
+    pcap: Option<PathBuf>,
+}
+
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Tcp(args) => tcp(args),
         Command::Demo(args) => demo(&args),
+        Command::Wire(args) => wire(&args),
         Command::Clean => clean(),
     };
     match result {
@@ -153,6 +195,41 @@ fn demo(args: &DemoArgs) -> Result<()> {
         Program::Obvious => 1400,
     });
     demo::run(args.program, &args.binaries.path(args.program)?, mtu)
+}
+
+fn wire(args: &WireArgs) -> Result<()> {
+    let ms = |ms: f64| Duration::try_from_secs_f64(ms / 1e3).context("a time in ms is above 0");
+    let mut impairments = Impairments {
+        loss: args.loss / 100.0,
+        duplication: args.duplication / 100.0,
+        reordering: args.reordering / 100.0,
+        delay: ms(args.delay)?,
+        jitter: ms(args.jitter)?,
+        rate_bits_per_s: args.rate.map(|mbit| mbit.saturating_mul(1_000_000)),
+        ..Impairments::default()
+    };
+    impairments.mtu = args.mtu.unwrap_or(impairments.mtu);
+    let mut options = WireOptions::new(args.seed).impairments(impairments);
+    if let Some(path) = &args.pcap {
+        options = options.capture(path);
+    }
+    let tap = |end: &str| match end.split_once('@') {
+        Some((name, netns)) => lab::enter_netns(netns, || Tap::create(name))?,
+        None => Tap::create(end),
+    };
+    let wire = Wire::start([tap(&args.a)?, tap(&args.b)?], &options)?;
+    eprintln!("a wire between {} and {}, seed {}; Ctrl-C ends it", args.a, args.b, args.seed);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        tokio::select! {
+            result = tokio::signal::ctrl_c() => result,
+            _ = terminate.recv() => Ok(()),
+        }
+    })?;
+    let [a_to_b, b_to_a] = wire.stop()?;
+    println!("{}", serde_json::json!({ "a_to_b": a_to_b, "b_to_a": b_to_a }));
+    Ok(())
 }
 
 fn clean() -> Result<()> {

@@ -1,4 +1,4 @@
-//! The lab and the wire emulator themselves, on the real kernel. Needs root.
+//! The lab itself, on the real kernel. Needs root.
 
 use std::{
     path::Path,

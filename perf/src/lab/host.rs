@@ -53,6 +53,27 @@ pub struct InterfaceCounters {
     pub tx_dropped: u64,
 }
 
+/// Runs this closure in a thread that is in a namespace, named as `ip netns` does.
+///
+/// # Errors
+/// When the namespace can't be entered.
+///
+/// # Panics
+/// When the closure does.
+pub fn enter_netns<T: Send>(netns: &str, closure: impl FnOnce() -> T + Send) -> Result<T> {
+    let path = Path::new("/run/netns").join(netns);
+    let file = File::open(&path).with_context(|| format!("opening {}", path.display()))?;
+    let inside = || {
+        move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
+            .with_context(|| format!("entering the namespace {netns}"))?;
+        Ok(closure())
+    };
+    thread::scope(|scope| match scope.spawn(inside).join() {
+        Ok(result) => result,
+        Err(panic) => std::panic::resume_unwind(panic),
+    })
+}
+
 impl Host {
     pub(super) fn new(name: &str, netns: &str, dir: &Path) -> Self {
         Self(Arc::new(Inner {
@@ -118,17 +139,7 @@ impl Host {
     /// # Panics
     /// When the closure does.
     pub fn enter<T: Send>(&self, closure: impl FnOnce() -> T + Send) -> Result<T> {
-        let path = Path::new("/run/netns").join(self.netns());
-        let netns = File::open(&path).with_context(|| format!("opening {}", path.display()))?;
-        let inside = || {
-            move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))
-                .with_context(|| format!("entering the namespace {}", self.netns()))?;
-            Ok(closure())
-        };
-        thread::scope(|scope| match scope.spawn(inside).join() {
-            Ok(result) => result,
-            Err(panic) => std::panic::resume_unwind(panic),
-        })
+        enter_netns(self.netns(), closure)
     }
 
     /// Whether there is an interface of this name.

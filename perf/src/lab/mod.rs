@@ -38,7 +38,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 pub use self::{
-    host::{Host, InterfaceCounters},
+    host::{Host, InterfaceCounters, enter_netns},
     network::{BridgeSite, Interface, Link, LinkOptions, SiteOptions},
     process::{Exit, Process, Usage},
     reaper::clean,

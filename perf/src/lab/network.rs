@@ -11,6 +11,7 @@ use std::{
 use anyhow::{Result, ensure};
 
 use super::{Host, Lab};
+use crate::wire::{Tap, Wire, WireOptions};
 
 /// One end of a link.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -158,6 +159,29 @@ impl Lab {
             vms.push((vm, interface));
         }
         Ok(BridgeSite { bridge: bridge.into(), vms })
+    }
+
+    /// A cable between two hosts that loses, delays and reorders as it is told. Both ends are TAPs without offloads, so
+    /// that each packet on it is a real one.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn wire(&self, a: &Host, b: &Host, options: &WireOptions) -> Result<(Wire, Link)> {
+        let subnet = self.next_subnet()?;
+        let link = Link {
+            a: subnet.interface(a.next_interface(), 1),
+            b: subnet.interface(b.next_interface(), 2),
+        };
+        let tap = |host: &Host, interface: &Interface| -> Result<Tap> {
+            let name = &interface.name;
+            let tap = host.enter(|| Tap::create(name))??;
+            // So long that the wire's queue, and not the TAP's, is where frames are lost.
+            host.ip_batch(&[format!("link set {name} txqueuelen 8192 mtu {}", options.tap_mtu)])?;
+            set_up(host, interface, subnet.prefix_len)?;
+            Ok(tap)
+        };
+        let wire = Wire::start([tap(a, &link.a)?, tap(b, &link.b)?], options)?;
+        Ok((wire, link))
     }
 
     fn next_subnet(&self) -> Result<Subnet> {
