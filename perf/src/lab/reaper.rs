@@ -1,0 +1,112 @@
+//! Cleaning up, whatever happens to the lab's process.
+//!
+//! A shell script (`reaper.sh`) runs as a child in a process group of its own and reads from a pipe what there is to
+//! remove. The pipe's other end closes when the lab is dropped, and by the kernel's hand when its process ends by a
+//! panic, Ctrl-C or SIGKILL. So there is one way of cleaning up, and every run exercises it.
+
+use std::{
+    io::Write,
+    os::unix::process::CommandExt,
+    path::Path,
+    process::{Child, ChildStdin, Command, Stdio},
+};
+
+use anyhow::{Context, Result, ensure};
+
+/// The names of namespaces and directories start so, followed by the pid of their owner and a dash.
+pub(super) const PREFIX: &str = "ipoplab-";
+
+/// The child that cleans up, and our end of the pipe.
+#[derive(Debug)]
+pub(super) struct Reaper {
+    child: Child,
+    pipe: Option<ChildStdin>,
+}
+
+impl Reaper {
+    pub(super) fn start() -> Result<Self> {
+        let mut child = Command::new("/bin/sh")
+            .args(["-c", include_str!("reaper.sh"), "ipoplab-reaper"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .current_dir("/")
+            .process_group(0)
+            .spawn()
+            .context("starting /bin/sh, which cleans up after the lab")?;
+        let pipe = child.stdin.take();
+        Ok(Self { child, pipe })
+    }
+
+    /// To be told before the namespace is made: in between the process may die.
+    pub(super) fn register_netns(&mut self, name: &str) -> Result<()> {
+        self.tell(&format!("netns {name}\n"))
+    }
+
+    pub(super) fn register_dir(&mut self, path: &Path) -> Result<()> {
+        self.tell(&format!("dir {}\n", path.display()))
+    }
+
+    /// Cleans up now, and waits for it.
+    pub(super) fn finish(&mut self) -> Result<()> {
+        self.pipe = None;
+        let status = self.child.wait().context("waiting for the lab's reaper")?;
+        ensure!(status.success(), "the lab's reaper could not remove everything: {status}");
+        Ok(())
+    }
+
+    fn tell(&mut self, line: &str) -> Result<()> {
+        let pipe = self.pipe.as_mut().context("the lab is closed")?;
+        pipe.write_all(line.as_bytes()).context("writing to the lab's reaper")
+    }
+}
+
+/// Removes what labs of dead processes left, and says what it was.
+///
+/// # Errors
+/// When something was found that could not be removed.
+pub fn clean() -> Result<Vec<String>> {
+    let mut reaper = Reaper::start()?;
+    let mut found = Vec::new();
+    for name in names_of_dead_owners(Path::new("/run/netns"))? {
+        reaper.register_netns(&name)?;
+        found.push(name);
+    }
+    let temp = std::env::temp_dir();
+    for name in names_of_dead_owners(&temp)? {
+        reaper.register_dir(&temp.join(&name))?;
+        found.push(temp.join(name).display().to_string());
+    }
+    reaper.finish()?;
+    Ok(found)
+}
+
+fn names_of_dead_owners(dir: &Path) -> Result<Vec<String>> {
+    if !dir.exists() {
+        return Ok(Vec::new());
+    }
+    let mut names = Vec::new();
+    for entry in dir.read_dir().with_context(|| format!("listing {}", dir.display()))? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if owner(&name).is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+fn owner(name: &str) -> Option<u32> {
+    name.strip_prefix(PREFIX)?.split_once('-')?.0.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_of_labs_have_an_owner() {
+        assert_eq!(owner("ipoplab-4711-0-demo-a"), Some(4711));
+        assert_eq!(owner("ipoplab-x-0"), None);
+        assert_eq!(owner("ipoplab-4711"), None);
+        assert_eq!(owner("other-4711-0"), None);
+    }
+}

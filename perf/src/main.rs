@@ -1,0 +1,242 @@
+//! `ipop-perf`: whole-program measurements and the demo, each in a lab of network namespaces. See `--help`.
+
+use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
+
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand};
+use ipop_perf::{
+    demo, lab,
+    tcp::{Plan, Report, Run},
+    tunnel::Program,
+    wire::{Impairments, Tap, Wire, WireOptions},
+};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Measurements of ipop-switch, and its demo, in network namespaces of this machine. Needs root.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// One TCP flow through ipop-switch and through the obvious implementation, in turn; medians and their ratio.
+    Tcp(TcpArgs),
+    /// Two sites become one Ethernet segment, shown step by step.
+    Demo(DemoArgs),
+    /// An Ethernet wire between two TAPs that loses, delays and reorders; until Ctrl-C.
+    Wire(WireArgs),
+    /// Removes what runs that were killed left behind, if anything.
+    Clean,
+}
+
+#[derive(Debug, Args)]
+struct Binaries {
+    /// The program ipop-switch [default: beside this program].
+    #[arg(long, value_name = "FILE")]
+    switch_binary: Option<PathBuf>,
+    /// The program ipop-obvious [default: beside this program].
+    #[arg(long, value_name = "FILE")]
+    obvious_binary: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct TcpArgs {
+    #[command(flatten)]
+    binaries: Binaries,
+    /// Which programs, in the order of their turns.
+    #[arg(long, value_delimiter = ',', default_value = "switch,obvious")]
+    programs: Vec<Program>,
+    /// Runs of each program.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    runs: u32,
+    /// Length of a run.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    seconds: u32,
+    /// Inner MTU; above 1400 the obvious implementation can't follow.
+    #[arg(long, default_value_t = 1400, value_parser = clap::value_parser!(u16).range(576..))]
+    mtu: u16,
+    /// Write all runs to this file as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct DemoArgs {
+    #[command(flatten)]
+    binaries: Binaries,
+    /// Which program makes the tunnel.
+    #[arg(long, default_value = "switch")]
+    program: Program,
+    /// Inner MTU [default: 1500; with the obvious implementation 1400].
+    #[arg(long)]
+    mtu: Option<u16>,
+}
+
+#[derive(Debug, Args)]
+struct WireArgs {
+    /// The TAP to make at one end, in another namespace if one is given.
+    #[arg(long, value_name = "NAME[@NETNS]")]
+    a: String,
+    /// The TAP at the other end.
+    #[arg(long, value_name = "NAME[@NETNS]")]
+    b: String,
+    /// What decides which frames are hit.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Frames lost, percent.
+    #[arg(long, default_value_t = 0.0, value_name = "PERCENT")]
+    loss: f64,
+    /// Frames that arrive twice, percent.
+    #[arg(long, default_value_t = 0.0, value_name = "PERCENT")]
+    duplication: f64,
+    /// Frames that others overtake, percent.
+    #[arg(long, default_value_t = 0.0, value_name = "PERCENT")]
+    reordering: f64,
+    /// Delay in each direction, milliseconds.
+    #[arg(long, default_value_t = 0.0, value_name = "MS")]
+    delay: f64,
+    /// Up to so much more delay, milliseconds.
+    #[arg(long, default_value_t = 0.0, value_name = "MS")]
+    jitter: f64,
+    /// Larger frames vanish; bytes of payload.
+    #[arg(long)]
+    mtu: Option<u32>,
+    /// The line's rate, Mbit/s.
+    #[arg(long, value_name = "MBIT")]
+    rate: Option<u64>,
+    /// Capture what arrives in this file.
+    #[arg(long, value_name = "FILE")]
+    pcap: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Tcp(args) => tcp(args),
+        Command::Demo(args) => demo(&args),
+        Command::Wire(args) => wire(&args),
+        Command::Clean => clean(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ipop-perf: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl Binaries {
+    fn path(&self, program: Program) -> Result<PathBuf> {
+        let given = match program {
+            Program::Switch => &self.switch_binary,
+            Program::Obvious => &self.obvious_binary,
+        };
+        match given {
+            Some(path) => program.at(path),
+            None => program.find(),
+        }
+    }
+}
+
+fn tcp(args: TcpArgs) -> Result<()> {
+    let path = |&program: &Program| Ok((program, args.binaries.path(program)?));
+    let programs = args.programs.iter().map(path).collect::<Result<_>>()?;
+    let plan = Plan { programs, runs: args.runs, seconds: args.seconds, mtu: args.mtu };
+    println!(
+        "One TCP flow, inner MTU {}, {} runs of {} s each, in turn:",
+        args.mtu, args.runs, args.seconds
+    );
+    let report = plan.measure(print_run)?;
+    print_report(&report);
+    if let Some(path) = args.json {
+        let json = serde_json::to_string_pretty(&report)?;
+        fs::write(&path, json + "\n").with_context(|| format!("writing {}", path.display()))?;
+    }
+    Ok(())
+}
+
+fn print_run(run: &Run) {
+    println!(
+        "  {:<13} {:>7.0} Mbit/s  {:>6.2} CPU s/GB  {:>6} retransmissions  steal {:.1} %{}",
+        run.program,
+        run.mbit_per_s,
+        run.cpu_s_per_gb,
+        run.retransmits,
+        run.steal_percent,
+        if run.repeated { ": again" } else { "" }
+    );
+}
+
+fn print_report(report: &Report) {
+    println!("Medians:");
+    for median in &report.medians {
+        println!(
+            "  {:<13} {:>7.0} Mbit/s  {:>6.2} CPU s/GB",
+            median.program, median.mbit_per_s, median.cpu_s_per_gb
+        );
+    }
+    if let Some((throughput, cpu)) = report.ratios() {
+        println!("Ratio: {throughput:.2} times the throughput at {cpu:.2} of the CPU time per GB");
+    }
+    let machine = &report.machine;
+    println!(
+        "{}, {} CPUs, Linux {}; {}",
+        machine.cpu, machine.cpus, machine.kernel, machine.iperf3
+    );
+    println!("{}", report.versions.join("; "));
+}
+
+fn demo(args: &DemoArgs) -> Result<()> {
+    let mtu = args.mtu.unwrap_or(match args.program {
+        Program::Switch => 1500,
+        Program::Obvious => 1400,
+    });
+    demo::run(args.program, &args.binaries.path(args.program)?, mtu)
+}
+
+fn wire(args: &WireArgs) -> Result<()> {
+    let ms = |ms: f64| Duration::try_from_secs_f64(ms / 1e3).context("a time in ms is above 0");
+    let mut impairments = Impairments {
+        loss: args.loss / 100.0,
+        duplication: args.duplication / 100.0,
+        reordering: args.reordering / 100.0,
+        delay: ms(args.delay)?,
+        jitter: ms(args.jitter)?,
+        rate_bits_per_s: args.rate.map(|mbit| mbit.saturating_mul(1_000_000)),
+        ..Impairments::default()
+    };
+    impairments.mtu = args.mtu.unwrap_or(impairments.mtu);
+    let mut options = WireOptions::new(args.seed).impairments(impairments);
+    if let Some(path) = &args.pcap {
+        options = options.capture(path);
+    }
+    let tap = |end: &str| match end.split_once('@') {
+        Some((name, netns)) => lab::enter_netns(netns, || Tap::create(name))?,
+        None => Tap::create(end),
+    };
+    let wire = Wire::start([tap(&args.a)?, tap(&args.b)?], &options)?;
+    eprintln!("a wire between {} and {}, seed {}; Ctrl-C ends it", args.a, args.b, args.seed);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        tokio::select! {
+            result = tokio::signal::ctrl_c() => result,
+            _ = terminate.recv() => Ok(()),
+        }
+    })?;
+    let [a_to_b, b_to_a] = wire.stop()?;
+    println!("{}", serde_json::json!({ "a_to_b": a_to_b, "b_to_a": b_to_a }));
+    Ok(())
+}
+
+fn clean() -> Result<()> {
+    let removed = lab::clean()?;
+    removed.iter().for_each(|name| println!("removed {name}"));
+    if removed.is_empty() {
+        println!("nothing was left behind");
+    }
+    Ok(())
+}
