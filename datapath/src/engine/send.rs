@@ -55,6 +55,8 @@ impl Outlet {
 /// See the head of this file.
 pub(crate) struct Sender {
     pub(crate) outlets: Vec<Outlet>,
+    /// Boxed: the kernel holds pointers into a slot while the vector grows.
+    #[expect(clippy::vec_box)]
     slots: Vec<Box<Slot>>,
     free_slots: Vec<usize>,
     /// Last in, first out: the warmest first.

@@ -167,6 +167,8 @@ pub(crate) struct Written {
 pub(crate) struct TapWriter {
     /// Registered files by TAP port.
     files: Vec<u32>,
+    /// Boxed: the kernel holds pointers into a slot while the vector grows.
+    #[expect(clippy::vec_box)]
     slots: Vec<Box<WriteSlot>>,
     free: Vec<usize>,
 }
