@@ -182,8 +182,9 @@ fn print_report(report: &Report) {
         println!("Ratio: {throughput:.2} times the throughput at {cpu:.2} of the CPU time per GB");
     }
     let machine = &report.machine;
+    let congestion = report.runs.first().map_or("", |run| run.tcp_congestion.as_str());
     println!(
-        "{}, {} CPUs, Linux {}; {}",
+        "{}, {} CPUs, Linux {}; {}; TCP {congestion}",
         machine.cpu, machine.cpus, machine.kernel, machine.iperf3
     );
     println!("{}", report.versions.join("; "));

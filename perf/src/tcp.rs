@@ -48,6 +48,8 @@ pub struct Run {
     pub cpu_s_per_gb: f64,
     /// Segments that TCP sent again.
     pub retransmits: u64,
+    /// TCP's congestion control, the machine's default.
+    pub tcp_congestion: String,
     /// Time that other guests took from the processors, percent.
     pub steal_percent: f64,
     /// Whether the run was disturbed and is followed by another in its place.
@@ -140,6 +142,7 @@ impl Plan {
             mbit_per_s: flow.received_bits_per_s / 1e6,
             cpu_s_per_gb: cpu_s / (flow.received_bytes as f64 / 1e9),
             retransmits: flow.retransmits,
+            tcp_congestion: flow.tcp_congestion,
             steal_percent,
             repeated: false,
         })
@@ -193,7 +196,15 @@ mod tests {
 
     fn run(program: Program, mbit_per_s: f64, repeated: bool) -> Run {
         let cpu_s_per_gb = 1000.0 / mbit_per_s;
-        Run { program, mbit_per_s, cpu_s_per_gb, retransmits: 0, steal_percent: 0.0, repeated }
+        Run {
+            program,
+            mbit_per_s,
+            cpu_s_per_gb,
+            retransmits: 0,
+            tcp_congestion: String::new(),
+            steal_percent: 0.0,
+            repeated,
+        }
     }
 
     #[test]

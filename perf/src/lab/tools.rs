@@ -150,6 +150,8 @@ pub struct Iperf3Report {
     pub client_cpu_percent: f64,
     /// CPU time of the server, percent of one core.
     pub server_cpu_percent: f64,
+    /// The sender's TCP congestion control, which is the system's default (empty for UDP).
+    pub tcp_congestion: String,
 }
 
 impl Iperf3 {
@@ -224,6 +226,7 @@ impl Iperf3Report {
             lost_percent: float(received, "lost_percent"),
             client_cpu_percent: float(&end["cpu_utilization_percent"], "host_total"),
             server_cpu_percent: float(&end["cpu_utilization_percent"], "remote_total"),
+            tcp_congestion: end["sender_tcp_congestion"].as_str().unwrap_or_default().into(),
         };
         ensure!(report.received_bytes > 0, "iperf3: no byte arrived");
         Ok(report)

@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use aws_lc_rs::hmac;
 use ipop_datapath::node_id::NodeId;
 use rcgen::{CertificateParams, KeyPair, PKCS_ED25519, PublicKeyData};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -64,6 +65,14 @@ impl Identity {
         Ok((certificate.der().clone(), key.into()))
     }
 
+    /// A secret for this purpose, the same after a restart.
+    pub(super) fn secret(&self, purpose: &str) -> [u8; 32] {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, self.key.serialized_der());
+        let mut secret = [0; 32];
+        secret.copy_from_slice(hmac::sign(&key, purpose.as_bytes()).as_ref());
+        secret
+    }
+
     fn of(key: KeyPair) -> Self {
         let node_id = NodeId::of_spki(&key.subject_public_key_info());
         Self { key, node_id }
@@ -81,7 +90,9 @@ mod tests {
         let made = Identity::load_or_create(&path).unwrap();
         assert_eq!(made.key.subject_public_key_info().len(), 44, "RFC 8410");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(Identity::load_or_create(&path).unwrap().node_id, made.node_id);
+        let read = Identity::load_or_create(&path).unwrap();
+        assert_eq!((read.node_id, read.secret("a")), (made.node_id, made.secret("a")));
+        assert_ne!(made.secret("a"), made.secret("b"));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
         let error = Identity::load_or_create(&path).unwrap_err().to_string();
         assert!(error.contains("chmod 600"), "{error}");

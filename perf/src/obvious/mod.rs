@@ -84,11 +84,11 @@ pub async fn run(options: Options) -> Result<()> {
     let configs = Configs::new(&identity)?;
     let (tap, mtu) = (options.tap.as_str(), options.mtu);
     let bridge = Arc::new(Bridge::new(tap, mtu)?);
-    set_up(tap, mtu)?;
+    set_up(tap, mtu, identity.node_id)?;
 
     let nodes = options.peers.iter().map(|peer| peer.node_id).collect();
     let endpoint = quinn::Endpoint::new(
-        configs.endpoint()?,
+        Configs::endpoint(&identity)?,
         Some(configs.server(nodes)?),
         socket(options.listen)?,
         Arc::new(quinn::TokioRuntime),
@@ -118,10 +118,12 @@ pub async fn run(options: Options) -> Result<()> {
     Ok(())
 }
 
-fn set_up(tap: &str, mtu: u16) -> Result<()> {
+/// The MAC comes from the node id: neighbours that remember it are right after a restart too.
+fn set_up(tap: &str, mtu: u16, NodeId([a, b, c, d, e, ..]): NodeId) -> Result<()> {
     let mtu = mtu.to_string();
+    let mac = format!("02:{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}");
     let output = Command::new("ip")
-        .args(["link", "set", "dev", tap, "mtu", &mtu, "up"])
+        .args(["link", "set", "dev", tap, "address", &mac, "mtu", &mtu, "up"])
         .output()
         .context("running `ip` (iproute2)")?;
     let error = String::from_utf8_lossy(&output.stderr);

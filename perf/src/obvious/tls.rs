@@ -12,6 +12,7 @@ use quinn::{
     ClientConfig, ConnectionId, EndpointConfig, MtuDiscoveryConfig, ServerConfig, TransportConfig,
     crypto::rustls::{QuicClientConfig, QuicServerConfig},
 };
+use quinn_proto::HashedConnectionIdGenerator;
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, PeerIncompatible,
     SignatureScheme,
@@ -57,8 +58,13 @@ impl Configs {
         Ok(Self { certificate, key, transport: Arc::new(transport()?) })
     }
 
-    pub(super) fn endpoint(&self) -> Result<EndpointConfig> {
-        let mut endpoint = EndpointConfig::default();
+    /// Connection ids and reset tokens outlive the process, so that peers learn of a restart at once.
+    pub(super) fn endpoint(identity: &Identity) -> Result<EndpointConfig> {
+        let reset_key = hmac::Key::new(hmac::HMAC_SHA256, &identity.secret("reset"));
+        let [a, b, c, d, e, f, g, h, ..] = identity.secret("connection id");
+        let cid_key = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
+        let mut endpoint = EndpointConfig::new(Arc::new(reset_key));
+        endpoint.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(cid_key)));
         endpoint.grease_quic_bit(false);
         endpoint.max_udp_payload_size(MAX_UDP_PAYLOAD)?;
         Ok(endpoint)
