@@ -145,8 +145,8 @@ fn check(burst: &Burst) {
         burst.frame.len()
     );
     assert!(theirs > 0, "the counter counts");
-    // Record headers are 1 % of more datagrams, and each second brings a loop probe and its bookkeeping: less than one a burst.
-    assert!(ours <= theirs + BURSTS as u64, "{ours} allocations, {theirs} without the core");
+    // Record headers are 1 % of more datagrams, and each second brings a loop probe and its bookkeeping: far less than one a burst.
+    assert!(ours <= theirs + BURSTS as u64 / 4, "{ours} allocations, {theirs} without the core");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use quinn_proto::{
     ClientConfig, Connection, ConnectionHandle, DatagramEvent, Endpoint, ServerConfig,
 };
 
-use super::{MemoryIoConfig, ReceiveBuffers};
+use super::{FIRST_HOP_MTU, MAX_SEGMENTS, ReceiveBuffers};
 use crate::{
     admission::Admission,
     node_id::NodeId,
@@ -89,8 +89,8 @@ impl BarePair {
         received
     }
 
-    /// Lets time pass, with whatever is due then.
-    pub fn advance(&mut self, by: Duration) {
+    /// Lets time pass, with whatever is due then, and goes on like [`BarePair::exchange`].
+    pub fn advance(&mut self, by: Duration) -> usize {
         self.now += by;
         for end in &mut self.ends {
             if let Some((_, connection)) = &mut end.connection
@@ -99,7 +99,7 @@ impl BarePair {
                 connection.handle_timeout(self.now);
             }
         }
-        self.exchange();
+        self.exchange()
     }
 
     fn sender(&mut self) -> &mut Connection {
@@ -133,7 +133,7 @@ impl End {
         let mut carried = false;
         loop {
             let mtu = usize::from(connection.current_mtu());
-            let segments = MemoryIoConfig::default().max_segments.min(MAX_TRAIN_BYTES / mtu);
+            let segments = MAX_SEGMENTS.min(MAX_TRAIN_BYTES / mtu);
             self.train.clear();
             let Some(transmit) = connection.poll_transmit(now, segments, &mut self.train) else {
                 break;
@@ -184,7 +184,7 @@ impl End {
 
 fn settings(remote: SocketAddr) -> Arc<quinn_proto::TransportConfig> {
     let health = Arc::new(LinkHealth::default());
-    transport_config(Congestion::Tunnel, health, &remote, MemoryIoConfig::default().first_hop_mtu)
+    transport_config(Congestion::Tunnel, health, &remote, FIRST_HOP_MTU)
 }
 
 struct Anyone;

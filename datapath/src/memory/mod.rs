@@ -37,6 +37,9 @@ const TAP_WRITES_MAX: usize = 65_536;
 const MAIL_MAX: usize = 4_096;
 /// A train is one UDP send.
 const TRAIN_LEN: usize = 65_536;
+/// What Linux takes in one send, and an Ethernet without jumbo frames, where nothing else is asked for.
+const MAX_SEGMENTS: usize = 64;
+const FIRST_HOP_MTU: u16 = 1_500;
 /// Receive buffers that may be pinned by frames in reassembly before more are allocated.
 const RECEIVE_BUFFERS_MAX: usize = 64;
 
@@ -113,7 +116,7 @@ pub struct MemoryIoConfig {
 
 impl Default for MemoryIoConfig {
     fn default() -> Self {
-        Self { max_segments: 64, first_hop_mtu: 1_500, ports: vec![5_800] }
+        Self { max_segments: MAX_SEGMENTS, first_hop_mtu: FIRST_HOP_MTU, ports: vec![5_800] }
     }
 }
 
