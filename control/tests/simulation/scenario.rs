@@ -6,6 +6,7 @@ use ipop_datapath::{MacAddr, TapOffload, drops::DropReason};
 
 use crate::{
     frames::Kind,
+    network::Conditions,
     plan::{Plan, Weather},
     rng::Rng,
     segment::{Expected, Station, TapAt},
@@ -20,6 +21,8 @@ const MAX_STATIONS: usize = 12;
 const ACTIONS: usize = 250;
 /// Longer than any dead peer, back-off, look-up of a name and open circuit breaker together.
 const CONVERGES_WITHIN_S: usize = 150;
+/// A connection that died unnoticed counts as up until then.
+const DEAD_PEER_NOTICED_WITHIN: Duration = Duration::from_secs(12);
 /// Longer than anything is on its way.
 const QUIET: Duration = Duration::from_secs(2);
 /// What has been said is known everywhere after this.
@@ -198,10 +201,9 @@ impl World {
 
     /// Superframes come only out of TAPs with offloads, and kernels send none to a group.
     fn random_kind(&mut self, station: usize, to: MacAddr) -> Kind {
-        let at = self.segment.stations[station].at;
-        let offload = self.sites[at.site].taps[usize::from(at.tap)];
+        let has_offloads = self.has_offloads(station);
         let rng: &mut Rng = &mut self.rng;
-        if offload == TapOffload::None || to.is_group() || rng.chance(0.5) {
+        if !has_offloads || to.is_group() || rng.chance(0.5) {
             return Kind::Plain(match rng.below(4) {
                 0 => rng.within(18..61),
                 1 => rng.within(60..1_515),
@@ -254,11 +256,44 @@ impl World {
     }
 
     fn heal(&mut self, plan: &Plan) {
-        self.network.conditions = plan.calm_conditions();
+        // The path MTU stays as small as it has become.
+        let mtu = self.network.conditions.mtu;
+        self.network.conditions = Conditions { mtu, ..plan.calm_conditions() };
         self.network.cut.clear();
         for site in 0..self.sites.len() {
             self.note(Duration::ZERO, Happening::Start(site));
         }
+        self.run_for(DEAD_PEER_NOTICED_WITHIN);
+        if self.network.mtu_changed {
+            self.fill_every_path();
+        }
+    }
+
+    /// Full packets on every flow's way, so that QUIC notices where the path MTU has shrunk.
+    fn fill_every_path(&mut self) {
+        const ROUNDS: usize = 25;
+        for _ in 0..ROUNDS {
+            for from in 0..self.segment.stations.len() {
+                for to in 0..self.segment.stations.len() {
+                    let to = self.segment.stations[to].mac;
+                    let kinds = [
+                        Kind::Plain(1_514),
+                        Kind::PartialChecksum(1_448),
+                        Kind::UdpSuperframe(2_400),
+                    ];
+                    let usable = if self.has_offloads(from) { &kinds[..] } else { &kinds[..1] };
+                    for kind in usable {
+                        self.say(from, *kind, to, Expected::BestEffort);
+                    }
+                }
+            }
+            self.run_for(Duration::from_millis(400));
+        }
+    }
+
+    fn has_offloads(&self, station: usize) -> bool {
+        let at = self.segment.stations[station].at;
+        self.sites[at.site].taps[usize::from(at.tap)] == TapOffload::Full
     }
 
     /// With the network at its best and all stations known, every frame arrives where it must and nowhere else.
@@ -284,7 +319,10 @@ impl World {
         }
         self.run_for(QUIET);
         assert!(!self.segment.is_full() && self.segment.deliveries > 0);
-        self.segment.check_arrivals();
+        if let Some((from, to, what)) = self.segment.missing() {
+            let [from, to] = [from, to].map(|tap| &self.sites[tap.site]);
+            panic!("{what}; {}", self.describe_link(from, to));
+        }
         assert!((0..self.sites.len()).all(|site| self.is_converged(site)), "the mesh stays");
         self.check_counters();
     }
@@ -332,6 +370,31 @@ impl World {
         );
         assert!(at_least <= sent, "more is accounted for than was sent: {context}");
         assert!(sent <= at_most + unseen, "frames are not accounted for: {context}");
+    }
+}
+
+impl World {
+    /// For people who look for a failure's cause.
+    fn describe_link(&self, from: &Site, to: &Site) -> String {
+        if from.number == to.number {
+            return "within one site".into();
+        }
+        let (sender, receiver, port) = (running(from), running(to), to.port_of(from.number));
+        let sent = sender.count(from.port_of(to.number), |port| port.sent_frames.get());
+        let received = receiver.count(port, |port| port.received_frames.get());
+        let missing = receiver.count(port, |port| port.missing_frames.get());
+        let drops = DropReason::ALL.iter().filter_map(|reason| {
+            let frames = receiver.count(port, |port| port.dropped(*reason));
+            (frames > 0).then(|| format!("{} {frames}", reason.name()))
+        });
+        let drops: Vec<String> = drops.collect();
+        let gauges = sender.connections.iter().filter_map(|id| sender.shared.tunnels.get(*id));
+        let gauges: Vec<String> = gauges.map(|gauges| format!("{gauges:?}")).collect();
+        format!(
+            "{sent} sent, {received} received, {missing} missing, dropped: {drops:?}, {} bytes lost, path MTU {}, connections {gauges:#?}",
+            self.network.lost_bytes(from.number, to.number),
+            self.network.conditions.mtu,
+        )
     }
 }
 

@@ -129,20 +129,21 @@ impl Segment {
         }
     }
 
-    /// Every frame of which it is known where it must arrive has arrived there.
-    pub(crate) fn check_arrivals(&self) {
-        for (number, sent) in self.sent.iter().enumerate() {
-            let Expected::Exactly(taps) = &sent.expected else { continue };
-            for tap in taps {
-                let extent = sent.frame.extent().len();
-                let arrived: usize =
-                    sent.arrived.get(tap).into_iter().flatten().map(ExactSizeIterator::len).sum();
-                assert_eq!(
-                    arrived, extent,
-                    "frame {number} ({:?} from {:?}) at {tap:?}: bytes arrived, bytes sent",
-                    sent.kind, sent.from
-                );
-            }
-        }
+    /// The first frame that did not arrive where it had to: where it came from and where it is missing, and what to tell.
+    pub(crate) fn missing(&self) -> Option<(TapAt, TapAt, String)> {
+        let missing = |number: usize, sent: &Sent, tap: TapAt| {
+            let parts = sent.arrived.get(&tap).into_iter().flatten();
+            let arrived: usize = parts.map(ExactSizeIterator::len).sum();
+            let whole = sent.frame.extent().len();
+            let what = format!(
+                "frame {number} ({:?} from {:?}) at {tap:?}: {arrived} of {whole} bytes arrived",
+                sent.kind, sent.from
+            );
+            (arrived != whole).then_some((sent.from, tap, what))
+        };
+        self.sent.iter().enumerate().find_map(|(number, sent)| match &sent.expected {
+            Expected::Exactly(taps) => taps.iter().find_map(|tap| missing(number, sent, *tap)),
+            Expected::BestEffort => None,
+        })
     }
 }

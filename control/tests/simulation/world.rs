@@ -130,7 +130,7 @@ impl World {
                 rounds_at_once = 0;
             }
             rounds_at_once += 1;
-            assert!(rounds_at_once < MAX_ROUNDS_AT_ONCE, "something spins");
+            assert!(rounds_at_once < MAX_ROUNDS_AT_ONCE, "something spins: {}", self.overdue());
             if noted.is_some_and(|noted| noted <= self.now) {
                 if let Some((_, happening)) = self.agenda.pop_first() {
                     self.happen(happening);
@@ -143,6 +143,24 @@ impl World {
             }
         }
         self.now = end;
+    }
+
+    /// Whose timers are not in the future.
+    fn overdue(&self) -> String {
+        let mut overdue = String::new();
+        for site in &self.sites {
+            let Some(running) = &site.running else { continue };
+            let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= self.now);
+            if is_due(running.sessions.poll_timeout()) {
+                overdue += &format!("sessions of {}, ", site.number);
+            }
+            for (index, worker) in running.workers.iter().enumerate() {
+                if is_due(Some(worker.core.poll_timeout())) {
+                    overdue += &format!("worker {index} of {}, ", site.number);
+                }
+            }
+        }
+        overdue
     }
 
     fn happen(&mut self, happening: Happening) {
@@ -210,7 +228,10 @@ impl World {
 
     /// Lets a switch work until it waits for something.
     pub(crate) fn settle(&mut self, site: usize) {
-        let Some(mut running) = self.sites[site].running.take() else { return };
+        let Some(mut running) = self.sites[site].running.take() else {
+            self.sites[site].wake_at = None;
+            return;
+        };
         running.sessions.handle_timeout(self.now);
         let mut rounds = 0;
         while self.work(site, &mut running) {
