@@ -265,7 +265,8 @@ impl Core {
                 }
             }
             Command::Shutdown => {
-                let handles: Vec<_> = self.by_id.values().copied().collect();
+                let handles: Vec<_> =
+                    self.tunnels.iter().flatten().map(|tunnel| tunnel.handle).collect();
                 for handle in handles {
                     let reason = CloseReason::Shutdown;
                     self.close(now, handle, reason, phrase(reason), io);
