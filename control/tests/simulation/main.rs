@@ -54,6 +54,7 @@ fn switches_are_one_ethernet_segment() {
 
 #[test]
 fn a_seed_is_always_the_same_run() {
-    let seed = 2;
+    // With restarts, partitions and several peers.
+    let seed = 5;
     assert_eq!(run(seed), run(seed));
 }
