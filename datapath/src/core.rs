@@ -20,6 +20,7 @@ use quinn_proto::{
 use crate::{
     admission::Admission,
     command::{CloseReason, Command, ConnectionId, Direction, Ended, Event, Lane},
+    counters::WorkerCounters,
     drops::DropReason,
     forward::{Egress, Switch, TapOffload},
     frame::{MAX_FRAME_LEN, Offload, VNET_HEADER_LEN, flow_hash},
@@ -273,6 +274,11 @@ impl Core {
                 }
             }
         }
+    }
+
+    /// This worker's counters.
+    pub fn counters(&self) -> &WorkerCounters {
+        &self.switch.counters
     }
 
     /// The kernel refused a superframe at this TAP: it gets plain frames from now on.
@@ -559,7 +565,7 @@ impl Core {
             self.progress(now, handle, step, io);
         }
         if drained {
-            self.forget(handle, io);
+            self.forget(now, handle, io);
         }
     }
 
@@ -638,9 +644,11 @@ impl Core {
         self.switch.events.push(Event::Moved { connection: tunnel.id, remote });
     }
 
-    fn forget(&mut self, handle: ConnectionHandle, io: &mut impl Io) {
+    fn forget(&mut self, now: Instant, handle: ConnectionHandle, io: &mut impl Io) {
         self.retire(handle, Ended::Failed("the connection ended".into()));
-        if let Some(tunnel) = self.tunnels[handle.0].take() {
+        if let Some(mut tunnel) = self.tunnels[handle.0].take() {
+            tunnel.abandon(&mut Inbound::of(now, &tunnel, &mut self.switch, io));
+            count_reassembly(&mut tunnel, &self.switch);
             self.config.shared.remove_own_flow(io.local_port(tunnel.socket), tunnel.remote);
         }
         self.dirty.retain(|dirty| *dirty != handle);
@@ -664,12 +672,7 @@ impl Core {
     fn tick(&mut self, now: Instant, io: &mut impl Io) {
         for tunnel in self.tunnels.iter_mut().flatten().filter(|tunnel| !tunnel.ended) {
             tunnel.refresh_gauges();
-            if let Some((_, port)) = tunnel.peer {
-                let (missing, salvaged) = tunnel.take_reassembly_counts();
-                let counters = self.switch.counters.port(port);
-                counters.missing_frames.add(missing);
-                counters.salvaged_runs.add(salvaged);
-            }
+            count_reassembly(tunnel, &self.switch);
         }
         if self.config.worker != 0 {
             return;
@@ -726,6 +729,16 @@ impl<I: Io> FrameSink for Inbound<'_, I> {
 fn drain(now: Instant, tunnel: &mut Tunnel, switch: &mut Switch, io: &mut impl Io) {
     let mut inbound = Inbound::of(now, tunnel, switch, io);
     tunnel.drain_received(now, &mut inbound);
+}
+
+/// Adds what never came, since the last call, to the peer's port.
+fn count_reassembly(tunnel: &mut Tunnel, switch: &Switch) {
+    if let Some((_, port)) = tunnel.peer {
+        let (missing, salvaged) = tunnel.take_reassembly_counts();
+        let counters = switch.counters.port(port);
+        counters.missing_frames.add(missing);
+        counters.salvaged_runs.add(salvaged);
+    }
 }
 
 /// Sends the connection's trains; true if there is more to send.
