@@ -159,6 +159,10 @@ impl Tunnel {
         while let Some(datagram) = self.connection.datagrams().recv() {
             self.reassembler.push(now, datagram, sink);
         }
+    }
+
+    /// Ends a round of receiving: pieces that wait for the rest of their frame let go of the receive buffers.
+    pub(crate) fn end_round(&mut self, sink: &mut impl FrameSink) {
         self.reassembler.unpin(sink);
     }
 

@@ -89,7 +89,7 @@ pub(crate) fn run(settings: &Settings) -> Result<(), Failure> {
         lanes: workers,
     });
     let fdb = MacTable::new(MacTableConfig::default());
-    let shared = Arc::new(Shared::new(fdb, taps, MAX_PEERS as u16, workers));
+    let shared = Arc::new(Shared::new(fdb, taps, MAX_PEERS as u16, workers, Instant::now()));
     let mut switch = Switch { sessions, shared, facts, devices, workers: Vec::new(), messages };
     switch.start_workers(settings, &identity, &trust)?;
     switch.announce(settings);
@@ -149,13 +149,13 @@ impl Switch {
                 congestion,
                 taps: self.devices.tap_offloads(),
                 tap_macs: self.devices.taps.iter().map(|tap| tap.mac).collect(),
-                listen_port: self.devices.listen_port(),
+                udp_ports: self.devices.udp_ports(),
                 rng_seed: None,
             };
             let config = WorkerConfig {
                 core,
                 taps: self.devices.queues_of(worker).map_err(os_failure)?,
-                sockets: self.devices.take_sockets(worker).map_err(os_failure)?,
+                sockets: self.devices.take_sockets(),
                 workers: handles.clone(),
                 events: events.clone(),
             };
@@ -255,6 +255,9 @@ impl Switch {
                 tracing::error!(
                     "loop: {whose} probe came in on {tap}, so its segment is also connected some other way; {tap} is blocked until that ends"
                 );
+            }
+            Event::Rejected { remote, why } => {
+                tracing::warn!("refused a connection from {remote}: {why}");
             }
             Event::LoopCleared { port } => {
                 tracing::info!("the loop is gone: {} forwards again", self.tap_name(*port));
