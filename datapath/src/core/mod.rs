@@ -350,6 +350,7 @@ impl Core {
     fn tick(&mut self, now: Instant, io: &mut impl Io) {
         for tunnel in self.tunnels.iter_mut().flatten().filter(|tunnel| !tunnel.ended) {
             tunnel.refresh_gauges();
+            self.switch.counters.io.unqueued_datagrams.add(tunnel.take_unqueued());
             if let Some((_, port)) = tunnel.peer {
                 let (missing, salvaged) = tunnel.take_reassembly_counts();
                 let counters = self.switch.counters.port(port);

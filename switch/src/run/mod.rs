@@ -18,7 +18,7 @@ use ipop_control::{
     identity::Identity,
     local_addresses::local_addresses,
     peer::PeerAddress,
-    sessions::{Action, Input, MAX_PEERS, Notice, Sessions, SessionsConfig, Severity},
+    sessions::{Action, Input, Notice, Sessions, SessionsConfig, Severity},
     trust::StaticTrust,
 };
 use ipop_datapath::{
@@ -89,7 +89,8 @@ pub(crate) fn run(settings: &Settings) -> Result<(), Failure> {
         lanes: workers,
     });
     let fdb = MacTable::new(MacTableConfig::default());
-    let shared = Arc::new(Shared::new(fdb, taps, MAX_PEERS as u16, workers, Instant::now()));
+    let shared =
+        Arc::new(Shared::new(fdb, taps, settings.peers.len() as u16, workers, Instant::now()));
     let mut switch = Switch { sessions, shared, facts, devices, workers: Vec::new(), messages };
     switch.start_workers(settings, &identity, &trust)?;
     switch.announce(settings);
