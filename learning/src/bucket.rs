@@ -54,6 +54,15 @@ impl Tag {
         (self.0 & !IN_USE) >> PORT_BITS
     }
 
+    /// Where in its bucket the station is put if there is a choice, so that one look nearly always finds it: ten ways, mostly
+    /// four taken, leave four stations in five their own.
+    #[inline]
+    fn home_way(self) -> usize {
+        // The bits above the lowest eight of the remainder, as a fraction of 2^16.
+        let fraction = self.0 >> (PORT_BITS + 8) & 0xffff;
+        (fraction * WAYS as u64 >> 16) as usize
+    }
+
     #[inline]
     fn of_word(word: u64) -> Self {
         Self(word & !PORT_MASK)
@@ -89,9 +98,25 @@ impl Bucket {
     /// The slot of this station. Takes no lock and ends after one pass.
     #[inline]
     pub(crate) fn find(&self, tag: Tag) -> Option<Slot> {
-        let holds_tag = |word: &AtomicU64| Tag::of_word(word.load(Ordering::Acquire)) == tag;
-        let way = self.words.iter().position(holds_tag)?;
+        let home = tag.home_way();
+        let way = if Tag::of_word(self.words[home].load(Ordering::Acquire)) == tag {
+            home
+        } else {
+            self.find_away(tag)?
+        };
         self.read(way).filter(|slot| slot.tag == tag)
+    }
+
+    /// The way of a station that is not in its home way. Looks at all of them without a branch between: which one it is cannot
+    /// be predicted, and a wrong guess costs more than ten comparisons.
+    #[inline]
+    fn find_away(&self, tag: Tag) -> Option<usize> {
+        let mut holds_tag = 0u32;
+        for (way, word) in self.words.iter().enumerate() {
+            let holds = Tag::of_word(word.load(Ordering::Acquire)) == tag;
+            holds_tag |= u32::from(holds) << way;
+        }
+        (holds_tag != 0).then(|| holds_tag.trailing_zeros() as usize)
     }
 
     /// What the slot holds. Takes no lock.
@@ -172,9 +197,10 @@ impl Locked<'_> {
         self.bucket.words[way].store(EMPTY, Ordering::Release);
     }
 
-    /// The first empty slot.
-    pub(crate) fn free_way(&self) -> Option<usize> {
-        self.bucket.words.iter().position(|word| word.load(Ordering::Relaxed) == EMPTY)
+    /// An empty slot for this station: its home way, or the first.
+    pub(crate) fn free_way(&self, tag: Tag) -> Option<usize> {
+        let is_free = |way: &usize| self.bucket.words[*way].load(Ordering::Relaxed) == EMPTY;
+        std::iter::once(tag.home_way()).chain(0..WAYS).find(is_free)
     }
 }
 
@@ -213,9 +239,10 @@ mod tests {
     fn an_all_zero_station_on_port_zero_is_not_an_empty_slot() {
         let bucket = Bucket::default();
         assert!(bucket.find(Tag::new(0)).is_none());
+        assert_eq!(bucket.lock().free_way(Tag::new(0)), Some(0));
         bucket.lock().put(0, Tag::new(0), PortId(0), 0);
         assert_eq!(bucket.find(Tag::new(0)).unwrap().port, PortId(0));
-        assert_eq!(bucket.lock().free_way(), Some(1));
+        assert_eq!(bucket.lock().free_way(Tag::new(0)), Some(1));
     }
 
     #[test]
