@@ -60,7 +60,7 @@ impl Tag {
     fn home_way(self) -> usize {
         // The bits above the lowest eight of the remainder, as a fraction of 2^16.
         let fraction = self.0 >> (PORT_BITS + 8) & 0xffff;
-        (fraction * WAYS as u64 >> 16) as usize
+        ((fraction * WAYS as u64) >> 16) as usize
     }
 
     #[inline]
