@@ -22,7 +22,7 @@ use crossbeam::utils::CachePadded;
 
 use crate::{
     MacAddr, PortId, VlanId,
-    bucket::{Bucket, Locked, Slot, TAG_BITS, Tag},
+    bucket::{Bucket, Locked, Slot, TAG_BITS, Tag, Way},
     permutation::{KEY_BITS, KEY_MASK, Permutation},
     sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
 };
@@ -377,7 +377,7 @@ impl MacTable {
         tag: Tag,
         port: PortId,
         now_s: u32,
-    ) -> Option<(usize, Learned)> {
+    ) -> Option<(Way, Learned)> {
         let free_way = bucket.free_way(tag);
         if let Some(way) = free_way
             && self.reserve_station()
