@@ -55,6 +55,8 @@ pub(crate) struct Tunnel {
     hello_stream: Option<StreamId>,
     writer: RecordWriter,
     reassembler: Reassembler,
+    /// Datagrams that QUIC refused to queue.
+    unqueued: u64,
     /// Reassembly counts that were passed on already.
     counted: ReassemblyStats,
 }
@@ -103,6 +105,7 @@ impl Tunnel {
             hello_stream: None,
             writer: RecordWriter::new(),
             reassembler: Reassembler::new(MAX_FRAME_LEN),
+            unqueued: 0,
             counted: ReassemblyStats::default(),
         }
     }
@@ -143,7 +146,7 @@ impl Tunnel {
             return Err(DropReason::TunnelQueueFull);
         }
         self.writer.push(max_len, offload, headers_len, frame, &mut |datagram| {
-            queue(&mut datagrams, datagram);
+            self.unqueued += queue(&mut datagrams, datagram);
         });
         Ok(())
     }
@@ -151,7 +154,7 @@ impl Tunnel {
     /// Ends the burst: the open datagram goes out short.
     pub(crate) fn end_burst(&mut self) {
         let mut datagrams = self.connection.datagrams();
-        self.writer.flush(&mut |datagram| queue(&mut datagrams, datagram));
+        self.writer.flush(&mut |datagram| self.unqueued += queue(&mut datagrams, datagram));
     }
 
     /// Takes in what the connection received.
@@ -159,6 +162,10 @@ impl Tunnel {
         while let Some(datagram) = self.connection.datagrams().recv() {
             self.reassembler.push(now, datagram, sink);
         }
+    }
+
+    /// Ends a round of receiving: pieces that wait for the rest of their frame let go of the receive buffers.
+    pub(crate) fn end_round(&mut self, sink: &mut impl FrameSink) {
         self.reassembler.unpin(sink);
     }
 
@@ -186,6 +193,11 @@ impl Tunnel {
         let old = std::mem::replace(&mut self.counted, stats);
         // A late frame takes one off the missing again.
         (stats.missing.saturating_sub(old.missing), stats.salvaged_runs - old.salvaged_runs)
+    }
+
+    /// Datagrams that QUIC refused to queue, since the last call.
+    pub(crate) fn take_unqueued(&mut self) -> u64 {
+        std::mem::take(&mut self.unqueued)
     }
 
     /// The next thing that happened, if any.
@@ -284,12 +296,10 @@ impl Tunnel {
     }
 }
 
-fn queue(datagrams: &mut quinn_proto::Datagrams<'_>, datagram: Bytes) {
-    // Room was checked before the frame was begun; an error would mean that the path MTU shrank within
-    // the burst. The far end sees the gap in the sequence and counts it.
-    if let Err(error) = datagrams.send(datagram, false) {
-        tracing::debug!(%error, "datagram not queued");
-    }
+/// Queues a datagram; returns how many were refused. Room was checked before the frame was begun, so a refusal means that the path MTU shrank
+/// within the burst, or that the peer takes only datagrams too small to be useful.
+fn queue(datagrams: &mut quinn_proto::Datagrams<'_>, datagram: Bytes) -> u64 {
+    u64::from(datagrams.send(datagram, false).is_err())
 }
 
 /// The capabilities that a frame needs at the far end.

@@ -18,7 +18,7 @@ use ipop_control::{
     identity::Identity,
     local_addresses::local_addresses,
     peer::PeerAddress,
-    sessions::{Action, Input, MAX_PEERS, Notice, Sessions, SessionsConfig, Severity},
+    sessions::{Action, Input, Notice, Sessions, SessionsConfig, Severity},
     trust::StaticTrust,
 };
 use ipop_datapath::{
@@ -89,7 +89,8 @@ pub(crate) fn run(settings: &Settings) -> Result<(), Failure> {
         lanes: workers,
     });
     let fdb = MacTable::new(MacTableConfig::default());
-    let shared = Arc::new(Shared::new(fdb, taps, MAX_PEERS as u16, workers));
+    let shared =
+        Arc::new(Shared::new(fdb, taps, settings.peers.len() as u16, workers, Instant::now()));
     let mut switch = Switch { sessions, shared, facts, devices, workers: Vec::new(), messages };
     switch.start_workers(settings, &identity, &trust)?;
     switch.announce(settings);
@@ -149,13 +150,13 @@ impl Switch {
                 congestion,
                 taps: self.devices.tap_offloads(),
                 tap_macs: self.devices.taps.iter().map(|tap| tap.mac).collect(),
-                listen_port: self.devices.listen_port(),
+                udp_ports: self.devices.udp_ports(),
                 rng_seed: None,
             };
             let config = WorkerConfig {
                 core,
                 taps: self.devices.queues_of(worker).map_err(os_failure)?,
-                sockets: self.devices.take_sockets(worker).map_err(os_failure)?,
+                sockets: self.devices.take_sockets(),
                 workers: handles.clone(),
                 events: events.clone(),
             };
@@ -255,6 +256,9 @@ impl Switch {
                 tracing::error!(
                     "loop: {whose} probe came in on {tap}, so its segment is also connected some other way; {tap} is blocked until that ends"
                 );
+            }
+            Event::Rejected { remote, why } => {
+                tracing::warn!("refused a connection from {remote}: {why}");
             }
             Event::LoopCleared { port } => {
                 tracing::info!("the loop is gone: {} forwards again", self.tap_name(*port));
@@ -387,6 +391,10 @@ fn watch_signals(messages: Sender<Message>) -> Result<(), Failure> {
 }
 
 fn tell(notice: &Notice) {
+    if let Notice::PeerUp { .. } = notice {
+        tracing::info!("{notice}, engine io_uring");
+        return;
+    }
     match notice.severity() {
         Severity::Warning => tracing::warn!("{notice}"),
         Severity::Info => tracing::info!("{notice}"),
