@@ -16,7 +16,7 @@ use rustls_pki_types::CertificateDer;
 
 use crate::{
     command::{CloseReason, ConnectionId, Direction, Ended, Lane},
-    counters::TunnelGauges,
+    counters::{PortCounters, TunnelGauges},
     drops::DropReason,
     frame::{Gso, MAX_FRAME_LEN, Offload},
     hello::{Capabilities, Hello, HelloError, MAX_HELLO_LEN},
@@ -114,31 +114,38 @@ impl Tunnel {
         self.hello.as_ref().map(|hello| Lane(hello.lane))
     }
 
-    /// Queues a frame, segmented first if the peer cannot take it as it is.
+    /// Queues a frame, segmented first if the peer cannot take it as it is; counts what the peer will see.
     pub(crate) fn enqueue(
         &mut self,
         offload: Offload,
         headers_len: u16,
         frame: &[u8],
         scratch: &mut Vec<u8>,
+        sent: &PortCounters,
     ) -> Result<(), DropReason> {
         let hello = self.hello.as_ref().ok_or(DropReason::NotAdmitted)?;
         if needs(offload) & !hello.capabilities.0 == 0 {
             if frame.len() > hello.max_frame_len as usize {
                 return Err(DropReason::Oversized);
             }
-            return self.push(offload, headers_len, frame);
+            return self.push(offload, headers_len, frame, sent);
         }
         let mut result = Ok(());
         crate::forward::finish_in_software(offload, frame, scratch, |segment| {
             if result.is_ok() {
-                result = self.push(Offload::NONE, 0, segment);
+                result = self.push(Offload::NONE, 0, segment, sent);
             }
         })?;
         result
     }
 
-    fn push(&mut self, offload: Offload, headers_len: u16, frame: &[u8]) -> Result<(), DropReason> {
+    fn push(
+        &mut self,
+        offload: Offload,
+        headers_len: u16,
+        frame: &[u8],
+        sent: &PortCounters,
+    ) -> Result<(), DropReason> {
         let mut datagrams = self.connection.datagrams();
         let max_len = datagrams.max_size().ok_or(DropReason::NotAdmitted)?;
         let cost = frame.len() + RECORD_OVERHEAD * (2 + frame.len() / max_len);
@@ -148,6 +155,8 @@ impl Tunnel {
         self.writer.push(max_len, offload, headers_len, frame, &mut |datagram| {
             self.unqueued += queue(&mut datagrams, datagram);
         });
+        sent.sent_frames.add(1);
+        sent.sent_bytes.add(frame.len() as u64);
         Ok(())
     }
 

@@ -336,12 +336,11 @@ impl Core {
         let Some(tunnel) = self.tunnels[handle.0].as_mut() else {
             return Err(DropReason::TunnelDown);
         };
-        tunnel.enqueue(offload, headers_len, frame, &mut self.scratch)?;
-        let counters = self.switch.counters.port(port);
-        counters.sent_frames.add(1);
-        counters.sent_bytes.add(frame.len() as u64);
+        let sent = self.switch.counters.port(port);
+        let queued = tunnel.enqueue(offload, headers_len, frame, &mut self.scratch, sent);
+        // Also when the queue became full half-way: the segments before that are in it.
         mark_dirty(&mut self.dirty, tunnel);
-        Ok(())
+        queued
     }
 }
 
