@@ -89,6 +89,8 @@ pub struct Core {
     deadline: Option<Instant>,
     next_tick: Instant,
     handshakes: usize,
+    /// [`Command::Shutdown`] came: whoever dials now would be up for a moment and then hear nothing.
+    shutting_down: bool,
     next_id: u64,
     scratch: Vec<u8>,
 }
@@ -129,6 +131,7 @@ impl Core {
             deadline: None,
             next_tick: now,
             handshakes: 0,
+            shutting_down: false,
             next_id: 0,
             scratch: Vec::new(),
             config,
@@ -265,6 +268,7 @@ impl Core {
                 }
             }
             Command::Shutdown => {
+                self.shutting_down = true;
                 let handles: Vec<_> = self.by_id.values().copied().collect();
                 for handle in handles {
                     let reason = CloseReason::Shutdown;
@@ -404,7 +408,7 @@ impl Core {
         response: &mut Vec<u8>,
         io: &mut impl Io,
     ) {
-        if self.handshakes >= MAX_HANDSHAKES {
+        if self.shutting_down || self.handshakes >= MAX_HANDSHAKES {
             self.endpoint.ignore(incoming);
             return;
         }
