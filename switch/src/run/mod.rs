@@ -390,6 +390,10 @@ fn watch_signals(messages: Sender<Message>) -> Result<(), Failure> {
 }
 
 fn tell(notice: &Notice) {
+    if let Notice::PeerUp { .. } = notice {
+        tracing::info!("{notice}, engine io_uring");
+        return;
+    }
     match notice.severity() {
         Severity::Warning => tracing::warn!("{notice}"),
         Severity::Info => tracing::info!("{notice}"),
