@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    mem::{Discriminant, discriminant},
     ops::Range,
     time::Instant,
 };
@@ -48,8 +49,8 @@ struct Sent {
     arrived: BTreeMap<TapAt, Vec<Range<usize>>>,
 }
 
-/// All frames between one station and one destination that are of one kind keep their order.
-type Flow = (MacAddr, MacAddr, std::mem::Discriminant<Kind>);
+/// All frames of one kind that a station sends to one destination from one place keep their order.
+type Flow = (TapAt, MacAddr, MacAddr, Discriminant<Kind>);
 
 #[derive(Default)]
 pub(crate) struct Segment {
@@ -116,7 +117,7 @@ impl Segment {
                 mac.copy_from_slice(&sent.frame.bytes[at..at + 6]);
                 MacAddr(mac)
             };
-            (mac(6), mac(0), std::mem::discriminant(&sent.kind))
+            (sent.from, mac(6), mac(0), discriminant(&sent.kind))
         };
         let flow = flow_of(&self.sent[number as usize]);
         let latest = self.latest.entry(tap).or_default();
