@@ -141,14 +141,15 @@ impl World {
     fn station_moves(&mut self) {
         let station = self.rng.below(self.segment.stations.len());
         let at = self.random_tap();
-        let moved = &mut self.segment.stations[station];
-        moved.at = at;
-        moved.known_from = self.now + HEARD_AFTER;
+        let (known_from, recent) = (self.now + HEARD_AFTER, self.now - HEARD_AFTER);
+        self.segment.plug(station, at, known_from, recent);
         self.announce(station);
+        // What it said at its old place may arrive after this and lead the switches astray; so hosts say it again.
+        self.note(HEARD_AFTER / 2, Happening::Announcement(station));
     }
 
     /// As a host does that comes up: a broadcast, from which the switches learn.
-    fn announce(&mut self, station: usize) {
+    pub(crate) fn announce(&mut self, station: usize) {
         self.say(station, Kind::Plain(60), BROADCAST, Expected::BestEffort);
     }
 
@@ -157,7 +158,7 @@ impl World {
             return;
         }
         let at = self.segment.stations[station].at;
-        let frame = self.segment.send(station, kind, to, expected);
+        let frame = self.segment.send(self.now, station, kind, to, expected);
         self.frame_from_tap(at, &frame);
         self.sites[at.site].wake_at = Some(self.now);
     }

@@ -44,6 +44,7 @@ struct Sent {
     frame: Frame,
     kind: Kind,
     from: TapAt,
+    at: Instant,
     expected: Expected,
     /// Disjoint parts.
     arrived: BTreeMap<TapAt, Vec<Range<usize>>>,
@@ -68,9 +69,21 @@ impl Segment {
         self.sent.len() as u32 == MAX_FRAMES
     }
 
+    /// A station is plugged in elsewhere: what was sent to it since `recent` may find it at either place, or not at all.
+    pub(crate) fn plug(&mut self, station: usize, at: TapAt, known_from: Instant, recent: Instant) {
+        let station = &mut self.stations[station];
+        (station.at, station.known_from) = (at, known_from);
+        for sent in self.sent.iter_mut().rev().take_while(|sent| sent.at >= recent) {
+            if sent.frame.bytes[..6] == station.mac.0 {
+                sent.expected = Expected::BestEffort;
+            }
+        }
+    }
+
     /// A station sends.
     pub(crate) fn send(
         &mut self,
+        now: Instant,
         station: usize,
         kind: Kind,
         destination: MacAddr,
@@ -79,7 +92,7 @@ impl Segment {
         let Station { mac, at, .. } = self.stations[station];
         let frame = Frame::new(self.sent.len() as u32, kind, destination, mac);
         let arrived = BTreeMap::new();
-        self.sent.push(Sent { frame: frame.clone(), kind, from: at, expected, arrived });
+        self.sent.push(Sent { frame: frame.clone(), kind, from: at, at: now, expected, arrived });
         frame
     }
 

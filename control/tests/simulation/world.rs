@@ -42,6 +42,8 @@ pub(crate) enum Happening {
     Addresses(usize),
     Start(usize),
     Heal(Vec<(usize, usize)>),
+    /// A station makes itself known.
+    Announcement(usize),
 }
 
 pub(crate) struct World {
@@ -186,6 +188,7 @@ impl World {
                     self.happen(Happening::Addresses(site));
                 }
             }
+            Happening::Announcement(station) => self.announce(station),
             Happening::Heal(pairs) => pairs.iter().for_each(|pair| {
                 self.network.cut.remove(pair);
             }),
