@@ -84,6 +84,8 @@ pub struct Core {
     deadline: Option<Instant>,
     next_tick: Instant,
     handshakes: usize,
+    /// [`Command::Shutdown`] came: whoever dials now would be up for a moment and then hear nothing.
+    shutting_down: bool,
     /// Reports of refused nodes, which may come as often as they like.
     rejections: TokenBucket,
     next_id: u64,
@@ -126,6 +128,7 @@ impl Core {
             deadline: None,
             next_tick: now,
             handshakes: 0,
+            shutting_down: false,
             rejections: TokenBucket::new(1, 5, now),
             next_id: 0,
             scratch: Vec::new(),
@@ -266,6 +269,7 @@ impl Core {
                 }
             }
             Command::Shutdown => {
+                self.shutting_down = true;
                 let handles: Vec<_> = self.by_id.values().copied().collect();
                 for handle in handles {
                     let reason = CloseReason::Shutdown;
