@@ -34,7 +34,7 @@ fn check_udp(pair: &mut Pair, payload_len_max: usize) {
     let numbers = Numbers { flows: 2, count: 1_000, payload_len_max };
     let mut lost = 0;
     for flow in numbers.run(a, b, inner(1)) {
-        assert_eq!(flow.disorder(), None, "one worker keeps every order");
+        assert_eq!(flow.disorder(), None, "each flow keeps its order");
         lost += u64::from(numbers.count).saturating_sub(flow.back.len() as u64);
     }
     let counted = pair.a.report().lost_frames() + pair.b.report().lost_frames();
