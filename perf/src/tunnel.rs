@@ -204,6 +204,17 @@ impl Node {
         self
     }
 
+    /// Runs this file in place of the program: a script that prepares something and then becomes the program.
+    pub fn run_as(&mut self, script: &Path) -> &mut Self {
+        self.binary = script.into();
+        self
+    }
+
+    /// What [`Node::start`] runs.
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
     /// More of the program's own options.
     pub fn args(&mut self, args: &[&str]) -> &mut Self {
         self.extra.extend(args.iter().map(|&arg| arg.to_owned()));

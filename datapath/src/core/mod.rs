@@ -1,7 +1,7 @@
 //! One worker's share of the switch, without I/O: frames and packets in, frames, packets and events out.
 //!
 //! The shell feeds [`Core`] what its file descriptors gave and calls [`Core::flush`] at the end of each round; everything that goes
-//! out goes through [`Io`]. The way of a frame is [`Core::outbound`] (TAP to tunnel) and [`Switch::inbound`] (tunnel to TAP).
+//! out goes through [`Io`]. The way of a frame is [`Core::outbound`] (TAP to tunnel) and `Switch::inbound` (tunnel to TAP).
 
 mod connections;
 mod inbound;

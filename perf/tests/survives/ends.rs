@@ -95,7 +95,12 @@ fn an_idle_switch_with_two_peers_is_small_and_keeps_its_descriptors() {
     at_c.wait_for_answer(inner(2).into()).unwrap();
     // Lanes come up one after the other.
     let lanes = |report: &serde_json::Value| -> usize {
-        report["peers"].as_array().unwrap().iter().map(|p| p["lanes"].as_array().unwrap().len()).sum()
+        report["peers"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|p| p["lanes"].as_array().unwrap().len())
+            .sum()
     };
     let workers = counters(&mut b)["workers"].as_array().unwrap().len();
     wait_for_counters(&mut b, SOON, |report| lanes(report) == 2 * workers);

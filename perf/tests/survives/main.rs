@@ -9,5 +9,9 @@
 //! * `strangers`: packets from nobody.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+mod dialling;
 mod ends;
+mod refusals;
+mod seccomp;
 mod support;
+mod wires;

@@ -1,8 +1,11 @@
 //! Two switches in the lab, and what these tests ask of a running one: its log, its counters, the bytes that it carries.
 
 use std::{
+    fs,
     io::{Read, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    os::unix::fs::PermissionsExt,
+    path::PathBuf,
     process::Command,
     sync::Once,
     time::Duration,
@@ -168,8 +171,7 @@ pub(crate) fn of_workers(report: &Value, name: &str) -> u64 {
 /// Starts a node that is expected to refuse: its exit code and what it says.
 #[track_caller]
 pub(crate) fn refusal(node: &Node) -> (i32, String) {
-    let program = Program::Switch.find().unwrap();
-    let process = node.host().spawn(program, node.command_line()).unwrap();
+    let process = node.host().spawn(node.binary(), node.command_line()).unwrap();
     ending(process)
 }
 
@@ -179,6 +181,14 @@ pub(crate) fn ending(mut process: Process) -> (i32, String) {
     let exit = process.wait(SOON).unwrap_or_else(|e| panic!("{e:#}:\n{}", process.stderr()));
     let said = process.stderr();
     (exit.status.code().unwrap_or_else(|| panic!("{}: {said}", exit.status)), said)
+}
+
+/// A shell script of one line, in the lab's directory.
+pub(crate) fn script(lab: &Lab, name: &str, line: &str) -> PathBuf {
+    let path = lab.dir().join(name);
+    fs::write(&path, format!("#!/bin/sh\n{line}\n")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path
 }
 
 /// Whether this address answers one of a few pings.

@@ -352,8 +352,9 @@ fn spawn_worker(
             }
         };
         let _ = ready.send(Ok(()));
+        let alarm = PanicAlarm { number, events };
         if let Err(error) = worker.run() {
-            let _ = events.send((number, Event::WorkerFailed { message: error.to_string() }));
+            alarm.raise(error.to_string());
         }
     };
     thread::Builder::new()
@@ -361,6 +362,26 @@ fn spawn_worker(
         .spawn(run)
         .context("cannot start a worker's thread")
         .map_err(Failure::from)
+}
+
+/// Tells control when a worker's thread panics: without it the switch would go on without that worker.
+struct PanicAlarm {
+    number: u8,
+    events: Sender<(u8, Event)>,
+}
+
+impl PanicAlarm {
+    fn raise(&self, message: String) {
+        let _ = self.events.send((self.number, Event::WorkerFailed { message }));
+    }
+}
+
+impl Drop for PanicAlarm {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.raise("it panicked, which is a bug: please report the message above".into());
+        }
+    }
 }
 
 /// The workers' events into the control thread's one channel.
