@@ -31,6 +31,7 @@ use crate::{
         CidKey, Congestion, InitialKey, LinkHealth, TlsIdentity, cid::admit_packet, tls, transport,
     },
     record::FrameSink,
+    refusals::Refusals,
     shared::{NodeFacts, Shared},
     tunnel::{NewTunnel, Progress, Tunnel},
 };
@@ -91,6 +92,7 @@ pub struct Core {
     handshakes: usize,
     /// [`Command::Shutdown`] came: whoever dials now would be up for a moment and then hear nothing.
     shutting_down: bool,
+    refusals: Refusals,
     next_id: u64,
     scratch: Vec<u8>,
 }
@@ -132,6 +134,7 @@ impl Core {
             next_tick: now,
             handshakes: 0,
             shutting_down: false,
+            refusals: Refusals::default(),
             next_id: 0,
             scratch: Vec::new(),
             config,
@@ -485,7 +488,7 @@ impl Core {
     }
 
     /// A connection that no longer sends or receives frames; its lane goes down if it was the active one.
-    fn retire(&mut self, handle: ConnectionHandle, why: Ended) {
+    fn retire(&mut self, now: Instant, handle: ConnectionHandle, why: Ended) {
         let Some(tunnel) = self.tunnels[handle.0].as_mut() else { return };
         if std::mem::replace(&mut tunnel.ended, true) {
             return;
@@ -499,7 +502,15 @@ impl Core {
         if announced {
             self.switch.events.push(Event::Ended { connection: tunnel.id, why });
         } else {
-            tracing::debug!(remote = %tunnel.remote, ?why, "a connection attempt failed");
+            match &why {
+                Ended::Refused(text) if self.refusals.is_news(text, now) => {
+                    let remote = tunnel.remote;
+                    tracing::warn!("refused a connection from {remote}: {text}");
+                }
+                _ => {
+                    tracing::debug!(remote = %tunnel.remote, ?why, "a connection attempt failed");
+                }
+            }
         }
         let Some(port) = self.active.iter().position(|active| *active == Some(handle)) else {
             return;
@@ -529,7 +540,7 @@ impl Core {
             transmit(now, tunnel, &self.switch, io);
             tunnel.close(now, reason, phrase);
             mark_dirty(&mut self.dirty, tunnel);
-            self.retire(handle, Ended::Closed(reason));
+            self.retire(now, handle, Ended::Closed(reason));
         }
     }
 
@@ -562,7 +573,7 @@ impl Core {
             self.progress(now, handle, step, io);
         }
         if drained {
-            self.forget(handle, io);
+            self.forget(now, handle, io);
         }
     }
 
@@ -576,7 +587,7 @@ impl Core {
         match step {
             Progress::HandshakeDone => self.handshake_done(now, handle, io),
             Progress::HelloRead => self.hello_read(now, handle, io),
-            Progress::Lost(why) => self.retire(handle, why),
+            Progress::Lost(why) => self.retire(now, handle, why),
             Progress::MustClose(reason, phrase) => self.close(now, handle, reason, &phrase, io),
         }
     }
@@ -641,8 +652,8 @@ impl Core {
         self.switch.events.push(Event::Moved { connection: tunnel.id, remote });
     }
 
-    fn forget(&mut self, handle: ConnectionHandle, io: &mut impl Io) {
-        self.retire(handle, Ended::Failed("the connection ended".into()));
+    fn forget(&mut self, now: Instant, handle: ConnectionHandle, io: &mut impl Io) {
+        self.retire(now, handle, Ended::Failed("the connection ended".into()));
         if let Some(tunnel) = self.tunnels[handle.0].take() {
             self.config.shared.remove_own_flow(io.local_port(tunnel.socket), tunnel.remote);
         }

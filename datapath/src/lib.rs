@@ -21,6 +21,7 @@ pub mod node_id;
 pub mod os;
 pub mod quic;
 pub mod record;
+mod refusals;
 pub mod shared;
 mod storm;
 mod tunnel;
