@@ -141,6 +141,13 @@ pub enum Event {
         /// Why.
         why: Ended,
     },
+    /// A node that connected was refused in the handshake. At most one a second is told.
+    Rejected {
+        /// Its address.
+        remote: SocketAddr,
+        /// Why, and what to do if it should get in.
+        why: String,
+    },
     /// A loop probe came in on a TAP: the segment behind it is reached twice, and the TAP is blocked.
     LoopSeen {
         /// The TAP's port.

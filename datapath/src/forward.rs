@@ -17,7 +17,7 @@ use crate::{
         MAX_HEADERS_LEN, Offload, VNET_HEADER_LEN, check_offload, is_dhcp, segment, udp_endpoints,
     },
     io::{FrameBytes, Io},
-    loop_probe::{CLEAR_AFTER, LoopProbe},
+    loop_probe::{CLEAR_AFTER_S, LoopProbe},
     node_id::NodeId,
     shared::{NodeFacts, Shared},
     storm::{STORM_BURST_FRAMES, STORM_RATE_FRAMES, TokenBucket},
@@ -55,17 +55,11 @@ pub(crate) struct Switch {
     pub(crate) shared: Arc<Shared>,
     pub(crate) counters: Arc<WorkerCounters>,
     pub(crate) events: Vec<Event>,
-    own_udp_port: u16,
-    epoch: Instant,
+    udp_ports: Vec<u16>,
     buckets: Vec<TokenBucket>,
-    taps: Vec<LocalTap>,
+    taps: Vec<TapOffload>,
     scratch: Vec<u8>,
     joined: Vec<u8>,
-}
-
-struct LocalTap {
-    offload: TapOffload,
-    probe_seen: Option<Instant>,
 }
 
 impl Switch {
@@ -74,19 +68,18 @@ impl Switch {
         shared: Arc<Shared>,
         counters: Arc<WorkerCounters>,
         taps: &[TapOffload],
-        own_udp_port: u16,
+        udp_ports: Vec<u16>,
         now: Instant,
     ) -> Self {
         let bucket = TokenBucket::new(STORM_RATE_FRAMES, STORM_BURST_FRAMES, now);
         Self {
             buckets: vec![bucket; shared.ports.len()],
-            taps: taps.iter().map(|&offload| LocalTap { offload, probe_seen: None }).collect(),
+            taps: taps.to_vec(),
             facts,
             shared,
             counters,
             events: Vec::new(),
-            own_udp_port,
-            epoch: now,
+            udp_ports,
             scratch: Vec::new(),
             joined: Vec::new(),
         }
@@ -186,23 +179,17 @@ impl Switch {
 
     /// The kernel refused a superframe at this TAP: it gets plain frames from now on.
     pub(crate) fn disable_offload(&mut self, tap: PortId) {
-        self.taps[usize::from(tap.0)].offload = TapOffload::None;
-    }
-
-    pub(crate) fn now_s(&self, now: Instant) -> u32 {
-        now.saturating_duration_since(self.epoch).as_secs() as u32
+        self.taps[usize::from(tap.0)] = TapOffload::None;
     }
 
     /// Unblocks TAPs on which no probe was seen for a while.
     pub(crate) fn clear_loops(&mut self, now: Instant) {
-        for (index, tap) in self.taps.iter_mut().enumerate() {
-            let port = PortId(index as u16);
-            if tap.probe_seen.is_some_and(|seen| now.saturating_duration_since(seen) > CLEAR_AFTER)
-            {
-                tap.probe_seen = None;
-                if self.shared.port(port).set_blocked(false) {
-                    self.events.push(Event::LoopCleared { port });
-                }
+        let now_s = self.shared.now_s(now);
+        for port in self.shared.taps() {
+            let tap = self.shared.port(port);
+            let quiet = tap.probe_age_s(now_s).is_some_and(|age_s| age_s >= CLEAR_AFTER_S);
+            if quiet && tap.set_blocked(false) {
+                self.events.push(Event::LoopCleared { port });
             }
         }
     }
@@ -243,7 +230,7 @@ impl Switch {
         if source.is_group() || source.is_zero() {
             return Err(DropReason::BadSource);
         }
-        let now_s = self.now_s(now);
+        let now_s = self.shared.now_s(now);
         let fdb = &self.shared.fdb;
         fdb.learn(VlanId::UNTAGGED, source, ingress, now_s);
         if !destination.is_group()
@@ -264,7 +251,7 @@ impl Switch {
     /// Whether a frame with offloads must be finished before this TAP may have it.
     fn must_finish(&self, tap: PortId, offload: Offload, frame: &FrameBytes<'_>) -> bool {
         const UDP_CSUM_OFFSET: u16 = 6;
-        if self.taps[usize::from(tap.0)].offload == TapOffload::None {
+        if self.taps[usize::from(tap.0)] == TapOffload::None {
             return true;
         }
         if offload.csum_offset != UDP_CSUM_OFFSET {
@@ -296,8 +283,7 @@ impl Switch {
             return false;
         };
         let port = endpoints.source.port();
-        (port == self.own_udp_port || port >= EPHEMERAL_PORTS_FROM)
-            && self.shared.is_own_flow(port, endpoints.destination)
+        self.udp_ports.contains(&port) && self.shared.is_own_flow(port, endpoints.destination)
     }
 
     fn probe_seen(&mut self, now: Instant, tap: PortId, frame: &[u8]) {
@@ -305,7 +291,7 @@ impl Switch {
         if !self.closes_loop(&probe, tap) {
             return;
         }
-        self.taps[usize::from(tap.0)].probe_seen = Some(now);
+        self.shared.port(tap).probe_seen(self.shared.now_s(now));
         if self.shared.port(tap).set_blocked(true) {
             self.shared.fdb.flush_port(tap);
             self.events.push(Event::LoopSeen { port: tap, origin: probe.origin });
@@ -325,9 +311,6 @@ impl Switch {
                 .any(|peer| self.shared.port(peer).has_probe_token(&probe.token))
     }
 }
-
-/// Where Linux starts to take source ports by itself at the earliest; further lanes dial from such ports.
-const EPHEMERAL_PORTS_FROM: u16 = 1_024;
 
 fn is_lower(a: NodeId, b: NodeId) -> bool {
     a < b

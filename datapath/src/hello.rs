@@ -1,5 +1,7 @@
 //! The hello that opens each connection (`docs/WIRE.md`).
 
+use std::fmt;
+
 /// The hello's version that this program speaks.
 pub const VERSION: u16 = 1;
 /// The largest hello on the wire, in bytes, header included.
@@ -30,6 +32,17 @@ impl Capabilities {
     /// Whether all of these bits are set.
     pub const fn has(self, bits: u64) -> bool {
         self.0 & bits == bits
+    }
+}
+
+impl fmt::Display for Capabilities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names =
+            [(Self::CSUM, "checksums"), (Self::TSO4 | Self::TSO6, "TSO"), (Self::USO, "USO")];
+        let mut found = names.iter().filter(|(bits, _)| self.has(*bits)).map(|(_, name)| *name);
+        let Some(first) = found.next() else { return f.write_str("plain frames only") };
+        write!(f, "offloads {first}")?;
+        found.try_for_each(|name| write!(f, ", {name}"))
     }
 }
 

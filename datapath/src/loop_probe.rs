@@ -3,7 +3,7 @@
 //! Two switches bridged to one LAN, or two TAPs of one switch in one bridge, would turn each broadcast into a storm that never ends. So every switch sends a
 //! small multicast frame out of each TAP every [`PROBE_INTERVAL`]; no switch forwards one. A probe that comes in on a TAP has travelled around outside
 //! the overlay. If it is our own, the TAP with the higher number is blocked; if it is a connected peer's, the node with the higher id blocks its TAP
-//! and the other one carries on. A blocked TAP forwards again after [`CLEAR_AFTER`] without such a probe.
+//! and the other one carries on. A blocked TAP forwards again after [`CLEAR_AFTER_S`] seconds without such a probe.
 //!
 //! The token in a probe is random at each start and told to peers in the hello, so that a station on one site cannot block another site's port
 //! by inventing a probe.
@@ -16,8 +16,8 @@ use crate::node_id::NodeId;
 
 /// Between two probes on a TAP: a storm is stopped within this time.
 pub const PROBE_INTERVAL: Duration = Duration::from_secs(1);
-/// Three lost probes and a bit.
-pub const CLEAR_AFTER: Duration = Duration::from_millis(3_500);
+/// Three lost probes and a bit, seconds.
+pub const CLEAR_AFTER_S: u32 = 4;
 /// Bytes of a probe: a minimum Ethernet frame without FCS, or a little more.
 pub const PROBE_LEN: usize = 14 + 4 + 2 + 32 + 16;
 

@@ -7,6 +7,7 @@ use std::{
         Arc, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
+    time::Instant,
 };
 
 use crossbeam::utils::CachePadded;
@@ -31,6 +32,7 @@ pub struct Shared {
     /// Own tunnels as (local UDP port, remote address), for the own-packet guard.
     own_flows: RwLock<HashSet<(u16, SocketAddr)>>,
     taps: u16,
+    epoch: Instant,
 }
 
 /// State of one port that all workers see.
@@ -40,13 +42,15 @@ pub struct SharedPort {
     lanes: AtomicU32,
     /// A loop was seen: frames in and out are dropped.
     blocked: AtomicBool,
+    /// When a probe that closes a loop came in last, seconds of [`Shared::now_s`] plus one; 0 if none did.
+    probe_seen_s: AtomicU32,
     /// First 8 bytes of the probe token that the peer told, 0 if none. Enough to recognise, not to forge.
     probe_token: AtomicU64,
 }
 
 impl Shared {
-    /// For `taps` local TAPs and at most `peers` peers.
-    pub fn new(fdb: MacTable, taps: u16, peers: u16, workers: u8) -> Self {
+    /// For `taps` local TAPs and at most `peers` peers; time is counted from `epoch`.
+    pub fn new(fdb: MacTable, taps: u16, peers: u16, workers: u8, epoch: Instant) -> Self {
         let ports = usize::from(taps) + usize::from(peers);
         let shared_ports: Box<[CachePadded<SharedPort>]> =
             (0..ports).map(|_| CachePadded::default()).collect();
@@ -58,7 +62,13 @@ impl Shared {
             tunnels: TunnelRegistry::default(),
             own_flows: RwLock::default(),
             taps,
+            epoch,
         }
+    }
+
+    /// The coarse time that all workers share, whole seconds.
+    pub fn now_s(&self, now: Instant) -> u32 {
+        now.saturating_duration_since(self.epoch).as_secs() as u32
     }
 
     /// Whether the port is a local TAP.
@@ -146,6 +156,17 @@ impl SharedPort {
     /// Blocks or unblocks; true if that changed something.
     pub fn set_blocked(&self, blocked: bool) -> bool {
         self.blocked.swap(blocked, Ordering::Relaxed) != blocked
+    }
+
+    /// Notes a probe that closes a loop.
+    pub fn probe_seen(&self, now_s: u32) {
+        self.probe_seen_s.store(now_s.saturating_add(1), Ordering::Relaxed);
+    }
+
+    /// Seconds since the last probe that closed a loop, `None` if none did.
+    pub fn probe_age_s(&self, now_s: u32) -> Option<u32> {
+        let seen = self.probe_seen_s.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(now_s.saturating_sub(seen))
     }
 
     /// Remembers the peer's probe token.

@@ -2,6 +2,7 @@
 //!
 //! Values stay text here and are judged in `settings`, so that a flag and a key of the configuration file obey the same
 //! rules and are refused in the same words.
+#![allow(rustdoc::broken_intra_doc_links, reason = "help texts name the address [::]")]
 
 use std::path::PathBuf;
 

@@ -93,7 +93,7 @@ pub(crate) enum Congestion {
 /// Whether offloads of the TAP are used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Offload {
-    /// Those that the kernel offers and that pass the self-test.
+    /// Those that the kernel offers.
     Auto,
     /// None.
     Off,

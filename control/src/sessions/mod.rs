@@ -263,7 +263,8 @@ impl Sessions {
                     self.peers[index].maintain(&mut self.ctx, now);
                 }
             }
-            Event::LoopSeen { .. }
+            Event::Rejected { .. }
+            | Event::LoopSeen { .. }
             | Event::LoopCleared { .. }
             | Event::TapGone { .. }
             | Event::WorkerFailed { .. } => {}

@@ -145,8 +145,12 @@ impl fmt::Display for Notice {
                     Direction::Dialled => "dialled",
                     Direction::Accepted => "it dialled",
                 };
-                let (name, agent) = (&hello.name, &hello.agent);
-                write!(f, "peer {peer} ({name}) up at {remote}, {who}, port {port}, {agent}")
+                let (name, agent, takes) = (&hello.name, &hello.agent, hello.capabilities);
+                write!(
+                    f,
+                    "peer {peer} ({name}) up, direct UDP to {remote} ({who}), port {port}, \
+                     takes {takes}, {agent}"
+                )
             }
             Self::PeerDown { peer, name, why, up } => {
                 write!(f, "peer {peer} ({name}) down after {} s: {why}", up.as_secs())

@@ -70,7 +70,7 @@ impl WorkerHandle {
     /// Gives the worker a command.
     ///
     /// # Errors
-    /// Gives it back if the worker has not taken the last [`COMMANDS`].
+    /// Gives it back if the worker has not taken those of before.
     pub fn send(&self, command: Command) -> Result<(), Command> {
         self.commands.push(command)?;
         self.bell.ring();

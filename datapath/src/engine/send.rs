@@ -87,11 +87,6 @@ impl Sender {
         !outlet.blocked && outlet.in_flight < TRAINS_IN_FLIGHT
     }
 
-    /// Whether the socket's buffer is full: its readiness wakes the worker.
-    pub(crate) fn is_blocked(&self, socket: SocketId) -> bool {
-        self.outlets[usize::from(socket.0)].blocked
-    }
-
     pub(crate) fn max_segments(&self, socket: SocketId) -> usize {
         if self.outlets[usize::from(socket.0)].port.gso { MAX_SEGMENTS } else { 1 }
     }

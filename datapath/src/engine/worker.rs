@@ -174,8 +174,7 @@ impl Worker {
     /// How long to wait for a completion.
     fn timeout(&self, reading: bool) -> Duration {
         const SOON: Duration = Duration::from_micros(200);
-        let backlog = self.core.has_backlog() && !self.io.sender.is_blocked(SocketId::LISTEN);
-        if backlog && !reading {
+        if !reading && self.core.has_backlog(&self.io) {
             return Duration::ZERO;
         }
         if self.io.outbox.is_waiting() || !self.unsent_events.is_empty() {

@@ -187,6 +187,31 @@ impl Drop for Tap {
     }
 }
 
+/// What the kernel offers at a TAP: one of this name is made, asked, and gone when this returns.
+///
+/// # Errors
+/// With what to do: the name is taken, no permission, no TUN driver.
+pub fn probe(name: &str) -> Result<TapFeatures, OsError> {
+    let config = TapConfig {
+        name: name.to_owned(),
+        queues: 2,
+        mtu: 1_500,
+        mac: MacAddr([2, 0, 0, 0, 0, 1]),
+        offload: TapOffload::Full,
+        bridge: None,
+        address: None,
+    };
+    if Interface::named(name)?.exists() {
+        let taken = rustix::io::Errno::EXIST;
+        return Err(OsError::new(format!("cannot make {name} to try a TAP"), taken));
+    }
+    // A kernel without multi-queue is asked again for one.
+    let (queues, multi_queue) = open_queues(&config, false)
+        .or_else(|_| open_queues(&TapConfig { queues: 1, ..config }, false))?;
+    let several = multi_queue && queues.len() > 1;
+    set_offload(&queues, TapOffload::Full, several)
+}
+
 /// A MAC address for this node's TAP of this name: the same after every restart, locally administered.
 pub fn stable_mac(node: crate::node_id::NodeId, name: &str) -> MacAddr {
     let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);

@@ -13,7 +13,7 @@ use rustix::net::{
 use super::{OsError, once_released};
 
 /// Socket buffers asked for, bytes: a train of 64 KiB for every 16 us at 4 Gbit/s, some milliseconds of scheduling.
-const SOCKET_BUFFER_BYTES: usize = 4 << 20;
+pub const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 /// Room for the control messages of one packet: packet info of either family, and a segment size.
 pub(crate) const CONTROL_LEN: usize = 128;
 
@@ -28,8 +28,10 @@ pub struct UdpPort {
     pub gro: bool,
     /// Whether `UDP_SEGMENT` may be used.
     pub gso: bool,
-    /// What the kernel granted, bytes as it counts them.
+    /// What the kernel granted for receiving, bytes as it counts them: twice what was asked for.
     pub receive_buffer: usize,
+    /// And for sending.
+    pub send_buffer: usize,
 }
 
 /// Binds one listening socket for each worker, steered by the connection id's first byte.
@@ -112,8 +114,8 @@ fn open(address: SocketAddr, sharing: Sharing) -> Result<UdpPort, OsError> {
         _ => refused("listen on", errno),
     })?;
     let local = getsockname(&fd).ok().and_then(|name| SocketAddr::try_from(name).ok());
-    let mut port =
-        UdpPort { fd, local: local.unwrap_or(address), gro: false, gso: false, receive_buffer: 0 };
+    let local = local.unwrap_or(address);
+    let mut port = UdpPort { fd, local, gro: false, gso: false, receive_buffer: 0, send_buffer: 0 };
     set_options(&mut port);
     Ok(port)
 }
@@ -125,6 +127,7 @@ fn set_options(port: &mut UdpPort) {
     let _ = sockopt::set_socket_recv_buffer_size(fd, SOCKET_BUFFER_BYTES);
     let _ = sockopt::set_socket_send_buffer_size(fd, SOCKET_BUFFER_BYTES);
     port.receive_buffer = sockopt::socket_recv_buffer_size(fd).unwrap_or(0);
+    port.send_buffer = sockopt::socket_send_buffer_size(fd).unwrap_or(0);
     let mut options = vec![
         // Dual-stack sockets need the IPv4 settings for mapped addresses.
         (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE),

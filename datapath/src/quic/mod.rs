@@ -1,6 +1,6 @@
 //! QUIC as the tunnel uses it: identities, connection ids, transport settings, congestion control.
 //!
-//! Everything here is configuration for `quinn-proto`; the connections themselves are driven in [`crate::tunnel`].
+//! Everything here is configuration for `quinn-proto`; the connections themselves are driven in `tunnel`.
 
 pub mod cid;
 pub mod controller;

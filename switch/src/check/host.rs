@@ -1,6 +1,6 @@
-//! The kernel, permissions, the TAP driver, processors and limits.
+//! The kernel, permissions, processors and limits.
 
-use std::{fs, io};
+use std::fs;
 
 use rustix::process::{Resource, getrlimit};
 
@@ -58,30 +58,6 @@ pub(super) fn net_admin() -> Row {
              in the systemd unit; or --cap-add NET_ADMIN for the container",
         ),
         None => Row::limited(WHAT, "unknown", "mount /proc"),
-    }
-}
-
-pub(super) fn tun_device() -> Row {
-    const WHAT: &str = "/dev/net/tun";
-    let error = match fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun") {
-        Ok(_) => return Row::ok(WHAT, "can be opened"),
-        Err(error) => error,
-    };
-    let found = error.to_string();
-    match error.kind() {
-        io::ErrorKind::PermissionDenied => Row::missing(
-            WHAT,
-            ExitCode::Permission,
-            found,
-            "`chmod 666 /dev/net/tun` (CAP_NET_ADMIN still decides), or run as root; in a container \
-             allow the device: --device /dev/net/tun",
-        ),
-        _ => Row::missing(
-            WHAT,
-            ExitCode::Failed,
-            found,
-            "`modprobe tun`; in a container hand the device in: --device /dev/net/tun",
-        ),
     }
 }
 

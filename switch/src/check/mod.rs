@@ -5,6 +5,7 @@
 
 mod host;
 mod network;
+mod tap;
 mod uring;
 
 use std::{
@@ -73,12 +74,12 @@ fn rows() -> Vec<Row> {
     let mut rows = vec![
         host::kernel(kernel),
         host::net_admin(),
-        host::tun_device(),
+        tap::device(),
+        tap::offloads(),
         uring::ring(kernel),
         uring::operations(),
-        network::udp_offloads(kernel),
     ];
-    rows.extend(network::socket_buffers());
+    rows.extend(network::udp());
     rows.extend([network::ipv6(), host::processors(), host::aes(), host::open_files()]);
     rows
 }

@@ -1,54 +1,64 @@
-//! UDP: offloads, buffers, IPv6.
+//! UDP: offloads, buffers, IPv6. A socket is opened as a worker does, and asked what it got.
 
-use std::{fs, net::UdpSocket};
+use std::{
+    fs,
+    net::{Ipv4Addr, UdpSocket},
+};
 
-use super::{Row, host::KernelVersion};
+use ipop_datapath::os::{
+    OsError,
+    udp::{self, SOCKET_BUFFER_BYTES, UdpPort},
+};
+
+use super::Row;
 use crate::exit::ExitCode;
 
-/// Receive offload came last, in 5.0; send offload in 4.18.
-const UDP_GRO_KERNEL: KernelVersion = (5, 0);
-/// Room for what comes in within 6 ms at 5 Gbit/s; less costs packets when the worker is kept from running.
-const SOCKET_BUFFER_BYTES: u64 = 4 * 1024 * 1024;
-
-/// The kernel's version stands for the socket options: no configuration leaves them out.
-pub(super) fn udp_offloads(kernel: Option<KernelVersion>) -> Row {
-    const WHAT: &str = "UDP GSO and GRO";
-    match kernel {
-        Some(version) if version >= UDP_GRO_KERNEL => Row::ok(WHAT, "in this kernel"),
-        Some(_) => Row::missing(WHAT, ExitCode::Failed, "not in this kernel", "install kernel 6.1"),
-        None => Row::limited(WHAT, "unknown", "mount /proc"),
+pub(super) fn udp() -> Vec<Row> {
+    match udp::ephemeral((Ipv4Addr::LOCALHOST, 0).into()) {
+        Ok(port) => rows_of(&port),
+        Err(error) => vec![no_socket(&error)],
     }
 }
 
-pub(super) fn socket_buffers() -> [Row; 2] {
-    [
-        socket_buffer("receive buffer", "net.core.rmem_max", "/proc/sys/net/core/rmem_max"),
-        socket_buffer("send buffer", "net.core.wmem_max", "/proc/sys/net/core/wmem_max"),
+fn no_socket(error: &OsError) -> Row {
+    let cure = "allow the system calls socket and bind; bring the loopback interface up";
+    Row::missing("UDP", ExitCode::Failed, error.to_string(), cure)
+}
+
+fn rows_of(port: &UdpPort) -> Vec<Row> {
+    let buffer = |what, sysctl: &str, granted| {
+        let path = format!("/proc/sys/{}", sysctl.replace('.', "/"));
+        buffer_row(what, sysctl, granted, fs::metadata(path).is_ok())
+    };
+    vec![
+        offload_row(port.gso, port.gro),
+        buffer("receive buffer", "net.core.rmem_max", port.receive_buffer),
+        buffer("send buffer", "net.core.wmem_max", port.send_buffer),
     ]
 }
 
-fn socket_buffer(what: &'static str, sysctl: &str, path: &str) -> Row {
-    let limit = fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok());
-    buffer_row(what, sysctl, limit)
+fn offload_row(gso: bool, gro: bool) -> Row {
+    const WHAT: &str = "UDP GSO and GRO";
+    let found = match (gso, gro) {
+        (true, true) => return Row::ok(WHAT, "both"),
+        (true, false) => "GSO only",
+        (false, true) => "GRO only",
+        (false, false) => "neither",
+    };
+    let cure = "a kernel of your own sends and receives trains of packets; an emulated one (gVisor) may not";
+    Row::limited(WHAT, format!("{found}; each packet costs a system call of its own"), cure)
 }
 
-/// Outside user namespaces CAP_NET_ADMIN passes the limit, so a small one is never more than a limitation.
-fn buffer_row(what: &'static str, sysctl: &str, limit_bytes: Option<u64>) -> Row {
-    match limit_bytes {
-        Some(limit) if limit >= SOCKET_BUFFER_BYTES => {
-            Row::ok(what, format!("up to {} KiB", limit / 1024))
-        }
-        Some(limit) => Row::limited(
-            what,
-            format!("up to {} KiB without CAP_NET_ADMIN of the host", limit / 1024),
-            format!("`sysctl -w {sysctl}={SOCKET_BUFFER_BYTES}`"),
-        ),
-        None => Row::limited(
-            what,
-            "limit unknown (a network namespace hides it)",
-            format!("on the host: `sysctl -w {sysctl}={SOCKET_BUFFER_BYTES}`"),
-        ),
+/// `granted` is as the kernel counts: twice what was asked for.
+fn buffer_row(what: &'static str, sysctl: &str, granted: usize, visible: bool) -> Row {
+    let (granted, wanted) = (granted / 2, SOCKET_BUFFER_BYTES);
+    let found = format!("{} of {} KiB", granted / 1024, wanted / 1024);
+    if granted >= wanted {
+        return Row::ok(what, found);
     }
+    // Network namespaces other than the first neither show nor change it.
+    let place = if visible { "" } else { "on the host: " };
+    Row::limited(what, found, format!("{place}`sysctl -w {sysctl}={wanted}`"))
 }
 
 pub(super) fn ipv6() -> Row {
@@ -70,16 +80,28 @@ mod tests {
 
     #[test]
     fn small_buffers_are_limited_and_name_the_sysctl() {
-        let row = buffer_row("receive buffer", "net.core.rmem_max", Some(212_992));
-        assert_eq!(row.status, Status::Limited);
-        assert!(row.cure.unwrap().contains("sysctl -w net.core.rmem_max="));
-        assert_eq!(buffer_row("x", "y", Some(1 << 24)).status, Status::Ok);
-        assert_eq!(buffer_row("x", "y", None).status, Status::Limited);
+        let row = buffer_row("receive buffer", "net.core.rmem_max", 2 * 212_992, true);
+        assert_eq!((row.status, row.found.as_str()), (Status::Limited, "208 of 4096 KiB"));
+        assert_eq!(row.cure.unwrap(), "`sysctl -w net.core.rmem_max=4194304`");
+        let hidden = buffer_row("x", "net.core.rmem_max", 4_096, false);
+        assert!(hidden.cure.unwrap().starts_with("on the host: "));
+        assert_eq!(buffer_row("x", "y", 2 * SOCKET_BUFFER_BYTES, true).status, Status::Ok);
     }
 
     #[test]
-    fn old_kernels_lack_udp_offloads() {
-        assert_eq!(udp_offloads(Some((4, 18))).status, Status::Missing(ExitCode::Failed));
-        assert_eq!(udp_offloads(Some((5, 0))).status, Status::Ok);
+    fn a_missing_offload_costs_speed_only() {
+        assert_eq!(offload_row(true, true).status, Status::Ok);
+        for (gso, gro, word) in
+            [(true, false, "GSO only"), (false, true, "GRO only"), (false, false, "neither")]
+        {
+            let row = offload_row(gso, gro);
+            assert!(row.status == Status::Limited && row.found.starts_with(word), "{row:?}");
+        }
+    }
+
+    #[test]
+    fn a_real_socket_answers_three_rows() {
+        let whats: Vec<_> = udp().iter().map(|row| row.what).collect();
+        assert_eq!(whats, ["UDP GSO and GRO", "receive buffer", "send buffer"]);
     }
 }

@@ -11,14 +11,12 @@ use crate::exit::ExitCode;
 /// Entries of the ring that is made as a trial.
 const TRIAL_ENTRIES: u32 = 8;
 /// What the datapath submits.
-const OPERATIONS: [(&str, u8); 7] = [
+const OPERATIONS: [(&str, u8); 5] = [
     ("recvmsg", opcode::RecvMsg::CODE),
     ("sendmsg", opcode::SendMsg::CODE),
     ("read", opcode::Read::CODE),
-    ("write", opcode::Write::CODE),
+    ("writev", opcode::Writev::CODE),
     ("poll", opcode::PollAdd::CODE),
-    ("timeout", opcode::Timeout::CODE),
-    ("cancel", opcode::AsyncCancel::CODE),
 ];
 
 /// Makes a ring as a worker does. DEFER_TASKRUN (6.1) implies multishot recvmsg (6.0) and buffer rings (5.19).

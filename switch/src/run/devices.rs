@@ -22,14 +22,16 @@ use crate::settings::{Listen, Offload, Settings};
 pub(super) struct Devices {
     pub(super) taps: Vec<Tap>,
     offload: TapOffload,
-    listening: VecDeque<UdpPort>,
+    /// By worker: the listening socket, and one to dial from for every lane but the first.
+    sockets: VecDeque<Vec<UdpPort>>,
     listen: SocketAddr,
+    udp_ports: Vec<u16>,
 }
 
 impl Devices {
     /// Sockets first: if the port is taken, no device was touched.
     pub(super) fn open(settings: &Settings, node: NodeId, workers: u8) -> Result<Self, OsError> {
-        let listening = listen(settings.listen, workers)?;
+        let sockets = open_sockets(settings.listen, workers)?;
         let offload = match settings.offload {
             Offload::Auto => TapOffload::Full,
             Offload::Off => TapOffload::None,
@@ -49,12 +51,15 @@ impl Devices {
                 }),
             })?);
         }
-        let listen = listening.front().map_or_else(|| ([0; 4], 0).into(), |port| port.local);
-        Ok(Self { taps, offload, listening, listen })
+        let ports = sockets.iter().flatten().map(|socket| socket.local);
+        let listen = ports.clone().next().unwrap_or_else(|| ([0; 4], 0).into());
+        let udp_ports = ports.map(|local| local.port()).collect();
+        Ok(Self { taps, offload, sockets, listen, udp_ports })
     }
 
-    pub(super) fn listen_port(&self) -> u16 {
-        self.listen.port()
+    /// The ports of all sockets.
+    pub(super) fn udp_ports(&self) -> Vec<u16> {
+        self.udp_ports.clone()
     }
 
     pub(super) fn listen_address(&self) -> SocketAddr {
@@ -79,28 +84,37 @@ impl Devices {
         self.taps.iter().map(queue).collect()
     }
 
-    /// One worker's sockets: the listening one, and one to dial from for every lane but the first.
-    pub(super) fn take_sockets(&mut self, worker: u8) -> Result<Vec<UdpPort>, OsError> {
-        let mut sockets: Vec<_> = self.listening.pop_front().into_iter().collect();
-        if worker > 0 {
-            sockets.push(udp::ephemeral(self.listen)?);
-        }
-        Ok(sockets)
+    /// The sockets of the next worker.
+    pub(super) fn take_sockets(&mut self) -> Vec<UdpPort> {
+        self.sockets.pop_front().unwrap_or_default()
     }
 }
 
-fn listen(listen: Listen, workers: u8) -> Result<VecDeque<UdpPort>, OsError> {
+fn open_sockets(address: Listen, workers: u8) -> Result<VecDeque<Vec<UdpPort>>, OsError> {
+    let mut sockets = VecDeque::new();
+    for (worker, listening) in listen(address, workers)?.into_iter().enumerate() {
+        let local = listening.local;
+        let mut own = vec![listening];
+        if worker > 0 {
+            own.push(udp::ephemeral(local)?);
+        }
+        sockets.push_back(own);
+    }
+    Ok(sockets)
+}
+
+fn listen(listen: Listen, workers: u8) -> Result<Vec<UdpPort>, OsError> {
     let address = match listen {
         Listen::At(address) => address,
         Listen::Any { port } => {
             match udp::listen((Ipv6Addr::UNSPECIFIED, port).into(), workers) {
                 // A host without IPv6 says so in one of these ways.
                 Err(error) if is_without_ipv6(&error) => (Ipv4Addr::UNSPECIFIED, port).into(),
-                ports => return ports.map(VecDeque::from),
+                ports => return ports,
             }
         }
     };
-    udp::listen(address, workers).map(VecDeque::from)
+    udp::listen(address, workers)
 }
 
 fn is_without_ipv6(error: &OsError) -> bool {

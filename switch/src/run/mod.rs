@@ -18,7 +18,7 @@ use ipop_control::{
     identity::Identity,
     local_addresses::local_addresses,
     peer::PeerAddress,
-    sessions::{Action, Input, MAX_PEERS, Notice, Sessions, SessionsConfig, Severity},
+    sessions::{Action, Input, Notice, Sessions, SessionsConfig, Severity},
     trust::StaticTrust,
 };
 use ipop_datapath::{
@@ -89,7 +89,8 @@ pub(crate) fn run(settings: &Settings) -> Result<(), Failure> {
         lanes: workers,
     });
     let fdb = MacTable::new(MacTableConfig::default());
-    let shared = Arc::new(Shared::new(fdb, taps, MAX_PEERS as u16, workers));
+    let shared =
+        Arc::new(Shared::new(fdb, taps, settings.peers.len() as u16, workers, Instant::now()));
     let mut switch = Switch { sessions, shared, facts, devices, workers: Vec::new(), messages };
     switch.start_workers(settings, &identity, &trust)?;
     switch.announce(settings);
@@ -149,13 +150,13 @@ impl Switch {
                 congestion,
                 taps: self.devices.tap_offloads(),
                 tap_macs: self.devices.taps.iter().map(|tap| tap.mac).collect(),
-                listen_port: self.devices.listen_port(),
+                udp_ports: self.devices.udp_ports(),
                 rng_seed: None,
             };
             let config = WorkerConfig {
                 core,
                 taps: self.devices.queues_of(worker).map_err(os_failure)?,
-                sockets: self.devices.take_sockets(worker).map_err(os_failure)?,
+                sockets: self.devices.take_sockets(),
                 workers: handles.clone(),
                 events: events.clone(),
             };
@@ -256,6 +257,9 @@ impl Switch {
                     "loop: {whose} probe came in on {tap}, so its segment is also connected some other way; {tap} is blocked until that ends"
                 );
             }
+            Event::Rejected { remote, why } => {
+                tracing::warn!("refused a connection from {remote}: {why}");
+            }
             Event::LoopCleared { port } => {
                 tracing::info!("the loop is gone: {} forwards again", self.tap_name(*port));
             }
@@ -348,8 +352,9 @@ fn spawn_worker(
             }
         };
         let _ = ready.send(Ok(()));
+        let alarm = PanicAlarm { number, events };
         if let Err(error) = worker.run() {
-            let _ = events.send((number, Event::WorkerFailed { message: error.to_string() }));
+            alarm.raise(error.to_string());
         }
     };
     thread::Builder::new()
@@ -357,6 +362,26 @@ fn spawn_worker(
         .spawn(run)
         .context("cannot start a worker's thread")
         .map_err(Failure::from)
+}
+
+/// Tells control when a worker's thread panics: without it the switch would go on without that worker.
+struct PanicAlarm {
+    number: u8,
+    events: Sender<(u8, Event)>,
+}
+
+impl PanicAlarm {
+    fn raise(&self, message: String) {
+        let _ = self.events.send((self.number, Event::WorkerFailed { message }));
+    }
+}
+
+impl Drop for PanicAlarm {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.raise("it panicked, which is a bug: please report the message above".into());
+        }
+    }
 }
 
 /// The workers' events into the control thread's one channel.
@@ -387,6 +412,10 @@ fn watch_signals(messages: Sender<Message>) -> Result<(), Failure> {
 }
 
 fn tell(notice: &Notice) {
+    if let Notice::PeerUp { .. } = notice {
+        tracing::info!("{notice}, engine io_uring");
+        return;
+    }
     match notice.severity() {
         Severity::Warning => tracing::warn!("{notice}"),
         Severity::Info => tracing::info!("{notice}"),

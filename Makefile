@@ -1,0 +1,61 @@
+# What a fresh clone needs: `make demo` shows the switch at work, `make test` tests it all.
+# Both make network namespaces and TAPs, so they run as root or through sudo; the build itself never does.
+
+CARGO ?= cargo
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
+# For other users than root Cargo starts the test programs through sudo.
+AS_ROOT := $(if $(ROOT),env CARGO_TARGET_$(shell ./perf/toolchain triple)_RUNNER="sudo -E")
+
+.NOTPARALLEL:
+.PHONY: build demo test test-all test-loom test-docs bench bench-micro bench-tcp lint packages toolchain clean
+
+build: toolchain
+	$(CARGO) build --release --locked -p ipop-switch -p ipop-perf
+
+# Two sites, a tunnel between them, ping and iperf3 across: under a minute after the build, and nothing stays behind.
+demo: packages build
+	$(ROOT) $(TARGET)/release/ipop-perf demo
+
+# The summary of the last run comes last.
+test: packages toolchain test-loom test-docs test-all
+
+# Every unit, property, simulation and end-to-end test, and the committed fuzz corpora.
+test-all:
+	@$(if $(ROOT),sudo -v)
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
+	    $(AS_ROOT) $(CARGO) nextest run --locked --workspace; \
+	else \
+	    $(AS_ROOT) $(CARGO) test --locked --workspace --lib --bins --tests -- --test-threads=2; \
+	fi
+
+# The MAC table under every interleaving that loom finds. Other flags for all crates: a target directory of its own.
+test-loom:
+	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=$(TARGET)/loom \
+	    $(CARGO) test --locked --release -p ipop-learning --test loom
+
+test-docs:
+	$(CARGO) test --locked --workspace --doc
+
+bench: packages toolchain bench-micro bench-tcp
+
+bench-micro:
+	$(CARGO) bench --locked -p ipop-benches
+
+# One TCP flow through this switch and through the obvious implementation, in turn. Quiet machines give quiet figures.
+bench-tcp: build
+	$(ROOT) $(TARGET)/release/ipop-perf tcp
+
+lint: toolchain
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --document-private-items
+
+packages:
+	@./perf/install-packages
+
+toolchain:
+	@./perf/toolchain check
+
+clean:
+	$(CARGO) clean

@@ -1,0 +1,387 @@
+//! Connections: dialled, accepted, driven, closed.
+
+use std::{net::SocketAddr, sync::Arc, time::Instant};
+
+use ipop_learning::PortId;
+use quinn_proto::{ClientConfig, ConnectionHandle, Incoming, ServerConfig, Transmit};
+
+use super::{Core, MAX_HANDSHAKES, inbound::Inbound, mark_dirty, phrase};
+use crate::{
+    command::{CloseReason, ConnectionId, Direction, Ended, Event, Lane},
+    forward::{Switch, TapOffload},
+    frame::MAX_FRAME_LEN,
+    hello::{Capabilities, Hello},
+    io::{Io, SocketId},
+    node_id::NodeId,
+    quic::{InitialKey, LinkHealth, tls, transport},
+    tunnel::{NewTunnel, Progress, Tunnel},
+};
+
+/// Handshakes of strangers under way in one worker before new ones must prove their address (RFC 9000 section 8.1.2).
+const RETRY_ABOVE_HANDSHAKES: usize = 16;
+/// Trains that one connection may send in a round, so that others and the TAP get their turn.
+const TRAINS_PER_ROUND: usize = 16;
+const AGENT: &str = concat!("ipop-switch ", env!("CARGO_PKG_VERSION"));
+
+/// Connections.
+impl Core {
+    pub(super) fn tunnel(&mut self, connection: ConnectionId) -> Option<&mut Tunnel> {
+        let handle = self.by_id.get(&connection)?;
+        self.tunnels[handle.0].as_deref_mut()
+    }
+
+    pub(super) fn wake(&mut self, connection: ConnectionId) {
+        if let Some(&handle) = self.by_id.get(&connection)
+            && let Some(tunnel) = self.tunnels[handle.0].as_mut()
+        {
+            mark_dirty(&mut self.dirty, tunnel);
+        }
+    }
+
+    pub(super) fn dial(
+        &mut self,
+        now: Instant,
+        id: ConnectionId,
+        peer: NodeId,
+        lane: Lane,
+        remote: SocketAddr,
+        io: &mut impl Io,
+    ) -> Result<(), Ended> {
+        let crypto = tls::client_config(&self.config.identity, peer)
+            .map_err(|error| Ended::Failed(error.to_string()))?;
+        let health = Arc::new(LinkHealth::default());
+        let mut config = ClientConfig::new(crypto);
+        let initial = InitialKey::of(peer);
+        config.initial_dst_cid_provider(Arc::new(move || initial.generate(lane))).transport_config(
+            transport::transport_config(
+                self.config.congestion,
+                health.clone(),
+                &remote,
+                io.first_hop_mtu(remote),
+            ),
+        );
+        let (handle, connection) = self
+            .endpoint
+            .connect(now, config, remote, tls::SERVER_NAME)
+            .map_err(|error| Ended::Failed(error.to_string()))?;
+        let gauges = self.config.shared.tunnels.insert(id);
+        let socket = if lane.0 == 0 { SocketId::LISTEN } else { io.dial_socket() };
+        let direction = Direction::Dialled;
+        let mut tunnel =
+            Tunnel::new(NewTunnel { id, handle, connection, direction, socket, gauges, health });
+        tunnel.dialled_lane = Some(lane);
+        self.insert(tunnel, io);
+        Ok(())
+    }
+
+    pub(super) fn accept(
+        &mut self,
+        now: Instant,
+        socket: SocketId,
+        remote: SocketAddr,
+        incoming: Incoming,
+        response: &mut Vec<u8>,
+        io: &mut impl Io,
+    ) {
+        if self.shutting_down || self.handshakes >= MAX_HANDSHAKES {
+            self.endpoint.ignore(incoming);
+            return;
+        }
+        if self.handshakes >= RETRY_ABOVE_HANDSHAKES && incoming.may_retry() {
+            if let Ok(transmit) = self.endpoint.retry(incoming, response) {
+                respond(socket, &transmit, response, io);
+            }
+            return;
+        }
+        let health = Arc::new(LinkHealth::default());
+        let mut config = ServerConfig::with_crypto(self.server_crypto.clone());
+        config.transport_config(transport::transport_config(
+            self.config.congestion,
+            health.clone(),
+            &remote,
+            io.first_hop_mtu(remote),
+        ));
+        match self.endpoint.accept(incoming, now, response, Some(Arc::new(config))) {
+            Ok((handle, connection)) => {
+                let id = self.new_id();
+                let gauges = self.config.shared.tunnels.insert(id);
+                let direction = Direction::Accepted;
+                let tunnel = Tunnel::new(NewTunnel {
+                    id,
+                    handle,
+                    connection,
+                    direction,
+                    socket,
+                    gauges,
+                    health,
+                });
+                self.handshakes += 1;
+                self.insert(tunnel, io);
+            }
+            Err(error) => {
+                if let Some(transmit) = error.response {
+                    respond(socket, &transmit, response, io);
+                }
+            }
+        }
+    }
+
+    /// Names of accepted connections: the worker in the top byte; the next bit, which marks control's own names, is clear.
+    fn new_id(&mut self) -> ConnectionId {
+        self.next_id += 1;
+        ConnectionId(u64::from(self.config.worker) << 56 | self.next_id)
+    }
+
+    fn insert(&mut self, mut tunnel: Tunnel, io: &mut impl Io) {
+        let handle = tunnel.handle;
+        self.config.shared.add_own_flow(io.local_port(tunnel.socket), tunnel.remote);
+        self.by_id.insert(tunnel.id, handle);
+        mark_dirty(&mut self.dirty, &mut tunnel);
+        if self.tunnels.len() <= handle.0 {
+            self.tunnels.resize_with(handle.0 + 1, || None);
+        }
+        self.tunnels[handle.0] = Some(Box::new(tunnel));
+    }
+
+    pub(super) fn activate(&mut self, connection: ConnectionId, port: PortId) {
+        let Some(&handle) = self.by_id.get(&connection) else { return };
+        let Some(tunnel) = self.tunnels[handle.0].as_mut() else { return };
+        let (Some(hello), false) = (&tunnel.hello, tunnel.ended) else { return };
+        let shared = self.config.shared.port(port);
+        shared.set_probe_token(hello.probe_token);
+        shared.lane_up(Lane(hello.lane));
+        tunnel.active = true;
+        let old = self.active[usize::from(port.0)].replace(handle);
+        if let Some(old) = old.filter(|old| *old != handle)
+            && let Some(old) = self.tunnels[old.0].as_mut()
+        {
+            old.active = false;
+        }
+    }
+
+    /// A connection that no longer sends or receives frames; its lane goes down if it was the active one.
+    fn retire(&mut self, now: Instant, handle: ConnectionHandle, why: Ended) {
+        let Some(tunnel) = self.tunnels[handle.0].as_mut() else { return };
+        if std::mem::replace(&mut tunnel.ended, true) {
+            return;
+        }
+        if tunnel.hello.is_none() && tunnel.direction == Direction::Accepted {
+            self.handshakes = self.handshakes.saturating_sub(1);
+        }
+        self.by_id.remove(&tunnel.id);
+        self.config.shared.tunnels.remove(tunnel.id);
+        let announced = tunnel.hello.is_some() || tunnel.direction == Direction::Dialled;
+        if announced {
+            self.switch.events.push(Event::Ended { connection: tunnel.id, why });
+        } else if let Ended::Refused(why) = why
+            && self.rejections.take(now)
+        {
+            self.switch.events.push(Event::Rejected { remote: tunnel.remote, why });
+        }
+        let Some(port) = self.active.iter().position(|active| *active == Some(handle)) else {
+            return;
+        };
+        self.active[port] = None;
+        let port = PortId(port as u16);
+        if let Some(lane) = tunnel.lane()
+            && self.config.shared.port(port).lane_down(lane)
+        {
+            self.config.shared.fdb.flush_port(port);
+        }
+    }
+
+    pub(super) fn close(
+        &mut self,
+        now: Instant,
+        handle: ConnectionHandle,
+        reason: CloseReason,
+        phrase: &str,
+        io: &mut impl Io,
+    ) {
+        if let Some(tunnel) = self.tunnels[handle.0].as_mut()
+            && !tunnel.ended
+        {
+            // What is queued goes out first.
+            tunnel.end_burst();
+            transmit(now, tunnel, &self.switch, io);
+            tunnel.close(now, reason, phrase);
+            mark_dirty(&mut self.dirty, tunnel);
+            self.retire(now, handle, Ended::Closed(reason));
+        }
+    }
+
+    /// Everything that a connection has to say, then its trains.
+    pub(super) fn drive(&mut self, now: Instant, handle: ConnectionHandle, io: &mut impl Io) {
+        let Some(mut tunnel) = self.tunnels[handle.0].take() else { return };
+        tunnel.dirty = false;
+        let mut inbound = Inbound::of(now, &tunnel, &mut self.switch, io);
+        tunnel.drain_received(now, &mut inbound);
+        tunnel.end_round(&mut inbound);
+        tunnel.end_burst();
+        let more = transmit(now, &mut tunnel, &self.switch, io);
+        self.follow_move(&mut tunnel, io);
+        let mut drained = false;
+        while let Some(event) = tunnel.connection.poll_endpoint_events() {
+            drained |= event.is_drained();
+            if let Some(event) = self.endpoint.handle_event(handle, event) {
+                tunnel.connection.handle_event(event);
+                mark_dirty(&mut self.dirty, &mut tunnel);
+            }
+        }
+        let mut progress = Vec::new();
+        while let Some(step) = tunnel.poll() {
+            progress.push(step);
+        }
+        if more {
+            mark_dirty(&mut self.dirty, &mut tunnel);
+        }
+        self.deadline = earlier(self.deadline, tunnel.poll_timeout());
+        self.tunnels[handle.0] = Some(tunnel);
+        for step in progress {
+            self.progress(now, handle, step, io);
+        }
+        if drained {
+            self.forget(now, handle, io);
+        }
+    }
+
+    fn progress(
+        &mut self,
+        now: Instant,
+        handle: ConnectionHandle,
+        step: Progress,
+        io: &mut impl Io,
+    ) {
+        match step {
+            Progress::HandshakeDone => self.handshake_done(now, handle, io),
+            Progress::HelloRead => self.hello_read(now, handle, io),
+            Progress::Lost(why) => self.retire(now, handle, why),
+            Progress::MustClose(reason, phrase) => self.close(now, handle, reason, &phrase, io),
+        }
+    }
+
+    /// The peer's key is proven: its frames are welcome, and this node introduces itself.
+    fn handshake_done(&mut self, now: Instant, handle: ConnectionHandle, io: &mut impl Io) {
+        let Some(tunnel) = self.tunnels[handle.0].as_mut() else { return };
+        let node = tunnel.proven_node();
+        let Some((node, port)) =
+            node.and_then(|node| Some((node, self.config.admission.port_of(node)?)))
+        else {
+            self.close(now, handle, CloseReason::NotAdmitted, phrase(CloseReason::NotAdmitted), io);
+            return;
+        };
+        tunnel.peer = Some((node, port));
+        let facts = &self.config.facts;
+        let hello = Hello {
+            capabilities: capabilities(&self.config.taps),
+            max_frame_len: MAX_FRAME_LEN as u32,
+            inner_mtu: facts.inner_mtu,
+            lanes: facts.lanes,
+            lane: tunnel.dialled_lane.map_or(self.config.worker, |lane| lane.0),
+            name: facts.name.clone(),
+            instance: facts.instance,
+            probe_token: Some(facts.probe_token),
+            agent: AGENT.into(),
+        };
+        tunnel.say_hello(&hello);
+        mark_dirty(&mut self.dirty, tunnel);
+    }
+
+    fn hello_read(&mut self, now: Instant, handle: ConnectionHandle, io: &mut impl Io) {
+        let Some(tunnel) = self.tunnels[handle.0].as_mut() else { return };
+        let (Some((peer, _)), Some(hello)) = (tunnel.peer, tunnel.hello.clone()) else { return };
+        if tunnel.direction == Direction::Accepted {
+            self.handshakes = self.handshakes.saturating_sub(1);
+        }
+        if hello.lane != self.config.worker {
+            let phrase = "the lane does not belong to the worker that got it";
+            self.close(now, handle, CloseReason::BadHello, phrase, io);
+            return;
+        }
+        self.switch.events.push(Event::Connected {
+            connection: tunnel.id,
+            peer,
+            direction: tunnel.direction,
+            remote: tunnel.remote,
+            local_ip: tunnel.connection.local_ip(),
+            hello,
+        });
+    }
+
+    fn follow_move(&mut self, tunnel: &mut Tunnel, io: &mut impl Io) {
+        let remote = tunnel.connection.remote_address();
+        if remote == tunnel.remote {
+            return;
+        }
+        let local_port = io.local_port(tunnel.socket);
+        self.config.shared.remove_own_flow(local_port, tunnel.remote);
+        self.config.shared.add_own_flow(local_port, remote);
+        tunnel.remote = remote;
+        self.switch.events.push(Event::Moved { connection: tunnel.id, remote });
+    }
+
+    fn forget(&mut self, now: Instant, handle: ConnectionHandle, io: &mut impl Io) {
+        self.retire(now, handle, Ended::Failed("the connection ended".into()));
+        if let Some(tunnel) = self.tunnels[handle.0].take() {
+            self.config.shared.remove_own_flow(io.local_port(tunnel.socket), tunnel.remote);
+        }
+        self.dirty.retain(|dirty| *dirty != handle);
+    }
+
+    pub(super) fn handle_timeouts(&mut self, now: Instant, io: &mut impl Io) {
+        self.deadline = None;
+        for index in 0..self.tunnels.len() {
+            let Some(tunnel) = self.tunnels[index].as_mut() else { continue };
+            match tunnel.poll_timeout() {
+                Some(at) if at <= now => {
+                    let mut inbound = Inbound::of(now, tunnel, &mut self.switch, io);
+                    tunnel.handle_timeout(now, &mut inbound);
+                    mark_dirty(&mut self.dirty, tunnel);
+                }
+                timeout => self.deadline = earlier(self.deadline, timeout),
+            }
+        }
+    }
+}
+
+pub(super) fn respond(socket: SocketId, transmit: &Transmit, response: &[u8], io: &mut impl Io) {
+    let mut train = io.train_buffer();
+    train.extend_from_slice(&response[..transmit.size]);
+    io.send(socket, transmit, train);
+}
+
+fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}
+
+/// What the hello promises: superframes only if every TAP takes them as they are. (One that does not gets them finished in
+/// software, but then the far side may as well not make them.)
+fn capabilities(taps: &[TapOffload]) -> Capabilities {
+    let full = taps.iter().all(|tap| *tap == TapOffload::Full);
+    if full { Capabilities::ALL } else { Capabilities::NONE }
+}
+
+/// Sends the connection's trains; true if there is more to send.
+fn transmit(now: Instant, tunnel: &mut Tunnel, switch: &Switch, io: &mut impl Io) -> bool {
+    for _ in 0..TRAINS_PER_ROUND {
+        if !io.can_send(tunnel.socket) {
+            return true;
+        }
+        let mtu = usize::from(tunnel.connection.current_mtu());
+        // A train is one UDP send: at most 65,507 bytes.
+        let segments = io.max_segments(tunnel.socket).min(65_507 / mtu).max(1);
+        let mut train = io.train_buffer();
+        let Some(transmit) = tunnel.connection.poll_transmit(now, segments, &mut train) else {
+            io.return_buffer(train);
+            return false;
+        };
+        let packets = transmit.segment_size.map_or(1, |size| transmit.size.div_ceil(size));
+        switch.counters.io.sent_packets.add(packets as u64);
+        switch.counters.io.sent_trains.add(1);
+        io.send(tunnel.socket, &transmit, train);
+    }
+    true
+}

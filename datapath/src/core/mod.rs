@@ -1,0 +1,398 @@
+//! One worker's share of the switch, without I/O: frames and packets in, frames, packets and events out.
+//!
+//! The shell feeds [`Core`] what its file descriptors gave and calls [`Core::flush`] at the end of each round; everything that goes
+//! out goes through [`Io`]. The way of a frame is [`Core::outbound`] (TAP to tunnel) and `Switch::inbound` (tunnel to TAP).
+
+mod connections;
+mod inbound;
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::BytesMut;
+use ipop_learning::{MacAddr, PortId};
+use quinn_proto::{
+    ConnectionHandle, DatagramEvent, Endpoint, ServerConfig, crypto::rustls::QuicServerConfig,
+};
+
+use self::connections::respond;
+
+use crate::{
+    admission::Admission,
+    command::{CloseReason, Command, ConnectionId, Event, Lane},
+    drops::DropReason,
+    forward::{Egress, Switch, TapOffload},
+    frame::{Offload, VNET_HEADER_LEN, flow_hash},
+    io::{FrameBytes, Io, SocketId},
+    loop_probe::{LoopProbe, PROBE_INTERVAL},
+    quic::{CidKey, Congestion, InitialKey, TlsIdentity, cid::admit_packet, tls, transport},
+    shared::{NodeFacts, Shared},
+    storm::TokenBucket,
+    tunnel::Tunnel,
+};
+
+/// Handshakes under way in one worker before new ones are ignored.
+const MAX_HANDSHAKES: usize = 128;
+/// Housekeeping: gauges, ageing, loop probes.
+const TICK: Duration = PROBE_INTERVAL;
+/// One round of the forwarding database takes about this many ticks.
+const SWEEP_TICKS: usize = 30;
+
+/// What a [`Core`] is made of.
+pub struct CoreConfig {
+    /// Number of the worker, and of the lanes that it carries.
+    pub worker: u8,
+    /// This node.
+    pub facts: Arc<NodeFacts>,
+    /// Shared with the other workers.
+    pub shared: Arc<Shared>,
+    /// This node's key.
+    pub identity: Arc<TlsIdentity>,
+    /// Who may join.
+    pub admission: Arc<dyn Admission>,
+    /// Congestion control of the tunnels.
+    pub congestion: Congestion,
+    /// The local TAPs, in the order of their ports.
+    pub taps: Vec<TapOffload>,
+    /// Their MAC addresses, the source of loop probes.
+    pub tap_macs: Vec<MacAddr>,
+    /// The UDP ports of all workers' sockets, for the own-packet guard.
+    pub udp_ports: Vec<u16>,
+    /// Seed of QUIC's random numbers; `None` outside simulations.
+    pub rng_seed: Option<[u8; 32]>,
+}
+
+/// See the head of this file.
+pub struct Core {
+    switch: Switch,
+    config: CoreConfig,
+    initial_key: InitialKey,
+    cid_key: CidKey,
+    server_crypto: Arc<QuicServerConfig>,
+    endpoint: Endpoint,
+    /// By [`ConnectionHandle`].
+    tunnels: Vec<Option<Box<Tunnel>>>,
+    by_id: HashMap<ConnectionId, ConnectionHandle>,
+    /// The connection that sends a port's frames, by port.
+    active: Vec<Option<ConnectionHandle>>,
+    dirty: Vec<ConnectionHandle>,
+    /// No timer of a connection is earlier.
+    deadline: Option<Instant>,
+    next_tick: Instant,
+    handshakes: usize,
+    /// [`Command::Shutdown`] came: whoever dials now would be up for a moment and then hear nothing.
+    shutting_down: bool,
+    /// Reports of refused nodes, which may come as often as they like.
+    rejections: TokenBucket,
+    next_id: u64,
+    scratch: Vec<u8>,
+}
+
+impl Core {
+    /// A worker without connections.
+    ///
+    /// # Errors
+    /// If the identity's certificate and key do not belong together.
+    pub fn new(config: CoreConfig, now: Instant) -> Result<Self, rustls::Error> {
+        let identity = &config.identity;
+        let cid_key = CidKey::new(&identity.cid_secret);
+        let server_crypto = tls::server_config(identity, config.admission.clone())?;
+        let endpoint_config =
+            transport::endpoint_config(&cid_key, &identity.reset_secret, config.worker);
+        let mut server = ServerConfig::with_crypto(server_crypto.clone());
+        server.max_incoming(MAX_HANDSHAKES).incoming_buffer_size_total(1 << 20);
+        let endpoint =
+            Endpoint::new(Arc::new(endpoint_config), Some(Arc::new(server)), true, config.rng_seed);
+        let ports = config.shared.ports.len();
+        Ok(Self {
+            switch: Switch::new(
+                config.facts.clone(),
+                config.shared.clone(),
+                config.shared.counters[usize::from(config.worker)].clone(),
+                &config.taps,
+                config.udp_ports.clone(),
+                now,
+            ),
+            initial_key: InitialKey::of(identity.node),
+            cid_key,
+            server_crypto,
+            endpoint,
+            tunnels: Vec::new(),
+            by_id: HashMap::new(),
+            active: vec![None; ports],
+            dirty: Vec::new(),
+            deadline: None,
+            next_tick: now,
+            handshakes: 0,
+            shutting_down: false,
+            rejections: TokenBucket::new(1, 5, now),
+            next_id: 0,
+            scratch: Vec::new(),
+            config,
+        })
+    }
+
+    /// The outbound way: a frame that a TAP's kernel side sent.
+    pub fn outbound(
+        &mut self,
+        now: Instant,
+        tap: PortId,
+        vnet: &[u8; VNET_HEADER_LEN],
+        frame: &[u8],
+        io: &mut impl Io,
+    ) {
+        let sent = self.switch.classify_local(now, tap, vnet, frame).and_then(|local| {
+            let (offload, headers_len) = (local.offload, local.headers_len);
+            match local.egress {
+                Egress::Port(port) => self.send_to(port, offload, headers_len, frame, io),
+                Egress::Flood => self.flood(tap, offload, headers_len, frame, io),
+            }
+        });
+        if let Err(reason) = sent {
+            self.switch.count_drop(tap, reason);
+        }
+    }
+
+    /// A frame that another worker hands over because this one carries the peer's lane.
+    pub fn mailed(&mut self, port: PortId, offload: Offload, headers_len: u16, frame: &[u8]) {
+        let sent = match self.active[usize::from(port.0)] {
+            Some(handle) => self.enqueue(handle, port, offload, headers_len, frame),
+            None => Err(DropReason::TunnelDown),
+        };
+        if let Err(reason) = sent {
+            self.switch.count_drop(port, reason);
+        }
+    }
+
+    /// A UDP packet (one segment of a train). [`Core::end_of_train`] must follow.
+    pub fn packet(
+        &mut self,
+        now: Instant,
+        socket: SocketId,
+        remote: SocketAddr,
+        local_ip: Option<IpAddr>,
+        packet: BytesMut,
+        io: &mut impl Io,
+    ) {
+        if !admit_packet(&packet, &self.initial_key, &self.cid_key) {
+            self.switch.counters.io.strangers.add(1);
+            return;
+        }
+        let mut response = std::mem::take(&mut self.scratch);
+        response.clear();
+        let event = self.endpoint.handle(now, remote, local_ip, None, packet, &mut response);
+        match event {
+            Some(DatagramEvent::ConnectionEvent(handle, event)) => {
+                if let Some(tunnel) = self.tunnels.get_mut(handle.0).and_then(Option::as_mut) {
+                    tunnel.connection.handle_event(event);
+                    mark_dirty(&mut self.dirty, tunnel);
+                }
+            }
+            Some(DatagramEvent::NewConnection(incoming)) => {
+                self.accept(now, socket, remote, incoming, &mut response, io);
+            }
+            Some(DatagramEvent::Response(transmit)) => respond(socket, &transmit, &response, io),
+            None => {}
+        }
+        self.scratch = response;
+    }
+
+    /// Takes the frames out of the connections that the last packets belonged to.
+    pub fn end_of_train(&mut self, now: Instant, io: &mut impl Io) {
+        for index in 0..self.dirty.len() {
+            let handle = self.dirty[index];
+            if let Some(tunnel) = self.tunnels[handle.0].as_mut() {
+                inbound::drain(now, tunnel, &mut self.switch, io);
+            }
+        }
+    }
+
+    /// Ends a round: bursts are closed, connections driven, trains sent.
+    pub fn flush(&mut self, now: Instant, io: &mut impl Io) {
+        if now >= self.next_tick {
+            self.next_tick = now + TICK;
+            self.tick(now, io);
+        }
+        if self.deadline.is_some_and(|at| at <= now) {
+            self.handle_timeouts(now, io);
+        }
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for handle in dirty.drain(..) {
+            self.drive(now, handle, io);
+        }
+        // Driving may have marked connections again: those that wait for a socket or their turn.
+        if self.dirty.is_empty() {
+            self.dirty = dirty;
+        }
+    }
+
+    /// Whether [`Core::flush`] has more to send now, on sockets that take it.
+    pub fn has_backlog(&self, io: &impl Io) -> bool {
+        self.dirty
+            .iter()
+            .filter_map(|handle| self.tunnels[handle.0].as_ref())
+            .any(|tunnel| io.can_send(tunnel.socket))
+    }
+
+    /// When [`Core::flush`] must be called at the latest.
+    pub fn poll_timeout(&self) -> Instant {
+        self.deadline.map_or(self.next_tick, |deadline| deadline.min(self.next_tick))
+    }
+
+    /// What happened since the last call.
+    pub fn drain_events(&mut self) -> impl Iterator<Item = Event> + '_ {
+        self.switch.events.drain(..)
+    }
+
+    /// Carries out what control asks for.
+    pub fn command(&mut self, now: Instant, command: Command, io: &mut impl Io) {
+        match command {
+            Command::Dial { connection, peer, lane, remote } => {
+                if let Err(why) = self.dial(now, connection, peer, lane, remote, io) {
+                    self.switch.events.push(Event::Ended { connection, why });
+                }
+            }
+            Command::Activate { connection, port } => self.activate(connection, port),
+            Command::Close { connection, reason } => {
+                if let Some(&handle) = self.by_id.get(&connection) {
+                    self.close(now, handle, reason, phrase(reason), io);
+                }
+            }
+            Command::Probe { connection } => {
+                if let Some(tunnel) = self.tunnel(connection) {
+                    tunnel.connection.local_address_changed();
+                    self.wake(connection);
+                }
+            }
+            Command::Shutdown => {
+                self.shutting_down = true;
+                let handles: Vec<_> = self.by_id.values().copied().collect();
+                for handle in handles {
+                    let reason = CloseReason::Shutdown;
+                    self.close(now, handle, reason, phrase(reason), io);
+                }
+            }
+        }
+    }
+
+    /// The kernel refused a superframe at this TAP: it gets plain frames from now on.
+    pub fn disable_offload(&mut self, tap: PortId) {
+        self.switch.disable_offload(tap);
+    }
+}
+
+/// Frames on their way out.
+impl Core {
+    fn flood(
+        &mut self,
+        ingress: PortId,
+        offload: Offload,
+        headers_len: u16,
+        frame: &[u8],
+        io: &mut impl Io,
+    ) -> Result<(), DropReason> {
+        let shared = self.config.shared.clone();
+        let mut reached = false;
+        for port in shared.taps().filter(|port| *port != ingress).chain(shared.live_peers()) {
+            match self.send_to(port, offload, headers_len, frame, io) {
+                Ok(()) => reached = true,
+                Err(reason) => self.switch.count_drop(port, reason),
+            }
+        }
+        if reached { Ok(()) } else { Err(DropReason::NoPort) }
+    }
+
+    fn send_to(
+        &mut self,
+        port: PortId,
+        offload: Offload,
+        headers_len: u16,
+        frame: &[u8],
+        io: &mut impl Io,
+    ) -> Result<(), DropReason> {
+        if self.config.shared.is_tap(port) {
+            return self.switch.write_tap(port, offload, headers_len, FrameBytes::Whole(frame), io);
+        }
+        if let Some(handle) = self.active[usize::from(port.0)] {
+            return self.enqueue(handle, port, offload, headers_len, frame);
+        }
+        let lane = self.config.shared.port(port).lane_for(flow_hash(frame));
+        match lane {
+            Some(Lane(worker)) if worker != self.config.worker => {
+                io.mail(worker, port, offload, headers_len, frame)
+            }
+            _ => Err(DropReason::NoPort),
+        }
+    }
+
+    fn enqueue(
+        &mut self,
+        handle: ConnectionHandle,
+        port: PortId,
+        offload: Offload,
+        headers_len: u16,
+        frame: &[u8],
+    ) -> Result<(), DropReason> {
+        let Some(tunnel) = self.tunnels[handle.0].as_mut() else {
+            return Err(DropReason::TunnelDown);
+        };
+        let sent = self.switch.counters.port(port);
+        let queued = tunnel.enqueue(offload, headers_len, frame, &mut self.scratch, sent);
+        // Also when the queue became full half-way: the segments before that are in it.
+        mark_dirty(&mut self.dirty, tunnel);
+        queued
+    }
+}
+
+/// Housekeeping.
+impl Core {
+    fn tick(&mut self, now: Instant, io: &mut impl Io) {
+        for tunnel in self.tunnels.iter_mut().flatten().filter(|tunnel| !tunnel.ended) {
+            tunnel.refresh_gauges();
+            self.switch.counters.io.unqueued_datagrams.add(tunnel.take_unqueued());
+            if let Some((_, port)) = tunnel.peer {
+                let (missing, salvaged) = tunnel.take_reassembly_counts();
+                let counters = self.switch.counters.port(port);
+                counters.missing_frames.add(missing);
+                counters.salvaged_runs.add(salvaged);
+            }
+        }
+        if self.config.worker != 0 {
+            return;
+        }
+        self.switch.clear_loops(now);
+        let fdb = &self.config.shared.fdb;
+        fdb.age_out(self.config.shared.now_s(now), fdb.buckets().div_ceil(SWEEP_TICKS));
+        for (index, mac) in self.config.tap_macs.iter().enumerate() {
+            let probe = LoopProbe {
+                origin: self.config.facts.node,
+                token: self.config.facts.probe_token,
+                tap: index as u16,
+            };
+            let frame = probe.encode(*mac);
+            io.write_tap(PortId(index as u16), Offload::NONE, 0, FrameBytes::Whole(&frame));
+        }
+    }
+}
+
+fn phrase(reason: CloseReason) -> &'static str {
+    match reason {
+        CloseReason::Shutdown => "the switch shuts down",
+        CloseReason::Replaced => "a newer connection took over",
+        CloseReason::Duplicate => "both ends dialled; the other connection stays",
+        CloseReason::Version => "another version",
+        CloseReason::BadHello => "malformed hello",
+        CloseReason::NotAdmitted => "this node is not among the peers",
+        CloseReason::DialledSelf => "the node dialled itself",
+    }
+}
+
+fn mark_dirty(dirty: &mut Vec<ConnectionHandle>, tunnel: &mut Tunnel) {
+    if !std::mem::replace(&mut tunnel.dirty, true) {
+        dirty.push(tunnel.handle);
+    }
+}
