@@ -182,6 +182,18 @@ impl Interface {
         }
     }
 
+    /// Lets the bridge that it is a port of forget the stations that it has learned there.
+    pub fn flush_bridge_port(&self) {
+        let path = format!("/sys/class/net/{}/brport/flush", self.name);
+        // Without it the stations age: what is lost is time.
+        match fs::write(&path, "1") {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!("cannot write {path}, so the bridge remembers stations: {error}");
+            }
+            _ => {}
+        }
+    }
+
     /// Keeps the host from configuring IPv6 on it by itself: no router advertisements, and no link-local address either if
     /// it is a mere port of a bridge.
     pub fn disable_ipv6_autoconf(&self, link_local: LinkLocal) {

@@ -154,9 +154,8 @@ fn a_node_that_is_not_admitted_is_told_so_and_so_is_its_target() {
     let id = near.node_id().to_string();
     let at_b = wait_for_log(&mut b, &id, SOON);
     assert!(at_b.contains("10.0.0.1") && at_b.contains(&format!("--peer {id}")), "{at_b}");
-    // Told once, not at every attempt.
+    // The end that dials for ever says why once.
     thread::sleep(Duration::from_secs(3));
-    assert_eq!(count_lines(&b, &id), 1, "{}", b.process.stderr());
     assert_eq!(count_lines(&a, "cannot reach peer"), 1, "{}", a.process.stderr());
     assert!(!a.process.stderr().contains("up at") && !b.process.stderr().contains("up at"));
 }
