@@ -177,6 +177,18 @@ impl Interface {
         Some(link.file_name()?.to_str()?.to_owned())
     }
 
+    /// Lets the bridge that it is a port of forget the stations that it has learned there.
+    pub fn flush_bridge_port(&self) {
+        let path = format!("/sys/class/net/{}/brport/flush", self.name);
+        // Without it the stations age: what is lost is time.
+        match fs::write(&path, "1") {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!("cannot write {path}, so the bridge remembers stations: {error}");
+            }
+            _ => {}
+        }
+    }
+
     /// Adds an IP address; says whether it was not there yet.
     ///
     /// # Errors

@@ -123,6 +123,11 @@ impl Tap {
         self.found.is_some()
     }
 
+    /// Lets the bridge that the TAP is in, if any, forget the stations that it has learned on it.
+    pub fn flush_bridge_port(&self) {
+        self.interface.flush_bridge_port();
+    }
+
     fn set_up(&mut self, config: &TapConfig) -> Result<(), OsError> {
         if self.found.is_none() {
             self.interface.set_mac(config.mac)?;
