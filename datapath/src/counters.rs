@@ -95,10 +95,8 @@ pub struct IoCounters {
     pub send_errors: Counter,
     /// Packets that the kernel found too large for the interface.
     pub send_too_large: Counter,
-    /// Records of kinds that this version does not know.
-    pub unknown_records: Counter,
-    /// Events that control did not take in time.
-    pub lost_events: Counter,
+    /// Full datagrams that QUIC did not take: the path MTU shrank within a burst.
+    pub unqueued_datagrams: Counter,
 }
 
 /// All counters of one worker.

@@ -6,10 +6,12 @@
 //! in `fuzz/corpus/<name>`.
 
 use crate::{
+    command::MAX_LANES,
     frame::{
         self, CheckedOffload, Gso, Headers, IpVersion, MAX_HEADERS_LEN, Offload, Template,
         Transport, WIRE_OFFLOAD_LEN,
     },
+    hello::{Hello, HelloError, MAX_HELLO_LEN, MAX_NAME_LEN},
     record,
 };
 
@@ -24,6 +26,7 @@ pub struct Target {
 /// Every target.
 pub const TARGETS: &[Target] = &[
     Target { name: "frame_input", body: frame_input },
+    Target { name: "hello", body: hello },
     Target { name: "records", body: record::fuzzing::records },
     Target { name: "reassembly", body: record::fuzzing::reassembly },
 ];
@@ -57,6 +60,29 @@ pub fn frame_input(bytes: &[u8]) {
     assert_eq!(Offload::from_tap(&at_tap), Ok(checked.offload()));
     cut(&checked, frame);
     salvage(checked.offload(), frame, first, last);
+}
+
+/// A peer's hello stream as it grows: what is read of it is within bounds, survives being said again, and does not depend on
+/// where the stream was cut. A hello that can still become sound is not refused, and none is waited for beyond its bound.
+///
+/// # Panics
+/// When that does not hold.
+pub fn hello(bytes: &[u8]) {
+    let read = Hello::decode(bytes);
+    for len in 0..bytes.len() {
+        let so_far = Hello::decode(&bytes[..len]);
+        assert!(so_far == Err(HelloError::Incomplete) || so_far == read, "{len} bytes");
+    }
+    assert!(read != Err(HelloError::Incomplete) || bytes.len() < MAX_HELLO_LEN);
+    let Ok(hello) = read else { return };
+    assert!((1..=MAX_LANES).contains(&usize::from(hello.lanes)));
+    assert!(usize::from(hello.lane) < MAX_LANES);
+    for text in [&hello.name, &hello.agent] {
+        assert!(text.len() <= MAX_NAME_LEN && !text.contains(char::is_control));
+    }
+    let said_again = hello.encode();
+    assert!(said_again.len() <= MAX_HELLO_LEN);
+    assert_eq!(Hello::decode(&said_again), Ok(hello));
 }
 
 fn cut(checked: &CheckedOffload, frame: &[u8]) {
@@ -135,6 +161,7 @@ mod tests {
 
     use super::*;
     use crate::frame::testing::{ACK, CWR, FIN, Family, PSH, Protocol, Recipe, recipe};
+    use crate::hello::Capabilities;
 
     fn input(offload: Offload, run: [u8; 2], frame: &[u8]) -> Vec<u8> {
         [&offload.to_wire()[..], &run, frame].concat()
@@ -165,13 +192,60 @@ mod tests {
         seeds
     }
 
+    /// A sound hello, one with everything optional left out, and each way to be wrong that the wire format names.
+    fn hello_seeds() -> Vec<Vec<u8>> {
+        let full = Hello {
+            capabilities: Capabilities::ALL,
+            max_frame_len: 65_557,
+            inner_mtu: 1_500,
+            lanes: 16,
+            lane: 15,
+            name: "rack7".into(),
+            instance: [7; 16],
+            probe_token: Some([9; 16]),
+            agent: "ipop-switch 0.1.0".into(),
+        };
+        let bare = Hello { probe_token: None, name: String::new(), ..full.clone() };
+        let no_lanes = Hello { lanes: 0, ..full.clone() };
+        let control = Hello { name: "a\x1b[2Jb\u{85}".into(), ..full.clone() };
+        let sound = full.encode();
+        let mut seeds = vec![sound.clone(), bare.encode(), no_lanes.encode(), control.encode()];
+        let mut next_version = sound.clone();
+        next_version[5] = 2;
+        let mut too_long = sound.clone();
+        too_long[6..8].copy_from_slice(&1_025_u16.to_be_bytes());
+        seeds.extend([
+            next_version,
+            too_long,
+            sound[..40].to_vec(),
+            [&sound[..], &[0; 9]].concat(),
+        ]);
+        // An unknown field, a field that stands twice, one that is cut short, a name that is too long, one that is not UTF-8.
+        let long_name = [&[0, 6, 0, 65][..], &[b'x'; 65]].concat();
+        for field in [
+            &[0x77, 0, 0, 2, 1, 2][..],
+            &[0, 4, 0, 1, 1],
+            &[0, 99, 0, 9],
+            &long_name,
+            &[0, 9, 0, 1, 0xff],
+        ] {
+            let mut bytes = [&bare.encode()[..], field].concat();
+            let len = (bytes.len() - 8) as u16;
+            bytes[6..8].copy_from_slice(&len.to_be_bytes());
+            seeds.push(bytes);
+        }
+        seeds
+    }
+
     #[test]
-    #[ignore = "writes the seed corpus"]
-    fn write_seed_corpus() {
-        let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/frame_input");
-        fs::create_dir_all(&corpus).unwrap();
-        for (index, seed) in seeds().iter().enumerate() {
-            fs::write(corpus.join(format!("seed-{index:02}")), seed).unwrap();
+    #[ignore = "writes the seed corpora"]
+    fn write_seed_corpora() {
+        for (name, seeds) in [("frame_input", seeds()), ("hello", hello_seeds())] {
+            let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name);
+            fs::create_dir_all(&corpus).unwrap();
+            for (index, seed) in seeds.iter().enumerate() {
+                fs::write(corpus.join(format!("seed-{index:02}")), seed).unwrap();
+            }
         }
     }
 
@@ -179,6 +253,20 @@ mod tests {
         #[test]
         fn any_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
             frame_input(&bytes);
+        }
+
+        #[test]
+        fn hellos_with_a_few_bytes_changed(
+            seed in proptest::sample::select(hello_seeds()),
+            changes in proptest::collection::vec((0..200_usize, any::<u8>()), 0..3),
+        ) {
+            let mut bytes = seed;
+            for (at, value) in changes {
+                if let Some(byte) = bytes.get_mut(at) {
+                    *byte = value;
+                }
+            }
+            hello(&bytes);
         }
 
         #[test]

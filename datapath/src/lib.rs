@@ -17,6 +17,7 @@ pub mod fuzzing;
 pub mod hello;
 pub mod io;
 pub mod loop_probe;
+pub mod memory;
 pub mod node_id;
 pub mod os;
 pub mod quic;

@@ -16,7 +16,7 @@ use rustls_pki_types::CertificateDer;
 
 use crate::{
     command::{CloseReason, ConnectionId, Direction, Ended, Lane},
-    counters::TunnelGauges,
+    counters::{PortCounters, TunnelGauges},
     drops::DropReason,
     frame::{Gso, MAX_FRAME_LEN, Offload},
     hello::{Capabilities, Hello, HelloError, MAX_HELLO_LEN},
@@ -55,6 +55,8 @@ pub(crate) struct Tunnel {
     hello_stream: Option<StreamId>,
     writer: RecordWriter,
     reassembler: Reassembler,
+    /// Datagrams that QUIC refused to queue.
+    unqueued: u64,
     /// Reassembly counts that were passed on already.
     counted: ReassemblyStats,
 }
@@ -103,6 +105,7 @@ impl Tunnel {
             hello_stream: None,
             writer: RecordWriter::new(),
             reassembler: Reassembler::new(MAX_FRAME_LEN),
+            unqueued: 0,
             counted: ReassemblyStats::default(),
         }
     }
@@ -111,31 +114,38 @@ impl Tunnel {
         self.hello.as_ref().map(|hello| Lane(hello.lane))
     }
 
-    /// Queues a frame, segmented first if the peer cannot take it as it is.
+    /// Queues a frame, segmented first if the peer cannot take it as it is; counts what the peer will see.
     pub(crate) fn enqueue(
         &mut self,
         offload: Offload,
         headers_len: u16,
         frame: &[u8],
         scratch: &mut Vec<u8>,
+        sent: &PortCounters,
     ) -> Result<(), DropReason> {
         let hello = self.hello.as_ref().ok_or(DropReason::NotAdmitted)?;
         if needs(offload) & !hello.capabilities.0 == 0 {
             if frame.len() > hello.max_frame_len as usize {
                 return Err(DropReason::Oversized);
             }
-            return self.push(offload, headers_len, frame);
+            return self.push(offload, headers_len, frame, sent);
         }
         let mut result = Ok(());
         crate::forward::finish_in_software(offload, frame, scratch, |segment| {
             if result.is_ok() {
-                result = self.push(Offload::NONE, 0, segment);
+                result = self.push(Offload::NONE, 0, segment, sent);
             }
         })?;
         result
     }
 
-    fn push(&mut self, offload: Offload, headers_len: u16, frame: &[u8]) -> Result<(), DropReason> {
+    fn push(
+        &mut self,
+        offload: Offload,
+        headers_len: u16,
+        frame: &[u8],
+        sent: &PortCounters,
+    ) -> Result<(), DropReason> {
         let mut datagrams = self.connection.datagrams();
         let max_len = datagrams.max_size().ok_or(DropReason::NotAdmitted)?;
         let cost = frame.len() + RECORD_OVERHEAD * (2 + frame.len() / max_len);
@@ -143,15 +153,17 @@ impl Tunnel {
             return Err(DropReason::TunnelQueueFull);
         }
         self.writer.push(max_len, offload, headers_len, frame, &mut |datagram| {
-            queue(&mut datagrams, datagram);
+            self.unqueued += queue(&mut datagrams, datagram);
         });
+        sent.sent_frames.add(1);
+        sent.sent_bytes.add(frame.len() as u64);
         Ok(())
     }
 
     /// Ends the burst: the open datagram goes out short.
     pub(crate) fn end_burst(&mut self) {
         let mut datagrams = self.connection.datagrams();
-        self.writer.flush(&mut |datagram| queue(&mut datagrams, datagram));
+        self.writer.flush(&mut |datagram| self.unqueued += queue(&mut datagrams, datagram));
     }
 
     /// Takes in what the connection received.
@@ -190,6 +202,11 @@ impl Tunnel {
         let old = std::mem::replace(&mut self.counted, stats);
         // A late frame takes one off the missing again.
         (stats.missing.saturating_sub(old.missing), stats.salvaged_runs - old.salvaged_runs)
+    }
+
+    /// Datagrams that QUIC refused to queue, since the last call.
+    pub(crate) fn take_unqueued(&mut self) -> u64 {
+        std::mem::take(&mut self.unqueued)
     }
 
     /// The next thing that happened, if any.
@@ -288,12 +305,10 @@ impl Tunnel {
     }
 }
 
-fn queue(datagrams: &mut quinn_proto::Datagrams<'_>, datagram: Bytes) {
-    // Room was checked before the frame was begun; an error would mean that the path MTU shrank within
-    // the burst. The far end sees the gap in the sequence and counts it.
-    if let Err(error) = datagrams.send(datagram, false) {
-        tracing::debug!(%error, "datagram not queued");
-    }
+/// Queues a datagram; returns how many were refused. Room was checked before the frame was begun, so a refusal means that the path MTU shrank
+/// within the burst, or that the peer takes only datagrams too small to be useful.
+fn queue(datagrams: &mut quinn_proto::Datagrams<'_>, datagram: Bytes) -> u64 {
+    u64::from(datagrams.send(datagram, false).is_err())
 }
 
 /// The capabilities that a frame needs at the far end.

@@ -61,7 +61,10 @@ impl FromStr for MacAddr {
         let mut octets = [0; 6];
         let mut parts = text.split(':');
         for octet in &mut octets {
-            let part = parts.next().filter(|part| part.len() == 2).ok_or(BadMacAddr)?;
+            let is_octet = |part: &&str| {
+                part.len() == 2 && part.bytes().all(|digit| digit.is_ascii_hexdigit())
+            };
+            let part = parts.next().filter(is_octet).ok_or(BadMacAddr)?;
             *octet = u8::from_str_radix(part, 16).map_err(|_| BadMacAddr)?;
         }
         if parts.next().is_some() { Err(BadMacAddr) } else { Ok(Self(octets)) }
@@ -84,5 +87,22 @@ pub struct PortId(pub u16);
 impl fmt::Display for PortId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_as_they_are_written() {
+        let address = MacAddr([0x02, 0, 0x5e, 0x10, 0xff, 0x01]);
+        assert_eq!(address.to_string(), "02:00:5e:10:ff:01");
+        assert_eq!("02:00:5E:10:ff:01".parse(), Ok(address));
+        for bad in
+            ["", "02:00:5e:10:ff", "02:00:5e:10:ff:01:", "2:0:5e:10:ff:1", "+2:00:5e:10:ff:01"]
+        {
+            assert_eq!(bad.parse::<MacAddr>(), Err(BadMacAddr), "{bad}");
+        }
     }
 }

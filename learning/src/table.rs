@@ -22,7 +22,7 @@ use crossbeam::utils::CachePadded;
 
 use crate::{
     MacAddr, PortId, VlanId,
-    bucket::{Bucket, Locked, Slot, TAG_BITS, Tag},
+    bucket::{Bucket, Locked, Slot, TAG_BITS, Tag, Way},
     permutation::{KEY_BITS, KEY_MASK, Permutation},
     sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
 };
@@ -129,6 +129,8 @@ struct Counters {
 /// The forwarding database. See the head of this file.
 pub struct MacTable {
     permutation: Permutation,
+    /// The bits of a permuted key below those that number its bucket.
+    remainder_bits: u32,
     buckets: Box<[Bucket]>,
     ageing_s: u32,
     capacity: usize,
@@ -152,6 +154,7 @@ impl MacTable {
             capacity.div_ceil(MEAN_LOAD).next_power_of_two().ilog2().max(BUCKET_BITS_MIN);
         Self {
             permutation,
+            remainder_bits: KEY_BITS - bucket_bits,
             buckets: (0..1usize << bucket_bits).map(|_| Bucket::default()).collect(),
             ageing_s: config.ageing_s,
             capacity,
@@ -278,13 +281,13 @@ impl MacTable {
     #[inline]
     pub(crate) fn place(&self, key: u64) -> (usize, Tag) {
         let image = self.permutation.apply(key);
-        let remainder_bits = KEY_BITS - self.buckets.len().ilog2();
-        ((image >> remainder_bits) as usize, Tag::new(image & ((1 << remainder_bits) - 1)))
+        let remainder = image & ((1 << self.remainder_bits) - 1);
+        ((image >> self.remainder_bits) as usize, Tag::new(remainder))
     }
 
     fn station(&self, index: usize, tag: Tag) -> (VlanId, MacAddr) {
-        let remainder_bits = KEY_BITS - self.buckets.len().ilog2();
-        let key = self.permutation.invert((index as u64) << remainder_bits | tag.remainder());
+        let image = (index as u64) << self.remainder_bits | tag.remainder();
+        let key = self.permutation.invert(image);
         let [_, _, octets @ ..] = key.to_be_bytes();
         (VlanId((key >> 48) as u16), MacAddr(octets))
     }
@@ -353,7 +356,7 @@ impl MacTable {
         now_s: u32,
     ) -> Learned {
         let (way, learned) = if self.reserve_for_port(port) {
-            let Some(room) = self.make_room(bucket, index, port, now_s) else {
+            let Some(room) = self.make_room(bucket, index, tag, port, now_s) else {
                 self.release_for_port(port);
                 return Learned::Refused;
             };
@@ -371,10 +374,11 @@ impl MacTable {
         &self,
         bucket: &Locked<'_>,
         index: usize,
+        tag: Tag,
         port: PortId,
         now_s: u32,
-    ) -> Option<(usize, Learned)> {
-        let free_way = bucket.free_way();
+    ) -> Option<(Way, Learned)> {
+        let free_way = bucket.free_way(tag);
         if let Some(way) = free_way
             && self.reserve_station()
         {

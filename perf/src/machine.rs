@@ -44,6 +44,7 @@ impl Machine {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CpuTime {
     total: u64,
+    idle: u64,
     steal: u64,
 }
 
@@ -59,15 +60,29 @@ impl CpuTime {
 
     /// The share of the time since then that other guests of the hypervisor took, in percent.
     pub fn steal_percent_since(self, before: Self) -> f64 {
-        let total = self.total.saturating_sub(before.total).max(1);
-        self.steal.saturating_sub(before.steal) as f64 * 100.0 / total as f64
+        self.percent_since(before, self.steal.saturating_sub(before.steal) as f64)
+    }
+
+    /// The share of the time since then that was spent on anything but these CPU seconds, in percent: other programs,
+    /// and what the kernel does on nobody's account.
+    pub fn others_percent_since(self, before: Self, own_s: f64) -> f64 {
+        let spare = |at: Self| at.idle + at.steal;
+        let busy = self.total.saturating_sub(before.total) as f64
+            - spare(self).saturating_sub(spare(before)) as f64;
+        let own = own_s * rustix::param::clock_ticks_per_second() as f64;
+        self.percent_since(before, (busy - own).max(0.0))
+    }
+
+    fn percent_since(self, before: Self, ticks: f64) -> f64 {
+        ticks * 100.0 / self.total.saturating_sub(before.total).max(1) as f64
     }
 
     /// user, nice, system, idle, iowait, irq, softirq, steal; guest time after them is part of user's.
     fn parse(stat: &str) -> Option<Self> {
         let fields = stat.lines().next()?.strip_prefix("cpu ")?.split_ascii_whitespace().take(8);
         let ticks = fields.map(|field| field.parse().ok()).collect::<Option<Vec<u64>>>()?;
-        Some(Self { total: ticks.iter().sum(), steal: *ticks.get(7)? })
+        let idle = ticks.get(3)? + ticks.get(4)?;
+        Some(Self { total: ticks.iter().sum(), idle, steal: *ticks.get(7)? })
     }
 }
 
@@ -76,11 +91,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn steal_is_read() {
+    fn steal_and_others_are_read() {
         let at = |text| CpuTime::parse(text).unwrap();
         let before = at("cpu  100 0 100 700 0 0 0 100 50 0\ncpu0 1 2 3\n");
         let after = at("cpu  150 0 150 750 0 0 0 150 99 0\n");
         assert_eq!(after.steal_percent_since(before), 25.0);
+        // 100 of the 200 ticks were busy; half of these were our own.
+        let own_s = 50.0 / rustix::param::clock_ticks_per_second() as f64;
+        assert_eq!(after.others_percent_since(before, own_s), 25.0);
+        assert_eq!(after.others_percent_since(before, 1e9), 0.0);
         assert_eq!(CpuTime::parse("cpu  1 2 3"), None);
     }
 

@@ -160,12 +160,13 @@ fn tcp(args: TcpArgs) -> Result<()> {
 
 fn print_run(run: &Run) {
     println!(
-        "  {:<13} {:>7.0} Mbit/s  {:>6.2} CPU s/GB  {:>6} retransmissions  steal {:.1} %{}",
+        "  {:<13} {:>7.0} Mbit/s  {:>6.2} CPU s/GB  {:>6} retransmissions  steal {:.1} %  others {:.0} %{}",
         run.program,
         run.mbit_per_s,
         run.cpu_s_per_gb,
         run.retransmits,
         run.steal_percent,
+        run.others_percent,
         if run.repeated { ": again" } else { "" }
     );
 }

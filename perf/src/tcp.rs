@@ -52,6 +52,9 @@ pub struct Run {
     pub tcp_congestion: String,
     /// Time that other guests took from the processors, percent.
     pub steal_percent: f64,
+    /// Time that went to neither the tunnel nor `iperf3`, percent: well above the kernel's own few, and another program
+    /// was busy on this machine.
+    pub others_percent: f64,
     /// Whether the run was disturbed and is followed by another in its place.
     pub repeated: bool,
 }
@@ -127,7 +130,7 @@ impl Plan {
         let machine_before = CpuTime::now()?;
         let flow = Iperf3::to(ADDRESS_B).seconds(self.seconds).run(site.a, site.b);
         let flow = flow.with_context(|| format!("a TCP flow through {program}"))?;
-        let steal_percent = CpuTime::now()?.steal_percent_since(machine_before);
+        let machine_after = CpuTime::now()?;
         let cpu_s = at_a.process.usage()?.cpu_s() + at_b.process.usage()?.cpu_s() - cpu_before;
         let crossed = site.a.counters(&at_a.tap)?.tx_bytes - sent_before;
         ensure!(
@@ -137,13 +140,16 @@ impl Plan {
         );
         at_a.process.terminate()?;
         at_b.process.terminate()?;
+        let iperf3_percent = flow.client_cpu_percent + flow.server_cpu_percent;
+        let iperf3_s = iperf3_percent / 100.0 * f64::from(self.seconds);
         Ok(Run {
             program: *program,
             mbit_per_s: flow.received_bits_per_s / 1e6,
             cpu_s_per_gb: cpu_s / (flow.received_bytes as f64 / 1e9),
             retransmits: flow.retransmits,
             tcp_congestion: flow.tcp_congestion,
-            steal_percent,
+            steal_percent: machine_after.steal_percent_since(machine_before),
+            others_percent: machine_after.others_percent_since(machine_before, cpu_s + iperf3_s),
             repeated: false,
         })
     }
@@ -203,6 +209,7 @@ mod tests {
             retransmits: 0,
             tcp_congestion: String::new(),
             steal_percent: 0.0,
+            others_percent: 0.0,
             repeated,
         }
     }

@@ -204,6 +204,17 @@ impl Node {
         self
     }
 
+    /// Runs this file in place of the program: a script that prepares something and then becomes the program.
+    pub fn run_as(&mut self, script: &Path) -> &mut Self {
+        self.binary = script.into();
+        self
+    }
+
+    /// What [`Node::start`] runs.
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
     /// More of the program's own options.
     pub fn args(&mut self, args: &[&str]) -> &mut Self {
         self.extra.extend(args.iter().map(|&arg| arg.to_owned()));
@@ -241,6 +252,7 @@ impl Node {
     /// # Errors
     /// When it ends at once, or makes no TAP.
     pub fn start(&self) -> Result<Running> {
+        self.wait_for_predecessor()?;
         let mut process = self.host.spawn(&self.binary, self.command_line())?;
         let is_up =
             || self.host.ip(&["link", "show", "up", "dev", &self.tap]).is_ok_and(|l| !l.is_empty());
@@ -255,6 +267,19 @@ impl Node {
             self.host.add_address(&self.tap, address)?;
         }
         Ok(Running { process, host: self.host.clone(), tap: self.tap.clone() })
+    }
+}
+
+impl Node {
+    /// The TAP of a program that was killed vanishes a moment after it, and must not be taken for the new one's.
+    fn wait_for_predecessor(&self) -> Result<()> {
+        let is_open = || {
+            let shown = self.host.ip(&["link", "show", "dev", &self.tap]);
+            shown.is_ok_and(|link| link.contains("LOWER_UP"))
+        };
+        let (host, tap) = (self.host.name(), &self.tap);
+        ensure!(wait_until(UP_LIMIT, || !is_open()), "host {host}: {tap} is still in use");
+        Ok(())
     }
 }
 

@@ -144,3 +144,20 @@ fn a_killed_owner_leaves_nothing() {
         drop(a);
     }
 }
+
+#[test]
+fn clean_removes_what_belongs_to_the_dead_alone() {
+    let alive = lab("alive");
+    let a = alive.host("a").unwrap();
+    let mut gone = std::process::Command::new("true").spawn().unwrap();
+    gone.wait().unwrap();
+    let name = format!("ipoplab-{}-0-gone", gone.id());
+    let left = [Path::new("/run/netns").join(&name), std::env::temp_dir().join(&name)];
+    let made = std::process::Command::new("ip").args(["netns", "add", &name]).status().unwrap();
+    assert!(made.success());
+    std::fs::create_dir(&left[1]).unwrap();
+    let removed = ipop_perf::lab::clean().unwrap();
+    assert!(removed.contains(&name), "{removed:?}");
+    assert!(left.iter().all(|path| !path.exists()));
+    assert!(alive.dir().exists() && Path::new("/run/netns").join(a.netns()).exists());
+}

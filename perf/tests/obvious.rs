@@ -43,7 +43,7 @@ fn pair(nodes: &mut [Node], underlay: &[Interface]) -> [Running; 2] {
 #[test]
 fn ping_and_tcp_cross_and_the_far_end_returns() {
     let (_lab, mut nodes, underlay) = nodes("pair", 2);
-    let [a, mut b] = pair(&mut nodes, &underlay);
+    let [mut a, mut b] = pair(&mut nodes, &underlay);
     a.wait_for_answer(inner(1).into()).unwrap();
     a.wait_for_ping(&Ping::to(inner(1)).unfragmented(1400 - 28)).unwrap();
     let flow = Iperf3::to(inner(1)).seconds(1).run(&a.host, &b.host).unwrap();
@@ -56,6 +56,10 @@ fn ping_and_tcp_cross_and_the_far_end_returns() {
     assert_eq!(exit.status.code(), Some(0));
     let log = b.process.stderr();
     assert!(log.contains("malformed: 0") && log.contains("peer down"), "{log}");
+
+    a.host.ip(&["link", "delete", &a.tap]).unwrap();
+    assert_eq!(a.process.wait(SOON).unwrap().status.code(), Some(1));
+    assert!(a.process.stderr().contains("reading the TAP ipop0"), "{}", a.process.stderr());
 }
 
 #[test]

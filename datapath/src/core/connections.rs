@@ -83,7 +83,7 @@ impl Core {
         response: &mut Vec<u8>,
         io: &mut impl Io,
     ) {
-        if self.handshakes >= MAX_HANDSHAKES {
+        if self.shutting_down || self.handshakes >= MAX_HANDSHAKES {
             self.endpoint.ignore(incoming);
             return;
         }

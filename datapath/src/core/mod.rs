@@ -84,6 +84,8 @@ pub struct Core {
     deadline: Option<Instant>,
     next_tick: Instant,
     handshakes: usize,
+    /// [`Command::Shutdown`] came: whoever dials now would be up for a moment and then hear nothing.
+    shutting_down: bool,
     /// Reports of refused nodes, which may come as often as they like.
     rejections: TokenBucket,
     next_id: u64,
@@ -126,6 +128,7 @@ impl Core {
             deadline: None,
             next_tick: now,
             handshakes: 0,
+            shutting_down: false,
             rejections: TokenBucket::new(1, 5, now),
             next_id: 0,
             scratch: Vec::new(),
@@ -266,6 +269,7 @@ impl Core {
                 }
             }
             Command::Shutdown => {
+                self.shutting_down = true;
                 let handles: Vec<_> = self.by_id.values().copied().collect();
                 for handle in handles {
                     let reason = CloseReason::Shutdown;
@@ -336,12 +340,11 @@ impl Core {
         let Some(tunnel) = self.tunnels[handle.0].as_mut() else {
             return Err(DropReason::TunnelDown);
         };
-        tunnel.enqueue(offload, headers_len, frame, &mut self.scratch)?;
-        let counters = self.switch.counters.port(port);
-        counters.sent_frames.add(1);
-        counters.sent_bytes.add(frame.len() as u64);
+        let sent = self.switch.counters.port(port);
+        let queued = tunnel.enqueue(offload, headers_len, frame, &mut self.scratch, sent);
+        // Also when the queue became full half-way: the segments before that are in it.
         mark_dirty(&mut self.dirty, tunnel);
-        Ok(())
+        queued
     }
 }
 
@@ -350,6 +353,7 @@ impl Core {
     fn tick(&mut self, now: Instant, io: &mut impl Io) {
         for tunnel in self.tunnels.iter_mut().flatten().filter(|tunnel| !tunnel.ended) {
             tunnel.refresh_gauges();
+            self.switch.counters.io.unqueued_datagrams.add(tunnel.take_unqueued());
             if let Some((_, port)) = tunnel.peer {
                 let (missing, salvaged) = tunnel.take_reassembly_counts();
                 let counters = self.switch.counters.port(port);

@@ -6,7 +6,7 @@ use std::{io, time::Duration};
 
 use io_uring::{
     IoUring, cqueue, squeue,
-    types::{SubmitArgs, Timespec},
+    types::{CancelBuilder, SubmitArgs, Timespec},
 };
 
 use crate::os::OsError;
@@ -15,6 +15,9 @@ use crate::os::OsError;
 const SUBMISSIONS: u32 = 256;
 /// Completions that may wait to be read: what one submission can make, and what multishot operations add.
 const COMPLETIONS: u32 = 2_048;
+
+/// Nothing that a worker starts takes long to cancel.
+const CLOSE_WITHIN: Timespec = Timespec::new().sec(1);
 
 /// What an operation was, carried in its user data: the kind in the top byte, an index below.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -145,6 +148,17 @@ impl Ring {
                 flags: entry.flags(),
             })
         }));
+    }
+}
+
+impl Drop for Ring {
+    /// Cancels what is under way and lets go of the registered files. Left to the kernel, that happens some time after the end of the
+    /// program, and until then its TAPs stay.
+    fn drop(&mut self) {
+        let submitter = self.uring.submitter();
+        // Nothing follows that could be told of a failure.
+        let _ = submitter.register_sync_cancel(Some(CLOSE_WITHIN), CancelBuilder::any());
+        let _ = submitter.unregister_files();
     }
 }
 

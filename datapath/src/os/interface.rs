@@ -42,6 +42,11 @@ impl Interface {
         Ok(Self { name: name.to_owned(), socket })
     }
 
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Whether it exists.
     pub fn exists(&self) -> bool {
         self.request(libc::SIOCGIFINDEX, &mut self.ifreq()).is_ok()
@@ -65,6 +70,16 @@ impl Interface {
     /// If it does not exist.
     pub fn is_up(&self) -> Result<bool, OsError> {
         Ok(self.flags()? & libc::IFF_UP as i16 != 0)
+    }
+
+    /// Whether it is up and has a carrier: of a TAP, that a program has it open.
+    pub fn is_running(&self) -> bool {
+        self.flags().is_ok_and(|flags| flags & libc::IFF_RUNNING as i16 != 0)
+    }
+
+    /// Whether it is a TUN or TAP device, as far as `/sys` tells.
+    pub fn is_tun(&self) -> bool {
+        fs::exists(format!("/sys/class/net/{}/tun_flags", self.name)).unwrap_or(false)
     }
 
     /// Brings it up or down.

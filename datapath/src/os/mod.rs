@@ -4,7 +4,14 @@ pub mod interface;
 pub mod tap;
 pub mod udp;
 
-use std::{fmt, io};
+use std::{
+    fmt, io,
+    time::{Duration, Instant},
+};
+
+/// How long something may be in use by a program that is dead: the kernel lets go of what an io_uring had open a moment after its program has
+/// ended, and notices within a second that nobody has a TAP open any more (its link watch).
+const RELEASED_WITHIN: Duration = Duration::from_secs(2);
 
 /// A system call that the kernel refused.
 #[derive(Debug, thiserror::Error)]
@@ -52,5 +59,23 @@ impl fmt::Display for OsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.action, self.source)?;
         if self.hint.is_empty() { Ok(()) } else { write!(f, " ({})", self.hint) }
+    }
+}
+
+/// Repeats what is refused because something is in use, so that a switch may be started as soon as its predecessor was killed.
+pub(crate) fn once_released<T>(
+    mut attempt: impl FnMut() -> Result<T, OsError>,
+) -> Result<T, OsError> {
+    let deadline = Instant::now() + RELEASED_WITHIN;
+    loop {
+        match attempt() {
+            Err(error)
+                if matches!(error.errno(), libc::EBUSY | libc::EADDRINUSE)
+                    && Instant::now() < deadline =>
+            {
+                std::thread::sleep(RELEASED_WITHIN / 100);
+            }
+            result => return result,
+        }
     }
 }

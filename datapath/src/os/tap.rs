@@ -15,6 +15,7 @@ use rustix::fs::{Mode, OFlags, open};
 use super::{
     OsError,
     interface::{Cidr, Interface, LinkLocal, ifreq_named},
+    once_released,
 };
 use crate::{forward::TapOffload, frame::VNET_HEADER_LEN};
 
@@ -91,7 +92,7 @@ impl Tap {
     /// With what to do: no permission, taken, not a TAP, no TUN driver.
     pub fn open(config: &TapConfig) -> Result<Self, OsError> {
         let interface = Interface::named(&config.name)?;
-        let existed = interface.exists();
+        let existed = once_released(|| exists_unused(&interface))?;
         let (queues, multi_queue) = open_queues(config, existed)?;
         let mut tap = Self {
             features: set_offload(&queues, config.offload, multi_queue)?,
@@ -222,6 +223,16 @@ pub fn stable_mac(node: crate::node_id::NodeId, name: &str) -> MacAddr {
     mac.copy_from_slice(&digest.as_ref()[..6]);
     mac[0] = mac[0] & 0xfc | 0x02;
     MacAddr(mac)
+}
+
+/// Whether the TAP exists, once no other program has it open. (A multi-queue TAP would let itself be shared without a word.)
+fn exists_unused(interface: &Interface) -> Result<bool, OsError> {
+    // What is no TAP is refused soon enough.
+    if interface.is_running() && interface.is_tun() {
+        let action = format!("cannot use {} as a TAP device", interface.name());
+        return Err(OsError::new(action, rustix::io::Errno::BUSY).hint("another program uses it"));
+    }
+    Ok(interface.exists())
 }
 
 fn open_queues(config: &TapConfig, existed: bool) -> Result<(Vec<OwnedFd>, bool), OsError> {

@@ -10,7 +10,7 @@ use rustix::net::{
     AddressFamily, SocketFlags, SocketType, bind, getsockname, socket_with, sockopt,
 };
 
-use super::OsError;
+use super::{OsError, once_released};
 
 /// Socket buffers asked for, bytes: a train of 64 KiB for every 16 us at 4 Gbit/s, some milliseconds of scheduling.
 pub const SOCKET_BUFFER_BYTES: usize = 4 << 20;
@@ -41,10 +41,10 @@ pub struct UdpPort {
 pub fn listen(address: SocketAddr, workers: u8) -> Result<Vec<UdpPort>, OsError> {
     if workers > 1 {
         // SO_REUSEPORT would let a second program of the same user in; without it the kernel says.
-        drop(open(address, Sharing::Exclusive)?);
+        drop(once_released(|| open(address, Sharing::Exclusive))?);
     }
     let sharing = if workers > 1 { Sharing::Workers } else { Sharing::Exclusive };
-    let first = open(address, sharing)?;
+    let first = once_released(|| open(address, sharing))?;
     let bound = first.local;
     let mut ports = vec![first];
     for _ in 1..workers {

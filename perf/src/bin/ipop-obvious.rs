@@ -8,7 +8,7 @@ use ipop_perf::obvious::{self, Options, Peer, identity::Identity};
 
 /// An Ethernet bridge over QUIC, the obvious way: the yardstick that ipop-switch is measured against.
 #[derive(Debug, Parser)]
-#[command(version, args_conflicts_with_subcommands = true)]
+#[command(name = "ipop-obvious", version, args_conflicts_with_subcommands = true)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Subcommands>,

@@ -8,14 +8,17 @@
 # Ctrl-C reaches the whole terminal; this is what has to survive it.
 trap '' HUP INT TERM PIPE
 
+newline='
+'
 namespaces=
 directories=
 while read -r kind name; do
     case $kind in
-        netns) namespaces="$namespaces $name" ;;
-        dir) directories="$directories $name" ;;
+        netns) namespaces="$namespaces$newline$name" ;;
+        dir) directories="$directories$newline$name" ;;
     esac
 done
+IFS=$newline
 
 failed=0
 for namespace in $namespaces; do
@@ -29,7 +32,8 @@ for namespace in $namespaces; do
         sleep 0.02
         tries=$((tries + 1))
     done
-    ip netns delete "$namespace" || failed=1
+    # Someone else, cleaning up after the dead, may have been faster.
+    ip netns delete "$namespace" || [ ! -e "/run/netns/$namespace" ] || failed=1
 done
 for directory in $directories; do
     case $directory in

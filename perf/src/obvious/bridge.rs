@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    io,
     sync::{
         Mutex, PoisonError, RwLock,
         atomic::{AtomicU32, AtomicU64, Ordering},
@@ -93,8 +94,8 @@ impl Bridge {
         }
     }
 
-    /// Reads frames and sends them, as long as the TAP is there.
-    pub(super) fn read_tap(&self) {
+    /// Reads frames and sends them, as long as the TAP is there; gives back why it no longer is.
+    pub(super) fn read_tap(&self) -> io::Error {
         let slot_len = WHOLE_HEADER_LEN + self.max_frame_len;
         let mut chunk = BytesMut::new();
         loop {
@@ -103,10 +104,7 @@ impl Bridge {
             }
             match self.tap.recv(&mut chunk[WHOLE_HEADER_LEN..slot_len]) {
                 Ok(frame_len) => self.send(chunk.split_to(WHOLE_HEADER_LEN + frame_len)),
-                Err(error) => {
-                    tracing::error!(%error, "reading the TAP");
-                    return;
-                }
+                Err(error) => return error,
             }
         }
     }

@@ -32,7 +32,10 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use ipop_datapath::node_id::NodeId;
 use rustix::net::sockopt;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+};
 
 use self::{bridge::Bridge, identity::Identity, session::Node, tls::Configs};
 
@@ -101,21 +104,23 @@ pub async fn run(options: Options) -> Result<()> {
         }
     }
     tokio::spawn(node.accept());
-    let reader = bridge.clone();
-    // It blocks in read(2) until the process ends.
-    thread::Builder::new().name("tap".into()).spawn(move || reader.read_tap())?;
+    let (reader, (failed, tap_failed)) = (bridge.clone(), oneshot::channel());
+    // It blocks in read(2) until the process ends, or the TAP does.
+    let read = move || failed.send(reader.read_tap());
+    thread::Builder::new().name("tap".into()).spawn(read)?;
     tracing::info!(node = %identity.node_id, tap, mtu, listen = %endpoint.local_addr()?, "running");
 
     let (mut interrupt, mut terminate) =
         (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
+    let result = tokio::select! {
+        _ = interrupt.recv() => Ok(()),
+        _ = terminate.recv() => Ok(()),
+        error = tap_failed => Err(error?).with_context(|| format!("reading the TAP {}", options.tap)),
+    };
     endpoint.close(session::CLOSE_SHUTDOWN, b"shutdown");
     let _ = tokio::time::timeout(std::time::Duration::from_secs(1), endpoint.wait_idle()).await;
     tracing::info!(counters = ?bridge.counters(), "ended");
-    Ok(())
+    result
 }
 
 /// The MAC comes from the node id: neighbours that remember it are right after a restart too.

@@ -18,7 +18,7 @@ use ipop_control::{
     identity::Identity,
     local_addresses::local_addresses,
     peer::PeerAddress,
-    sessions::{Action, Input, MAX_PEERS, Notice, Sessions, SessionsConfig, Severity},
+    sessions::{Action, Input, Notice, Sessions, SessionsConfig, Severity},
     trust::StaticTrust,
 };
 use ipop_datapath::{
@@ -89,7 +89,8 @@ pub(crate) fn run(settings: &Settings) -> Result<(), Failure> {
         lanes: workers,
     });
     let fdb = MacTable::new(MacTableConfig::default());
-    let shared = Arc::new(Shared::new(fdb, taps, MAX_PEERS as u16, workers, Instant::now()));
+    let shared =
+        Arc::new(Shared::new(fdb, taps, settings.peers.len() as u16, workers, Instant::now()));
     let mut switch = Switch { sessions, shared, facts, devices, workers: Vec::new(), messages };
     switch.start_workers(settings, &identity, &trust)?;
     switch.announce(settings);
@@ -351,8 +352,9 @@ fn spawn_worker(
             }
         };
         let _ = ready.send(Ok(()));
+        let alarm = PanicAlarm { number, events };
         if let Err(error) = worker.run() {
-            let _ = events.send((number, Event::WorkerFailed { message: error.to_string() }));
+            alarm.raise(error.to_string());
         }
     };
     thread::Builder::new()
@@ -360,6 +362,26 @@ fn spawn_worker(
         .spawn(run)
         .context("cannot start a worker's thread")
         .map_err(Failure::from)
+}
+
+/// Tells control when a worker's thread panics: without it the switch would go on without that worker.
+struct PanicAlarm {
+    number: u8,
+    events: Sender<(u8, Event)>,
+}
+
+impl PanicAlarm {
+    fn raise(&self, message: String) {
+        let _ = self.events.send((self.number, Event::WorkerFailed { message }));
+    }
+}
+
+impl Drop for PanicAlarm {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.raise("it panicked, which is a bug: please report the message above".into());
+        }
+    }
 }
 
 /// The workers' events into the control thread's one channel.

@@ -106,6 +106,7 @@ struct WorkerReport {
     send_blocked: u64,
     send_errors: u64,
     send_too_large: u64,
+    unqueued_datagrams: u64,
 }
 
 impl Report {
@@ -245,6 +246,7 @@ impl WorkerReport {
             send_blocked: io.send_blocked.get(),
             send_errors: io.send_errors.get(),
             send_too_large: io.send_too_large.get(),
+            unqueued_datagrams: io.unqueued_datagrams.get(),
         }
     }
 }

@@ -1,0 +1,111 @@
+//! Frames from a TAP of one switch to a TAP of another through QUIC, all in memory: both ends' costs, without the kernel's.
+//!
+//! Beside them bare `quinn-proto` datagrams of 1,400 bytes with the same settings: the difference is what the switch adds, or
+//! saves by filling datagrams.
+
+use std::{hint::black_box, time::Duration};
+
+use bytes::Bytes;
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use ipop_control::identity::Identity;
+use ipop_datapath::{
+    frame::{Gso, Offload, VNET_HEADER_LEN},
+    memory::{BarePair, Pair},
+    quic::TlsIdentity,
+};
+
+/// What is sent at once: a full train, as an eager reader of the TAP collects under load.
+const BURST_BYTES: usize = 64 * 1_024;
+const FRAME_LENS: [usize; 4] = [64, 1_400, 1_514, 65_226];
+const SENDER: [u8; 6] = [2, 0, 0, 0, 0, 8];
+const RECEIVER: [u8; 6] = [2, 0, 0, 0, 0, 9];
+
+fn identity() -> TlsIdentity {
+    let identity = Identity::generate().expect("the random generator works");
+    TlsIdentity {
+        node: identity.node_id(),
+        certificate: identity.certificate_der(),
+        key: identity.private_key_der(),
+        cid_secret: identity.derive_key(b"cid"),
+        reset_secret: identity.derive_key(b"reset"),
+    }
+}
+
+/// Connected, and the receiver's station is known.
+fn pair() -> Pair {
+    let mut pair = Pair::connect([identity(), identity()]);
+    pair.send(1, &[0; VNET_HEADER_LEN], &[&SENDER[..], &RECEIVER, &[0; 48]].concat());
+    pair.exchange();
+    pair.take_frames(0, |_, _| {});
+    pair
+}
+
+fn frame(len: usize) -> ([u8; VNET_HEADER_LEN], Vec<u8>) {
+    let mut frame = vec![0x5a; len];
+    frame[..6].copy_from_slice(&RECEIVER);
+    frame[6..12].copy_from_slice(&SENDER);
+    if len <= 1_514 {
+        frame[12..14].copy_from_slice(&[0x88, 0xb6]);
+        return ([0; VNET_HEADER_LEN], frame);
+    }
+    frame[12..54].fill(0);
+    frame[12..15].copy_from_slice(&[8, 0, 0x45]);
+    frame[16..18].copy_from_slice(&((len - 14) as u16).to_be_bytes());
+    frame[23] = 6;
+    // 32 bytes of TCP header, ACK.
+    frame[46..48].copy_from_slice(&[0x80, 0x10]);
+    let gso = Gso::Tcp4 { ecn: false };
+    let offload =
+        Offload { needs_csum: true, gso, gso_size: 1_448, csum_start: 34, csum_offset: 16 };
+    (offload.to_tap(66), frame)
+}
+
+fn frames(c: &mut Criterion) {
+    let mut group = c.benchmark_group("tunnel");
+    for len in FRAME_LENS {
+        let burst = BURST_BYTES.div_ceil(len);
+        let (vnet, frame) = frame(len);
+        let mut pair = pair();
+        group.throughput(Throughput::Elements(burst as u64));
+        group.bench_function(BenchmarkId::new("frames", len), |b| {
+            b.iter(|| {
+                for _ in 0..burst {
+                    pair.send(0, &vnet, black_box(&frame));
+                }
+                // Time for a delayed ACK now and then.
+                pair.advance(Duration::from_millis(1));
+                let mut arrived = 0;
+                pair.take_frames(1, |_, arrived_len| arrived += usize::from(arrived_len == len));
+                assert_eq!(arrived, burst);
+                pair.take_frames(0, |_, _| {});
+            });
+        });
+    }
+    group.finish();
+}
+
+fn bare_datagrams(c: &mut Criterion) {
+    const LEN: usize = 1_400;
+    let burst = BURST_BYTES.div_ceil(LEN);
+    let mut pair = BarePair::connect([identity(), identity()]);
+    let datagram = Bytes::from(vec![0x5a; LEN]);
+    let mut group = c.benchmark_group("tunnel");
+    group.throughput(Throughput::Elements(burst as u64));
+    group.bench_function(BenchmarkId::new("bare_quinn_proto_datagrams", LEN), |b| {
+        b.iter(|| {
+            (0..burst).for_each(|_| pair.send(black_box(&datagram).clone()));
+            assert_eq!(pair.advance(Duration::from_millis(1)), burst * LEN);
+        });
+    });
+    group.finish();
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default()
+        .sample_size(30)
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(2));
+    targets = frames, bare_datagrams
+}
+criterion_main!(benches);

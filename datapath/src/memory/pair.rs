@@ -1,0 +1,153 @@
+//! Two nodes of one TAP and one worker each, connected, on a network that takes no time and loses nothing.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use ipop_learning::{MacAddr, MacTable, MacTableConfig, PortId};
+
+use super::{MemoryIo, MemoryIoConfig, Node};
+use crate::{
+    admission::Admission,
+    command::{Command, ConnectionId, Event, Lane},
+    core::{Core, CoreConfig},
+    forward::TapOffload,
+    frame::{Offload, VNET_HEADER_LEN},
+    node_id::NodeId,
+    quic::{Congestion, TlsIdentity},
+    shared::{NodeFacts, Shared},
+};
+
+/// The TAP of each node.
+const TAP: PortId = PortId(0);
+/// The other node's port.
+const PEER: PortId = PortId(1);
+/// ACK delays and MTU probes happen at this pace while the pair settles.
+const STEP: Duration = Duration::from_millis(5);
+
+/// See the head of this file.
+pub struct Pair {
+    /// The node that dialled, and the one that was dialled.
+    pub nodes: [Node; 2],
+    /// The time; [`Pair::advance`] moves it.
+    pub now: Instant,
+}
+
+impl Pair {
+    /// Connects two nodes and lets path MTU discovery finish.
+    ///
+    /// # Panics
+    /// If that fails: an identity's certificate and key do not belong together.
+    pub fn connect(identities: [TlsIdentity; 2]) -> Self {
+        let now = Instant::now();
+        let [dialler, listener] = identities;
+        let (dialler_id, listener_id) = (dialler.node, listener.node);
+        let mut pair = Self {
+            nodes: [node(dialler, listener_id, 1, now), node(listener, dialler_id, 2, now)],
+            now,
+        };
+        let dial = Command::Dial {
+            connection: ConnectionId(1 << 55),
+            peer: listener_id,
+            lane: Lane(0),
+            remote: pair.nodes[1].address,
+        };
+        let [from, _] = &mut pair.nodes;
+        from.core.command(now, dial, &mut from.io);
+        pair.settle(Duration::from_millis(100));
+        for node in &mut pair.nodes {
+            let connected = node.core.drain_events().find_map(|event| match event {
+                Event::Connected { connection, .. } => Some(connection),
+                _ => None,
+            });
+            let connection = connected.expect("both ends connect");
+            let activate = Command::Activate { connection, port: PEER };
+            node.core.command(now, activate, &mut node.io);
+        }
+        pair.settle(Duration::from_secs(2));
+        pair.take_frames(1, |_, _| {});
+        pair
+    }
+
+    /// A station at this node's TAP sends a frame.
+    pub fn send(&mut self, node: usize, vnet: &[u8; VNET_HEADER_LEN], frame: &[u8]) {
+        let from = &mut self.nodes[node];
+        from.core.outbound(self.now, TAP, vnet, frame, &mut from.io);
+    }
+
+    /// Carries trains, at once and without loss, until both nodes are silent.
+    pub fn exchange(&mut self) {
+        let [a, b] = &mut self.nodes;
+        while carry(self.now, a, b) | carry(self.now, b, a) {}
+    }
+
+    /// Lets time pass, with whatever is due then.
+    pub fn advance(&mut self, by: Duration) {
+        self.now += by;
+        self.exchange();
+    }
+
+    /// Shows each frame that a node wrote to its TAP since the last call: what it still needs, and its length in bytes.
+    pub fn take_frames(&mut self, node: usize, mut visit: impl FnMut(Offload, usize)) {
+        let io = &mut self.nodes[node].io;
+        while let Some(write) = io.tap_writes.pop_front() {
+            visit(write.offload, write.len());
+            io.recycle_tap_write(write);
+        }
+    }
+
+    fn settle(&mut self, time: Duration) {
+        let end = self.now + time;
+        while self.now < end {
+            self.advance(STEP);
+        }
+    }
+}
+
+/// One round in one direction; whether there may be more.
+fn carry(now: Instant, from: &mut Node, to: &mut Node) -> bool {
+    from.core.flush(now, &mut from.io);
+    let mut carried = from.core.has_backlog();
+    while let Some(train) = from.io.trains.pop_front() {
+        carried = true;
+        to.receive(now, from.address, &train);
+        from.io.recycle_train(train);
+    }
+    carried
+}
+
+struct Only(NodeId);
+
+impl Admission for Only {
+    fn port_of(&self, node: NodeId) -> Option<PortId> {
+        (node == self.0).then_some(PEER)
+    }
+}
+
+fn node(identity: TlsIdentity, peer: NodeId, number: u8, now: Instant) -> Node {
+    let facts = NodeFacts {
+        node: identity.node,
+        instance: [number; 16],
+        probe_token: [number; 16],
+        name: String::new(),
+        inner_mtu: 1_500,
+        lanes: 1,
+    };
+    let io = MemoryIoConfig::default();
+    let config = CoreConfig {
+        worker: 0,
+        facts: Arc::new(facts),
+        shared: Arc::new(Shared::new(MacTable::new(MacTableConfig::default()), 1, 1, 1)),
+        identity: Arc::new(identity),
+        admission: Arc::new(Only(peer)),
+        congestion: Congestion::Tunnel,
+        taps: vec![TapOffload::Full],
+        tap_macs: vec![MacAddr([2, 0, 0, 0, 0xff, number])],
+        listen_port: io.ports[0],
+        rng_seed: Some([number; 32]),
+    };
+    let core = Core::new(config, now).expect("certificate and key belong together");
+    Node::new(core, MemoryIo::new(io), SocketAddr::from(([10, 0, 0, number], 5_800)))
+}

@@ -1,0 +1,163 @@
+//! Whole cores allocate nothing per frame in steady state beyond what `quinn-proto` itself does.
+//!
+//! Two cores joined in memory carry bursts of frames; two bare connections carry as many datagrams of the same sizes.
+//! A file of its own, since the counting allocator serves the whole process.
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    cell::Cell,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use ipop_datapath::{
+    frame::{Gso, Offload, VNET_HEADER_LEN},
+    memory::{BarePair, Pair},
+    node_id::NodeId,
+    quic::TlsIdentity,
+};
+use rcgen::PublicKeyData as _;
+
+struct Counting;
+
+thread_local! {
+    /// This thread's own: the test harness allocates in others whenever it likes. Needs no allocation itself.
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+fn count() {
+    ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+}
+
+// SAFETY: every call goes to the system's allocator unchanged; counting neither allocates nor touches what it returns.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller keeps `alloc`'s contract, which is the same.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn realloc(&self, old: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        count();
+        // SAFETY: the caller keeps `realloc`'s contract, and `old` came from the same allocator.
+        unsafe { System.realloc(old, layout, new_size) }
+    }
+
+    unsafe fn dealloc(&self, old: *mut u8, layout: Layout) {
+        // SAFETY: `old` came from `System` with this layout.
+        unsafe { System.dealloc(old, layout) }
+    }
+}
+
+#[global_allocator]
+static GLOBAL: Counting = Counting;
+
+const WARM_UP_BURSTS: usize = 300;
+const BURSTS: usize = 200;
+/// Between bursts, so that delayed ACKs and timers have their turn in both measurements alike.
+const PAUSE: Duration = Duration::from_millis(2);
+
+const SENDER: [u8; 6] = [2, 0, 0, 0, 0, 8];
+const RECEIVER: [u8; 6] = [2, 0, 0, 0, 0, 9];
+
+fn identity() -> TlsIdentity {
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).expect("a key");
+    let certificate = rcgen::CertificateParams::default().self_signed(&key).expect("a certificate");
+    TlsIdentity {
+        node: NodeId::of_spki(&key.subject_public_key_info()),
+        certificate: certificate.der().clone(),
+        key: key.serialize_der().try_into().expect("PKCS #8"),
+        cid_secret: [1; 32],
+        reset_secret: [2; 32],
+    }
+}
+
+fn tcp_superframe() -> ([u8; VNET_HEADER_LEN], Vec<u8>) {
+    let gso = Gso::Tcp4 { ecn: false };
+    let offload =
+        Offload { needs_csum: true, gso, gso_size: 1_448, csum_start: 34, csum_offset: 16 };
+    let mut frame = vec![0; 65_226];
+    frame[..6].copy_from_slice(&RECEIVER);
+    frame[6..12].copy_from_slice(&SENDER);
+    frame[12..18].copy_from_slice(&[8, 0, 0x45, 0, 0xfe, 0xbc]);
+    frame[23] = 6;
+    // 32 bytes of TCP header, ACK.
+    frame[46..48].copy_from_slice(&[0x80, 0x10]);
+    (offload.to_tap(66), frame)
+}
+
+/// What one burst consists of.
+struct Burst {
+    vnet: [u8; VNET_HEADER_LEN],
+    frame: Vec<u8>,
+    frames: usize,
+}
+
+impl Burst {
+    fn carry(&self, pair: &mut Pair) {
+        for _ in 0..self.frames {
+            pair.send(0, &self.vnet, &self.frame);
+        }
+        pair.exchange();
+        let mut arrived = 0;
+        pair.take_frames(1, |_, len| arrived += usize::from(len == self.frame.len()));
+        assert_eq!(arrived, self.frames);
+        pair.advance(PAUSE);
+        pair.take_frames(0, |_, _| {});
+        pair.take_frames(1, |_, _| {});
+    }
+}
+
+fn measured(mut burst: impl FnMut()) -> u64 {
+    (0..WARM_UP_BURSTS).for_each(|_| burst());
+    let before = ALLOCATIONS.get();
+    (0..BURSTS).for_each(|_| burst());
+    ALLOCATIONS.get() - before
+}
+
+/// As many datagrams, as large, as a burst of this many frame bytes fills.
+fn bare_allocations(pair: &mut BarePair, burst_len: usize) -> u64 {
+    let datagram = Bytes::from(vec![0x5a; pair.max_datagram_len()]);
+    measured(|| {
+        let mut rest = burst_len;
+        while rest > 0 {
+            let len = rest.min(datagram.len());
+            pair.send(datagram.slice(..len));
+            rest -= len;
+        }
+        assert_eq!(pair.exchange(), burst_len);
+        pair.advance(PAUSE);
+    })
+}
+
+fn check(burst: &Burst) {
+    let mut pair = Pair::connect([identity(), identity()]);
+    // Unknown destinations are flooded, and storm control limits that.
+    pair.send(1, &[0; VNET_HEADER_LEN], &[&SENDER[..], &RECEIVER, &[0; 48]].concat());
+    pair.exchange();
+    pair.take_frames(0, |_, _| {});
+    let mut bare = BarePair::connect([identity(), identity()]);
+    let ours = measured(|| burst.carry(&mut pair));
+    let theirs = bare_allocations(&mut bare, burst.frames * burst.frame.len());
+    println!(
+        "{} frames of {} bytes a burst, {BURSTS} bursts: {ours} allocations, bare {theirs}",
+        burst.frames,
+        burst.frame.len()
+    );
+    assert!(theirs > 0, "the counter counts");
+    // Record headers are 1 % of more datagrams, and each second brings a loop probe and its bookkeeping: far less than one a burst.
+    assert!(ours <= theirs + BURSTS as u64 / 4, "{ours} allocations, {theirs} without the core");
+}
+
+#[test]
+fn frames_of_a_full_mtu_cost_no_allocation_of_our_own() {
+    let (_, superframe) = tcp_superframe();
+    let frame = superframe[..1_514].to_vec();
+    check(&Burst { vnet: [0; VNET_HEADER_LEN], frame, frames: 100 });
+}
+
+#[test]
+fn superframes_cost_no_allocation_of_our_own() {
+    let (vnet, frame) = tcp_superframe();
+    check(&Burst { vnet, frame, frames: 4 });
+}

@@ -1,0 +1,156 @@
+//! Bytes sent through the segment and compared at the other side: a file over TCP, numbered datagrams over UDP.
+
+use std::{
+    fs,
+    io::Read as _,
+    net::{IpAddr, SocketAddr, UdpSocket},
+    thread,
+    time::{Duration, Instant},
+};
+
+use ipop_perf::lab::{Host, Lab};
+
+use super::SOON;
+
+const TCP_PORT: u16 = 4000;
+const UDP_PORT: u16 = 4100;
+
+/// Sends so many random bytes over TCP to the host at this address; they must arrive as they were sent.
+pub(crate) fn expect_file_crosses(
+    lab: &Lab,
+    from: &Host,
+    to: &Host,
+    address: impl Into<IpAddr>,
+    len: u64,
+) {
+    let address = address.into();
+    let path = |what: &str| lab.dir().join(format!("{what}-{}-{}", from.name(), to.name()));
+    let (sent, received) = (path("sent"), path("received"));
+    let mut random = Vec::new();
+    fs::File::open("/dev/urandom").unwrap().take(len).read_to_end(&mut random).unwrap();
+    fs::write(&sent, &random).unwrap();
+    let listen = match address {
+        IpAddr::V4(_) => format!("TCP4-LISTEN:{TCP_PORT},reuseaddr"),
+        IpAddr::V6(_) => format!("TCP6-LISTEN:{TCP_PORT},reuseaddr"),
+    };
+    let create = format!("CREATE:{}", received.display());
+    let mut receiver = to.spawn("socat", ["-u", &listen, &create]).unwrap();
+    let open = format!("OPEN:{}", sent.display());
+    let socket = SocketAddr::new(address, TCP_PORT);
+    let connect = format!("TCP:{socket},retry=100,interval=0.1");
+    from.run("socat", ["-u", &open, &connect]).unwrap_or_else(|error| panic!("{error:#}"));
+    let exit = receiver.wait(SOON).unwrap_or_else(|error| panic!("{error:#}"));
+    assert!(exit.status.success(), "{}", receiver.stderr());
+    let arrived = fs::read(&received).unwrap();
+    let difference = arrived.iter().zip(&random).position(|(a, b)| a != b);
+    assert_eq!(
+        (arrived.len(), difference),
+        (random.len(), None),
+        "length and first difference of the file from {} to {}",
+        from.name(),
+        to.name()
+    );
+}
+
+/// Numbered datagrams of mixed sizes from one host to another and back, over several flows.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Numbers {
+    /// Flows: each has its own source port.
+    pub(crate) flows: usize,
+    /// Datagrams of each flow.
+    pub(crate) count: u32,
+    /// The largest payload, bytes; sizes run through all up to it.
+    pub(crate) payload_len_max: usize,
+}
+
+/// What came of one flow: the numbers that arrived at the far side, in order of arrival, and those of their echoes.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Arrived {
+    pub(crate) there: Vec<u32>,
+    pub(crate) back: Vec<u32>,
+}
+
+impl Numbers {
+    /// Sends them at a modest pace, and gives back what arrived of each flow.
+    pub(crate) fn run(self, from: &Host, to: &Host, address: impl Into<IpAddr>) -> Vec<Arrived> {
+        let address = address.into();
+        let any: IpAddr = match address {
+            IpAddr::V4(_) => [0, 0, 0, 0].into(),
+            IpAddr::V6(_) => [0_u16; 8].into(),
+        };
+        let bind = |host: &Host, port: u16| {
+            let socket = host.enter(|| UdpSocket::bind((any, port))).unwrap().unwrap();
+            socket.set_nonblocking(true).unwrap();
+            socket
+        };
+        let flow = |number: usize| {
+            let port = UDP_PORT + number as u16;
+            let (near, far) = (bind(from, 0), bind(to, port));
+            near.connect((address, port)).unwrap();
+            Flow { near, far, arrived: Arrived::default() }
+        };
+        let mut flows: Vec<_> = (0..self.flows).map(flow).collect();
+        let mut buffer = vec![0; 65_535];
+        for number in 0..self.count {
+            let len = 4 + (number as usize * 37) % (self.payload_len_max - 3);
+            buffer[..4].copy_from_slice(&number.to_be_bytes());
+            for flow in &flows {
+                // A full socket buffer is a loss like any other.
+                let _ = flow.near.send(&buffer[..len]);
+            }
+            if number % 4 == 3 {
+                thread::sleep(Duration::from_micros(500));
+            }
+            flows.iter_mut().for_each(|flow| flow.drain(&mut buffer));
+        }
+        wait_for_the_last(&mut flows, self.count as usize, &mut buffer);
+        flows.into_iter().map(|flow| flow.arrived).collect()
+    }
+}
+
+/// Until all came back, or nothing has come for a second: what was lost does not come.
+fn wait_for_the_last(flows: &mut [Flow], count: usize, buffer: &mut [u8]) {
+    let deadline = Instant::now() + SOON;
+    let (mut back, mut quiet_since) = (0, Instant::now());
+    while back < flows.len() * count
+        && Instant::now() < deadline
+        && quiet_since.elapsed() < Duration::from_secs(1)
+    {
+        thread::sleep(Duration::from_millis(1));
+        flows.iter_mut().for_each(|flow| flow.drain(buffer));
+        let now_back: usize = flows.iter().map(|flow| flow.arrived.back.len()).sum();
+        if now_back > back {
+            (back, quiet_since) = (now_back, Instant::now());
+        }
+    }
+}
+
+struct Flow {
+    near: UdpSocket,
+    far: UdpSocket,
+    arrived: Arrived,
+}
+
+impl Flow {
+    /// Takes what has arrived at either end; the far end sends it back.
+    fn drain(&mut self, buffer: &mut [u8]) {
+        let number = |bytes: &[u8]| u32::from_be_bytes(bytes[..4].try_into().unwrap());
+        while let Ok((len, sender)) = self.far.recv_from(buffer) {
+            self.arrived.there.push(number(&buffer[..len]));
+            let _ = self.far.send_to(&buffer[..len], sender);
+        }
+        while let Ok(len) = self.near.recv(buffer) {
+            self.arrived.back.push(number(&buffer[..len]));
+        }
+    }
+}
+
+impl Arrived {
+    /// The first place where a number is not greater than the one before: overtaken, or doubled.
+    pub(crate) fn disorder(&self) -> Option<[u32; 2]> {
+        [&self.there, &self.back].into_iter().find_map(|numbers| {
+            let pair = numbers.windows(2).find(|pair| pair[0] >= pair[1])?;
+            Some([pair[0], pair[1]])
+        })
+    }
+}

@@ -1,0 +1,17 @@
+//! What `ipop-switch` lives through, end to end: real TAPs, the real program, hosts out of network namespaces. Needs root.
+//!
+//! * `ends`: a switch is killed, is told to stop, stops its peer waiting.
+//! * `refusals`: what it does not start with, and the message that says why.
+//! * `dialling`: both ends at once, hosts that move, names, wrong ids.
+//! * `wires`: loss, reordering, duplication, delay, a path that shrinks, partitions.
+//! * `loops`: segments that are connected twice; an underlay that leads through the overlay.
+//! * `devices`: TAPs and links that vanish or go down.
+//! * `strangers`: packets from nobody.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod dialling;
+mod ends;
+mod refusals;
+mod seccomp;
+mod support;
+mod wires;

@@ -1,0 +1,252 @@
+//! Two switches in the lab, and what these tests ask of a running one: its log, its counters, the bytes that it carries.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    os::unix::fs::PermissionsExt,
+    path::PathBuf,
+    process::Command,
+    sync::Once,
+    time::Duration,
+};
+
+use aws_lc_rs::digest;
+use ipop_datapath::node_id::NodeId;
+use ipop_perf::{
+    lab::{Host, Lab, Link, LinkOptions, Process, Signal, tools::Ping, wait_until},
+    tunnel::{Node, Program, Running},
+    wire::{Wire, WireOptions},
+};
+use serde_json::Value;
+
+/// What should happen soon happens well within this, also on a busy machine.
+pub(crate) const SOON: Duration = Duration::from_secs(20);
+/// Within this a dead peer must be reported: 10 s are promised, 2 s are left to the machine.
+pub(crate) const DEAD_WITHIN: Duration = Duration::from_secs(12);
+
+/// A lab with the program built.
+pub(crate) fn lab(label: &str) -> Lab {
+    build_once();
+    Lab::new(label).unwrap_or_else(|error| panic!("{error:#}"))
+}
+
+/// A node with the inner address of this number.
+pub(crate) fn node(lab: &Lab, host: &Host, number: u8) -> Node {
+    let mut node = Node::new(lab, host, Program::Switch).unwrap_or_else(|e| panic!("{e:#}"));
+    node.address(&format!("{}/24", inner(number)));
+    node
+}
+
+/// The inner address of a node, by its number.
+pub(crate) fn inner(number: u8) -> Ipv4Addr {
+    Ipv4Addr::new(192, 168, 0, number)
+}
+
+/// Two nodes, 1 and 2, of which the first will dial the second.
+pub(crate) struct Pair {
+    pub(crate) a: Node,
+    pub(crate) b: Node,
+    pub(crate) link: Link,
+    /// The link, if it can be disturbed. It goes before the namespaces do.
+    pub(crate) wire: Option<Wire>,
+    pub(crate) lab: Lab,
+}
+
+impl Pair {
+    /// On a cable.
+    pub(crate) fn new(label: &str) -> Self {
+        let lab = lab(label);
+        let (a, b) = (lab.host("a").unwrap(), lab.host("b").unwrap());
+        let link = lab.link(&a, &b, LinkOptions::new()).unwrap();
+        Self::join(lab, &a, &b, link, None)
+    }
+
+    /// On an emulated wire.
+    pub(crate) fn on_wire(label: &str, options: &WireOptions) -> Self {
+        let lab = lab(label);
+        let (a, b) = (lab.host("a").unwrap(), lab.host("b").unwrap());
+        let (wire, link) = lab.wire(&a, &b, options).unwrap();
+        Self::join(lab, &a, &b, link, Some(wire))
+    }
+
+    fn join(lab: Lab, a: &Host, b: &Host, link: Link, wire: Option<Wire>) -> Self {
+        let (mut a, mut b) = (node(&lab, a, 1), node(&lab, b, 2));
+        a.dial(b.node_id(), link.b.ipv4);
+        b.admit(a.node_id());
+        Self { a, b, link, wire, lab }
+    }
+
+    /// Starts both and waits until each reports the other up and a ping crosses.
+    pub(crate) fn start(&self) -> [Running; 2] {
+        let b = self.b.start().unwrap();
+        let a = self.a.start().unwrap();
+        let mut both = [a, b];
+        self.wait_until_up(&mut both);
+        both
+    }
+
+    pub(crate) fn wait_until_up(&self, [a, b]: &mut [Running; 2]) {
+        wait_for_log(a, &format!("peer {} (", self.b.node_id()), SOON);
+        wait_for_log(b, &format!("peer {} (", self.a.node_id()), SOON);
+        a.wait_for_answer(inner(2).into()).unwrap();
+    }
+
+    pub(crate) fn wire(&self) -> &Wire {
+        self.wire.as_ref().unwrap()
+    }
+}
+
+/// Waits until this text is in the log.
+#[track_caller]
+pub(crate) fn wait_for_log(running: &mut Running, text: &str, limit: Duration) -> String {
+    running.process.wait_for_line(text, limit).unwrap_or_else(|error| panic!("{error:#}"))
+}
+
+/// Waits until so many lines of the log contain this text.
+#[track_caller]
+pub(crate) fn wait_for_lines(running: &Running, text: &str, lines: usize, limit: Duration) {
+    let enough = wait_until(limit, || count_lines(running, text) >= lines);
+    assert!(enough, "not {lines} lines with {text:?}:\n{}", running.process.stderr());
+}
+
+/// How many lines of the log contain this text.
+pub(crate) fn count_lines(running: &Running, text: &str) -> usize {
+    running.process.stderr().lines().filter(|line| line.contains(text)).count()
+}
+
+/// What the switch prints at SIGUSR1.
+#[track_caller]
+pub(crate) fn counters(running: &mut Running) -> Value {
+    let lines = |text: &str| text.bytes().filter(|byte| *byte == b'\n').count();
+    let before = lines(&running.process.stdout());
+    running.process.signal(Signal::USR1).unwrap();
+    let mut text = String::new();
+    let printed = wait_until(SOON, || {
+        text = running.process.stdout();
+        lines(&text) > before
+    });
+    assert!(printed, "no counters: {}", running.process.stderr());
+    let line = text.lines().nth(before).unwrap();
+    serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line}"))
+}
+
+/// Asks for the counters until they are as wanted, and gives them back.
+#[track_caller]
+pub(crate) fn wait_for_counters(
+    running: &mut Running,
+    limit: Duration,
+    wanted: impl Fn(&Value) -> bool,
+) -> Value {
+    let mut report = Value::Null;
+    let found = wait_until(limit, || {
+        report = counters(running);
+        let found = wanted(&report);
+        if !found {
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        found
+    });
+    assert!(found, "the counters never become as wanted: {report:#}");
+    report
+}
+
+/// The state of a peer in the counters: `up`, `dialling`, `backing_off` or `awaited`.
+pub(crate) fn peer_state(report: &Value, peer: NodeId) -> String {
+    peer_of(report, peer)["state"].as_str().unwrap_or_default().into()
+}
+
+/// A peer in the counters.
+pub(crate) fn peer_of(report: &Value, peer: NodeId) -> &Value {
+    let peers = report["peers"].as_array().unwrap();
+    peers.iter().find(|entry| entry["node"] == peer.to_string()).unwrap()
+}
+
+/// The sum of one number of all workers.
+pub(crate) fn of_workers(report: &Value, name: &str) -> u64 {
+    let workers = report["workers"].as_array().unwrap();
+    workers.iter().map(|worker| worker[name].as_u64().unwrap()).sum()
+}
+
+/// Starts a node that is expected to refuse: its exit code and what it says.
+#[track_caller]
+pub(crate) fn refusal(node: &Node) -> (i32, String) {
+    let process = node.host().spawn(node.binary(), node.command_line()).unwrap();
+    ending(process)
+}
+
+/// Waits for the end of a program: its exit code and what it said.
+#[track_caller]
+pub(crate) fn ending(mut process: Process) -> (i32, String) {
+    let exit = process.wait(SOON).unwrap_or_else(|e| panic!("{e:#}:\n{}", process.stderr()));
+    let said = process.stderr();
+    (exit.status.code().unwrap_or_else(|| panic!("{}: {said}", exit.status)), said)
+}
+
+/// A shell script of one line, in the lab's directory.
+pub(crate) fn script(lab: &Lab, name: &str, line: &str) -> PathBuf {
+    let path = lab.dir().join(name);
+    fs::write(&path, format!("#!/bin/sh\n{line}\n")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
+/// Whether this address answers one of a few pings.
+pub(crate) fn answers(host: &Host, address: impl Into<IpAddr>) -> bool {
+    Ping::to(address).count(2).run(host).is_ok_and(|report| report.received > 0)
+}
+
+/// Carries so many bytes over one TCP connection and compares their SHA-256 at both ends.
+#[track_caller]
+pub(crate) fn transfer(from: &Host, to: &Host, address: Ipv4Addr, len: usize, limit: Duration) {
+    let listener = to.enter(|| TcpListener::bind((address, 0))).unwrap().unwrap();
+    let remote = listener.local_addr().unwrap();
+    let connect = |remote: SocketAddr| TcpStream::connect_timeout(&remote, limit);
+    let mut sender = from.enter(|| connect(remote)).unwrap().unwrap();
+    let (mut receiver, _) = listener.accept().unwrap();
+    sender.set_write_timeout(Some(limit)).unwrap();
+    receiver.set_read_timeout(Some(limit)).unwrap();
+    let sent = noise(len);
+    let received = std::thread::scope(|scope| {
+        let sent = &sent;
+        scope.spawn(move || sender.write_all(sent).expect("the connection takes it all"));
+        let mut received = Vec::with_capacity(len);
+        receiver.read_to_end(&mut received).map(|_| received)
+    });
+    let received = received.unwrap_or_else(|error| panic!("the transfer stops: {error}"));
+    assert_eq!(received.len(), len);
+    assert_eq!(sha256(&received), sha256(&sent));
+}
+
+/// Bytes without a pattern (xorshift64).
+fn noise(len: usize) -> Vec<u8> {
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+fn sha256(bytes: &[u8]) -> Vec<u8> {
+    digest::digest(&digest::SHA256, bytes).as_ref().to_vec()
+}
+
+/// `cargo test -p ipop-perf` alone builds only this crate's programs.
+fn build_once() {
+    static BUILT: Once = Once::new();
+    BUILT.call_once(|| {
+        if Program::Switch.find().is_err() {
+            let mut cargo = Command::new(env!("CARGO"));
+            cargo.args(["build", "--package", "ipop-switch"]);
+            if !cfg!(debug_assertions) {
+                cargo.arg("--release");
+            }
+            assert!(cargo.status().is_ok_and(|status| status.success()), "{cargo:?} failed");
+        }
+    });
+}

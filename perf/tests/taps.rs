@@ -1,0 +1,127 @@
+//! TAPs that the switch did not make: attached, used, and left as they were found. Needs root.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod common;
+
+use common::{
+    Pair, PairOptions, SOON, Site, TAP, expect_pings, inner, inner6, lab, switch,
+    transfer::expect_file_crosses,
+};
+use ipop_perf::lab::{Host, LinkOptions, tools::Ping, wait_until};
+use serde_json::Value;
+
+/// What an operator, or another program, may have set.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Seen {
+    mtu: u64,
+    flags: Value,
+    mac: String,
+    master: Value,
+    addresses: Vec<String>,
+    offloads: Vec<String>,
+    ipv6: Vec<String>,
+}
+
+impl Seen {
+    fn of(host: &Host) -> Self {
+        let text = host.ip(&["-json", "address", "show", "dev", TAP]).unwrap();
+        let json: Value = serde_json::from_str(&text).unwrap();
+        let link = &json[0];
+        let addresses = link["addr_info"].as_array().into_iter().flatten();
+        let features = host.run("ethtool", ["-k", TAP]).unwrap();
+        let offload = |line: &&str| line.contains("segmentation") || line.contains("checksum");
+        let setting = |key| format!("/proc/sys/net/ipv6/conf/{TAP}/{key}");
+        let ipv6 = ["accept_ra", "autoconf", "addr_gen_mode"].map(setting);
+        Self {
+            mtu: link["mtu"].as_u64().unwrap(),
+            flags: without_carrier(&link["flags"]),
+            mac: link["address"].as_str().unwrap().into(),
+            master: link["master"].clone(),
+            addresses: addresses.map(|info| info["local"].to_string()).collect(),
+            offloads: features.lines().filter(offload).map(str::to_owned).collect(),
+            ipv6: host.run("cat", ipv6).unwrap().lines().map(str::to_owned).collect(),
+        }
+    }
+}
+
+/// Without a program at its fd a TAP has no carrier, which is nobody's setting.
+fn without_carrier(flags: &Value) -> Value {
+    let carrier =
+        |flag: &&Value| !["LOWER_UP", "NO-CARRIER"].contains(&flag.as_str().unwrap_or(""));
+    flags.as_array().unwrap().iter().filter(carrier).cloned().collect()
+}
+
+/// Another program at the same TAP, without a vnet header, gets the frames and nothing but them.
+fn expect_plain_frames(host: &Host) {
+    host.ip(&["link", "set", "dev", TAP, "up"]).unwrap();
+    let tun = format!("TUN,tun-name={TAP},tun-type=tap,iff-no-pi");
+    let reader = host.spawn("socat", ["-u", "-x", &tun, "OPEN:/dev/null"]).unwrap();
+    let _ = host.ip(&["address", "add", "192.0.2.1/24", "dev", TAP]);
+    let asks = wait_until(SOON, || {
+        // It asks for its neighbour in a broadcast frame: ARP over Ethernet.
+        let _ = Ping::to(std::net::Ipv4Addr::new(192, 0, 2, 2)).run(host);
+        let dump = reader.stderr().replace('\n', "");
+        let frame = dump.split('>').any(|block| {
+            let hex = block.split_once("to=").map_or("", |(_, rest)| rest);
+            hex.contains("ff ff ff ff ff ff")
+        });
+        frame
+    });
+    let dump = reader.stderr();
+    assert!(asks, "{dump}");
+    let first = dump.lines().find(|line| line.trim_start().starts_with("ff ff ff ff ff ff"));
+    assert!(first.is_some(), "a frame begins with its destination: {dump}");
+}
+
+/// A TAP made beforehand with these options of `ip tuntap` serves a switch with so many workers.
+fn attach(label: &str, made_with: &[&str], workers: &'static str, queues: u64) {
+    let lab = lab(label);
+    let (a, b) = (lab.host("a").unwrap(), lab.host("b").unwrap());
+    let link = lab.link(&a, &b, LinkOptions::new()).unwrap();
+    let add = ["tuntap", "add", "dev", TAP, "mode", "tap"];
+    a.ip(&[&add, made_with].concat()).unwrap();
+    a.set_mtu(TAP, 1300).unwrap();
+    a.add_address(TAP, "198.51.100.1/24").unwrap();
+    let found = Seen::of(&a);
+
+    let [mut at_a, mut at_b] = [switch(&lab, &a), switch(&lab, &b)];
+    let address = format!("{}/24", inner(0));
+    at_a.dial(at_b.node_id(), link.b.ipv4).args(&["--workers", workers, "--address", &address]);
+    at_b.admit(at_a.node_id()).args(&["--workers", "1"]);
+    at_b.address(&format!("{}/24", inner(1))).address(&format!("{}/64", inner6(1)));
+    let (mut far, mut near) = (Site::start(at_b), Site::start(at_a));
+    near.switch.wait_for_answer(inner(1).into()).unwrap_or_else(|error| panic!("{error:#}"));
+    expect_pings(&a, &Ping::to(inner(1)).unfragmented(1500 - 28).count(3));
+    expect_file_crosses(&lab, &a, &b, inner(1), 4 << 20);
+    expect_file_crosses(&lab, &b, &a, inner(0), 4 << 20);
+    let report = near.report();
+    assert_eq!(report.tap(0).json()["attached"], true, "{report}");
+    assert_eq!(report.tap(0).count("queues"), queues, "{report}");
+    assert_eq!(Seen::of(&a).mtu, 1500);
+
+    near.stop();
+    far.stop();
+    assert_eq!(Seen::of(&a), found, "left as it was found");
+    if !made_with.contains(&"multi_queue") {
+        expect_plain_frames(&a);
+    }
+}
+
+#[test]
+fn a_tap_of_ip_tuntap_is_used_and_left_as_found() {
+    attach("attach", &[], "1", 1);
+    // Its kernel refuses a second queue: the other worker does without.
+    attach("attachtwo", &[], "2", 1);
+}
+
+#[test]
+fn a_multi_queue_tap_of_ip_tuntap_is_used_and_left_as_found() {
+    attach("queues", &["multi_queue"], "2", 2);
+    attach("queue", &["multi_queue"], "1", 1);
+}
+
+#[test]
+fn an_attached_tap_returns_to_its_bridge() {
+    let pair = Pair::start("rebridge", &PairOptions::default());
+    pair.stop();
+}
