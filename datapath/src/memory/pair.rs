@@ -109,7 +109,7 @@ impl Pair {
 /// One round in one direction; whether there may be more.
 fn carry(now: Instant, from: &mut Node, to: &mut Node) -> bool {
     from.core.flush(now, &mut from.io);
-    let mut carried = from.core.has_backlog();
+    let mut carried = from.core.has_backlog(&from.io);
     while let Some(train) = from.io.trains.pop_front() {
         carried = true;
         to.receive(now, from.address, &train);
@@ -139,13 +139,13 @@ fn node(identity: TlsIdentity, peer: NodeId, number: u8, now: Instant) -> Node {
     let config = CoreConfig {
         worker: 0,
         facts: Arc::new(facts),
-        shared: Arc::new(Shared::new(MacTable::new(MacTableConfig::default()), 1, 1, 1)),
+        shared: Arc::new(Shared::new(MacTable::new(MacTableConfig::default()), 1, 1, 1, now)),
         identity: Arc::new(identity),
         admission: Arc::new(Only(peer)),
         congestion: Congestion::Tunnel,
         taps: vec![TapOffload::Full],
         tap_macs: vec![MacAddr([2, 0, 0, 0, 0xff, number])],
-        listen_port: io.ports[0],
+        udp_ports: io.ports.to_vec(),
         rng_seed: Some([number; 32]),
     };
     let core = Core::new(config, now).expect("certificate and key belong together");
