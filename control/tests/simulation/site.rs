@@ -96,6 +96,7 @@ impl Site {
             taps,
             peers.len() as u16,
             self.workers,
+            now,
         ));
         let facts = Arc::new(NodeFacts {
             node: self.identity.node,
@@ -115,7 +116,9 @@ impl Site {
             congestion: Congestion::Tunnel,
             taps: self.taps.clone(),
             tap_macs: (0..taps).map(|tap| self.tap_mac(tap)).collect(),
-            listen_port: LISTEN_PORT,
+            udp_ports: std::iter::once(LISTEN_PORT)
+                .chain((1..u16::from(self.workers)).map(|worker| DIAL_PORT + worker))
+                .collect(),
             rng_seed: Some(random_bytes(rng)),
         };
         let workers = (0..self.workers).map(|worker| {

@@ -249,7 +249,7 @@ impl World {
         for index in 0..running.workers.len() {
             let worker = &mut running.workers[index];
             worker.core.flush(now, &mut worker.io);
-            busy |= worker.core.has_backlog();
+            busy |= worker.core.has_backlog(&worker.io);
             for event in worker.core.drain_events() {
                 if let Event::Connected { connection, .. } = &event {
                     running.connections.insert(*connection);
