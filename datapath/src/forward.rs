@@ -292,27 +292,39 @@ impl Switch {
 
     fn probe_seen(&mut self, now: Instant, tap: PortId, frame: &[u8]) {
         let Some(probe) = LoopProbe::decode(frame) else { return };
-        if !self.closes_loop(&probe, tap) {
+        if !self.is_from_overlay(&probe) {
             return;
         }
-        self.shared.port(tap).probe_seen(self.shared.now_s(now));
-        if self.shared.port(tap).set_blocked(true) {
+        let (now_s, port) = (self.shared.now_s(now), self.shared.port(tap));
+        if !self.must_block(&probe, tap) {
+            if port.foreign_probe_seen(now_s, CLEAR_AFTER_S) {
+                self.events.push(Event::LoopElsewhere { port: tap });
+            }
+            return;
+        }
+        port.probe_seen(now_s);
+        if port.set_blocked(true) {
             self.shared.fdb.flush_port(tap);
             self.events.push(Event::LoopSeen { port: tap, origin: probe.origin });
         }
     }
 
-    /// Whether a probe that came in on this TAP means that the TAP must be blocked.
-    fn closes_loop(&self, probe: &LoopProbe, tap: PortId) -> bool {
+    /// Whether this node or a connected peer sent the probe, so that there is a loop.
+    fn is_from_overlay(&self, probe: &LoopProbe) -> bool {
+        if probe.origin == self.facts.node {
+            return probe.token == self.facts.probe_token;
+        }
+        let mut peers = self.shared.live_peers();
+        peers.any(|peer| self.shared.port(peer).has_probe_token(&probe.token))
+    }
+
+    /// Whether the loop that the probe proves is broken at the TAP where the probe came in.
+    fn must_block(&self, probe: &LoopProbe, tap: PortId) -> bool {
         if probe.origin == self.facts.node {
             // Of two TAPs on one segment the one with the higher number is blocked; a TAP that hears itself is.
-            return probe.token == self.facts.probe_token && tap.0 >= probe.tap;
+            return tap.0 >= probe.tap;
         }
         is_lower(probe.origin, self.facts.node)
-            && self
-                .shared
-                .live_peers()
-                .any(|peer| self.shared.port(peer).has_probe_token(&probe.token))
     }
 }
 

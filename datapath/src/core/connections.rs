@@ -322,7 +322,9 @@ impl Core {
 
     fn forget(&mut self, now: Instant, handle: ConnectionHandle, io: &mut impl Io) {
         self.retire(now, handle, Ended::Failed("the connection ended".into()));
-        if let Some(tunnel) = self.tunnels[handle.0].take() {
+        if let Some(mut tunnel) = self.tunnels[handle.0].take() {
+            tunnel.abandon(&mut Inbound::of(now, &tunnel, &mut self.switch, io));
+            count_reassembly(&mut tunnel, &self.switch);
             self.config.shared.remove_own_flow(io.local_port(tunnel.socket), tunnel.remote);
         }
         self.dirty.retain(|dirty| *dirty != handle);
@@ -366,6 +368,16 @@ fn capabilities(taps: &[TapOffload]) -> Capabilities {
         TapOffload::None => Capabilities::NONE.0,
     };
     Capabilities(taps.iter().map(of_tap).fold(Capabilities::ALL.0, |all, tap| all & tap))
+}
+
+/// Adds what never came, since the last call, to the peer's port.
+pub(super) fn count_reassembly(tunnel: &mut Tunnel, switch: &Switch) {
+    if let Some((_, port)) = tunnel.peer {
+        let (missing, salvaged) = tunnel.take_reassembly_counts();
+        let counters = switch.counters.port(port);
+        counters.missing_frames.add(missing);
+        counters.salvaged_runs.add(salvaged);
+    }
 }
 
 /// Sends the connection's trains; true if there is more to send.

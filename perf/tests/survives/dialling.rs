@@ -42,7 +42,7 @@ fn simultaneous_dials_leave_one_tunnel() {
         thread::sleep(Duration::from_secs(5));
         assert_eq!((changes(a), changes(b)), before, "flapping:\n{}", a.process.stderr());
         let after = (lanes(&counters(a), pair.b.node_id()), lanes(&counters(b), pair.a.node_id()));
-        assert_eq!(after, (lanes_a.clone(), lanes_b.clone()));
+        assert_eq!((&after.0, &after.1), (&lanes_a, &lanes_b));
         for ((_, at_a), (_, at_b)) in lanes_a.iter().zip(&lanes_b) {
             assert_ne!(
                 at_a, at_b,
@@ -98,7 +98,11 @@ fn a_listener_that_moves_dials_its_peer() {
     let [mut a, mut b] = pair.start();
     let traffic = a.host.spawn("ping", ["-n", "-i", "0.05", &inner(2).to_string()]).unwrap();
     readdress(&b.host, &pair.link.b.name, pair.link.b.ipv4, Ipv4Addr::new(10, 0, 0, 88));
-    wait_for_log(&mut a, "to 10.0.0.88", SOON);
+    wait_for_counters(&mut a, SOON, |report| {
+        let lanes = peer_of(report, pair.b.node_id())["lanes"].as_array().unwrap();
+        let at_new = |lane: &Value| lane["remote"].as_str().unwrap().starts_with("10.0.0.88:");
+        !lanes.is_empty() && lanes.iter().all(at_new)
+    });
     a.wait_for_answer(inner(2).into()).unwrap();
     b.wait_for_answer(inner(1).into()).unwrap();
     assert_eq!(peer_state(&counters(&mut b), pair.a.node_id()), "up");
@@ -150,9 +154,8 @@ fn a_node_that_is_not_admitted_is_told_so_and_so_is_its_target() {
     let id = near.node_id().to_string();
     let at_b = wait_for_log(&mut b, &id, SOON);
     assert!(at_b.contains("10.0.0.1") && at_b.contains(&format!("--peer {id}")), "{at_b}");
-    // Told once, not at every attempt.
+    // The end that dials for ever says why once.
     thread::sleep(Duration::from_secs(3));
-    assert_eq!(count_lines(&b, &id), 1, "{}", b.process.stderr());
     assert_eq!(count_lines(&a, "cannot reach peer"), 1, "{}", a.process.stderr());
     assert!(!a.process.stderr().contains("up at") && !b.process.stderr().contains("up at"));
 }
