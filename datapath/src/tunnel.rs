@@ -196,12 +196,19 @@ impl Tunnel {
         }
     }
 
+    /// Nothing comes any more: what waits for the rest of a frame is given up.
+    pub(crate) fn abandon(&mut self, sink: &mut impl FrameSink) {
+        self.reassembler.abandon(sink);
+    }
+
     /// Frames that never came and runs that were salvaged, since the last call.
     pub(crate) fn take_reassembly_counts(&mut self) -> (u64, u64) {
-        let stats = self.reassembler.stats();
-        let old = std::mem::replace(&mut self.counted, stats);
-        // A late frame takes one off the missing again.
-        (stats.missing.saturating_sub(old.missing), stats.salvaged_runs - old.salvaged_runs)
+        let mut stats = self.reassembler.stats();
+        let old = self.counted;
+        // A late frame takes one off the missing again, but counters only grow: the next one lost makes up for it.
+        stats.missing = stats.missing.max(old.missing);
+        self.counted = stats;
+        (stats.missing - old.missing, stats.salvaged_runs - old.salvaged_runs)
     }
 
     /// Datagrams that QUIC refused to queue, since the last call.

@@ -3,6 +3,8 @@
 //! Two cores joined in memory carry bursts of frames; two bare connections carry as many datagrams of the same sizes.
 //! A file of its own, since the counting allocator serves the whole process.
 
+mod common;
+
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     cell::Cell,
@@ -10,13 +12,11 @@ use std::{
 };
 
 use bytes::Bytes;
+use common::identity;
 use ipop_datapath::{
     frame::{Gso, Offload, VNET_HEADER_LEN},
     memory::{BarePair, Pair},
-    node_id::NodeId,
-    quic::TlsIdentity,
 };
-use rcgen::PublicKeyData as _;
 
 struct Counting;
 
@@ -59,18 +59,6 @@ const PAUSE: Duration = Duration::from_millis(2);
 
 const SENDER: [u8; 6] = [2, 0, 0, 0, 0, 8];
 const RECEIVER: [u8; 6] = [2, 0, 0, 0, 0, 9];
-
-fn identity() -> TlsIdentity {
-    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).expect("a key");
-    let certificate = rcgen::CertificateParams::default().self_signed(&key).expect("a certificate");
-    TlsIdentity {
-        node: NodeId::of_spki(&key.subject_public_key_info()),
-        certificate: certificate.der().clone(),
-        key: key.serialize_der().try_into().expect("PKCS #8"),
-        cid_secret: [1; 32],
-        reset_secret: [2; 32],
-    }
-}
 
 fn tcp_superframe() -> ([u8; VNET_HEADER_LEN], Vec<u8>) {
     let gso = Gso::Tcp4 { ecn: false };

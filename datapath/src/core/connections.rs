@@ -322,7 +322,9 @@ impl Core {
 
     fn forget(&mut self, now: Instant, handle: ConnectionHandle, io: &mut impl Io) {
         self.retire(now, handle, Ended::Failed("the connection ended".into()));
-        if let Some(tunnel) = self.tunnels[handle.0].take() {
+        if let Some(mut tunnel) = self.tunnels[handle.0].take() {
+            tunnel.abandon(&mut Inbound::of(now, &tunnel, &mut self.switch, io));
+            count_reassembly(&mut tunnel, &self.switch);
             self.config.shared.remove_own_flow(io.local_port(tunnel.socket), tunnel.remote);
         }
         self.dirty.retain(|dirty| *dirty != handle);
@@ -360,8 +362,22 @@ fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
 /// What the hello promises: superframes only if every TAP takes them as they are. (One that does not gets them finished in
 /// software, but then the far side may as well not make them.)
 fn capabilities(taps: &[TapOffload]) -> Capabilities {
-    let full = taps.iter().all(|tap| *tap == TapOffload::Full);
-    if full { Capabilities::ALL } else { Capabilities::NONE }
+    let of_tap = |tap: &TapOffload| match tap {
+        TapOffload::Full => Capabilities::ALL.0,
+        TapOffload::WithoutUso => Capabilities::ALL.0 & !Capabilities::USO,
+        TapOffload::None => Capabilities::NONE.0,
+    };
+    Capabilities(taps.iter().map(of_tap).fold(Capabilities::ALL.0, |all, tap| all & tap))
+}
+
+/// Adds what never came, since the last call, to the peer's port.
+pub(super) fn count_reassembly(tunnel: &mut Tunnel, switch: &Switch) {
+    if let Some((_, port)) = tunnel.peer {
+        let (missing, salvaged) = tunnel.take_reassembly_counts();
+        let counters = switch.counters.port(port);
+        counters.missing_frames.add(missing);
+        counters.salvaged_runs.add(salvaged);
+    }
 }
 
 /// Sends the connection's trains; true if there is more to send.
@@ -384,4 +400,19 @@ fn transmit(now: Instant, tunnel: &mut Tunnel, switch: &Switch, io: &mut impl Io
         io.send(tunnel.socket, &transmit, train);
     }
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hello_promises_what_every_tap_takes() {
+        use TapOffload::{Full, None, WithoutUso};
+        assert_eq!(capabilities(&[Full, Full]), Capabilities::ALL);
+        assert_eq!(capabilities(&[Full, None]), Capabilities::NONE);
+        let old = capabilities(&[Full, WithoutUso]);
+        assert!(old.has(Capabilities::CSUM | Capabilities::TSO4 | Capabilities::TSO6));
+        assert!(!old.has(Capabilities::USO));
+    }
 }

@@ -24,6 +24,7 @@ use self::connections::respond;
 use crate::{
     admission::Admission,
     command::{CloseReason, Command, ConnectionId, Event, Lane},
+    counters::WorkerCounters,
     drops::DropReason,
     forward::{Egress, Switch, TapOffload},
     frame::{Offload, VNET_HEADER_LEN, flow_hash},
@@ -270,13 +271,19 @@ impl Core {
             }
             Command::Shutdown => {
                 self.shutting_down = true;
-                let handles: Vec<_> = self.by_id.values().copied().collect();
+                let handles: Vec<_> =
+                    self.tunnels.iter().flatten().map(|tunnel| tunnel.handle).collect();
                 for handle in handles {
                     let reason = CloseReason::Shutdown;
                     self.close(now, handle, reason, phrase(reason), io);
                 }
             }
         }
+    }
+
+    /// This worker's counters.
+    pub fn counters(&self) -> &WorkerCounters {
+        &self.switch.counters
     }
 
     /// The kernel refused a superframe at this TAP: it gets plain frames from now on.
@@ -354,12 +361,7 @@ impl Core {
         for tunnel in self.tunnels.iter_mut().flatten().filter(|tunnel| !tunnel.ended) {
             tunnel.refresh_gauges();
             self.switch.counters.io.unqueued_datagrams.add(tunnel.take_unqueued());
-            if let Some((_, port)) = tunnel.peer {
-                let (missing, salvaged) = tunnel.take_reassembly_counts();
-                let counters = self.switch.counters.port(port);
-                counters.missing_frames.add(missing);
-                counters.salvaged_runs.add(salvaged);
-            }
+            connections::count_reassembly(tunnel, &self.switch);
         }
         if self.config.worker != 0 {
             return;

@@ -149,6 +149,11 @@ impl Reassembler {
         self.release_due(now, sink);
     }
 
+    /// Gives up everything that waits: nothing comes any more.
+    pub fn abandon(&mut self, sink: &mut impl FrameSink) {
+        self.release(|_| true, sink);
+    }
+
     /// Ends a receive batch: pieces that have stayed for a while are copied, so that they do not keep receive buffers of
     /// 64 KiB each from being used again. A receive buffer is pinned for the batch that filled it and the two after.
     pub fn unpin(&mut self, sink: &mut impl FrameSink) {

@@ -1,0 +1,228 @@
+//! One site: a host with the whole switch of the program, its sessions and its workers, but no kernel.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Instant,
+};
+
+use ipop_control::{
+    sessions::{Sessions, SessionsConfig},
+    trust::StaticTrust,
+};
+use ipop_datapath::{
+    MacAddr, PortId, TapOffload,
+    command::ConnectionId,
+    core::{Core, CoreConfig},
+    counters::PortCounters,
+    drops::DropReason,
+    io::SocketId,
+    memory::{MemoryIo, MemoryIoConfig, ReceiveBuffers},
+    node_id::NodeId,
+    quic::{Congestion, TlsIdentity},
+    shared::{NodeFacts, Shared},
+};
+use ipop_learning::{MacTable, MacTableConfig};
+use rcgen::PublicKeyData as _;
+use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+
+use crate::rng::Rng;
+
+pub(crate) const LISTEN_PORT: u16 = 5_800;
+/// Worker i of those that have a socket of their own to dial from dials from this port plus i.
+const DIAL_PORT: u16 = 40_000;
+/// PKCS #8 of an Ed25519 key up to the 32 secret bytes (RFC 8410).
+const PKCS8_PREFIX: [u8; 16] =
+    [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
+
+/// What stays when the program restarts.
+pub(crate) struct Site {
+    pub(crate) number: usize,
+    pub(crate) identity: Arc<TlsIdentity>,
+    pub(crate) workers: u8,
+    pub(crate) taps: Vec<TapOffload>,
+    pub(crate) io: MemoryIoConfig,
+    /// The other sites' ids, in the order of their ports, and how this one dials them.
+    pub(crate) peers: Vec<(usize, String)>,
+    pub(crate) running: Option<Running>,
+    pub(crate) starts: u32,
+    /// Nothing is to be done before this.
+    pub(crate) wake_at: Option<Instant>,
+}
+
+/// The program while it runs.
+pub(crate) struct Running {
+    pub(crate) sessions: Sessions,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) workers: Vec<Worker>,
+    /// Every connection that was ever dialled or accepted.
+    pub(crate) connections: BTreeSet<ConnectionId>,
+}
+
+pub(crate) struct Worker {
+    pub(crate) core: Core,
+    pub(crate) io: MemoryIo,
+    pub(crate) buffers: ReceiveBuffers,
+}
+
+/// A key that follows from the seed, so that the order of node ids, on which decisions depend, does as well.
+pub(crate) fn identity(rng: &mut Rng) -> TlsIdentity {
+    let mut key = PKCS8_PREFIX.to_vec();
+    (0..4).for_each(|_| key.extend_from_slice(&rng.next().to_be_bytes()));
+    let key = PrivatePkcs8KeyDer::from(key);
+    let signer = rcgen::KeyPair::from_pkcs8_der_and_sign_algo(&key, &rcgen::PKCS_ED25519)
+        .expect("any 32 bytes are an Ed25519 key");
+    let certificate = rcgen::CertificateParams::default().self_signed(&signer);
+    TlsIdentity {
+        node: NodeId::of_spki(&signer.subject_public_key_info()),
+        certificate: certificate.expect("the key can sign").der().clone(),
+        key: PrivateKeyDer::Pkcs8(key),
+        cid_secret: random_bytes(rng),
+        reset_secret: random_bytes(rng),
+    }
+}
+
+fn random_bytes<const N: usize>(rng: &mut Rng) -> [u8; N] {
+    std::array::from_fn(|_| rng.next() as u8)
+}
+
+impl Site {
+    /// Starts the program.
+    pub(crate) fn start(&mut self, now: Instant, peers: &[NodeId], rng: &mut Rng) {
+        let taps = self.taps.len() as u16;
+        let shared = Arc::new(Shared::new(
+            MacTable::new(MacTableConfig::default()),
+            taps,
+            peers.len() as u16,
+            self.workers,
+        ));
+        let facts = Arc::new(NodeFacts {
+            node: self.identity.node,
+            instance: random_bytes(rng),
+            probe_token: random_bytes(rng),
+            name: format!("site{}", self.number),
+            inner_mtu: 1_500,
+            lanes: self.workers,
+        });
+        let trust = Arc::new(StaticTrust::new(taps, peers.iter().copied()));
+        let core_config = |worker: u8, rng: &mut Rng| CoreConfig {
+            worker,
+            facts: facts.clone(),
+            shared: shared.clone(),
+            identity: self.identity.clone(),
+            admission: trust.clone(),
+            congestion: Congestion::Tunnel,
+            taps: self.taps.clone(),
+            tap_macs: (0..taps).map(|tap| self.tap_mac(tap)).collect(),
+            listen_port: LISTEN_PORT,
+            rng_seed: Some(random_bytes(rng)),
+        };
+        let workers = (0..self.workers).map(|worker| {
+            let mut io = self.io.clone();
+            io.ports.extend((worker > 0).then_some(DIAL_PORT + u16::from(worker)));
+            Worker {
+                core: Core::new(core_config(worker, rng), now).expect("the identity is sound"),
+                io: MemoryIo::new(io),
+                buffers: ReceiveBuffers::default(),
+            }
+        });
+        let workers = workers.collect();
+        let specs = self.peers.iter().map(|(_, spec)| spec.parse().expect("a sound --peer"));
+        let sessions = SessionsConfig {
+            local: self.identity.node,
+            inner_mtu: 1_500,
+            lanes: self.workers,
+            first_port: taps,
+            seed: rng.next(),
+            peers: specs.collect(),
+        };
+        self.starts += 1;
+        self.wake_at = Some(now);
+        self.running = Some(Running {
+            sessions: Sessions::new(sessions, now).expect("a sound configuration"),
+            shared,
+            workers,
+            connections: BTreeSet::new(),
+        });
+    }
+
+    /// The port of another site.
+    pub(crate) fn port_of(&self, site: usize) -> PortId {
+        let index = self.peers.iter().position(|(peer, _)| *peer == site);
+        PortId((self.taps.len() + index.expect("another site")) as u16)
+    }
+
+    fn tap_mac(&self, tap: u16) -> MacAddr {
+        MacAddr([2, 0xff, 0, 0, self.number as u8, tap as u8])
+    }
+}
+
+impl Running {
+    /// The worker and socket that a packet to this port reaches, as the kernel steers it (`docs/WIRE.md`).
+    pub(crate) fn steer(&self, port: u16, packet: &[u8]) -> Option<(usize, SocketId)> {
+        let own = usize::from(port.wrapping_sub(DIAL_PORT));
+        if port != LISTEN_PORT {
+            return (1..self.workers.len()).contains(&own).then_some((own, SocketId(1)));
+        }
+        let at = if packet.first()? & 0x80 == 0 { 1 } else { 6 };
+        let worker = usize::from(*packet.get(at)?) % self.workers.len();
+        Some((worker, SocketId::LISTEN))
+    }
+
+    /// When something is to be done at the latest.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        let cores = self.workers.iter().map(|worker| worker.core.poll_timeout());
+        cores.chain(self.sessions.poll_timeout()).min()
+    }
+
+    /// The sum of a counter over the workers.
+    pub(crate) fn count(&self, port: PortId, counter: impl Fn(&PortCounters) -> u64) -> u64 {
+        self.shared.counters.iter().map(|worker| counter(worker.port(port))).sum()
+    }
+
+    /// Frames dropped for this reason at any port.
+    pub(crate) fn dropped(&self, reason: DropReason) -> u64 {
+        let ports = 0..self.shared.ports.len() as u16;
+        ports.map(|port| self.count(PortId(port), |port| port.dropped(reason))).sum()
+    }
+
+    /// Frames that went somewhere or were dropped for a reason, copies included, and those that wait for another worker.
+    pub(crate) fn accounted_for(&self) -> u64 {
+        let ports = 0..self.shared.ports.len() as u16;
+        let counted = ports.map(|port| {
+            self.count(PortId(port), |port| {
+                let drops = DropReason::ALL.iter().map(|reason| port.dropped(*reason));
+                port.sent_frames.get() + drops.sum::<u64>()
+            })
+        });
+        let mailed = self.workers.iter().map(|worker| worker.io.mail.len() as u64);
+        counted.chain(mailed).sum()
+    }
+
+    /// Connections that have not ended.
+    pub(crate) fn open_connections(&self) -> usize {
+        let tunnels = &self.shared.tunnels;
+        self.connections.iter().filter(|connection| tunnels.get(**connection).is_some()).count()
+    }
+
+    /// Lanes that are up, by peer in the order of their ports.
+    pub(crate) fn lanes_up(&self, now: Instant) -> Vec<usize> {
+        self.sessions.snapshot(now).iter().map(|peer| peer.lanes.len()).collect()
+    }
+}
+
+/// The source of what a socket sends, unless the core chose another.
+pub(crate) fn source_of(
+    io: &MemoryIoConfig,
+    worker: usize,
+    socket: SocketId,
+    chosen: Option<IpAddr>,
+    own: Ipv4Addr,
+) -> SocketAddr {
+    let port = match socket {
+        SocketId::LISTEN => io.ports[0],
+        _ => DIAL_PORT + worker as u16,
+    };
+    SocketAddr::new(chosen.map_or(IpAddr::V4(own), |ip| ip.to_canonical()), port)
+}

@@ -1,0 +1,93 @@
+//! Every frame that one switch sends to another is received there or counted as missing, whatever happens to its packets.
+
+mod common;
+
+use std::time::Duration;
+
+use common::identity;
+use ipop_datapath::{
+    PortId,
+    command::{CloseReason, Command, ConnectionId},
+    counters::PortCounters,
+    frame::VNET_HEADER_LEN,
+    memory::{Pair, Train},
+};
+
+const PEER: PortId = PortId(1);
+const FRAMES: u64 = 10;
+/// Longer than the interval at which counts are taken.
+const TICK: Duration = Duration::from_millis(1_500);
+
+struct Link {
+    pair: Pair,
+}
+
+impl Link {
+    fn new() -> Self {
+        Self { pair: Pair::connect([identity(), identity()]) }
+    }
+
+    /// Some frames to everybody; their packets, which are not delivered yet.
+    fn send(&mut self) -> Vec<Train> {
+        for _ in 0..FRAMES {
+            self.pair.send(0, &[0; VNET_HEADER_LEN], &[&[0xff; 6][..], &[2; 54]].concat());
+        }
+        let (now, [sender, _]) = (self.pair.now, &mut self.pair.nodes);
+        sender.core.flush(now, &mut sender.io);
+        sender.io.trains.drain(..).collect()
+    }
+
+    fn deliver(&mut self, trains: &[Train]) {
+        let (now, [sender, receiver]) = (self.pair.now, &mut self.pair.nodes);
+        trains.iter().for_each(|train| receiver.receive(now, sender.address, train));
+        self.pair.exchange();
+    }
+
+    fn lose(&mut self) {
+        assert!(!self.send().is_empty());
+    }
+
+    fn send_and_deliver(&mut self) {
+        let trains = self.send();
+        self.deliver(&trains);
+    }
+
+    /// Frames received and frames missing at the far end.
+    fn counts(&self) -> (u64, u64) {
+        let [_, receiver] = &self.pair.nodes;
+        let count =
+            |counter: fn(&PortCounters) -> u64| counter(receiver.core.counters().port(PEER));
+        (count(|port| port.received_frames.get()), count(|port| port.missing_frames.get()))
+    }
+}
+
+#[test]
+fn frames_lost_shortly_before_the_end_are_counted() {
+    let mut link = Link::new();
+    link.lose();
+    link.send_and_deliver();
+    let [sender, _] = &mut link.pair.nodes;
+    let close = Command::Close { connection: ConnectionId(1 << 55), reason: CloseReason::Replaced };
+    sender.core.command(link.pair.now, close, &mut sender.io);
+    link.pair.exchange();
+    // Until the connection is forgotten.
+    for _ in 0..20 {
+        link.pair.advance(TICK);
+    }
+    assert_eq!(link.counts(), (FRAMES, FRAMES));
+}
+
+#[test]
+fn frames_that_come_late_do_not_make_later_losses_count_twice() {
+    let mut link = Link::new();
+    let late = link.send();
+    link.send_and_deliver();
+    link.pair.advance(TICK);
+    assert_eq!(link.counts(), (FRAMES, FRAMES), "missing so far");
+    link.deliver(&late);
+    link.pair.advance(TICK);
+    link.lose();
+    link.send_and_deliver();
+    link.pair.advance(TICK);
+    assert_eq!(link.counts(), (3 * FRAMES, FRAMES), "of four bursts");
+}
