@@ -51,13 +51,11 @@ impl Plan {
         };
         let sites = (0..count).map(|_| site(&mut rng)).collect();
         let mut dials = vec![vec![true; count]; count];
-        for one in 0..count {
-            for other in 0..one {
-                match rng.below(3) {
-                    0 => dials[one][other] = false,
-                    1 => dials[other][one] = false,
-                    _ => {}
-                }
+        for (one, other) in (0..count).flat_map(|one| (0..one).map(move |other| (one, other))) {
+            match rng.below(3) {
+                0 => dials[one][other] = false,
+                1 => dials[other][one] = false,
+                _ => {}
             }
         }
         let rough = Conditions {

@@ -66,6 +66,10 @@ pub(crate) struct Worker {
     pub(crate) buffers: ReceiveBuffers,
 }
 
+fn dial_port(worker: u8) -> u16 {
+    DIAL_PORT + u16::from(worker)
+}
+
 /// A key that follows from the seed, so that the order of node ids, on which decisions depend, does as well.
 pub(crate) fn identity(rng: &mut Rng) -> TlsIdentity {
     let mut key = PKCS8_PREFIX.to_vec();
@@ -96,6 +100,7 @@ impl Site {
             taps,
             peers.len() as u16,
             self.workers,
+            now,
         ));
         let facts = Arc::new(NodeFacts {
             node: self.identity.node,
@@ -115,12 +120,12 @@ impl Site {
             congestion: Congestion::Tunnel,
             taps: self.taps.clone(),
             tap_macs: (0..taps).map(|tap| self.tap_mac(tap)).collect(),
-            listen_port: LISTEN_PORT,
+            udp_ports: (1..self.workers).map(dial_port).chain([LISTEN_PORT]).collect(),
             rng_seed: Some(random_bytes(rng)),
         };
         let workers = (0..self.workers).map(|worker| {
             let mut io = self.io.clone();
-            io.ports.extend((worker > 0).then_some(DIAL_PORT + u16::from(worker)));
+            io.ports.extend((worker > 0).then(|| dial_port(worker)));
             Worker {
                 core: Core::new(core_config(worker, rng), now).expect("the identity is sound"),
                 io: MemoryIo::new(io),
@@ -222,7 +227,7 @@ pub(crate) fn source_of(
 ) -> SocketAddr {
     let port = match socket {
         SocketId::LISTEN => io.ports[0],
-        _ => DIAL_PORT + worker as u16,
+        _ => dial_port(worker as u8),
     };
     SocketAddr::new(chosen.map_or(IpAddr::V4(own), |ip| ip.to_canonical()), port)
 }

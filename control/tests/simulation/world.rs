@@ -131,10 +131,10 @@ impl World {
             }
             rounds_at_once += 1;
             assert!(rounds_at_once < MAX_ROUNDS_AT_ONCE, "something spins: {}", self.overdue());
-            if noted.is_some_and(|noted| noted <= self.now) {
-                if let Some((_, happening)) = self.agenda.pop_first() {
-                    self.happen(happening);
-                }
+            if noted.is_some_and(|noted| noted <= self.now)
+                && let Some((_, happening)) = self.agenda.pop_first()
+            {
+                self.happen(happening);
             }
             for site in 0..self.sites.len() {
                 if self.sites[site].wake_at.is_some_and(|at| at <= self.now) {
@@ -249,7 +249,6 @@ impl World {
         for index in 0..running.workers.len() {
             let worker = &mut running.workers[index];
             worker.core.flush(now, &mut worker.io);
-            busy |= worker.core.has_backlog();
             for event in worker.core.drain_events() {
                 if let Event::Connected { connection, .. } = &event {
                     running.connections.insert(*connection);
@@ -258,6 +257,8 @@ impl World {
             }
             busy |= self.carry_mail(running, index);
             self.take_output(site, running, index);
+            let worker = &running.workers[index];
+            busy |= worker.core.has_backlog(&worker.io);
         }
         while let Some(action) = running.sessions.poll_action() {
             busy = true;

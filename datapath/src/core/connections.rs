@@ -8,6 +8,7 @@ use quinn_proto::{ClientConfig, ConnectionHandle, Incoming, ServerConfig, Transm
 use super::{Core, MAX_HANDSHAKES, inbound::Inbound, mark_dirty, phrase};
 use crate::{
     command::{CloseReason, ConnectionId, Direction, Ended, Event, Lane},
+    counters::WorkerCounters,
     forward::{Switch, TapOffload},
     frame::MAX_FRAME_LEN,
     hello::{Capabilities, Hello},
@@ -324,7 +325,7 @@ impl Core {
         self.retire(now, handle, Ended::Failed("the connection ended".into()));
         if let Some(mut tunnel) = self.tunnels[handle.0].take() {
             tunnel.abandon(&mut Inbound::of(now, &tunnel, &mut self.switch, io));
-            count_reassembly(&mut tunnel, &self.switch);
+            take_counts(&mut tunnel, &self.switch.counters);
             self.config.shared.remove_own_flow(io.local_port(tunnel.socket), tunnel.remote);
         }
         self.dirty.retain(|dirty| *dirty != handle);
@@ -370,13 +371,13 @@ fn capabilities(taps: &[TapOffload]) -> Capabilities {
     Capabilities(taps.iter().map(of_tap).fold(Capabilities::ALL.0, |all, tap| all & tap))
 }
 
-/// Adds what never came, since the last call, to the peer's port.
-pub(super) fn count_reassembly(tunnel: &mut Tunnel, switch: &Switch) {
+/// Passes on what a tunnel has counted since the last call.
+pub(super) fn take_counts(tunnel: &mut Tunnel, counters: &WorkerCounters) {
+    counters.io.unqueued_datagrams.add(tunnel.take_unqueued());
     if let Some((_, port)) = tunnel.peer {
         let (missing, salvaged) = tunnel.take_reassembly_counts();
-        let counters = switch.counters.port(port);
-        counters.missing_frames.add(missing);
-        counters.salvaged_runs.add(salvaged);
+        counters.port(port).missing_frames.add(missing);
+        counters.port(port).salvaged_runs.add(salvaged);
     }
 }
 

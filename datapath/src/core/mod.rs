@@ -360,8 +360,7 @@ impl Core {
     fn tick(&mut self, now: Instant, io: &mut impl Io) {
         for tunnel in self.tunnels.iter_mut().flatten().filter(|tunnel| !tunnel.ended) {
             tunnel.refresh_gauges();
-            self.switch.counters.io.unqueued_datagrams.add(tunnel.take_unqueued());
-            connections::count_reassembly(tunnel, &self.switch);
+            connections::take_counts(tunnel, &self.switch.counters);
         }
         if self.config.worker != 0 {
             return;
