@@ -5,7 +5,7 @@ CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 # For other users than root Cargo starts the test programs through sudo.
-AS_ROOT := $(if $(ROOT),env CARGO_TARGET_$(shell ./perf/toolchain triple)_RUNNER="sudo -E")
+AS_ROOT := $(if $(ROOT),env CARGO_TARGET_$(shell ./perf/toolchain triple)_RUNNER="sudo -E env PATH=$(PATH):/usr/sbin:/sbin")
 
 .NOTPARALLEL:
 .PHONY: build demo test test-all test-loom test-docs bench bench-micro bench-tcp lint packages toolchain clean

@@ -155,6 +155,11 @@ pub enum Event {
         /// Whose probe it was; this node's own, or a connected peer's.
         origin: NodeId,
     },
+    /// A loop through this TAP is broken elsewhere: another TAP is blocked for it. Told when it is noticed.
+    LoopElsewhere {
+        /// The TAP's port.
+        port: PortId,
+    },
     /// No probe was seen for a while: the port forwards again.
     LoopCleared {
         /// The TAP's port.

@@ -13,7 +13,7 @@ use crate::{
     counters::{PortCounters, WorkerCounters},
     drops::DropReason,
     frame::{
-        CheckedOffload, ETHERNET_HEADER_LEN, EthernetHeader, Headers, MAX_FRAME_LEN,
+        CheckedOffload, ETHERNET_HEADER_LEN, EthernetHeader, Gso, Headers, MAX_FRAME_LEN,
         MAX_HEADERS_LEN, Offload, VNET_HEADER_LEN, check_offload, is_dhcp, segment, udp_endpoints,
     },
     io::{FrameBytes, Io},
@@ -37,6 +37,8 @@ pub(crate) enum Egress {
 pub enum TapOffload {
     /// Superframes and partial checksums.
     Full,
+    /// The same but for UDP superframes, which kernels before 6.2 refuse.
+    WithoutUso,
     /// Plain frames only.
     None,
 }
@@ -251,8 +253,10 @@ impl Switch {
     /// Whether a frame with offloads must be finished before this TAP may have it.
     fn must_finish(&self, tap: PortId, offload: Offload, frame: &FrameBytes<'_>) -> bool {
         const UDP_CSUM_OFFSET: u16 = 6;
-        if self.taps[usize::from(tap.0)] == TapOffload::None {
-            return true;
+        match self.taps[usize::from(tap.0)] {
+            TapOffload::None => return true,
+            TapOffload::WithoutUso if offload.gso == Gso::Udp => return true,
+            TapOffload::WithoutUso | TapOffload::Full => {}
         }
         if offload.csum_offset != UDP_CSUM_OFFSET {
             return false;
@@ -288,27 +292,39 @@ impl Switch {
 
     fn probe_seen(&mut self, now: Instant, tap: PortId, frame: &[u8]) {
         let Some(probe) = LoopProbe::decode(frame) else { return };
-        if !self.closes_loop(&probe, tap) {
+        if !self.is_from_overlay(&probe) {
             return;
         }
-        self.shared.port(tap).probe_seen(self.shared.now_s(now));
-        if self.shared.port(tap).set_blocked(true) {
+        let (now_s, port) = (self.shared.now_s(now), self.shared.port(tap));
+        if !self.must_block(&probe, tap) {
+            if port.foreign_probe_seen(now_s, CLEAR_AFTER_S) {
+                self.events.push(Event::LoopElsewhere { port: tap });
+            }
+            return;
+        }
+        port.probe_seen(now_s);
+        if port.set_blocked(true) {
             self.shared.fdb.flush_port(tap);
             self.events.push(Event::LoopSeen { port: tap, origin: probe.origin });
         }
     }
 
-    /// Whether a probe that came in on this TAP means that the TAP must be blocked.
-    fn closes_loop(&self, probe: &LoopProbe, tap: PortId) -> bool {
+    /// Whether this node or a connected peer sent the probe, so that there is a loop.
+    fn is_from_overlay(&self, probe: &LoopProbe) -> bool {
+        if probe.origin == self.facts.node {
+            return probe.token == self.facts.probe_token;
+        }
+        let mut peers = self.shared.live_peers();
+        peers.any(|peer| self.shared.port(peer).has_probe_token(&probe.token))
+    }
+
+    /// Whether the loop that the probe proves is broken at the TAP where the probe came in.
+    fn must_block(&self, probe: &LoopProbe, tap: PortId) -> bool {
         if probe.origin == self.facts.node {
             // Of two TAPs on one segment the one with the higher number is blocked; a TAP that hears itself is.
-            return probe.token == self.facts.probe_token && tap.0 >= probe.tap;
+            return tap.0 >= probe.tap;
         }
         is_lower(probe.origin, self.facts.node)
-            && self
-                .shared
-                .live_peers()
-                .any(|peer| self.shared.port(peer).has_probe_token(&probe.token))
     }
 }
 
@@ -359,5 +375,48 @@ fn contiguous<'a>(frame: &'a mut FrameBytes<'_>, joined: &'a mut Vec<u8>) -> &'a
             pieces.iter().for_each(|piece| joined.extend_from_slice(piece));
             joined
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ipop_learning::{MacTable, MacTableConfig};
+
+    use super::*;
+    use crate::node_id::NodeId;
+
+    fn switch(taps: &[TapOffload]) -> Switch {
+        let now = Instant::now();
+        let table = MacTable::new(MacTableConfig { capacity: 16, ..MacTableConfig::default() });
+        let shared = Arc::new(Shared::new(table, taps.len() as u16, 0, 1, now));
+        let facts = NodeFacts {
+            node: NodeId([1; 32]),
+            instance: [0; 16],
+            probe_token: [0; 16],
+            name: String::new(),
+            inner_mtu: 1_500,
+            lanes: 1,
+        };
+        let counters = shared.counters[0].clone();
+        Switch::new(Arc::new(facts), shared, counters, taps, Vec::new(), now)
+    }
+
+    #[test]
+    fn a_tap_is_given_only_what_it_takes_as_it_is() {
+        let switch = switch(&[TapOffload::Full, TapOffload::WithoutUso, TapOffload::None]);
+        let superframe = |gso, csum_offset| Offload {
+            gso,
+            gso_size: 1_000,
+            needs_csum: true,
+            csum_start: 34,
+            csum_offset,
+        };
+        let tcp = superframe(Gso::Tcp4 { ecn: false }, 16);
+        let udp = superframe(Gso::Udp, 6);
+        let frame = FrameBytes::Whole(&[0; 60]);
+        let finished =
+            |offload| [0, 1, 2].map(|tap| switch.must_finish(PortId(tap), offload, &frame));
+        assert_eq!(finished(tcp), [false, false, true]);
+        assert_eq!(finished(udp), [false, true, true]);
     }
 }

@@ -44,6 +44,8 @@ pub struct SharedPort {
     blocked: AtomicBool,
     /// When a probe that closes a loop came in last, seconds of [`Shared::now_s`] plus one; 0 if none did.
     probe_seen_s: AtomicU32,
+    /// The same for a probe of a loop that is broken elsewhere.
+    foreign_probe_seen_s: AtomicU32,
     /// First 8 bytes of the probe token that the peer told, 0 if none. Enough to recognise, not to forge.
     probe_token: AtomicU64,
 }
@@ -167,6 +169,12 @@ impl SharedPort {
     pub fn probe_age_s(&self, now_s: u32) -> Option<u32> {
         let seen = self.probe_seen_s.load(Ordering::Relaxed).checked_sub(1)?;
         Some(now_s.saturating_sub(seen))
+    }
+
+    /// Notes a probe of a loop that is broken elsewhere; whether it is the first for this many seconds.
+    pub fn foreign_probe_seen(&self, now_s: u32, quiet_s: u32) -> bool {
+        let before = self.foreign_probe_seen_s.swap(now_s.saturating_add(1), Ordering::Relaxed);
+        before.checked_sub(1).is_none_or(|seen_s| now_s.saturating_sub(seen_s) >= quiet_s)
     }
 
     /// Remembers the peer's probe token.

@@ -22,7 +22,7 @@ use crate::{
     hello::{Capabilities, Hello, HelloError, MAX_HELLO_LEN},
     io::SocketId,
     node_id::NodeId,
-    quic::{LinkHealth, tls},
+    quic::{LinkHealth, tls, transport::SEND_QUEUE_BYTES},
     record::{FrameSink, Reassembler, ReassemblyStats, RecordWriter},
 };
 
@@ -272,7 +272,7 @@ impl Tunnel {
         );
     }
 
-    pub(crate) fn refresh_gauges(&self) {
+    pub(crate) fn refresh_gauges(&mut self) {
         let stats = self.connection.stats();
         let gauges = &self.gauges;
         gauges.rtt_us.set(stats.path.rtt.as_micros() as u64);
@@ -281,6 +281,9 @@ impl Tunnel {
         gauges.sent_packets.set(stats.path.sent_packets);
         gauges.black_holes.set(stats.path.black_holes_detected);
         gauges.breaker_open.set(u64::from(self.health.tripped.load(Relaxed)));
+        let queued =
+            SEND_QUEUE_BYTES.saturating_sub(self.connection.datagrams().send_buffer_space());
+        gauges.queued_bytes.set(queued as u64);
     }
 
     fn read_hello(&mut self) -> Option<Progress> {

@@ -34,8 +34,8 @@ fn check_udp(pair: &mut Pair, payload_len_max: usize) {
     let numbers = Numbers { flows: 2, count: 1_000, payload_len_max };
     let mut lost = 0;
     for flow in numbers.run(a, b, inner(1)) {
-        assert_eq!(flow.disorder(), None, "one worker keeps every order");
-        lost += u64::from(numbers.count) - flow.back.len() as u64;
+        assert_eq!(flow.disorder(), None, "each flow keeps its order");
+        lost += u64::from(numbers.count).saturating_sub(flow.back.len() as u64);
     }
     let counted = pair.a.report().lost_frames() + pair.b.report().lost_frames();
     assert!(lost <= counted, "{lost} datagrams vanished, {counted} frames are counted as lost");
@@ -166,15 +166,24 @@ fn a_host_without_offloads_works_with_one_that_has_them() {
 
 #[test]
 fn superframes_cross_whole() {
+    let mut pair = Pair::start("super", &PairOptions::default());
+    expect_pings(pair.a.host(), &Ping::to(inner(1)).count(2));
+    let features = pair.a.host().run("ethtool", ["-k", TAP]).unwrap();
+    // Kernels before 6.2 cut UDP superframes before a TAP sees them.
+    if features.contains("tx-udp-segmentation: on") {
+        udp_superframe_arrives(&mut pair);
+    }
+    tcp_superframe_arrives(&pair);
+    pair.check_balance();
+    pair.stop();
+}
+
+/// One UDP superframe of the largest size: the far switch counts one frame of all its bytes.
+fn udp_superframe_arrives(pair: &mut Pair) {
     const SEGMENT: usize = 1_452;
     const SUPERFRAME: usize = 45 * SEGMENT;
-    const HEADERS: u64 = 14 + 20 + 8;
-    let mut pair = Pair::start("super", &PairOptions::default());
-    let (a, b) = (pair.a.host(), pair.b.host());
-    expect_pings(a, &Ping::to(inner(1)).count(2));
-
-    // One UDP superframe of the largest size: the far switch counts one frame of all its bytes.
-    let receiver = b.enter(|| UdpSocket::bind((inner(1), 4200))).unwrap().unwrap();
+    const HEADERS: usize = 14 + 20 + 8;
+    let receiver = pair.b.host().enter(|| UdpSocket::bind((inner(1), 4200))).unwrap().unwrap();
     receiver.set_nonblocking(true).unwrap();
     let file = pair.lab.dir().join("superframe");
     let payload: Vec<u8> = (0..SUPERFRAME).map(|at| (at * 31 / 7) as u8).collect();
@@ -184,7 +193,7 @@ fn superframes_cross_whole() {
     // SOL_UDP and UDP_SEGMENT: the kernel of the sending host cuts it only where it must.
     let send = format!("UDP4-SENDTO:{}:4200,setsockopt-int=17:103:{SEGMENT}", inner(1));
     let before = pair.b.report();
-    a.run("socat", ["-u", "-b", &block, &open, &send]).unwrap();
+    pair.a.host().run("socat", ["-u", "-b", &block, &open, &send]).unwrap();
     let mut arrived = Vec::new();
     let all = wait_until(SOON, || {
         let mut datagram = [0; 2_000];
@@ -197,13 +206,9 @@ fn superframes_cross_whole() {
     assert!(all && arrived == payload, "{} bytes", arrived.len());
     let after = pair.b.report();
     let grown = |counter| after.peer(0).count(counter) - before.peer(0).count(counter);
-    assert!(grown("received_bytes") >= SUPERFRAME as u64 + HEADERS);
+    assert!(grown("received_bytes") >= (SUPERFRAME + HEADERS) as u64);
     // Others may come in between: ARP, neighbour discovery.
     assert!(grown("received_frames") < 10, "{} frames for one", grown("received_frames"));
-
-    tcp_superframe_arrives(&pair);
-    pair.check_balance();
-    pair.stop();
 }
 
 /// During a TCP flow the far TAP hands its kernel frames of more than 60,000 bytes.

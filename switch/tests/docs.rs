@@ -1,4 +1,5 @@
 //! Keeps the documents honest: what the program can say is in `docs/OPERATIONS.md`, and links lead somewhere.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::{
     collections::BTreeSet,

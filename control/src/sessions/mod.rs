@@ -265,6 +265,7 @@ impl Sessions {
             }
             Event::Rejected { .. }
             | Event::LoopSeen { .. }
+            | Event::LoopElsewhere { .. }
             | Event::LoopCleared { .. }
             | Event::TapGone { .. }
             | Event::WorkerFailed { .. } => {}

@@ -20,6 +20,10 @@ use super::{
     notice::{Notice, explain},
 };
 
+/// A takeover soon after the first connection looks like a simultaneous dial and may lose. It is tried again at this pace, without backing off:
+/// the dead connection outlives [`SIMULTANEOUS`](super::lane::SIMULTANEOUS) by two seconds only, and a peer that has no address cannot be dialled
+/// once it is gone.
+const TAKEOVER_RETRY: Duration = Duration::from_millis(500);
 /// Instances remembered in order to recognise two programs with one key.
 const MAX_FORMER: usize = 8;
 /// More returns of a former instance than this within [`ALTERNATION_WINDOW`] are two programs with one key.
@@ -181,7 +185,7 @@ impl Peer {
                 self.retire(ctx, lane, Retiring { link: new, close_at: now + linger, reason });
                 self.lanes[lane].active = Some(existing);
                 if self.due(lane).is_some() {
-                    self.back_off(ctx, now, lane);
+                    self.lanes[lane].not_before = Some(now + TAKEOVER_RETRY);
                 }
                 return;
             }

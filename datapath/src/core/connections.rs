@@ -5,9 +5,10 @@ use std::{net::SocketAddr, sync::Arc, time::Instant};
 use ipop_learning::PortId;
 use quinn_proto::{ClientConfig, ConnectionHandle, Incoming, ServerConfig, Transmit};
 
-use super::{Core, MAX_HANDSHAKES, inbound::Inbound, mark_dirty, phrase, take_counts};
+use super::{Core, MAX_HANDSHAKES, inbound::Inbound, mark_dirty, phrase};
 use crate::{
     command::{CloseReason, ConnectionId, Direction, Ended, Event, Lane},
+    counters::WorkerCounters,
     forward::{Switch, TapOffload},
     frame::MAX_FRAME_LEN,
     hello::{Capabilities, Hello},
@@ -362,8 +363,22 @@ fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
 /// What the hello promises: superframes only if every TAP takes them as they are. (One that does not gets them finished in
 /// software, but then the far side may as well not make them.)
 fn capabilities(taps: &[TapOffload]) -> Capabilities {
-    let full = taps.iter().all(|tap| *tap == TapOffload::Full);
-    if full { Capabilities::ALL } else { Capabilities::NONE }
+    let of_tap = |tap: &TapOffload| match tap {
+        TapOffload::Full => Capabilities::ALL.0,
+        TapOffload::WithoutUso => Capabilities::ALL.0 & !Capabilities::USO,
+        TapOffload::None => Capabilities::NONE.0,
+    };
+    Capabilities(taps.iter().map(of_tap).fold(Capabilities::ALL.0, |all, tap| all & tap))
+}
+
+/// Passes on what a tunnel has counted since the last call.
+pub(super) fn take_counts(tunnel: &mut Tunnel, counters: &WorkerCounters) {
+    counters.io.unqueued_datagrams.add(tunnel.take_unqueued());
+    if let Some((_, port)) = tunnel.peer {
+        let (missing, salvaged) = tunnel.take_reassembly_counts();
+        counters.port(port).missing_frames.add(missing);
+        counters.port(port).salvaged_runs.add(salvaged);
+    }
 }
 
 /// Sends the connection's trains; true if there is more to send.
@@ -386,4 +401,19 @@ fn transmit(now: Instant, tunnel: &mut Tunnel, switch: &Switch, io: &mut impl Io
         io.send(tunnel.socket, &transmit, train);
     }
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hello_promises_what_every_tap_takes() {
+        use TapOffload::{Full, None, WithoutUso};
+        assert_eq!(capabilities(&[Full, Full]), Capabilities::ALL);
+        assert_eq!(capabilities(&[Full, None]), Capabilities::NONE);
+        let old = capabilities(&[Full, WithoutUso]);
+        assert!(old.has(Capabilities::CSUM | Capabilities::TSO4 | Capabilities::TSO6));
+        assert!(!old.has(Capabilities::USO));
+    }
 }

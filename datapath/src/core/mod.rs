@@ -360,7 +360,7 @@ impl Core {
     fn tick(&mut self, now: Instant, io: &mut impl Io) {
         for tunnel in self.tunnels.iter_mut().flatten().filter(|tunnel| !tunnel.ended) {
             tunnel.refresh_gauges();
-            take_counts(tunnel, &self.switch.counters);
+            connections::take_counts(tunnel, &self.switch.counters);
         }
         if self.config.worker != 0 {
             return;
@@ -389,16 +389,6 @@ fn phrase(reason: CloseReason) -> &'static str {
         CloseReason::BadHello => "malformed hello",
         CloseReason::NotAdmitted => "this node is not among the peers",
         CloseReason::DialledSelf => "the node dialled itself",
-    }
-}
-
-/// Passes on what a tunnel has counted since the last call.
-fn take_counts(tunnel: &mut Tunnel, counters: &WorkerCounters) {
-    counters.io.unqueued_datagrams.add(tunnel.take_unqueued());
-    if let Some((_, port)) = tunnel.peer {
-        let (missing, salvaged) = tunnel.take_reassembly_counts();
-        counters.port(port).missing_frames.add(missing);
-        counters.port(port).salvaged_runs.add(salvaged);
     }
 }
 

@@ -3,7 +3,7 @@
 //! The kernel carries sends out while they are submitted, in order. A socket whose buffer is full (EAGAIN) takes nothing more until it is
 //! writable; what it refused goes first then, so that trains do not overtake one another.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, net::IpAddr};
 
 use io_uring::{opcode, types::Fixed};
 use quinn_proto::Transmit;
@@ -30,6 +30,7 @@ struct Slot {
     train: Vec<u8>,
     len: usize,
     segment_len: Option<usize>,
+    source: Option<IpAddr>,
     address: RawAddress,
     control: Control,
     iovec: libc::iovec,
@@ -107,8 +108,9 @@ impl Sender {
         slot.len = transmit.size.min(slot.train.len());
         slot.segment_len = transmit.segment_size.filter(|size| *size < transmit.size);
         slot.address = address;
+        slot.source = transmit.src_ip;
         slot.control.clear();
-        if let Some(source) = transmit.src_ip {
+        if let Some(source) = slot.source {
             slot.control.put_source(source, v6);
         }
         if let Some(segment_len) = slot.segment_len {
@@ -203,6 +205,7 @@ impl Sender {
         let slot = &self.slots[index];
         let segment_len = slot.segment_len.unwrap_or(slot.len).max(1);
         let (socket, len) = (slot.socket, slot.len);
+        let v6 = self.outlets[usize::from(socket.0)].port.local.is_ipv6();
         for start in (0..len).step_by(segment_len) {
             let single = self.slot();
             let mut train = self.train_buffer();
@@ -213,7 +216,11 @@ impl Sender {
             to.train = train;
             to.segment_len = None;
             to.address = from.address;
+            to.source = from.source;
             to.control.clear();
+            if let Some(source) = to.source {
+                to.control.put_source(source, v6);
+            }
             to.prepare(from.header.msg_namelen);
             self.submit(ring, single);
         }
@@ -234,6 +241,7 @@ impl Sender {
                 train: Vec::new(),
                 len: 0,
                 segment_len: None,
+                source: None,
                 address,
                 control: Control::new(),
                 iovec,

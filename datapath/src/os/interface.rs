@@ -2,14 +2,20 @@
 
 use std::{
     fs,
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
     os::fd::{AsRawFd, OwnedFd},
 };
 
 use ipop_learning::MacAddr;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+use rustix::{
+    io::Errno,
+    net::{AddressFamily, SocketFlags, SocketType, socket_with},
+};
 
-use super::OsError;
+use super::{
+    OsError,
+    address::{self, Change},
+};
 
 /// A handle on one interface, by name, in this network namespace.
 #[derive(Debug)]
@@ -171,60 +177,81 @@ impl Interface {
         Some(link.file_name()?.to_str()?.to_owned())
     }
 
-    /// Adds an IP address.
-    ///
-    /// # Errors
-    /// Without CAP_NET_ADMIN, or if the family is turned off.
-    pub fn add_address(&self, cidr: Cidr) -> Result<(), OsError> {
-        match cidr.address {
-            IpAddr::V4(address) => self.set_ipv4(address, cidr.prefix_len),
-            IpAddr::V6(address) => self.add_ipv6(address.octets(), cidr.prefix_len),
+    /// Lets the bridge that it is a port of forget the stations that it has learned there.
+    pub fn flush_bridge_port(&self) {
+        let path = format!("/sys/class/net/{}/brport/flush", self.name);
+        // Without it the stations age: what is lost is time.
+        match fs::write(&path, "1") {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!("cannot write {path}, so the bridge remembers stations: {error}");
+            }
+            _ => {}
         }
     }
 
-    /// Keeps the host from configuring IPv6 on it by itself: no router advertisements, and no link-local address either if
-    /// it is a mere port of a bridge.
-    pub fn disable_ipv6_autoconf(&self, link_local: LinkLocal) {
-        let base = format!("/proc/sys/net/ipv6/conf/{}", self.name);
-        let mut settings = vec![("accept_ra", "0"), ("autoconf", "0")];
-        if link_local == LinkLocal::Without {
-            settings.push(("addr_gen_mode", "1"));
-        }
-        for (setting, value) in settings {
-            if let Err(error) = fs::write(format!("{base}/{setting}"), value) {
-                // A host without IPv6 has no such files; read-only /proc is common in containers.
-                tracing::debug!(interface = self.name, setting, %error, "not set");
+    /// Adds an IP address; says whether it was not there yet.
+    ///
+    /// # Errors
+    /// Without CAP_NET_ADMIN, or if the family is turned off.
+    pub fn add_address(&self, cidr: Cidr) -> Result<bool, OsError> {
+        match address::change(self.index()?, cidr, Change::Add) {
+            Ok(()) => Ok(true),
+            Err(Errno::EXIST) => Ok(false),
+            Err(errno) => {
+                let error = OsError::new(format!("cannot add an address to {}", self.name), errno);
+                Err(match errno {
+                    Errno::PERM => error.hint(NEEDS_NET_ADMIN),
+                    _ if cidr.address.is_ipv6() => error.hint("is IPv6 turned off?"),
+                    _ => error,
+                })
             }
         }
     }
 
-    fn set_ipv4(&self, address: Ipv4Addr, prefix_len: u8) -> Result<(), OsError> {
-        let mut request = self.ifreq();
-        request.ifr_ifru.ifru_addr = sockaddr_of(address);
-        self.change(libc::SIOCSIFADDR, &mut request, "set the IPv4 address of")?;
-        let mask = u32::MAX.checked_shl(32 - u32::from(prefix_len)).unwrap_or(0);
-        let mut request = self.ifreq();
-        request.ifr_ifru.ifru_netmask = sockaddr_of(Ipv4Addr::from_bits(mask));
-        self.change(libc::SIOCSIFNETMASK, &mut request, "set the netmask of")
+    /// Takes an IP address away.
+    ///
+    /// # Errors
+    /// If it is not there, or without CAP_NET_ADMIN.
+    pub fn remove_address(&self, cidr: Cidr) -> Result<(), OsError> {
+        let action = || format!("cannot take an address from {}", self.name);
+        address::change(self.index()?, cidr, Change::Remove)
+            .map_err(|errno| OsError::new(action(), errno))
     }
 
-    fn add_ipv6(&self, address: [u8; 16], prefix_len: u8) -> Result<(), OsError> {
-        let action = || format!("cannot add an IPv6 address to {}", self.name);
-        let socket =
-            socket_with(AddressFamily::INET6, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
-                .map_err(|errno| OsError::new(action(), errno).hint("is IPv6 turned off?"))?;
-        let mut request = libc::in6_ifreq {
-            ifr6_addr: libc::in6_addr { s6_addr: address },
-            ifr6_prefixlen: u32::from(prefix_len),
-            ifr6_ifindex: self.index()?,
-        };
-        // SAFETY: an AF_INET6 socket takes `in6_ifreq` for SIOCSIFADDR, and `request` outlives the call.
-        let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFADDR, &raw mut request) };
-        match (done, std::io::Error::last_os_error()) {
-            (0, _) => Ok(()),
-            (_, error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
-            (_, error) => Err(OsError::new(action(), error).hint(NEEDS_NET_ADMIN)),
+    /// Keeps the host from configuring IPv6 on it by itself: no router advertisements, and no link-local address either if
+    /// it is a mere port of a bridge.
+    ///
+    /// Gives back what was set before, for [`Self::restore_ipv6_settings`].
+    pub fn disable_ipv6_autoconf(&self, link_local: LinkLocal) -> Vec<Ipv6Setting> {
+        let mut settings = vec![("accept_ra", "0"), ("autoconf", "0")];
+        if link_local == LinkLocal::Without {
+            settings.push(("addr_gen_mode", "1"));
         }
+        let mut before = Vec::new();
+        for (key, value) in settings {
+            if let Ok(was) = fs::read_to_string(self.ipv6_setting(key)) {
+                self.set_ipv6(key, value);
+                before.push(Ipv6Setting { key, value: was.trim().to_owned() });
+            }
+        }
+        before
+    }
+
+    /// Puts back what [`Self::disable_ipv6_autoconf`] found.
+    pub fn restore_ipv6_settings(&self, settings: &[Ipv6Setting]) {
+        settings.iter().for_each(|setting| self.set_ipv6(setting.key, &setting.value));
+    }
+
+    fn set_ipv6(&self, key: &str, value: &str) {
+        if let Err(error) = fs::write(self.ipv6_setting(key), value) {
+            // Read-only /proc is common in containers.
+            tracing::debug!(interface = self.name, key, %error, "not set");
+        }
+    }
+
+    /// The file of a setting; a host without IPv6 has none.
+    fn ipv6_setting(&self, key: &str) -> String {
+        format!("/proc/sys/net/ipv6/conf/{}/{key}", self.name)
     }
 
     fn bridge_request(&self, bridge: &str, change: BridgeChange) -> Result<(), OsError> {
@@ -274,6 +301,13 @@ impl Interface {
     }
 }
 
+/// A setting of `/proc/sys/net/ipv6/conf` and its value.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ipv6Setting {
+    key: &'static str,
+    value: String,
+}
+
 /// Whether an interface keeps its IPv6 link-local address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LinkLocal {
@@ -300,13 +334,4 @@ pub(super) fn ifreq_named(name: &str) -> libc::ifreq {
         *to = from as libc::c_char;
     }
     request
-}
-
-fn sockaddr_of(address: Ipv4Addr) -> libc::sockaddr {
-    let mut sockaddr = libc::sockaddr { sa_family: libc::AF_INET as u16, sa_data: [0; 14] };
-    // `sockaddr_in`: two bytes of port, then the address.
-    for (to, from) in sockaddr.sa_data[2..6].iter_mut().zip(address.octets()) {
-        *to = from as libc::c_char;
-    }
-    sockaddr
 }

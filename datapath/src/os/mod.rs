@@ -1,5 +1,6 @@
 //! The kernel's side: TAP devices, UDP sockets, control messages. The only modules, with the ring, that see file descriptors and hold `unsafe` code.
 
+mod address;
 pub mod interface;
 pub mod tap;
 pub mod udp;

@@ -1,7 +1,7 @@
 //! TAP devices: opened or attached, set up, and left as they were found.
 //!
-//! A TAP that does not exist is created and disappears with the last file descriptor. One that exists (`ip tuntap add`) is attached: its MTU, MAC,
-//! flags and bridge are put back when it is left, and its offload mask too, which is sticky: the next program would otherwise read superframes
+//! A TAP that does not exist is created and disappears with the last file descriptor. One that exists (`ip tuntap add`) is attached: its MTU, flags,
+//! addresses, IPv6 settings and bridge are put back when it is left, and its offload mask too, which is sticky: the next program would otherwise read superframes
 //! without knowing.
 
 use std::{
@@ -14,7 +14,7 @@ use rustix::fs::{Mode, OFlags, open};
 
 use super::{
     OsError,
-    interface::{Cidr, Interface, LinkLocal, ifreq_named},
+    interface::{Cidr, Interface, Ipv6Setting, LinkLocal, ifreq_named},
     once_released,
 };
 use crate::{forward::TapOffload, frame::VNET_HEADER_LEN};
@@ -71,6 +71,8 @@ struct Found {
     mtu: u32,
     bridge: Option<String>,
     joined: Option<String>,
+    added: Option<Cidr>,
+    ipv6_settings: Vec<Ipv6Setting>,
 }
 
 const TUN_F_CSUM: libc::c_uint = 0x01;
@@ -108,6 +110,8 @@ impl Tap {
                 mtu: tap.interface.mtu()?,
                 bridge: tap.interface.bridge(),
                 joined: None,
+                added: None,
+                ipv6_settings: Vec::new(),
             });
         }
         tap.set_up(config)?;
@@ -119,6 +123,11 @@ impl Tap {
         self.found.is_some()
     }
 
+    /// Lets the bridge that the TAP is in, if any, forget the stations that it has learned on it.
+    pub fn flush_bridge_port(&self) {
+        self.interface.flush_bridge_port();
+    }
+
     fn set_up(&mut self, config: &TapConfig) -> Result<(), OsError> {
         if self.found.is_none() {
             self.interface.set_mac(config.mac)?;
@@ -128,11 +137,11 @@ impl Tap {
             self.interface.set_mtu(config.mtu)?;
         }
         let bridged = config.bridge.is_some();
-        self.interface.disable_ipv6_autoconf(if bridged {
-            LinkLocal::Without
-        } else {
-            LinkLocal::With
-        });
+        let link_local = if bridged { LinkLocal::Without } else { LinkLocal::With };
+        let ipv6_settings = self.interface.disable_ipv6_autoconf(link_local);
+        if let Some(found) = &mut self.found {
+            found.ipv6_settings = ipv6_settings;
+        }
         if let Some(bridge) = &config.bridge
             && self.interface.bridge().as_ref() != Some(bridge)
         {
@@ -146,7 +155,10 @@ impl Tap {
         }
         self.interface.set_up(true)?;
         if let Some(address) = config.address {
-            self.interface.add_address(address)?;
+            let is_new = self.interface.add_address(address)?;
+            if let Some(found) = &mut self.found {
+                found.added = is_new.then_some(address);
+            }
         }
         self.mac = self.interface.mac()?;
         Ok(())
@@ -182,6 +194,10 @@ impl Drop for Tap {
                 let _ = self.interface.join_bridge(bridge);
             }
         }
+        if let Some(added) = found.added {
+            let _ = self.interface.remove_address(added);
+        }
+        self.interface.restore_ipv6_settings(&found.ipv6_settings);
         let _ = self.interface.set_mtu(found.mtu);
         let _ = self.interface.set_up(found.up);
     }

@@ -4,16 +4,24 @@ use std::{
     fs,
     io::Read as _,
     net::{IpAddr, SocketAddr, UdpSocket},
+    ops::Range,
     thread,
     time::{Duration, Instant},
 };
 
 use ipop_perf::lab::{Host, Lab};
 
+use rustix::net::sockopt::set_socket_recv_buffer_size_force;
+
 use super::SOON;
 
 const TCP_PORT: u16 = 4000;
 const UDP_PORT: u16 = 4100;
+/// For every datagram that a test sends.
+const RECEIVE_BUFFER: usize = 64 << 20;
+/// What each flow sends before it counts. The kernel steers a flow to the queue of its reverse traffic, which it has to see
+/// first, and neighbours have to be found.
+const WARM_UP: u32 = 50;
 
 /// Sends so many random bytes over TCP to the host at this address; they must arrive as they were sent.
 pub(crate) fn expect_file_crosses(
@@ -81,6 +89,8 @@ impl Numbers {
         let bind = |host: &Host, port: u16| {
             let socket = host.enter(|| UdpSocket::bind((any, port))).unwrap().unwrap();
             socket.set_nonblocking(true).unwrap();
+            // Whoever reads may have to wait for its turn: the socket must not be what loses datagrams.
+            set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER).unwrap();
             socket
         };
         let flow = |number: usize| {
@@ -91,20 +101,27 @@ impl Numbers {
         };
         let mut flows: Vec<_> = (0..self.flows).map(flow).collect();
         let mut buffer = vec![0; 65_535];
-        for number in 0..self.count {
+        self.send(&mut flows, 0..WARM_UP, &mut buffer);
+        wait_for_the_last(&mut flows, WARM_UP as usize, &mut buffer);
+        flows.iter_mut().for_each(|flow| flow.arrived = Arrived::default());
+        self.send(&mut flows, WARM_UP..WARM_UP + self.count, &mut buffer);
+        wait_for_the_last(&mut flows, self.count as usize, &mut buffer);
+        flows.into_iter().map(|flow| flow.arrived).collect()
+    }
+
+    fn send(self, flows: &mut [Flow], numbers: Range<u32>, buffer: &mut [u8]) {
+        for number in numbers {
             let len = 4 + (number as usize * 37) % (self.payload_len_max - 3);
             buffer[..4].copy_from_slice(&number.to_be_bytes());
-            for flow in &flows {
+            for flow in flows.iter() {
                 // A full socket buffer is a loss like any other.
                 let _ = flow.near.send(&buffer[..len]);
             }
             if number % 4 == 3 {
                 thread::sleep(Duration::from_micros(500));
             }
-            flows.iter_mut().for_each(|flow| flow.drain(&mut buffer));
+            flows.iter_mut().for_each(|flow| flow.drain(buffer));
         }
-        wait_for_the_last(&mut flows, self.count as usize, &mut buffer);
-        flows.into_iter().map(|flow| flow.arrived).collect()
     }
 }
 

@@ -9,9 +9,12 @@
 //! * `strangers`: packets from nobody.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+mod devices;
 mod dialling;
 mod ends;
+mod loops;
 mod refusals;
 mod seccomp;
+mod strangers;
 mod support;
 mod wires;

@@ -82,7 +82,14 @@ fn as_nobody(lab: &Lab, host: &Host, name: &str, setpriv: &str) -> Node {
     // Where nobody may read it, whatever the permissions of the build directory.
     let copy = lab.dir().join(format!("{name}-ipop-switch"));
     fs::copy(Program::Switch.find().unwrap(), &copy).unwrap();
-    let line = format!("exec setpriv {setpriv} {} \"$@\"", copy.display());
+    // Most hosts let everybody open the device; where not, it is one of the script's own.
+    let tun = lab.dir().join(format!("{name}-tun"));
+    let line = format!(
+        "mknod -m 666 {tun} c 10 200 && exec unshare --mount sh -c \
+         'mount --bind {tun} /dev/net/tun && exec setpriv {setpriv} {copy} \"$@\"' sh \"$@\"",
+        tun = tun.display(),
+        copy = copy.display()
+    );
     let mut node = node(lab, host, 1);
     for path in [node.state().to_owned(), node.state().join("identity.pem")] {
         chown(path, Some(NOBODY), Some(NOBODY)).unwrap();

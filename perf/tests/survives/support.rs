@@ -25,6 +25,9 @@ pub(crate) const SOON: Duration = Duration::from_secs(20);
 /// Within this a dead peer must be reported: 10 s are promised, 2 s are left to the machine.
 pub(crate) const DEAD_WITHIN: Duration = Duration::from_secs(12);
 
+/// How the log tells that a peer, not just a lane of it, is up: this follows its name.
+pub(crate) const PEER_UP: &str = ") up";
+
 /// A lab with the program built.
 pub(crate) fn lab(label: &str) -> Lab {
     build_once();

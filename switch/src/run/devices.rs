@@ -66,8 +66,13 @@ impl Devices {
         self.listen
     }
 
+    /// A kernel that refuses to make UDP superframes of a TAP refuses to take them too.
     pub(super) fn tap_offloads(&self) -> Vec<TapOffload> {
-        vec![self.offload; self.taps.len()]
+        let of_tap = |tap: &Tap| match self.offload {
+            TapOffload::Full if !tap.features.uso => TapOffload::WithoutUso,
+            offload => offload,
+        };
+        self.taps.iter().map(of_tap).collect()
     }
 
     /// One worker's queue of each TAP; a single-queue TAP is read by the first worker and written by all.

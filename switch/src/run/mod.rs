@@ -256,6 +256,11 @@ impl Switch {
                 tracing::error!(
                     "loop: {whose} probe came in on {tap}, so its segment is also connected some other way; {tap} is blocked until that ends"
                 );
+                self.forget_stations_of_bridge(*port);
+            }
+            Event::LoopElsewhere { port } => {
+                tracing::debug!("a loop through {} is broken elsewhere", self.tap_name(*port));
+                self.forget_stations_of_bridge(*port);
             }
             Event::Rejected { remote, why } => {
                 tracing::warn!("refused a connection from {remote}: {why}");
@@ -311,6 +316,14 @@ impl Switch {
         if let Err(error) = spawned {
             let result = Err(format!("cannot start a thread to resolve the name: {error}"));
             let _ = failed.try_send(Message::Resolved { peer, result });
+        }
+    }
+
+    /// A bridge has learned stations on this TAP that are reached some other way now that the loop is broken. It would send to
+    /// a TAP that leads nowhere until they speak again (IEEE 802.1Q clause 13 flushes in the same place).
+    fn forget_stations_of_bridge(&self, port: PortId) {
+        if let Some(tap) = self.devices.taps.get(usize::from(port.0)) {
+            tap.flush_bridge_port();
         }
     }
 

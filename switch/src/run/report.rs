@@ -78,6 +78,7 @@ struct TunnelReport {
     sent_packets: u64,
     lost_packets: u64,
     black_holes: u64,
+    queued_bytes: u64,
     breaker_open: bool,
 }
 
@@ -192,6 +193,7 @@ impl PeerReport {
                     sent_packets: gauges.sent_packets.get(),
                     lost_packets: gauges.lost_packets.get(),
                     black_holes: gauges.black_holes.get(),
+                    queued_bytes: gauges.queued_bytes.get(),
                     breaker_open: gauges.breaker_open.get() != 0,
                 })
             })
