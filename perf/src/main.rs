@@ -58,6 +58,9 @@ struct TcpArgs {
     /// Inner MTU; above 1400 the obvious implementation can't follow.
     #[arg(long, default_value_t = 1400, value_parser = clap::value_parser!(u16).range(576..))]
     mtu: u16,
+    /// TCP's congestion control inside the tunnel: cubic, bbr, or what else this kernel has.
+    #[arg(long, default_value = "cubic")]
+    congestion: String,
     /// Write all runs to this file as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -144,7 +147,13 @@ impl Binaries {
 fn tcp(args: TcpArgs) -> Result<()> {
     let path = |&program: &Program| Ok((program, args.binaries.path(program)?));
     let programs = args.programs.iter().map(path).collect::<Result<_>>()?;
-    let plan = Plan { programs, runs: args.runs, seconds: args.seconds, mtu: args.mtu };
+    let plan = Plan {
+        programs,
+        runs: args.runs,
+        seconds: args.seconds,
+        mtu: args.mtu,
+        congestion: args.congestion,
+    };
     println!(
         "One TCP flow, inner MTU {}, {} runs of {} s each, in turn:",
         args.mtu, args.runs, args.seconds

@@ -5,7 +5,7 @@
 //! processors is measured again. CPU time is that of the two tunnel processes between just before and just after the
 //! flow; that of `iperf3` is not in it.
 
-use std::path::PathBuf;
+use std::{fs, path::PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
@@ -35,6 +35,9 @@ pub struct Plan {
     pub seconds: u32,
     /// Inner MTU.
     pub mtu: u16,
+    /// TCP's congestion control inside the tunnel, as the kernel names it. Set in the lab's hosts, so that a figure does not depend on how the
+    /// machine is set: BBR paces by timers, whose work lands on whatever runs, the tunnels included.
+    pub congestion: String,
 }
 
 /// One flow.
@@ -48,7 +51,7 @@ pub struct Run {
     pub cpu_s_per_gb: f64,
     /// Segments that TCP sent again.
     pub retransmits: u64,
-    /// TCP's congestion control, the machine's default.
+    /// TCP's congestion control, as iperf3 found it.
     pub tcp_congestion: String,
     /// Time that other guests took from the processors, percent.
     pub steal_percent: f64,
@@ -97,6 +100,10 @@ impl Plan {
         let lab = Lab::new("tcp")?;
         let (a, b) = (lab.host("a")?, lab.host("b")?);
         let link = lab.link(&a, &b, LinkOptions::new())?;
+        for host in [&a, &b] {
+            let set = || fs::write("/proc/sys/net/ipv4/tcp_congestion_control", &self.congestion);
+            host.enter(set)?.with_context(|| format!("choosing TCP {}", self.congestion))?;
+        }
         let versions = self.programs.iter().map(|(_, file)| a.run(file, ["--version"]));
         let versions = versions.map(|text| Ok(text?.trim().to_owned())).collect::<Result<_>>()?;
         let site = Site { lab: &lab, a: &a, b: &b, link: &link };

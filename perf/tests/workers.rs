@@ -8,7 +8,10 @@ use common::{
     report::{Port, Report},
     transfer::{Numbers, expect_file_crosses},
 };
-use ipop_perf::lab::tools::{Iperf3, Ping};
+use ipop_perf::lab::{
+    Host,
+    tools::{Iperf3, Ping},
+};
 
 const ONE: &[&str] = &["--workers", "1"];
 const TWO: &[&str] = &["--workers", "2"];
@@ -68,6 +71,34 @@ fn two_workers_share_the_flows_and_keep_their_order() {
         }
     }
     pair.check_balance();
+    pair.stop();
+}
+
+/// Nothing from the dialler's source port of lane 1 gets in any more.
+fn kill_lane_1(host: &Host) {
+    let rule = "add table inet lane
+        add chain inet lane input { type filter hook input priority 0; }
+        add rule inet lane input udp dport 5800 udp sport != 5800 drop";
+    for command in rule.lines() {
+        host.run("nft", &command.split_whitespace().collect::<Vec<_>>()).unwrap();
+    }
+}
+
+#[test]
+fn a_dead_lane_is_no_outage() {
+    let mut pair = pair("dead", [TWO, TWO], 2);
+    check_order(&pair);
+    kill_lane_1(pair.a.host());
+    kill_lane_1(pair.b.host());
+    for site in [&mut pair.a, &mut pair.b] {
+        site.wait_for_report("one lane left", |report| {
+            let peer = report.peer(0);
+            peer.is_up() && peer.lanes() == 1
+        });
+    }
+    // What the kernel reads from the second queue goes through the first worker now.
+    check_order(&pair);
+    check_tcp(&pair);
     pair.stop();
 }
 

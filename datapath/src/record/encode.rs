@@ -34,10 +34,10 @@ const PLAIN_TEMPLATE_ABOVE_DATAGRAMS: usize = 2;
 /// `csum_offset` of TCP.
 const TCP_CSUM_OFFSET: u16 = 16;
 
-/// A few trains of 64 packets; see [`Arena`] for how it is used again.
-const CHUNK_LEN: usize = 256 * 1_024;
+/// A train or two: small chunks are used again while they are still in the cache; see [`Arena`].
+const CHUNK_LEN: usize = 128 * 1_024;
 /// What quinn may hold of ours before chunks are allocated anew: 4 MiB.
-const CHUNKS_MAX: usize = 16;
+const CHUNKS_MAX: usize = 32;
 
 /// Packs the frames of one connection, in the direction of sending, into datagrams.
 #[derive(Debug)]
