@@ -80,7 +80,7 @@ fn kill_lane_1(host: &Host) {
         add chain inet lane input { type filter hook input priority 0; }
         add rule inet lane input udp dport 5800 udp sport != 5800 drop";
     for command in rule.lines() {
-        host.run("nft", &command.split_whitespace().collect::<Vec<_>>()).unwrap();
+        host.run("nft", command.split_whitespace()).unwrap();
     }
 }
 
