@@ -318,9 +318,9 @@ fn a_restarted_nat_has_forgotten_everything() {
     for kind in NatKind::ALL {
         let pair = neighbours("restart", NatOptions::new(kind));
         let [a, b] = &pair.sockets;
-        // So that new ports are not counted up in the same order.
         pair.nat.restart().unwrap();
         pair.outside.known.send(pair.mapped[0], "forgotten");
+        // The other way round: ports are counted up from the first again.
         let renewed = [b, a].map(|socket| socket.seen_by(&pair.outside.known));
         assert_ne!(renewed[1], pair.mapped[0], "{kind:?}");
         pair.outside.known.send(renewed[1], "renewed");
@@ -355,8 +355,7 @@ fn the_stated_delay_is_the_whole_delay() {
     let home = Access::Nat(NatOptions::new(NatKind::PortRestricted));
     let site = internet.site("a", home).unwrap();
     let least = |ping: Ping, of: &Attached| {
-        let report = ping.count(3).run(&of.host).unwrap();
-        report.expect_no_loss().unwrap();
+        let report = ping.count(3).run(&of.host).unwrap().expect_no_loss().unwrap();
         report.rtts_ms.iter().copied().fold(f64::MAX, f64::min)
     };
     let rtt_ms = least(Ping::to(server.ipv4), &site.machine);

@@ -376,7 +376,7 @@ impl Attached {
         self.set_up_addresses(prefix_len)?;
         let dev = &self.interface;
         let mut lines = vec![format!("route replace default via {gateway} dev {dev}")];
-        lines.extend(gateway_v6.map(|via| format!("-6 route replace default via {via} dev {dev}")));
+        lines.extend(gateway_v6.map(|via| format!("route replace ::/0 via {via} dev {dev}")));
         self.host.ip_batch(&lines)
     }
 

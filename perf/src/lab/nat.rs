@@ -219,7 +219,6 @@ impl Nat {
 define lan = \"{LAN}\"
 define outside = {outside}
 define inside = {inside}/24
-define timeout = {}s
 table ip nat4 {{
     chain input {{
         type filter hook input priority filter
@@ -235,7 +234,6 @@ table ip nat4 {{
     }}
 {}}}
 ",
-            options.mapping_timeout_s,
             admission(options),
             translation(options),
         )
@@ -290,11 +288,15 @@ fn translation(options: &NatOptions) -> String {
         NatKind::FullCone => String::new(),
         _ => format!("oifname $lan ct state new ip daddr . udp dport . {sender} != @permits drop"),
     };
+    let bounds = format!(
+        "flags dynamic,timeout; timeout {}s; size 65535;",
+        options.mapping_timeout_s
+    );
     // Ports are counted up rather than tried: two endpoints never share one, whomever they talk to.
     format!(
-        "    map mapped {{ type ipv4_addr . inet_service : inet_service; flags dynamic,timeout; timeout $timeout; size 65535; }}
-    map owners {{ type inet_service : ipv4_addr . inet_service; flags dynamic,timeout; timeout $timeout; size 65535; }}
-    set permits {{ type ipv4_addr . inet_service . {whom_type}; flags dynamic,timeout; timeout $timeout; size 65535; }}
+        "    map mapped {{ type ipv4_addr . inet_service : inet_service; {bounds} }}
+    map owners {{ type inet_service : ipv4_addr . inet_service; {bounds} }}
+    set permits {{ type ipv4_addr . inet_service . {whom_type}; {bounds} }}
     chain outbound {{
         type filter hook prerouting priority mangle
         iifname != $lan return
@@ -307,9 +309,9 @@ fn translation(options: &NatOptions) -> String {
     }}
     chain source {{
         type nat hook postrouting priority srcnat
-        oifname $wan snat ip to $outside : ip saddr . udp sport map @mapped
+        oifname $wan meta l4proto udp snat ip to $outside : ip saddr . udp sport map @mapped
         oifname $wan meta l4proto != udp snat to $outside
-        oifname $lan ip saddr $inside ct status dnat snat ip to $outside : ip saddr . udp sport map @mapped
+        oifname $lan ip saddr $inside ct status dnat meta l4proto udp snat ip to $outside : ip saddr . udp sport map @mapped
     }}
     chain translated {{
         type filter hook postrouting priority srcnat + 10
