@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipop_learning::PortId;
 
-use crate::{hello::Hello, node_id::NodeId};
+use crate::{admission::Proved, hello::Hello, node_id::NodeId};
 
 /// Names a connection for the life of the program. Bits 56 and up hold the worker; bit 55 is set in the names that control gives to dials.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -47,6 +47,8 @@ pub enum CloseReason {
     NotAdmitted = 5,
     /// The node dialled itself.
     DialledSelf = 6,
+    /// The peer has not shown that it knows the network's secret, or asks for a secret that this node lacks.
+    NotProved = 7,
 }
 
 /// From control to the worker that the lane belongs to.
@@ -112,7 +114,7 @@ pub enum Ended {
 /// From a worker to control.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Event {
-    /// The handshake is done, the peer's key is known and admitted, its hello was read.
+    /// The handshake is done, the peer's key is known and admitted, its hello was read, its proofs were verified.
     Connected {
         /// The connection; for an accepted one its name is new.
         connection: ConnectionId,
@@ -126,6 +128,8 @@ pub enum Event {
         local_ip: Option<IpAddr>,
         /// What the peer said of itself; its `lane` field is the lane of this connection.
         hello: Hello,
+        /// What it proved apart from its key.
+        proved: Proved,
     },
     /// The peer was seen, validated, at another address.
     Moved {
