@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipop_learning::PortId;
 
 use crate::{
+    admission::Proved,
     hello::Hello,
     io::SocketId,
     node_id::NodeId,
@@ -52,6 +53,8 @@ pub enum CloseReason {
     NotAdmitted = 5,
     /// The node dialled itself.
     DialledSelf = 6,
+    /// The peer has not shown that it knows the network's secret, or asks for a secret that this node lacks.
+    NotProved = 7,
 }
 
 /// The longest signalling message, bytes.
@@ -171,7 +174,7 @@ pub enum Ended {
 /// From a worker to control.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Event {
-    /// The handshake is done, the peer's key is known and admitted, its hello was read.
+    /// The handshake is done, the peer's key is known and admitted, its hello was read, its proofs were verified.
     Connected {
         /// The connection; for an accepted one its name is new.
         connection: ConnectionId,
@@ -185,6 +188,8 @@ pub enum Event {
         local_ip: Option<IpAddr>,
         /// What the peer said of itself; its `lane` field is the lane of this connection.
         hello: Hello,
+        /// What it proved apart from its key.
+        proved: Proved,
     },
     /// A packet for control: STUN at the listening socket; at the relay socket all but ChannelData of the channels that are a peer's [`Source`].
     /// Only so many a second are told; the rest is dropped, counted.

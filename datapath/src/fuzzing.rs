@@ -204,12 +204,16 @@ mod tests {
             instance: [7; 16],
             probe_token: Some([9; 16]),
             agent: "ipop-switch 0.1.0".into(),
+            proofs: Vec::new(),
         };
         let bare = Hello { probe_token: None, name: String::new(), ..full.clone() };
         let no_lanes = Hello { lanes: 0, ..full.clone() };
         let control = Hello { name: "a\x1b[2Jb\u{85}".into(), ..full.clone() };
+        let proving = Hello { proofs: vec![[1; 32], [2; 32]], ..full.clone() };
         let sound = full.encode();
-        let mut seeds = vec![sound.clone(), bare.encode(), no_lanes.encode(), control.encode()];
+        let others = [&bare, &no_lanes, &control, &proving];
+        let mut seeds = vec![sound.clone()];
+        seeds.extend(others.map(Hello::encode));
         let mut next_version = sound.clone();
         next_version[5] = 2;
         let mut too_long = sound.clone();
@@ -228,6 +232,7 @@ mod tests {
             &[0, 99, 0, 9],
             &long_name,
             &[0, 9, 0, 1, 0xff],
+            &[0, 10, 0, 0],
         ] {
             let mut bytes = [&bare.encode()[..], field].concat();
             let len = (bytes.len() - 8) as u16;

@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, PoisonError, RwLock,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering},
     },
     time::Instant,
 };
@@ -32,6 +32,8 @@ pub struct Shared {
     /// Own tunnels as (local UDP port, remote address), for the own-packet guard.
     own_flows: RwLock<HashSet<(u16, SocketAddr)>>,
     taps: u16,
+    /// No port from this one on has ever been up: what goes over all peers stops here.
+    ports_used: AtomicU16,
     epoch: Instant,
 }
 
@@ -64,6 +66,7 @@ impl Shared {
             tunnels: TunnelRegistry::default(),
             own_flows: RwLock::default(),
             taps,
+            ports_used: AtomicU16::new(taps),
             epoch,
         }
     }
@@ -86,13 +89,20 @@ impl Shared {
 
     /// All peers that have a lane up.
     pub fn live_peers(&self) -> impl Iterator<Item = PortId> + '_ {
-        (self.taps..self.ports.len() as u16).map(PortId).filter(|port| self.port(*port).is_up())
+        let end = self.ports_used.load(Ordering::Acquire);
+        (self.taps..end).map(PortId).filter(|port| self.port(*port).is_up())
     }
 
     /// A port's shared state.
     #[inline]
     pub fn port(&self, port: PortId) -> &SharedPort {
         &self.ports[usize::from(port.0)]
+    }
+
+    /// Marks a lane of a peer up.
+    pub fn lane_up(&self, port: PortId, lane: Lane) {
+        self.port(port).lane_up(lane);
+        self.ports_used.fetch_max(port.0.saturating_add(1), Ordering::AcqRel);
     }
 
     /// Remembers a tunnel for the own-packet guard.
@@ -119,7 +129,7 @@ impl Shared {
 
 impl SharedPort {
     /// Marks a lane up.
-    pub fn lane_up(&self, lane: Lane) {
+    fn lane_up(&self, lane: Lane) {
         self.lanes.fetch_or(1 << lane.0, Ordering::Release);
     }
 

@@ -15,6 +15,7 @@ use quinn_proto::{
 use rustls_pki_types::CertificateDer;
 
 use crate::{
+    admission::{EXPORTER_LABEL, Proved},
     command::{CloseReason, ConnectionId, Direction, Ended, Lane},
     counters::{PortCounters, TunnelGauges},
     drops::DropReason,
@@ -41,6 +42,8 @@ pub(crate) struct Tunnel {
     pub(crate) peer: Option<(NodeId, PortId)>,
     /// Known when the peer's hello was read.
     pub(crate) hello: Option<Hello>,
+    /// What the peer proved; known once its hello was read and was good enough. Before that no frame passes, either way.
+    pub(crate) proved: Option<Proved>,
     /// Control chose this connection to send the port's frames.
     pub(crate) active: bool,
     /// This node closed the connection, or it was lost: nothing goes in or out any more.
@@ -95,6 +98,7 @@ impl Tunnel {
             connection: new.connection,
             peer: None,
             hello: None,
+            proved: None,
             active: false,
             ended: false,
             dialled_lane: None,
@@ -123,7 +127,8 @@ impl Tunnel {
         scratch: &mut Vec<u8>,
         sent: &PortCounters,
     ) -> Result<(), DropReason> {
-        let hello = self.hello.as_ref().ok_or(DropReason::NotAdmitted)?;
+        let proven = self.proved.is_some();
+        let hello = self.hello.as_ref().filter(|_| proven).ok_or(DropReason::NotAdmitted)?;
         if needs(offload) & !hello.capabilities.0 == 0 {
             if frame.len() > hello.max_frame_len as usize {
                 return Err(DropReason::Oversized);
@@ -249,6 +254,14 @@ impl Tunnel {
         let identity = self.connection.crypto_session().peer_identity()?;
         let chain = identity.downcast::<Vec<CertificateDer<'static>>>().ok()?;
         tls::node_of(&chain)
+    }
+
+    /// What both ends export from their TLS session, once the handshake is done.
+    pub(crate) fn exported(&self) -> Option<[u8; 32]> {
+        let mut exported = [0; 32];
+        let session = self.connection.crypto_session();
+        session.export_keying_material(&mut exported, EXPORTER_LABEL, b"").ok()?;
+        Some(exported)
     }
 
     /// Writes this node's hello.

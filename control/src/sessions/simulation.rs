@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use ipop_datapath::{command::Ended, hello::Capabilities};
+use ipop_datapath::{admission::Proved, command::Ended, hello::Capabilities};
 use proptest::prelude::*;
 
 use super::{backoff::Rng, *};
@@ -221,6 +221,7 @@ impl World {
                     instance,
                     probe_token: None,
                     agent: String::new(),
+                    proofs: Vec::new(),
                 };
                 let peer = id(1 - node);
                 Event::Connected {
@@ -230,6 +231,7 @@ impl World {
                     remote,
                     local_ip: None,
                     hello,
+                    proved: Proved::KeyAlone,
                 }
             }
         };

@@ -7,6 +7,7 @@ use quinn_proto::{ClientConfig, ConnectionHandle, Incoming, ServerConfig, Transm
 
 use super::{Core, MAX_HANDSHAKES, inbound::Inbound, mark_dirty, phrase};
 use crate::{
+    admission::{ProofBinding, Verdict},
     command::{CloseReason, ConnectionId, Direction, Ended, Event, Lane},
     counters::WorkerCounters,
     forward::{Switch, TapOffload},
@@ -147,10 +148,12 @@ impl Core {
     pub(super) fn activate(&mut self, connection: ConnectionId, port: PortId) {
         let Some(&handle) = self.by_id.get(&connection) else { return };
         let Some(tunnel) = self.tunnels[handle.0].as_mut() else { return };
-        let (Some(hello), false) = (&tunnel.hello, tunnel.ended) else { return };
+        let (Some(hello), true, false) = (&tunnel.hello, tunnel.proved.is_some(), tunnel.ended) else {
+            return;
+        };
         let shared = self.config.shared.port(port);
         shared.set_probe_token(hello.probe_token);
-        shared.lane_up(Lane(hello.lane));
+        self.config.shared.lane_up(port, Lane(hello.lane));
         tunnel.active = true;
         let old = self.active[usize::from(port.0)].replace(handle);
         if let Some(old) = old.filter(|old| *old != handle)
@@ -171,7 +174,7 @@ impl Core {
         }
         self.by_id.remove(&tunnel.id);
         self.config.shared.tunnels.remove(tunnel.id);
-        let announced = tunnel.hello.is_some() || tunnel.direction == Direction::Dialled;
+        let announced = tunnel.proved.is_some() || tunnel.direction == Direction::Dialled;
         if announced {
             self.switch.events.push(Event::Ended { connection: tunnel.id, why });
         } else if let Ended::Refused(why) = why
@@ -207,7 +210,11 @@ impl Core {
             transmit(now, tunnel, &self.switch, io);
             tunnel.close(now, reason, phrase);
             mark_dirty(&mut self.dirty, tunnel);
-            self.retire(now, handle, Ended::Closed(reason));
+            let why = match reason {
+                CloseReason::NotProved => Ended::Refused(phrase.into()),
+                other => Ended::Closed(other),
+            };
+            self.retire(now, handle, why);
         }
     }
 
@@ -264,14 +271,18 @@ impl Core {
     /// The peer's key is proven: its frames are welcome, and this node introduces itself.
     fn handshake_done(&mut self, now: Instant, handle: ConnectionHandle, io: &mut impl Io) {
         let Some(tunnel) = self.tunnels[handle.0].as_mut() else { return };
-        let node = tunnel.proven_node();
-        let Some((node, port)) =
-            node.and_then(|node| Some((node, self.config.admission.port_of(node)?)))
-        else {
-            self.close(now, handle, CloseReason::NotAdmitted, phrase(CloseReason::NotAdmitted), io);
-            return;
+        let proven = tunnel.proven_node().zip(tunnel.exported());
+        let Some((node, exported)) = proven else {
+            let reason = CloseReason::NotAdmitted;
+            return self.close(now, handle, reason, phrase(reason), io);
+        };
+        let Verdict::Admitted(port) = self.config.admission.verdict(node) else {
+            let reason = CloseReason::NotAdmitted;
+            return self.close(now, handle, reason, phrase(reason), io);
         };
         tunnel.peer = Some((node, port));
+        let own = self.config.facts.node;
+        let binding = ProofBinding::new(own, node, tunnel.direction, exported);
         let facts = &self.config.facts;
         let hello = Hello {
             capabilities: capabilities(&self.config.taps),
@@ -283,6 +294,7 @@ impl Core {
             instance: facts.instance,
             probe_token: Some(facts.probe_token),
             agent: AGENT.into(),
+            proofs: self.config.admission.proofs(own, &binding),
         };
         tunnel.say_hello(&hello);
         mark_dirty(&mut self.dirty, tunnel);
@@ -290,7 +302,7 @@ impl Core {
 
     fn hello_read(&mut self, now: Instant, handle: ConnectionHandle, io: &mut impl Io) {
         let Some(tunnel) = self.tunnels[handle.0].as_mut() else { return };
-        let (Some((peer, _)), Some(hello)) = (tunnel.peer, tunnel.hello.clone()) else { return };
+        let (Some((peer, _)), Some(mut hello)) = (tunnel.peer, tunnel.hello.clone()) else { return };
         if tunnel.direction == Direction::Accepted {
             self.handshakes = self.handshakes.saturating_sub(1);
         }
@@ -299,6 +311,20 @@ impl Core {
             self.close(now, handle, CloseReason::BadHello, phrase, io);
             return;
         }
+        let proofs = std::mem::take(&mut hello.proofs);
+        let verified = match tunnel.exported() {
+            Some(exported) => {
+                let own = self.config.facts.node;
+                let binding = ProofBinding::new(own, peer, tunnel.direction, exported);
+                self.config.admission.verify(peer, &binding, &proofs)
+            }
+            None => Err("the TLS session has no exporter".into()),
+        };
+        let proved = match verified {
+            Ok(proved) => proved,
+            Err(why) => return self.close(now, handle, CloseReason::NotProved, &why, io),
+        };
+        tunnel.proved = Some(proved.clone());
         self.switch.events.push(Event::Connected {
             connection: tunnel.id,
             peer,
@@ -306,6 +332,7 @@ impl Core {
             remote: tunnel.remote,
             local_ip: tunnel.connection.local_ip(),
             hello,
+            proved,
         });
     }
 

@@ -395,6 +395,7 @@ fn phrase(reason: CloseReason) -> &'static str {
         CloseReason::BadHello => "malformed hello",
         CloseReason::NotAdmitted => "this node is not among the peers",
         CloseReason::DialledSelf => "the node dialled itself",
+        CloseReason::NotProved => "the network's secret was not proved",
     }
 }
 

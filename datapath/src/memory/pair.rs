@@ -10,7 +10,7 @@ use ipop_learning::{MacAddr, MacTable, MacTableConfig, PortId};
 
 use super::{MemoryIo, MemoryIoConfig, Node};
 use crate::{
-    admission::Admission,
+    admission::{Admission, Verdict},
     command::{Command, ConnectionId, Event, Lane},
     core::{Core, CoreConfig},
     forward::TapOffload,
@@ -121,8 +121,8 @@ fn carry(now: Instant, from: &mut Node, to: &mut Node) -> bool {
 struct Only(NodeId);
 
 impl Admission for Only {
-    fn port_of(&self, node: NodeId) -> Option<PortId> {
-        (node == self.0).then_some(PEER)
+    fn verdict(&self, node: NodeId) -> Verdict {
+        if node == self.0 { Verdict::Admitted(PEER) } else { Verdict::Refused(String::new()) }
     }
 }
 
