@@ -10,12 +10,12 @@ use bytes::Bytes;
 use ipop_learning::PortId;
 use quinn_proto::{
     Connection, ConnectionError, ConnectionHandle, Dir, Event as QuicEvent, StreamEvent, StreamId,
-    TransportErrorCode, VarInt,
+    TransportErrorCode, VarInt, WriteError,
 };
 use rustls_pki_types::CertificateDer;
 
 use crate::{
-    command::{CloseReason, ConnectionId, Direction, Ended, Lane},
+    command::{CloseReason, ConnectionId, Direction, Ended, Lane, MAX_SIGNAL_LEN},
     counters::{PortCounters, TunnelGauges},
     drops::DropReason,
     frame::{Gso, MAX_FRAME_LEN, Offload},
@@ -24,6 +24,7 @@ use crate::{
     node_id::NodeId,
     quic::{LinkHealth, tls, transport::SEND_QUEUE_BYTES},
     record::{FrameSink, Reassembler, ReassemblyStats, RecordWriter},
+    signal::{BadSignal, SignalQueue, SignalReader},
 };
 
 /// Records and their headers cost this much of the queue at most, for each datagram that a frame begins or continues in.
@@ -53,12 +54,23 @@ pub(crate) struct Tunnel {
     health: Arc<LinkHealth>,
     hello_bytes: Vec<u8>,
     hello_stream: Option<StreamId>,
+    signals: Signals,
     writer: RecordWriter,
     reassembler: Reassembler,
     /// Datagrams that QUIC refused to queue.
     unqueued: u64,
     /// Reassembly counts that were passed on already.
     counted: ReassemblyStats,
+}
+
+/// The streams that carry signalling messages.
+struct Signals {
+    queue: SignalQueue,
+    reader: SignalReader,
+    out: Option<StreamId>,
+    incoming: Option<StreamId>,
+    /// Messages to send that found no room.
+    unsent: u64,
 }
 
 /// What a drive of the connection brought to light.
@@ -82,6 +94,7 @@ pub(crate) struct NewTunnel {
     pub(crate) socket: SocketId,
     pub(crate) gauges: Arc<TunnelGauges>,
     pub(crate) health: Arc<LinkHealth>,
+    pub(crate) now: Instant,
 }
 
 impl Tunnel {
@@ -103,6 +116,13 @@ impl Tunnel {
             health: new.health,
             hello_bytes: Vec::new(),
             hello_stream: None,
+            signals: Signals {
+                queue: SignalQueue::default(),
+                reader: SignalReader::new(new.now),
+                out: None,
+                incoming: None,
+                unsent: 0,
+            },
             writer: RecordWriter::new(),
             reassembler: Reassembler::new(MAX_FRAME_LEN),
             unqueued: 0,
@@ -225,8 +245,13 @@ impl Tunnel {
                     return Some(Progress::Lost(explain(reason)));
                 }
                 QuicEvent::Stream(StreamEvent::Opened { dir: Dir::Uni }) => {
-                    if self.hello_stream.is_none() {
-                        self.hello_stream = self.connection.streams().accept(Dir::Uni);
+                    while let Some(id) = self.connection.streams().accept(Dir::Uni) {
+                        // In the order in which the peer opened them: its hello is the first.
+                        let stream = match self.hello_stream {
+                            None => &mut self.hello_stream,
+                            Some(_) => &mut self.signals.incoming,
+                        };
+                        stream.get_or_insert(id);
                     }
                     if let Some(progress) = self.read_hello() {
                         return Some(progress);
@@ -261,6 +286,80 @@ impl Tunnel {
         if stream.write(&bytes).is_ok_and(|written| written == bytes.len()) {
             let _ = stream.finish();
         }
+    }
+
+    /// Whether frames and signalling messages may pass.
+    fn is_admitted(&self) -> bool {
+        self.peer.is_some() && self.hello.is_some() && !self.ended
+    }
+
+    /// Queues a signalling message for the peer, or counts it as dropped.
+    pub(crate) fn signal(&mut self, message: &[u8]) {
+        let knows = self
+            .hello
+            .as_ref()
+            .is_some_and(|hello| hello.capabilities.has(Capabilities::SIGNALLING));
+        if !knows || !self.is_admitted() || !self.signals.queue.push(message) {
+            self.signals.unsent += 1;
+        }
+    }
+
+    /// Gives the stream as much of the queued messages as it takes.
+    pub(crate) fn write_signals(&mut self) {
+        let signals = &mut self.signals;
+        if signals.queue.bytes.is_empty() {
+            return;
+        }
+        if signals.out.is_none() {
+            signals.out = self.connection.streams().open(Dir::Uni);
+        }
+        let Some(id) = signals.out else { return };
+        match self.connection.send_stream(id).write(&signals.queue.bytes) {
+            Ok(written) => drop(signals.queue.bytes.drain(..written)),
+            Err(WriteError::Blocked) => {}
+            // The peer does not want to hear more on this connection.
+            Err(WriteError::Stopped(_) | WriteError::ClosedStream) => {
+                signals.queue.bytes.clear();
+                signals.unsent += 1;
+            }
+        }
+    }
+
+    /// Shows the messages that have come; none before the peer is admitted.
+    pub(crate) fn read_signals(&mut self, now: Instant, mut deliver: impl FnMut(NodeId, &[u8])) {
+        let (Some(id), Some((peer, _)), true) =
+            (self.signals.incoming, self.peer, self.is_admitted())
+        else {
+            return;
+        };
+        let mut stream = self.connection.recv_stream(id);
+        let Ok(mut chunks) = stream.read(true) else { return };
+        let mut result = Ok(());
+        while let (Ok(()), Ok(Some(chunk))) = (result, chunks.next(MAX_SIGNAL_LEN)) {
+            result = self.signals.reader.push(now, &chunk.bytes, |message| deliver(peer, message));
+        }
+        let _ = chunks.finalize();
+        if result == Err(BadSignal) {
+            self.signals.reader.dropped += 1;
+            let _ = stream.stop(VarInt::from_u32(CloseReason::BadHello as u32));
+        }
+    }
+
+    /// Signalling messages dropped, either way, since the last call.
+    pub(crate) fn take_dropped_signals(&mut self) -> u64 {
+        std::mem::take(&mut self.signals.unsent) + std::mem::take(&mut self.signals.reader.dropped)
+    }
+
+    /// Packets take another path from now on. Returns how many queued datagrams were too large to be sent before its MTU is known, by their bytes.
+    pub(crate) fn path_changed(&mut self, now: Instant) -> u64 {
+        let datagrams = self.connection.datagrams();
+        let cost = datagrams.max_size().unwrap_or(0) + size_of::<Bytes>();
+        let space = datagrams.send_buffer_space();
+        self.connection.path_changed(now);
+        let dropped = self.connection.datagrams().send_buffer_space().saturating_sub(space);
+        // Something must be acknowledged soon, or what was lost on the old path blocks the new one until QUIC's timer.
+        self.connection.ping();
+        dropped.div_ceil(cost) as u64
     }
 
     pub(crate) fn close(&mut self, now: Instant, reason: CloseReason, phrase: &str) {

@@ -110,13 +110,20 @@ pub struct MemoryIoConfig {
     pub max_segments: usize,
     /// MTU of every interface, bytes of IP packet.
     pub first_hop_mtu: u16,
-    /// UDP ports by [`SocketId`]: the listening one, and one to dial from if it is another.
+    /// UDP ports: the listening one, and one to dial from if it is another.
     pub ports: Vec<u16>,
+    /// Port of the relay socket, if there is one.
+    pub relay_port: Option<u16>,
 }
 
 impl Default for MemoryIoConfig {
     fn default() -> Self {
-        Self { max_segments: MAX_SEGMENTS, first_hop_mtu: FIRST_HOP_MTU, ports: vec![5_800] }
+        Self {
+            max_segments: MAX_SEGMENTS,
+            first_hop_mtu: FIRST_HOP_MTU,
+            ports: vec![5_800],
+            relay_port: None,
+        }
     }
 }
 
@@ -218,8 +225,19 @@ impl Io for MemoryIo {
         });
     }
 
-    fn can_send(&self, _: SocketId) -> bool {
-        self.trains.len() < TRAINS_MAX
+    fn can_send(&self, socket: SocketId) -> bool {
+        self.has_socket(socket) && self.trains.len() < TRAINS_MAX
+    }
+
+    fn has_socket(&self, socket: SocketId) -> bool {
+        match socket {
+            SocketId::RELAY => self.config.relay_port.is_some(),
+            SocketId(number) => usize::from(number) < self.config.ports.len(),
+        }
+    }
+
+    fn can_send_packet(&self, socket: SocketId) -> bool {
+        self.has_socket(socket) && self.trains.len() < 2 * TRAINS_MAX
     }
 
     fn max_segments(&self, _: SocketId) -> usize {
@@ -235,7 +253,10 @@ impl Io for MemoryIo {
     }
 
     fn local_port(&self, socket: SocketId) -> u16 {
-        self.config.ports[usize::from(socket.0)]
+        match socket {
+            SocketId::RELAY => self.config.relay_port.unwrap_or(0),
+            SocketId(number) => self.config.ports[usize::from(number)],
+        }
     }
 }
 
@@ -291,9 +312,11 @@ impl Node {
     pub fn receive(&mut self, now: Instant, from: SocketAddr, train: &Train) {
         let mut received = self.buffers.fill(train.packets());
         let local_ip = Some(train.destination.ip());
+        let to_relay_port = self.io.config.relay_port == Some(train.destination.port());
+        let socket = if to_relay_port { SocketId::RELAY } else { SocketId::LISTEN };
         while !received.is_empty() {
             let packet = received.split_to(train.segment_len.min(received.len()));
-            self.core.packet(now, SocketId::LISTEN, from, local_ip, packet, &mut self.io);
+            self.core.packet(now, socket, from, local_ip, packet, &mut self.io);
         }
         self.core.end_of_train(now, &mut self.io);
     }
