@@ -7,6 +7,7 @@ use quinn_proto::{ClientConfig, ConnectionHandle, Incoming, ServerConfig, Transp
 
 use super::{Core, MAX_HANDSHAKES, inbound::Inbound, mark_dirty, paths::Way, phrase};
 use crate::{
+    channel_data,
     command::{CloseReason, ConnectionId, Direction, Ended, Event, Lane},
     counters::{IoCounters, WorkerCounters},
     forward::TapOffload,
@@ -130,20 +131,19 @@ impl Core {
         }
     }
 
-    /// Settings of a connection to this address, or to the path that it stands for now. (Discovery of the path MTU keeps its upper bound on
-    /// every later path.)
+    /// Settings of a connection to this address, or to the path that it stands for now. Discovery of the path MTU keeps its upper bound on every
+    /// later path, so one that may be relayed leaves room for the relay's header.
     fn transport_config(
         &self,
         remote: SocketAddr,
         health: Arc<LinkHealth>,
         io: &impl Io,
     ) -> Arc<TransportConfig> {
-        let way = self.paths.way(SocketId::LISTEN, remote);
-        let first_hop = match way {
-            Way::Over(path) => path.flow().1,
-            Way::Plain(_) | Way::Nowhere => remote,
+        let (first_hop, header_len) = match self.paths.way(SocketId::LISTEN, remote) {
+            Way::Over(path) => (path.flow().1, channel_data::HEADER_LEN),
+            Way::Plain(_) | Way::Nowhere => (remote, 0),
         };
-        let mtu = io.first_hop_mtu(first_hop).saturating_sub(way.header_len() as u16);
+        let mtu = io.first_hop_mtu(first_hop).saturating_sub(header_len as u16);
         transport::transport_config(self.config.congestion, health, &first_hop, mtu)
     }
 

@@ -27,7 +27,10 @@ use crate::{
     io::{FrameBytes, Io, SocketId},
 };
 
-pub use self::{bare::BarePair, pair::Pair};
+pub use self::{
+    bare::BarePair,
+    pair::{PEER, Pair, TAP, node},
+};
 
 /// Trains that may wait before a socket counts as full, as in the io_uring engine.
 const TRAINS_MAX: usize = 16;
@@ -310,12 +313,37 @@ impl Node {
 
     /// Shows the core a train that `from` sent.
     pub fn receive(&mut self, now: Instant, from: SocketAddr, train: &Train) {
-        let mut received = self.buffers.fill(train.packets());
-        let local_ip = Some(train.destination.ip());
         let to_relay_port = self.io.config.relay_port == Some(train.destination.port());
         let socket = if to_relay_port { SocketId::RELAY } else { SocketId::LISTEN };
-        while !received.is_empty() {
-            let packet = received.split_to(train.segment_len.min(received.len()));
+        let received = self.buffers.fill(train.packets());
+        let lens = train.packets().map(<[u8]>::len);
+        self.receive_buffer(now, socket, from, Some(train.destination.ip()), received, lens);
+    }
+
+    /// Shows the core packets that came in one buffer, of whatever lengths.
+    pub fn receive_packets(
+        &mut self,
+        now: Instant,
+        socket: SocketId,
+        from: SocketAddr,
+        packets: &[&[u8]],
+    ) {
+        let received = self.buffers.fill(packets.iter().copied());
+        let lens = packets.iter().map(|packet| packet.len());
+        self.receive_buffer(now, socket, from, Some(self.address.ip()), received, lens);
+    }
+
+    fn receive_buffer(
+        &mut self,
+        now: Instant,
+        socket: SocketId,
+        from: SocketAddr,
+        local_ip: Option<IpAddr>,
+        mut received: BytesMut,
+        lens: impl Iterator<Item = usize>,
+    ) {
+        for len in lens {
+            let packet = received.split_to(len);
             self.core.packet(now, socket, from, local_ip, packet, &mut self.io);
         }
         self.core.end_of_train(now, &mut self.io);
