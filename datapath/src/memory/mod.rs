@@ -29,7 +29,7 @@ use crate::{
 
 pub use self::{
     bare::BarePair,
-    pair::{PEER, Pair, TAP, node},
+    pair::{Only, PEER, Pair, TAP, node},
 };
 
 /// Trains that may wait before a socket counts as full, as in the io_uring engine.

@@ -121,7 +121,8 @@ fn carry(now: Instant, from: &mut Node, to: &mut Node) -> bool {
     carried
 }
 
-struct Only(NodeId);
+/// Admits one node, at [`PEER`].
+pub struct Only(pub NodeId);
 
 impl Admission for Only {
     fn port_of(&self, node: NodeId) -> Option<PortId> {
