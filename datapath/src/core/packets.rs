@@ -254,7 +254,7 @@ impl Core {
         io.send(socket, &transmit, train);
     }
 
-    /// Moves a peer's packets to another path, hitlessly as far as the old one still works or the new one takes packets as large.
+    /// Moves a peer's packets to another path.
     pub(super) fn set_path(
         &mut self,
         now: Instant,
@@ -295,7 +295,8 @@ impl Core {
         }
     }
 
-    /// QUIC starts to measure anew, from its smallest packets on. What is queued in larger ones would be lost with that, so it goes out first.
+    /// QUIC starts to measure anew, from its smallest packets on. What is queued in larger ones would be lost with that, so it goes out
+    /// first, on the new path, as far as the socket takes it at once.
     fn leave_path(&mut self, now: Instant, index: usize, io: &mut impl Io) {
         let Some(tunnel) = self.tunnels[index].as_mut() else { return };
         let way = self.paths.way(tunnel.socket, tunnel.remote);

@@ -72,6 +72,36 @@ fn what_is_queued_when_the_path_changes_is_not_lost() {
 }
 
 #[test]
+fn more_than_the_socket_takes_at_once_is_lost_and_counted() {
+    let mut net = Net::connected(Way::Relay);
+    for _ in 0..6 {
+        burst(&mut net, 0);
+    }
+    net.set_path(0, Some(Way::Direct));
+    net.settle(Duration::from_secs(2));
+    let oversized = net.io(0).oversized_datagrams.get();
+    let missing = 6 * FRAMES - net.take_frames(1);
+    // A frame fills a little more than a datagram.
+    assert!(missing > 0);
+    assert!((80..=105).contains(&(missing * 100 / oversized)), "{missing} of {oversized}");
+}
+
+#[test]
+fn a_path_that_takes_smaller_packets_works_at_once() {
+    let mut net = Net::connected(Way::Direct);
+    net.relayed_len_max = 1_300;
+    for node in 0..2 {
+        net.set_path(node, Some(Way::Relay));
+        burst(&mut net, node);
+    }
+    net.settle(Duration::from_secs(5));
+    burst(&mut net, 0);
+    burst(&mut net, 1);
+    net.exchange();
+    assert_no_loss(&mut net, 2);
+}
+
+#[test]
 fn ends_may_move_at_different_times() {
     let mut net = Net::connected(Way::Relay);
     net.set_path(0, Some(Way::Direct));
