@@ -258,12 +258,11 @@ fn a_relayed_peer_becomes_a_direct_one_while_stun_shares_the_port() {
 
     let message = b"candidates".to_vec();
     nodes[0].command(Command::Signal { connection: DIALLED, message: message.clone() });
-    nodes[1].wait_for(|_, event| match event {
-        Event::Signal { peer, message: told, .. } => {
-            Some(assert_eq!((peer, told), (a_id, message.clone())))
-        }
+    let told = nodes[1].wait_for(|_, event| match event {
+        Event::Signal { peer, message, .. } => Some((peer, message)),
         _ => None,
     });
+    assert_eq!(told, (a_id, message));
     for node in nodes {
         let io = &node.shared.counters[0].io;
         assert_eq!((io.path_changes.get(), io.pathless_packets.get()), (1, 0));
