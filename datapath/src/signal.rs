@@ -2,7 +2,12 @@
 
 use std::time::Instant;
 
-use crate::{command::MAX_SIGNAL_LEN, storm::TokenBucket};
+use quinn_proto::{Connection, Dir, StreamId, VarInt, WriteError};
+
+use crate::{
+    command::{CloseReason, MAX_SIGNAL_LEN},
+    storm::TokenBucket,
+};
 
 /// Length of a message, in front of it, bytes.
 const LEN_BYTES: usize = 2;
@@ -12,6 +17,92 @@ const QUEUE_BYTES: usize = 64 << 10;
 const RATE_MESSAGES: u32 = 50;
 /// Messages at once.
 const BURST_MESSAGES: u32 = 100;
+
+/// The streams of one connection.
+pub(crate) struct SignalStreams {
+    queue: SignalQueue,
+    reader: SignalReader,
+    /// Opened with the first message.
+    outgoing: Option<StreamId>,
+    incoming: Option<StreamId>,
+    /// Messages of this node that were not sent.
+    unsent: u64,
+}
+
+impl SignalStreams {
+    pub(crate) fn new(now: Instant) -> Self {
+        Self {
+            queue: SignalQueue::default(),
+            reader: SignalReader::new(now),
+            outgoing: None,
+            incoming: None,
+            unsent: 0,
+        }
+    }
+
+    /// The peer opened a stream after that of its hello. Further ones are not read.
+    pub(crate) fn opened(&mut self, stream: StreamId) {
+        self.incoming.get_or_insert(stream);
+    }
+
+    /// Queues a message, or counts it as dropped.
+    pub(crate) fn queue(&mut self, message: &[u8]) {
+        if !self.queue.push(message) {
+            self.drop_one();
+        }
+    }
+
+    /// Counts a message that is not even queued.
+    pub(crate) fn drop_one(&mut self) {
+        self.unsent += 1;
+    }
+
+    /// Gives the stream as much of the queued messages as it takes.
+    pub(crate) fn write(&mut self, connection: &mut Connection) {
+        if self.queue.bytes.is_empty() {
+            return;
+        }
+        if self.outgoing.is_none() {
+            self.outgoing = connection.streams().open(Dir::Uni);
+        }
+        let Some(id) = self.outgoing else { return };
+        match connection.send_stream(id).write(&self.queue.bytes) {
+            Ok(written) => drop(self.queue.bytes.drain(..written)),
+            Err(WriteError::Blocked) => {}
+            // The peer does not want to hear more on this connection.
+            Err(WriteError::Stopped(_) | WriteError::ClosedStream) => {
+                self.queue.bytes.clear();
+                self.drop_one();
+            }
+        }
+    }
+
+    /// Shows each message that is complete. After a bad one the stream is not read any more.
+    pub(crate) fn read(
+        &mut self,
+        now: Instant,
+        connection: &mut Connection,
+        mut deliver: impl FnMut(&[u8]),
+    ) {
+        let Some(id) = self.incoming else { return };
+        let mut stream = connection.recv_stream(id);
+        let Ok(mut chunks) = stream.read(true) else { return };
+        let mut result = Ok(());
+        while let (Ok(()), Ok(Some(chunk))) = (result, chunks.next(MAX_SIGNAL_LEN)) {
+            result = self.reader.push(now, &chunk.bytes, &mut deliver);
+        }
+        let _ = chunks.finalize();
+        if result == Err(BadSignal) {
+            self.reader.dropped += 1;
+            let _ = stream.stop(VarInt::from_u32(CloseReason::BadHello as u32));
+        }
+    }
+
+    /// Messages dropped, either way, since the last call.
+    pub(crate) fn take_dropped(&mut self) -> u64 {
+        std::mem::take(&mut self.unsent) + std::mem::take(&mut self.reader.dropped)
+    }
+}
 
 /// What goes out.
 #[derive(Default)]

@@ -10,12 +10,12 @@ use bytes::Bytes;
 use ipop_learning::PortId;
 use quinn_proto::{
     Connection, ConnectionError, ConnectionHandle, Dir, Event as QuicEvent, StreamEvent, StreamId,
-    TransportErrorCode, VarInt, WriteError,
+    TransportErrorCode, VarInt,
 };
 use rustls_pki_types::CertificateDer;
 
 use crate::{
-    command::{CloseReason, ConnectionId, Direction, Ended, Lane, MAX_SIGNAL_LEN},
+    command::{CloseReason, ConnectionId, Direction, Ended, Lane},
     counters::{PortCounters, TunnelGauges},
     drops::DropReason,
     frame::{Gso, MAX_FRAME_LEN, Offload},
@@ -24,7 +24,7 @@ use crate::{
     node_id::NodeId,
     quic::{LinkHealth, tls, transport::SEND_QUEUE_BYTES},
     record::{FrameSink, Reassembler, ReassemblyStats, RecordWriter},
-    signal::{BadSignal, SignalQueue, SignalReader},
+    signal::SignalStreams,
 };
 
 /// Records and their headers cost this much of the queue at most, for each datagram that a frame begins or continues in.
@@ -54,23 +54,13 @@ pub(crate) struct Tunnel {
     health: Arc<LinkHealth>,
     hello_bytes: Vec<u8>,
     hello_stream: Option<StreamId>,
-    signals: Signals,
+    signals: SignalStreams,
     writer: RecordWriter,
     reassembler: Reassembler,
     /// Datagrams that QUIC refused to queue.
     unqueued: u64,
     /// Reassembly counts that were passed on already.
     counted: ReassemblyStats,
-}
-
-/// The streams that carry signalling messages.
-struct Signals {
-    queue: SignalQueue,
-    reader: SignalReader,
-    out: Option<StreamId>,
-    incoming: Option<StreamId>,
-    /// Messages to send that found no room.
-    unsent: u64,
 }
 
 /// What a drive of the connection brought to light.
@@ -116,13 +106,7 @@ impl Tunnel {
             health: new.health,
             hello_bytes: Vec::new(),
             hello_stream: None,
-            signals: Signals {
-                queue: SignalQueue::default(),
-                reader: SignalReader::new(new.now),
-                out: None,
-                incoming: None,
-                unsent: 0,
-            },
+            signals: SignalStreams::new(new.now),
             writer: RecordWriter::new(),
             reassembler: Reassembler::new(MAX_FRAME_LEN),
             unqueued: 0,
@@ -247,11 +231,10 @@ impl Tunnel {
                 QuicEvent::Stream(StreamEvent::Opened { dir: Dir::Uni }) => {
                     while let Some(id) = self.connection.streams().accept(Dir::Uni) {
                         // In the order in which the peer opened them: its hello is the first.
-                        let stream = match self.hello_stream {
-                            None => &mut self.hello_stream,
-                            Some(_) => &mut self.signals.incoming,
-                        };
-                        stream.get_or_insert(id);
+                        match self.hello_stream {
+                            None => self.hello_stream = Some(id),
+                            Some(_) => self.signals.opened(id),
+                        }
                     }
                     if let Some(progress) = self.read_hello() {
                         return Some(progress);
@@ -295,59 +278,29 @@ impl Tunnel {
 
     /// Queues a signalling message for the peer, or counts it as dropped.
     pub(crate) fn signal(&mut self, message: &[u8]) {
-        let knows = self
-            .hello
-            .as_ref()
-            .is_some_and(|hello| hello.capabilities.has(Capabilities::SIGNALLING));
-        if !knows || !self.is_admitted() || !self.signals.queue.push(message) {
-            self.signals.unsent += 1;
+        let knows = |hello: &Hello| hello.capabilities.has(Capabilities::SIGNALLING);
+        if self.is_admitted() && self.hello.as_ref().is_some_and(knows) {
+            self.signals.queue(message);
+        } else {
+            self.signals.drop_one();
         }
     }
 
     /// Gives the stream as much of the queued messages as it takes.
     pub(crate) fn write_signals(&mut self) {
-        let signals = &mut self.signals;
-        if signals.queue.bytes.is_empty() {
-            return;
-        }
-        if signals.out.is_none() {
-            signals.out = self.connection.streams().open(Dir::Uni);
-        }
-        let Some(id) = signals.out else { return };
-        match self.connection.send_stream(id).write(&signals.queue.bytes) {
-            Ok(written) => drop(signals.queue.bytes.drain(..written)),
-            Err(WriteError::Blocked) => {}
-            // The peer does not want to hear more on this connection.
-            Err(WriteError::Stopped(_) | WriteError::ClosedStream) => {
-                signals.queue.bytes.clear();
-                signals.unsent += 1;
-            }
-        }
+        self.signals.write(&mut self.connection);
     }
 
     /// Shows the messages that have come; none before the peer is admitted.
     pub(crate) fn read_signals(&mut self, now: Instant, mut deliver: impl FnMut(NodeId, &[u8])) {
-        let (Some(id), Some((peer, _)), true) =
-            (self.signals.incoming, self.peer, self.is_admitted())
-        else {
-            return;
-        };
-        let mut stream = self.connection.recv_stream(id);
-        let Ok(mut chunks) = stream.read(true) else { return };
-        let mut result = Ok(());
-        while let (Ok(()), Ok(Some(chunk))) = (result, chunks.next(MAX_SIGNAL_LEN)) {
-            result = self.signals.reader.push(now, &chunk.bytes, |message| deliver(peer, message));
-        }
-        let _ = chunks.finalize();
-        if result == Err(BadSignal) {
-            self.signals.reader.dropped += 1;
-            let _ = stream.stop(VarInt::from_u32(CloseReason::BadHello as u32));
+        if let (Some((peer, _)), true) = (self.peer, self.is_admitted()) {
+            self.signals.read(now, &mut self.connection, |message| deliver(peer, message));
         }
     }
 
     /// Signalling messages dropped, either way, since the last call.
     pub(crate) fn take_dropped_signals(&mut self) -> u64 {
-        std::mem::take(&mut self.signals.unsent) + std::mem::take(&mut self.signals.reader.dropped)
+        self.signals.take_dropped()
     }
 
     /// Packets take another path from now on. Returns how many queued datagrams were too large to be sent before its MTU is known, by their bytes.

@@ -41,6 +41,15 @@ enum Audience {
     Relay,
 }
 
+/// How a packet of QUIC came.
+#[derive(Clone, Copy)]
+struct Arrival {
+    socket: SocketId,
+    remote: SocketAddr,
+    local_ip: Option<IpAddr>,
+    origin: Origin,
+}
+
 /// What may still be handed to control now.
 pub(super) struct Allowance([TokenBucket; 3]);
 
@@ -83,7 +92,7 @@ impl Core {
             },
             _ => Origin::Unmapped,
         };
-        self.quic_packet(now, socket, remote, local_ip, origin, packet, io);
+        self.quic_packet(now, Arrival { socket, remote, local_ip, origin }, packet, io);
     }
 
     /// Takes the ChannelData header off; the peer that the packet comes from, unless the packet was for control.
@@ -135,17 +144,8 @@ impl Core {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "what is known of a packet")]
-    fn quic_packet(
-        &mut self,
-        now: Instant,
-        socket: SocketId,
-        remote: SocketAddr,
-        local_ip: Option<IpAddr>,
-        origin: Origin,
-        packet: BytesMut,
-        io: &mut impl Io,
-    ) {
+    fn quic_packet(&mut self, now: Instant, arrival: Arrival, packet: BytesMut, io: &mut impl Io) {
+        let Arrival { socket, remote, local_ip, origin } = arrival;
         let counters = self.switch.counters.clone();
         if !admit_packet(&packet, &self.initial_key, &self.cid_key) {
             counters.io.strangers.add(1);
