@@ -225,9 +225,13 @@ fn a_relayed_peer_becomes_a_direct_one_while_stun_shares_the_port() {
     let [a_id, b_id] = [a.node, b.node];
     let nodes = [Node::start(a, b_id), Node::start(b, a_id)];
     let server = RelayServer::start([nodes[0].relay, nodes[1].relay]);
-    for (node, channel) in nodes.iter().zip(CHANNELS) {
+    let listening = [nodes[0].listen, nodes[1].listen];
+    for ((node, channel), other) in nodes.iter().zip(CHANNELS).zip(listening.iter().rev()) {
         node.command(Command::AnswerStrangers(Strangers::Ignored));
-        node.command(Command::AddSource { source: Source::Channel(channel), port: PEER });
+        // Both ways are known before either is used: what comes first would be dropped, counted.
+        for source in [Source::Channel(channel), Source::Direct(*other)] {
+            node.command(Command::AddSource { source, port: PEER });
+        }
         let path = Some(Path::Relay { server: server.address, channel });
         node.command(Command::SetPath { port: PEER, path });
     }
@@ -243,8 +247,6 @@ fn a_relayed_peer_becomes_a_direct_one_while_stun_shares_the_port() {
     for (node, other) in [(0, 1), (1, 0)] {
         let remote = nodes[other].listen;
         let local_ip = Some(nodes[node].listen.ip());
-        let source = Source::Direct(remote);
-        nodes[node].command(Command::AddSource { source, port: PEER });
         let path = Some(Path::Direct { remote, local_ip });
         nodes[node].command(Command::SetPath { port: PEER, path });
     }
