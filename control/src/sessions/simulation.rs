@@ -276,6 +276,12 @@ impl World {
             }
             Command::Close { connection, reason } => self.close(node, connection, reason),
             Command::Probe { .. } | Command::Shutdown => {}
+            Command::SetPath { .. }
+            | Command::AddSource { .. }
+            | Command::RemoveSource { .. }
+            | Command::SendPacket { .. }
+            | Command::AnswerStrangers(_)
+            | Command::Signal { .. } => panic!("sessions ask for no {command:?}"),
         }
     }
 
