@@ -221,9 +221,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("secret");
         fs::write(&path, "x").unwrap();
-        for (mode, owner_alone, group_too) in
-            [(0o600, true, true), (0o440, false, true), (0o604, false, false), (0o620, false, false)]
-        {
+        for (mode, owner_alone, group_too) in [
+            (0o600, true, true),
+            (0o440, false, true),
+            (0o604, false, false),
+            (0o620, false, false),
+        ] {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
             for (readers, good) in
                 [(Readers::OwnerAlone, owner_alone), (Readers::GroupToo, group_too)]

@@ -57,10 +57,14 @@ pub enum SecretError {
     )]
     Monotonous(usize),
     /// White space or control characters inside of it.
-    #[error("the network secret contains white space or control characters; each line holds one secret")]
+    #[error(
+        "the network secret contains white space or control characters; each line holds one secret"
+    )]
     Spaces,
     /// More than four.
-    #[error("{0} network secrets are more than {MAX_PROOFS}; take out those that no node uses any more")]
+    #[error(
+        "{0} network secrets are more than {MAX_PROOFS}; take out those that no node uses any more"
+    )]
     Many(usize),
     /// The system gives no random numbers.
     #[error("the system gives no random numbers")]
@@ -74,9 +78,7 @@ impl Secret {
     /// [`SecretError::NoRandom`].
     pub fn generate() -> Result<Self, SecretError> {
         let mut bytes = [0; NEW_LEN];
-        aws_lc_rs::rand::SystemRandom::new()
-            .fill(&mut bytes)
-            .map_err(|_| SecretError::NoRandom)?;
+        aws_lc_rs::rand::SystemRandom::new().fill(&mut bytes).map_err(|_| SecretError::NoRandom)?;
         let text = BASE32_NOPAD.encode(&bytes).to_ascii_lowercase();
         // One in some 10^9 has too few different characters: it is as good as any other.
         Ok(Self::of_text(text))
@@ -114,7 +116,8 @@ impl Secret {
 
     fn of_text(text: String) -> Self {
         let root = hkdf::Salt::new(hkdf::HKDF_SHA256, b"ipop-switch").extract(text.as_bytes());
-        let proof_key = hmac::Key::new(hmac::HMAC_SHA256, &derive::<32>(&root, b"ipop-switch proof 1"));
+        let proof_key =
+            hmac::Key::new(hmac::HMAC_SHA256, &derive::<32>(&root, b"ipop-switch proof 1"));
         let password = derive::<20>(&root, b"ipop-switch room password 1");
         Self {
             id: SecretId(derive(&root, b"ipop-switch secret id 1")),
@@ -286,14 +289,13 @@ mod tests {
     /// Other implementations must derive the same: these values are promised in `docs/WIRE.md`.
     #[test]
     fn what_is_derived_stays_the_same() {
+        const ROOM_PASSWORD: &str = "ryp2mjbvdbbohwxzrqwtkzhkfxmp7uiv";
+        const PROOF: &str = "26d0344944587a09313fb3133014d9101cc46ab8a47be5f3c20ad5cf1a7b8a22";
         let secret: Secret = TEXT.parse().unwrap();
         assert_eq!(secret.room_password(), ROOM_PASSWORD);
         let proof = secret.prove(NodeId([1; 32]), &binding());
         assert_eq!(data_encoding::HEXLOWER.encode(&proof), PROOF);
     }
-
-    const ROOM_PASSWORD: &str = "?";
-    const PROOF: &str = "?";
 
     #[test]
     fn a_proof_fits_one_secret_one_role_and_one_connection() {

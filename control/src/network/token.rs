@@ -39,13 +39,19 @@ pub struct JoinToken {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum TokenError {
     /// It begins otherwise.
-    #[error("a join token begins with {PREFIX}, as `ipop-switch room create` prints it; this text does not")]
+    #[error(
+        "a join token begins with {PREFIX}, as `ipop-switch room create` prints it; this text does not"
+    )]
     NotAToken,
     /// A character that no token has.
-    #[error("the join token contains a character that no token has, or a part of it is missing; copy the whole line")]
+    #[error(
+        "the join token contains a character that no token has, or a part of it is missing; copy the whole line"
+    )]
     BadCharacter,
     /// The checksum does not fit.
-    #[error("the join token was changed on its way or a part of it is missing; copy the whole line again")]
+    #[error(
+        "the join token was changed on its way or a part of it is missing; copy the whole line again"
+    )]
     Checksum,
     /// Longer than any token.
     #[error("the join token is longer than {MAX_TOKEN_LEN} characters")]
@@ -92,9 +98,8 @@ impl FromStr for JoinToken {
         }
         let head = text.get(..PREFIX.len()).filter(|head| head.eq_ignore_ascii_case(PREFIX));
         let body = head.map(|head| &text[head.len()..]).ok_or(TokenError::NotAToken)?;
-        let bytes = BASE32_NOPAD_NOCASE
-            .decode(body.as_bytes())
-            .map_err(|_| TokenError::BadCharacter)?;
+        let bytes =
+            BASE32_NOPAD_NOCASE.decode(body.as_bytes()).map_err(|_| TokenError::BadCharacter)?;
         let fields_len = bytes.len().checked_sub(CHECKSUM_LEN).ok_or(TokenError::Checksum)?;
         let (fields, sum) = bytes.split_at(fields_len);
         if sum != checksum(fields) {

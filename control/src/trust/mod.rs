@@ -70,6 +70,15 @@ pub enum Standing {
     Refused(Refusal),
 }
 
+/// Whom another policy concerns.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Changes {
+    /// Nodes that may connect now, and their ports.
+    pub gained: Vec<(NodeId, PortId)>,
+    /// Nodes that may no longer, and why: their tunnels are to be closed.
+    pub lost: Vec<(NodeId, Standing)>,
+}
+
 /// Why a node may not connect.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Refusal {
@@ -163,18 +172,23 @@ impl Trust {
         self.write().standing(node)
     }
 
-    /// Puts another policy and other decisions of the operator into force. Returns the nodes that were admitted and no longer are: their
-    /// tunnels are to be closed.
-    pub fn apply(&self, policy: Policy, store: TrustStore) -> Vec<NodeId> {
+    /// Puts another policy and other decisions of the operator into force, and says for whom that changes something.
+    pub fn apply(&self, policy: Policy, store: TrustStore) -> Changes {
         let mut state = self.write();
-        let nodes: Vec<NodeId> = state.named.keys().copied().collect();
-        let admitted = |state: &mut State, node: &NodeId| {
-            matches!(state.standing(*node), Standing::Admitted(_))
-        };
-        let before: Vec<NodeId> =
-            nodes.into_iter().filter(|node| admitted(&mut state, node)).collect();
+        let mut nodes: Vec<NodeId> = state.named.keys().copied().collect();
+        nodes.sort_unstable();
+        let before: Vec<Standing> = nodes.iter().map(|node| state.standing(*node)).collect();
         (state.policy, state.store) = (policy, store);
-        before.into_iter().filter(|node| !admitted(&mut state, node)).collect()
+        let mut changes = Changes::default();
+        for (node, before) in nodes.into_iter().zip(before) {
+            match (before, state.standing(node)) {
+                (Standing::Admitted(_), Standing::Admitted(_)) => {}
+                (_, Standing::Admitted(port)) => changes.gained.push((node, port)),
+                (Standing::Admitted(_), now) => changes.lost.push((node, now)),
+                _ => {}
+            }
+        }
+        changes
     }
 
     /// The policy in force.

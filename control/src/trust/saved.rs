@@ -106,9 +106,8 @@ impl SavedPeers {
 
     /// Forgets those whose right has ended; returns them.
     pub fn expire(&mut self, keep_s: u64, now_unix_s: u64) -> Vec<NodeId> {
-        let ended = |peer: &mut SavedPeer| {
-            now_unix_s.saturating_sub(peer.last_seen_unix_s) >= keep_s
-        };
+        let ended =
+            |peer: &mut SavedPeer| now_unix_s.saturating_sub(peer.last_seen_unix_s) >= keep_s;
         self.peer.extract_if(.., ended).map(|peer| peer.node).collect()
     }
 

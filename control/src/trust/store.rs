@@ -89,10 +89,14 @@ pub enum Observed {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum StoreError {
     /// No such node.
-    #[error("no node is called {0:?} here; `ipop-switch trust list` shows them, and a node id always works")]
+    #[error(
+        "no node is called {0:?} here; `ipop-switch trust list` shows them, and a node id always works"
+    )]
     Unknown(String),
     /// Several.
-    #[error("{count} nodes are called {name:?}; give the node id, as `ipop-switch trust list` shows it")]
+    #[error(
+        "{count} nodes are called {name:?}; give the node id, as `ipop-switch trust list` shows it"
+    )]
     Ambiguous {
         /// The name.
         name: String,

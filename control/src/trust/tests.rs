@@ -66,8 +66,7 @@ fn proved(from: &Trust, to: &Trust) -> Result<Proved, String> {
 fn secrets_are_proved_and_may_be_exchanged_for_others() {
     const OLD: &str = "old-mfrggzdfmztwq2lknnwg23tpobyx";
     const NEW: &str = "new-mfrggzdfmztwq2lknnwg23tpobyx";
-    let [old, both, new] =
-        [&[OLD][..], &[NEW, OLD], &[NEW]].map(|texts| trust(secrets(texts)));
+    let [old, both, new] = [&[OLD][..], &[NEW, OLD], &[NEW]].map(|texts| trust(secrets(texts)));
     let none = trust(Policy::ConfiguredAlone);
     assert!(matches!(proved(&old, &old), Ok(Proved::Secrets(ids)) if ids.len() == 1));
     assert!(matches!(proved(&old, &both), Ok(Proved::Secrets(ids)) if ids.len() == 1));
@@ -94,10 +93,12 @@ fn pinned_nodes_are_listed_or_accepted() {
     assert!(refused(&trust, OTHER).contains(&format!("trust accept {OTHER}")));
     let mut store = TrustStore::default();
     store.accept(&OTHER.to_string(), 5).unwrap();
-    assert_eq!(trust.apply(trust.policy(), store.clone()), []);
+    let changes = trust.apply(trust.policy(), store.clone());
+    assert_eq!((changes.gained, changes.lost), (vec![(OTHER, PortId(2))], vec![]));
     assert!(matches!(trust.verdict(OTHER), Verdict::Admitted(_)));
     store.deny(&PEER.to_string(), 6).unwrap();
-    assert_eq!(trust.apply(trust.policy(), store), [PEER]);
+    let lost = vec![(PEER, Standing::Refused(Refusal::Denied(PEER)))];
+    assert_eq!(trust.apply(trust.policy(), store).lost, lost);
     assert!(refused(&trust, PEER).contains("denied"));
 }
 
@@ -129,7 +130,8 @@ fn denied_nodes_stay_out_of_every_policy() {
     ] {
         let trust = trust(policy);
         trust.name(PEER, PeerSource::Configured, None);
-        assert_eq!(trust.apply(trust.policy(), store.clone()), [PEER]);
+        let lost = vec![(PEER, Standing::Refused(Refusal::Denied(PEER)))];
+        assert_eq!(trust.apply(trust.policy(), store.clone()).lost, lost);
         assert!(refused(&trust, PEER).contains("denied"));
     }
 }

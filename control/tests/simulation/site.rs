@@ -8,8 +8,10 @@ use std::{
 };
 
 use ipop_control::{
+    network::Secrets,
+    peer::PeerSource,
     sessions::{Sessions, SessionsConfig},
-    trust::StaticTrust,
+    trust::{Policy, Trust},
 };
 use ipop_datapath::{
     MacAddr, PortId, TapOffload,
@@ -45,6 +47,8 @@ pub(crate) struct Site {
     pub(crate) io: MemoryIoConfig,
     /// The other sites' ids, in the order of their ports, and how this one dials them.
     pub(crate) peers: Vec<(usize, String)>,
+    /// If it asks for a network secret.
+    pub(crate) secrets: Option<Secrets>,
     pub(crate) running: Option<Running>,
     pub(crate) starts: u32,
     /// Nothing is to be done before this.
@@ -110,7 +114,14 @@ impl Site {
             inner_mtu: 1_500,
             lanes: self.workers,
         });
-        let trust = Arc::new(StaticTrust::new(taps, peers.iter().copied()));
+        let policy = match self.secrets.clone() {
+            Some(secrets) => Policy::Secret(secrets),
+            None => Policy::ConfiguredAlone,
+        };
+        let trust = Arc::new(Trust::new(self.identity.node, taps, policy));
+        for peer in peers {
+            trust.name(*peer, PeerSource::Configured, None);
+        }
         let core_config = |worker: u8, rng: &mut Rng| CoreConfig {
             worker,
             facts: facts.clone(),

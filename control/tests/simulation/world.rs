@@ -86,6 +86,7 @@ impl World {
                     taps: site.taps.clone(),
                     io: site.io.clone(),
                     peers: peers.collect(),
+                    secrets: None,
                     running: None,
                     starts: 0,
                     wake_at: None,
@@ -333,6 +334,7 @@ impl World {
                 let worker = &mut running.workers[worker];
                 worker.core.command(self.now, command, &mut worker.io);
             }
+            Action::Forgotten { .. } => {}
             Action::Notice(notice) => {
                 if std::env::var_os("SIMULATION_LOG").is_some() {
                     println!("{:>9.3?} site {site}: {notice}", self.now - self.started);

@@ -148,7 +148,8 @@ impl Core {
     pub(super) fn activate(&mut self, connection: ConnectionId, port: PortId) {
         let Some(&handle) = self.by_id.get(&connection) else { return };
         let Some(tunnel) = self.tunnels[handle.0].as_mut() else { return };
-        let (Some(hello), true, false) = (&tunnel.hello, tunnel.proved.is_some(), tunnel.ended) else {
+        let (Some(hello), true, false) = (&tunnel.hello, tunnel.proved.is_some(), tunnel.ended)
+        else {
             return;
         };
         let shared = self.config.shared.port(port);
@@ -302,7 +303,9 @@ impl Core {
 
     fn hello_read(&mut self, now: Instant, handle: ConnectionHandle, io: &mut impl Io) {
         let Some(tunnel) = self.tunnels[handle.0].as_mut() else { return };
-        let (Some((peer, port)), Some(mut hello)) = (tunnel.peer, tunnel.hello.clone()) else { return };
+        let (Some((peer, port)), Some(mut hello)) = (tunnel.peer, tunnel.hello.clone()) else {
+            return;
+        };
         if tunnel.direction == Direction::Accepted {
             self.handshakes = self.handshakes.saturating_sub(1);
         }
