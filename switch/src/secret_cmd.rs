@@ -1,8 +1,9 @@
 //! `ipop-switch secret new`: a new network secret, alone on standard output.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 
 use ipop_control::network::Secret;
+use rustix::fs::{FileType, Mode, fchmod, fstat};
 
 use crate::{
     cli::SecretCommand,
@@ -15,15 +16,23 @@ pub(crate) fn run(command: SecretCommand) -> Result<(), Failure> {
         SecretCommand::New => {
             let secret =
                 Secret::generate().map_err(|error| Failure::new(ExitCode::Failed, error))?;
-            if !io::stdout().is_terminal() {
-                // Redirection makes the file readable for everybody, unless the user's mask says otherwise; the switch refuses it then.
-                let _ = writeln!(
-                    io::stderr(),
-                    "keep it for the owner alone: `chmod 600 FILE`, then --network-secret-file FILE on every host"
-                );
-            }
+            close_to_others();
             writeln!(io::stdout(), "{}", secret.reveal())
                 .map_err(|error| Failure::io("cannot write to standard output", error))
         }
+    }
+}
+
+/// A shell that redirects to a new file makes it readable for everybody, and the switch would refuse it. Where the mode cannot be changed, as in a
+/// file of someone else, the user is told.
+fn close_to_others() {
+    let output = io::stdout();
+    let Ok(status) = fstat(&output) else { return };
+    let is_file = FileType::from_raw_mode(status.st_mode) == FileType::RegularFile;
+    if is_file && fchmod(&output, Mode::RUSR | Mode::WUSR).is_err() {
+        let _ = writeln!(
+            io::stderr(),
+            "the file may be open to other users: run `chmod 600` on it, or the switch refuses it"
+        );
     }
 }

@@ -15,6 +15,7 @@ use ipop_control::{
 };
 use ipop_datapath::{
     MacAddr, PortId, TapOffload,
+    admission::{Admission, Proof, ProofBinding, Verdict},
     command::ConnectionId,
     core::{Core, CoreConfig},
     counters::PortCounters,
@@ -49,10 +50,36 @@ pub(crate) struct Site {
     pub(crate) peers: Vec<(usize, String)>,
     /// If it asks for a network secret.
     pub(crate) secrets: Option<Secrets>,
+    pub(crate) honesty: Honesty,
     pub(crate) running: Option<Running>,
     pub(crate) starts: u32,
     /// Nothing is to be done before this.
     pub(crate) wake_at: Option<Instant>,
+}
+
+/// What program a site runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Honesty {
+    /// This one.
+    Honest,
+    /// One that sends proofs of nothing and is content with any.
+    Liar,
+}
+
+/// The liar's view of who may connect: everybody that it was told of, and whatever they prove.
+struct Gullible(Vec<NodeId>, u16);
+
+impl Admission for Gullible {
+    fn verdict(&self, node: NodeId) -> Verdict {
+        match self.0.iter().position(|peer| *peer == node) {
+            Some(index) => Verdict::Admitted(PortId(self.1 + index as u16)),
+            None => Verdict::Refused("not among the liar's peers".into()),
+        }
+    }
+
+    fn proofs(&self, _: NodeId, _: &ProofBinding) -> Vec<Proof> {
+        vec![[0; 32], [0xff; 32]]
+    }
 }
 
 /// The program while it runs.
@@ -118,16 +145,20 @@ impl Site {
             Some(secrets) => Policy::Secret(secrets),
             None => Policy::ConfiguredAlone,
         };
-        let trust = Arc::new(Trust::new(self.identity.node, taps, policy));
+        let trust = Trust::new(self.identity.node, taps, policy);
         for peer in peers {
             trust.name(*peer, PeerSource::Configured, None);
         }
+        let admission: Arc<dyn Admission> = match self.honesty {
+            Honesty::Honest => Arc::new(trust),
+            Honesty::Liar => Arc::new(Gullible(peers.to_vec(), taps)),
+        };
         let core_config = |worker: u8, rng: &mut Rng| CoreConfig {
             worker,
             facts: facts.clone(),
             shared: shared.clone(),
             identity: self.identity.clone(),
-            admission: trust.clone(),
+            admission: admission.clone(),
             congestion: Congestion::Tunnel,
             taps: self.taps.clone(),
             tap_macs: (0..taps).map(|tap| self.tap_mac(tap)).collect(),
