@@ -397,6 +397,7 @@ impl fmt::Display for ServerAddress {
 
 impl Password {
     /// What it is, for whoever logs in with it.
+    #[cfg_attr(not(test), expect(dead_code, reason = "read by the log-in"))]
     pub(crate) fn reveal(&self) -> &str {
         &self.0
     }
@@ -467,7 +468,7 @@ impl FromStr for BareJid {
 
 impl fmt::Display for BareJid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
     }
 }
 
