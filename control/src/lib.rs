@@ -5,6 +5,7 @@
 //! [`local_addresses`] is the only part that asks the system anything while the switch runs; [`private_file`] reads and writes what is kept.
 #![forbid(unsafe_code)]
 
+pub mod fuzzing;
 pub mod identity;
 pub mod local_addresses;
 pub mod network;

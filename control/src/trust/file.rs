@@ -66,6 +66,29 @@ struct VersionAlone {
     version: u32,
 }
 
+/// The content of a state file that has this text.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse_state<T: Versioned>(text: &str) -> Result<T, String> {
+    let corrupted = |error: toml::de::Error| error.to_string().trim_end().to_owned();
+    let VersionAlone { version } = toml::from_str(text).map_err(corrupted)?;
+    if version != T::VERSION {
+        let reads = T::VERSION;
+        return Err(format!("it is of version {version}, and this program reads version {reads}"));
+    }
+    let envelope: Envelope<T> = toml::from_str(text).map_err(corrupted)?;
+    Ok(envelope.content)
+}
+
+/// The text of a state file with this content.
+///
+/// # Errors
+/// When it cannot be written as TOML.
+pub fn format_state<T: Versioned>(content: &T) -> Result<String, toml::ser::Error> {
+    toml::to_string(&Envelope { version: T::VERSION, content })
+}
+
 impl<T: Versioned> StateFile<T> {
     /// The file of this state directory.
     pub fn in_directory(state: &Path) -> Self {
@@ -87,20 +110,10 @@ impl<T: Versioned> StateFile<T> {
             Err(error) if error.is_absent() => return Ok(T::default()),
             Err(error) => return Err(error),
         };
-        let unusable = |why| PrivateFileError::Unusable { path: self.path.clone(), why };
-        let corrupted = |error: toml::de::Error| {
-            unusable(format!("{}; {}", error.to_string().trim_end(), T::CURE))
-        };
-        let VersionAlone { version } = toml::from_str(&text).map_err(corrupted)?;
-        if version != T::VERSION {
-            return Err(unusable(format!(
-                "it is of version {version}, and this program reads version {}; {}",
-                T::VERSION,
-                T::CURE
-            )));
-        }
-        let envelope: Envelope<T> = toml::from_str(&text).map_err(corrupted)?;
-        Ok(envelope.content)
+        parse_state(&text).map_err(|why| PrivateFileError::Unusable {
+            path: self.path.clone(),
+            why: format!("{why}; {}", T::CURE),
+        })
     }
 
     /// Replaces the content.
@@ -109,8 +122,7 @@ impl<T: Versioned> StateFile<T> {
     /// When it cannot be written.
     pub fn store(&self, content: &T) -> Result<(), PrivateFileError> {
         let failed = |cause| PrivateFileError::NotWritten { path: self.path.clone(), cause };
-        let envelope = Envelope { version: T::VERSION, content };
-        let text = toml::to_string(&envelope).map_err(|error| failed(io::Error::other(error)))?;
+        let text = format_state(content).map_err(|error| failed(io::Error::other(error)))?;
         private_file::replace(&self.path, text.as_bytes())
     }
 

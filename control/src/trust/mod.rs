@@ -28,7 +28,7 @@ use ipop_datapath::{
 
 use self::ports::PortNumbers;
 pub use self::{
-    file::{Patience, Stamp, StateFile, Versioned},
+    file::{Patience, Stamp, StateFile, Versioned, format_state, parse_state},
     ports::MAX_PORTS,
     saved::{SavedPeer, SavedPeers},
     store::{Claim, TrustStore},
