@@ -18,7 +18,7 @@ use super::{
     Action, Context, PeerPath,
     backoff::Backoff,
     canonical,
-    lane::Via,
+    lane::{Link, Via},
     notice::{Notice, explain},
     peer::{Peer, Role},
 };
@@ -71,7 +71,7 @@ impl Peer {
         let at = state.not_before;
         if let Some(link) = &state.active {
             if link.move_to.is_empty() {
-                return None;
+                return self.takeover_by_path(lane, link);
             }
             let via = match link.direction {
                 Direction::Dialled => Via::Listener,
@@ -110,6 +110,15 @@ impl Peer {
             known.extend(&self.last_addresses);
         }
         (!known.is_empty()).then_some(Due { at, target: Target::Known(known, Via::Listener) })
+    }
+
+    /// A peer that was found where it had been before goes over to path control, which follows it when addresses change.
+    fn takeover_by_path(&self, lane: usize, link: &Link) -> Option<Due> {
+        let alias = self.dialled_alias().filter(|alias| *alias != link.remote)?;
+        (lane == 0 && self.address.is_none()).then_some(Due {
+            at: self.lanes[lane].not_before,
+            target: Target::Known(vec![alias], Via::Alias),
+        })
     }
 
     /// The peer's alias, if there is a way and it is this node's part to dial it.

@@ -428,9 +428,10 @@ impl Sessions {
         let port = self.port_of.get(&node);
         let Some(peer) = port.and_then(|port| self.peers.get_mut(port)) else { return };
         change(peer, &mut self.ctx);
-        peer.maintain(&mut self.ctx, now);
         if peer.is_over() {
             self.forget_unnamed();
+        } else {
+            peer.maintain(&mut self.ctx, now);
         }
     }
 
