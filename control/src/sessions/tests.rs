@@ -1,5 +1,7 @@
 //! One node's sessions, driven by hand.
 
+mod membership;
+
 use std::time::Duration;
 
 use ipop_datapath::{admission::Proved, command::Ended, hello::Capabilities};

@@ -171,7 +171,8 @@ impl Core {
     pub(super) fn activate(&mut self, connection: ConnectionId, port: PortId) {
         let Some(&handle) = self.by_id.get(&connection) else { return };
         let Some(tunnel) = self.tunnels[handle.0].as_mut() else { return };
-        let (Some(hello), true, false) = (&tunnel.hello, tunnel.proved.is_some(), tunnel.ended) else {
+        let (Some(hello), true, false) = (&tunnel.hello, tunnel.proved.is_some(), tunnel.ended)
+        else {
             return;
         };
         let shared = self.config.shared.port(port);
@@ -354,7 +355,9 @@ impl Core {
 
     fn hello_read(&mut self, now: Instant, handle: ConnectionHandle, io: &mut impl Io) {
         let Some(tunnel) = self.tunnels[handle.0].as_mut() else { return };
-        let (Some((peer, _)), Some(mut hello)) = (tunnel.peer, tunnel.hello.clone()) else { return };
+        let (Some((peer, port)), Some(mut hello)) = (tunnel.peer, tunnel.hello.clone()) else {
+            return;
+        };
         if tunnel.direction == Direction::Accepted {
             self.handshakes = self.handshakes.saturating_sub(1);
         }
@@ -376,6 +379,11 @@ impl Core {
             Ok(proved) => proved,
             Err(why) => return self.close(now, handle, CloseReason::NotProved, &why, io),
         };
+        // Its right may have gone since the handshake, and its port with it.
+        if self.config.admission.verdict(peer) != Verdict::Admitted(port) {
+            let reason = CloseReason::NotAdmitted;
+            return self.close(now, handle, reason, phrase(reason), io);
+        }
         tunnel.proved = Some(proved.clone());
         self.switch.events.push(Event::Connected {
             connection: tunnel.id,
