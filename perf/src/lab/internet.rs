@@ -332,8 +332,7 @@ impl Internet {
 
     /// The cable: a wire if it has anything to do.
     fn connect(&self, port: &Attached, attached: &Attached, number: u8) -> Result<()> {
-        let ends =
-            ((&port.host, &*port.interface), (&attached.host, &*attached.interface));
+        let ends = ((&port.host, &*port.interface), (&attached.host, &*attached.interface));
         let InternetOptions { one_way_delay, loss, seed, .. } = self.options;
         if one_way_delay.is_zero() && loss == 0.0 {
             return plug(ends.0, ends.1, &LinkOptions::new());

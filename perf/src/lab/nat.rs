@@ -288,10 +288,8 @@ fn translation(options: &NatOptions) -> String {
         NatKind::FullCone => String::new(),
         _ => format!("oifname $lan ct state new ip daddr . udp dport . {sender} != @permits drop"),
     };
-    let bounds = format!(
-        "flags dynamic,timeout; timeout {}s; size 65535;",
-        options.mapping_timeout_s
-    );
+    let bounds =
+        format!("flags dynamic,timeout; timeout {}s; size 65535;", options.mapping_timeout_s);
     // Ports are counted up rather than tried: two endpoints never share one, whomever they talk to.
     format!(
         "    map mapped {{ type ipv4_addr . inet_service : inet_service; {bounds} }}

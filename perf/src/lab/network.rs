@@ -250,11 +250,7 @@ pub(super) fn plug(a: (&Host, &str), b: (&Host, &str), options: &LinkOptions) ->
 }
 
 /// A wire between two TAPs, which are without addresses, down.
-pub(super) fn plug_wire(
-    a: (&Host, &str),
-    b: (&Host, &str),
-    options: &WireOptions,
-) -> Result<Wire> {
+pub(super) fn plug_wire(a: (&Host, &str), b: (&Host, &str), options: &WireOptions) -> Result<Wire> {
     let tap = |(host, name): (&Host, &str)| -> Result<Tap> {
         let tap = host.enter(|| Tap::create(name))??;
         // So long that the wire's queue, and not the TAP's, is where frames are lost.
