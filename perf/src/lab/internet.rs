@@ -263,6 +263,15 @@ impl Internet {
         attached.host.ip(&["link", "delete", "dev", &attached.interface]).map(drop)
     }
 
+    /// Gives a NAT another outside, as when a provider hands out a new address: its clients notice nothing at first.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn move_nat(&self, nat: &Nat, place: Place<'_>) -> Result<()> {
+        self.detach(&nat.wan())?;
+        nat.move_outside(self.attach(nat.host(), place)?)
+    }
+
     /// Changes what happens to packets of one attachment to the router, in both directions.
     ///
     /// # Errors
