@@ -286,7 +286,7 @@ impl Tunnel {
 
     /// Whether frames and signalling messages may pass.
     fn is_admitted(&self) -> bool {
-        self.peer.is_some() && self.hello.is_some() && !self.ended
+        self.peer.is_some() && self.proved.is_some() && !self.ended
     }
 
     /// Queues a signalling message for the peer, or counts it as dropped.
