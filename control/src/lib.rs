@@ -5,6 +5,7 @@
 //! part that asks the system anything while the switch runs.
 #![forbid(unsafe_code)]
 
+pub mod ice;
 pub mod identity;
 pub mod local_addresses;
 pub mod peer;
