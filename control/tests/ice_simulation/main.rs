@@ -1,0 +1,8 @@
+//! Nodes with ICE on a simulated network with NATs of every kind, against a TURN server by another hand. Time is
+//! virtual and everything random comes from seeds, which failures name.
+
+mod network;
+mod rng;
+mod scenarios;
+mod servers;
+mod world;
