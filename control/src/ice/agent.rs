@@ -154,6 +154,8 @@ pub(super) struct Agent {
     retry_at: Option<Instant>,
     retry_pause: Duration,
     wanted_channels: Vec<SocketAddr>,
+    /// A pair through the relay has failed that worked before.
+    doubts_relay: bool,
 }
 
 impl Agent {
@@ -190,6 +192,7 @@ impl Agent {
             retry_at: None,
             retry_pause: timing.first_retry,
             wanted_channels: Vec::new(),
+            doubts_relay: false,
         }
     }
 
@@ -226,6 +229,11 @@ impl Agent {
     /// Addresses to which the relay needs a channel.
     pub(super) fn take_wanted_channels(&mut self) -> Vec<SocketAddr> {
         std::mem::take(&mut self.wanted_channels)
+    }
+
+    /// Whether the relay should be asked if it still serves this node.
+    pub(super) fn take_relay_doubt(&mut self) -> bool {
+        std::mem::take(&mut self.doubts_relay)
     }
 
     /// New credentials of this end.
@@ -498,6 +506,7 @@ impl Agent {
         }
         let payload = request.signed(&epoch.remote.key);
         pair.check_sent(now, transaction, nomination, &self.timing);
+        self.doubts_relay |= pair.base == Base::Relay && pair.is_proved() && !pair.is_usable();
         let (base, remote) = (pair.base, pair.remote);
         self.evaluate(now);
         Some(OutgoingCheck { base, remote, transaction, payload })
@@ -546,9 +555,14 @@ impl Agent {
             self.wanted_channels.push(pair.remote);
         }
         let id = pair.id;
-        if answered.nomination.is_some() && self.nominating == Some(id) {
-            self.nominating = None;
-            self.select(now, id);
+        if self.nominating == Some(id) {
+            if answered.nomination.is_some() {
+                self.nominating = None;
+                self.select(now, id);
+            } else {
+                // The answer to an older check; the nominating one is still to leave.
+                pair.check_soon(now);
+            }
         }
         if !was_proved {
             self.settle_retries(now);

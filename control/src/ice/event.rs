@@ -207,6 +207,9 @@ impl Ice {
                 entry.agent.channel_bound(now, remote);
             }
         }
+        if entry.agent.take_relay_doubt() {
+            self.turn.suspect(now, &mut self.entropy);
+        }
         let agent = &entry.agent;
         entry.wakeup = Wakeup {
             free: [agent.poll_timeout(), agent.next_check_at(Pacing::Free)]

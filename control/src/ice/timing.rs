@@ -36,7 +36,7 @@ impl Default for Timing {
             max_rto: Duration::from_secs(1),
             transmissions: 5,
             consent: Duration::from_secs(2),
-            keepalive: Duration::from_secs(10),
+            keepalive: Duration::from_secs(15),
             settling: Duration::from_secs(4),
             give_up: Duration::from_secs(10),
             first_retry: Duration::from_secs(3),

@@ -40,6 +40,8 @@ const MAX_RTO: Duration = Duration::from_secs(1);
 const MAX_TRANSMISSIONS: u32 = 4;
 /// Stale nonces in a row before the server counts as broken.
 const MAX_STALE_NONCES: u32 = 4;
+/// An allocation is asked about at most this often when pairs fail.
+const SUSPICION_INTERVAL: Duration = Duration::from_secs(5);
 /// After all servers failed.
 const FIRST_PAUSE: Duration = Duration::from_secs(3);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -63,6 +65,8 @@ pub(super) enum TurnEvent {
 enum Request {
     Allocate,
     Refresh,
+    /// Ends an allocation of which the server knows and we do not, because its answer was lost.
+    Release,
     Bind(Binding),
 }
 
@@ -79,6 +83,13 @@ struct Pending {
 enum Signed {
     Yes,
     No,
+}
+
+/// Whether this attempt at an allocation has ended one of before.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Release {
+    Possible,
+    Tried,
 }
 
 /// What signs requests to the present server.
@@ -115,7 +126,9 @@ pub(super) struct Turn {
     state: State,
     session: Option<Session>,
     stale_nonces: u32,
+    release: Release,
     pause: Duration,
+    suspected_at: Option<Instant>,
     pending: HashMap<TransactionId, Pending>,
     channels: Channels,
     last_problem: Option<String>,
@@ -133,7 +146,9 @@ impl Turn {
             state: State::Idle,
             session: None,
             stale_nonces: 0,
+            release: Release::Possible,
             pause: FIRST_PAUSE,
+            suspected_at: None,
             pending: HashMap::new(),
             channels: Channels::default(),
             last_problem: None,
@@ -166,6 +181,16 @@ impl Turn {
             State::Allocated { .. } => self.send(now, Request::Refresh, entropy),
             State::Allocating | State::Pausing { .. } => self.start(now, 0, entropy),
             State::Idle => {}
+        }
+    }
+
+    /// Something that goes through the relay failed: asks whether the allocation still stands, once in a while.
+    pub(super) fn suspect(&mut self, now: Instant, entropy: &mut Entropy) {
+        let is_asking = self.pending.values().any(|pending| pending.request == Request::Refresh);
+        let is_fresh = self.suspected_at.is_some_and(|at| now < at + SUSPICION_INTERVAL);
+        if self.relayed().is_some() && !is_asking && !is_fresh {
+            self.suspected_at = Some(now);
+            self.send(now, Request::Refresh, entropy);
         }
     }
 
@@ -254,7 +279,7 @@ impl Turn {
     fn is_believable(&self, pending: &Pending, message: &Message<'_>) -> bool {
         let method = match pending.request {
             Request::Allocate => Method::Allocate,
-            Request::Refresh => Method::Refresh,
+            Request::Refresh | Request::Release => Method::Refresh,
             Request::Bind(_) => Method::ChannelBind,
         };
         let right_key =
@@ -279,6 +304,7 @@ impl Turn {
             match pending.request {
                 Request::Allocate => self.allocated(now, message, entropy),
                 Request::Refresh => self.refreshed(now, message),
+                Request::Release => self.send(now, Request::Allocate, entropy),
                 Request::Bind(binding) => {
                     if self.channels.bound(now, binding.remote) {
                         self.events.push_back(TurnEvent::ChannelBound { remote: binding.remote });
@@ -370,6 +396,11 @@ impl Turn {
                     *refresh_at = now + expires_at.saturating_duration_since(now) / 2 + MAX_RTO;
                 }
             }
+            (Request::Allocate, 437) if self.release == Release::Possible => {
+                self.release = Release::Tried;
+                self.send(now, Request::Release, entropy);
+            }
+            (Request::Release, _) => self.send(now, Request::Allocate, entropy),
             (Request::Allocate, _) => {
                 let why = refusal(code, alternate);
                 self.failed(now, &why, entropy);
@@ -404,6 +435,7 @@ impl Turn {
         self.drop_allocation();
         self.position = position;
         self.stale_nonces = 0;
+        self.release = Release::Possible;
         let Some(server) = self.servers.get(position) else {
             self.server = None;
             self.state = State::Idle;
@@ -445,6 +477,7 @@ impl Turn {
                 if server.address.is_ipv6() { allocate.ipv6_allocation() } else { allocate }
             }
             Request::Refresh => builder(Method::Refresh).lifetime_s(LIFETIME_S),
+            Request::Release => builder(Method::Refresh).lifetime_s(0),
             Request::Bind(Binding { remote, number }) => {
                 builder(Method::ChannelBind).channel_number(number).peer(remote)
             }
