@@ -231,6 +231,11 @@ impl Agent {
         std::mem::take(&mut self.wanted_channels)
     }
 
+    /// Whether some pair goes through the relay to `remote`.
+    pub(super) fn relays_to(&self, remote: SocketAddr) -> bool {
+        self.pairs.iter().any(|pair| pair.base == Base::Relay && pair.remote == remote)
+    }
+
     /// Whether the relay should be asked if it still serves this node.
     pub(super) fn take_relay_doubt(&mut self) -> bool {
         std::mem::take(&mut self.doubts_relay)

@@ -176,26 +176,40 @@ impl Announced {
 }
 
 impl Ice {
-    /// Tells all peers the candidates that they do not know yet.
+    /// Tells all peers the candidates that they do not know yet, if there is anything new at all.
     pub(super) fn announce_candidates(&mut self) {
-        let candidates = self.local_candidates();
-        let is_complete = !self.stun.is_gathering() && !self.turn.is_allocating();
-        for (peer, entry) in &mut self.peers {
-            let announced = &mut entry.announced;
-            let (peer, generation) = (*peer, entry.agent.local().1);
-            announced.candidates.retain(|known| candidates.contains(known));
-            let is_new = |candidate: &&Candidate| !announced.candidates.contains(candidate);
-            let new: Vec<_> = candidates.iter().filter(is_new).copied().collect();
-            if !new.is_empty() {
-                announced.candidates.extend_from_slice(&new);
-                let event = IceEvent::LocalCandidates { peer, generation, candidates: new };
-                self.events.push_back(event);
-            }
-            if is_complete && !announced.end_of_candidates {
-                announced.end_of_candidates = true;
-                self.events.push_back(IceEvent::EndOfCandidates { peer, generation });
-            }
+        let known = (self.local_candidates(), self.is_gathered());
+        if known == self.announced {
+            return;
         }
+        self.announced = known;
+        let peers: Vec<_> = self.peers.keys().copied().collect();
+        for peer in peers {
+            self.announce_candidates_to(peer);
+        }
+    }
+
+    pub(super) fn announce_candidates_to(&mut self, peer: NodeId) {
+        let candidates = self.local_candidates();
+        let is_gathered = self.is_gathered();
+        let Some(entry) = self.peers.get_mut(&peer) else { return };
+        let generation = entry.agent.local().1;
+        let announced = &mut entry.announced;
+        announced.candidates.retain(|known| candidates.contains(known));
+        let is_new = |candidate: &&Candidate| !announced.candidates.contains(candidate);
+        let new: Vec<_> = candidates.iter().filter(is_new).copied().collect();
+        if !new.is_empty() {
+            announced.candidates.extend_from_slice(&new);
+            self.events.push_back(IceEvent::LocalCandidates { peer, generation, candidates: new });
+        }
+        if is_gathered && !announced.end_of_candidates {
+            announced.end_of_candidates = true;
+            self.events.push_back(IceEvent::EndOfCandidates { peer, generation });
+        }
+    }
+
+    fn is_gathered(&self) -> bool {
+        !self.stun.is_gathering() && !self.turn.is_allocating()
     }
 
     /// To be called whenever an agent was touched: passes on what it wants, says what is new, plans its next turn.

@@ -146,3 +146,33 @@ pub fn candidates(input: &[u8]) {
     // 24 candidates, one base, 5 checks each, and what is tried again within 4 seconds.
     assert!(sent <= 24 * 5 + 12, "{sent} checks");
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn any_packets_are_survived(input in vec(any::<u8>(), 0..400)) {
+            super::packets(&input);
+        }
+
+        #[test]
+        fn any_candidates_are_survived(input in vec(any::<u8>(), 0..800)) {
+            super::candidates(&input);
+        }
+    }
+
+    #[test]
+    fn ten_thousand_candidates_cost_no_more_than_24() {
+        let input: Vec<u8> = (0..10_000_u32)
+            .flat_map(|number| {
+                let [a, b, c, d] = (0x0a00_0000 + number).to_be_bytes();
+                [0, a, b, c, d, 0x16, 0xa8, 255]
+            })
+            .collect();
+        super::candidates(&input);
+    }
+}

@@ -161,6 +161,8 @@ pub struct Ice {
     contesting: BTreeSet<NodeId>,
     stun: StunServers,
     turn: Turn,
+    /// The candidates that all peers have been told, and whether they are all.
+    announced: (Vec<Candidate>, bool),
     /// When the checks sent so far are paid for.
     paced_until: Instant,
     transmits: VecDeque<Transmit>,
@@ -186,6 +188,7 @@ impl Ice {
             contesting: BTreeSet::new(),
             stun: StunServers::default(),
             turn: Turn::new(),
+            announced: (Vec::new(), false),
             paced_until: now,
             transmits: VecDeque::new(),
             events: VecDeque::new(),
@@ -438,10 +441,12 @@ impl Ice {
             match event {
                 TurnEvent::Allocated { .. } | TurnEvent::Gone => candidates_changed = true,
                 TurnEvent::ChannelBound { remote } => {
-                    self.for_all_agents(now, |agent| agent.channel_bound(now, remote));
+                    let uses = |agent: &Agent| agent.relays_to(remote);
+                    self.for_agents(now, uses, |agent| agent.channel_bound(now, remote));
                 }
                 TurnEvent::ChannelGone { remote } => {
-                    self.for_all_agents(now, |agent| agent.channel_gone(now, remote));
+                    let uses = |agent: &Agent| agent.relays_to(remote);
+                    self.for_agents(now, uses, |agent| agent.channel_gone(now, remote));
                 }
                 TurnEvent::Problem(text) => self.events.push_back(IceEvent::Problem { text }),
             }
@@ -462,8 +467,14 @@ impl Ice {
         }
     }
 
-    fn for_all_agents(&mut self, now: Instant, act: impl Fn(&mut Agent)) {
-        let peers: Vec<_> = self.peers.keys().copied().collect();
+    fn for_agents(
+        &mut self,
+        now: Instant,
+        concerns: impl Fn(&Agent) -> bool,
+        act: impl Fn(&mut Agent),
+    ) {
+        let concerned = self.peers.iter().filter(|(_, entry)| concerns(&entry.agent));
+        let peers: Vec<_> = concerned.map(|(peer, _)| *peer).collect();
         for peer in peers {
             if let Some(entry) = self.peers.get_mut(&peer) {
                 act(&mut entry.agent);
@@ -474,9 +485,13 @@ impl Ice {
 
     fn local_candidates_changed(&mut self, now: Instant) {
         let (bases, reflexive) = (self.bases(), self.reflexive());
-        self.for_all_agents(now, |agent| {
-            agent.set_bases(now, bases.clone(), reflexive.clone());
-        });
+        self.for_agents(
+            now,
+            |_| true,
+            |agent| {
+                agent.set_bases(now, bases.clone(), reflexive.clone());
+            },
+        );
         self.announce_candidates();
     }
 
@@ -545,7 +560,7 @@ impl Ice {
                 generation,
             });
         }
-        self.announce_candidates();
+        self.announce_candidates_to(peer);
         self.sync(now, peer);
     }
 }

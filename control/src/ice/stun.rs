@@ -372,6 +372,17 @@ impl Builder {
         self.attribute(attribute::XOR_PEER_ADDRESS, &value)
     }
 
+    #[cfg(test)]
+    pub(super) fn relayed(self, relayed: SocketAddr) -> Self {
+        let value = address_value(mask(relayed, self.transaction));
+        self.attribute(attribute::XOR_RELAYED_ADDRESS, &value)
+    }
+
+    #[cfg(test)]
+    pub(super) fn payload(self, payload: &[u8]) -> Self {
+        self.attribute(attribute::DATA, payload)
+    }
+
     /// The message, signed with `key`, with its FINGERPRINT.
     pub(super) fn signed(mut self, key: &IntegrityKey) -> Vec<u8> {
         self.set_length(4 + INTEGRITY_LEN);

@@ -1,6 +1,7 @@
 //! Nodes with ICE on a simulated network with NATs of every kind, against a TURN server by another hand. Time is
 //! virtual and everything random comes from seeds, which failures name.
 
+mod hostile;
 mod network;
 mod rng;
 mod scenarios;

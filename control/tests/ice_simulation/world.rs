@@ -64,6 +64,8 @@ pub(crate) struct World {
     /// Datagrams that left nodes for addresses at which there is nobody.
     pub(crate) to_nobody: BTreeMap<SocketAddr, usize>,
     pub(crate) stun_bytes: usize,
+    /// STUN that nodes got, the oldest first, up to a limit.
+    pub(crate) captured: Vec<(usize, Datagram)>,
     happenings: BinaryHeap<Reverse<(Instant, u64)>>,
     what: BTreeMap<u64, Happening>,
     made: u64,
@@ -90,6 +92,7 @@ impl World {
             is_direct_cut: false,
             to_nobody: BTreeMap::new(),
             stun_bytes: 0,
+            captured: Vec::new(),
             happenings: BinaryHeap::new(),
             what: BTreeMap::new(),
             made: 0,
@@ -99,22 +102,14 @@ impl World {
         world
     }
 
-    /// A node that knows the STUN servers, and the TURN servers with `password`.
+    /// A node that knows the STUN servers, and the TURN servers with the right password.
     pub(crate) fn add_node(&mut self, realm: Realm, address: &str) -> usize {
         let number = self.nodes.len();
         let address: IpAddr = address.parse().unwrap();
-        let config = IceConfig {
-            listen_port: PORT,
-            loopback: Loopback::Refused,
-            entropy: Entropy::seeded(self.seed * 1_000 + number as u64),
-            timing: Timing::default(),
-        };
-        let mut ice = Ice::new(config, self.now);
-        ice.set_local_addresses(self.now, &[address]);
         self.network.add_address(realm, address);
         self.nodes.push(Node {
             id: NodeId([number as u8 + 1; 32]),
-            ice,
+            ice: self.new_ice(number, 0, address),
             realm,
             address,
             paths: BTreeMap::new(),
@@ -126,6 +121,29 @@ impl World {
         });
         self.set_servers(number, PASSWORD);
         number
+    }
+
+    fn new_ice(&self, number: usize, life: u64, address: IpAddr) -> Ice {
+        let config = IceConfig {
+            listen_port: PORT,
+            loopback: Loopback::Refused,
+            entropy: Entropy::seeded(self.seed * 1_000 + number as u64 + life * 1_000_000),
+            timing: Timing::default(),
+        };
+        let mut ice = Ice::new(config, self.now);
+        ice.set_local_addresses(self.now, &[address]);
+        ice
+    }
+
+    /// Ends a node's program and starts it anew, at the same address and as the same node.
+    pub(crate) fn replace_node(&mut self, at: usize) {
+        let ice = self.new_ice(at, 1, self.nodes[at].address);
+        let node = &mut self.nodes[at];
+        node.ice = ice;
+        node.paths.clear();
+        node.sources.clear();
+        node.heard.clear();
+        self.set_servers(at, PASSWORD);
     }
 
     pub(crate) fn set_servers(&mut self, node: usize, password: &str) {
@@ -348,11 +366,14 @@ impl World {
             return;
         }
         node.ice.handle_packet(now, Packet { via, payload });
+        if self.captured.len() < 200 {
+            self.captured.push((at, datagram.clone()));
+        }
         self.drain(at);
     }
 
     /// Carries out what a node's state machine asks for.
-    fn drain(&mut self, at: usize) {
+    pub(crate) fn drain(&mut self, at: usize) {
         while let Some(event) = self.nodes[at].ice.poll_event() {
             self.nodes[at].events.push((self.now - self.start, event.clone()));
             self.handle_event(at, event);

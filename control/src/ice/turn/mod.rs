@@ -12,6 +12,8 @@
 //! No CreatePermission is ever sent: a channel binding brings the permission of its address's IP along.
 
 mod channels;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{HashMap, VecDeque},
