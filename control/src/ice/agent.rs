@@ -131,6 +131,8 @@ pub(super) struct Agent {
     local: Credentials,
     local_generation: u32,
     remote: Option<(Credentials, u32)>,
+    /// Descriptions of older generations are refused.
+    oldest_generation: u32,
     epochs: Vec<Epoch>,
     epochs_made: u32,
     bases: Vec<LocalBase>,
@@ -173,6 +175,7 @@ impl Agent {
             local,
             local_generation: 0,
             remote: None,
+            oldest_generation: 0,
             epochs: Vec::new(),
             epochs_made: 0,
             bases: Vec::new(),
@@ -241,8 +244,9 @@ impl Agent {
         std::mem::take(&mut self.doubts_relay)
     }
 
-    /// New credentials of this end.
+    /// New credentials of this end. The peer may have started anew, so it may count its generations from 0 again.
     pub(super) fn restart(&mut self, now: Instant, local: Credentials) {
+        self.oldest_generation = 0;
         self.local = local;
         self.local_generation += 1;
         self.since = now;
@@ -256,11 +260,13 @@ impl Agent {
         remote: Credentials,
         generation: u32,
     ) -> bool {
-        if let Some((known, known_generation)) = &self.remote {
-            if generation < *known_generation {
-                return false;
-            }
+        if generation < self.oldest_generation {
+            return false;
+        }
+        self.oldest_generation = generation;
+        if let Some((known, known_generation)) = &mut self.remote {
             if known.ufrag == remote.ufrag && known.password == remote.password {
+                *known_generation = generation;
                 return true;
             }
             self.remote_candidates.clear();

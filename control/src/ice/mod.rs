@@ -253,7 +253,8 @@ impl Ice {
         self.describe(now, peer);
     }
 
-    /// New credentials and a new search. What works now carries on until the new search has found something.
+    /// New credentials and a new search. What works now carries on until the new search has found something. Also to be
+    /// called when signalling with the peer begins anew: from then on descriptions of any generation are taken.
     pub fn restart(&mut self, now: Instant, peer: NodeId) {
         let local = Credentials::generate(&mut self.entropy);
         let Some(entry) = self.peers.get_mut(&peer) else { return };

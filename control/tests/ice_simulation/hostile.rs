@@ -175,6 +175,11 @@ fn a_peer_whose_program_starts_anew_is_found_again() {
     for seed in SEEDS {
         for anew in [0, 1] {
             let mut world = connected(seed);
+            // So that the generation of the new program, 0, is older than the last one known.
+            let (now, peer) = (world.now, world.nodes[1 - anew].id);
+            world.nodes[anew].ice.restart(now, peer);
+            world.drain(anew);
+            world.run(Duration::from_secs(1));
             world.replace_node(anew);
             let (now, peer) = (world.now, world.nodes[1 - anew].id);
             let role = if anew == 0 { Role::Controlling } else { Role::Controlled };

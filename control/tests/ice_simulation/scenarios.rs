@@ -49,6 +49,20 @@ fn on_one_lan_it_takes_less_than_300_milliseconds() {
 }
 
 #[test]
+fn ipv6_without_servers() {
+    for seed in SEEDS {
+        let mut world = World::new(seed);
+        world.turn.clear();
+        world.add_node(INTERNET, "2001:db8::1");
+        world.add_node(INTERNET, "2001:db8::2");
+        world.connect(0, 1);
+        let took = connects(&mut world, seconds(10), seed);
+        assert!(took < Duration::from_millis(300), "seed {seed}: {took:?}");
+        assert!(world.is_direct(0, 1), "seed {seed}");
+    }
+}
+
+#[test]
 fn every_kind_of_nat_against_every_other() {
     for seed in SEEDS {
         for one in KINDS {
