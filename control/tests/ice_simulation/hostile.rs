@@ -6,7 +6,7 @@ use ipop_control::ice::{Candidate, CandidateKind, IceEvent, RemoteDescription, R
 
 use crate::{
     network::{Datagram, Hairpin, INTERNET, NatKind},
-    world::{PORT, World},
+    world::{Attack, PORT, World},
 };
 
 const SEEDS: std::ops::Range<u64> = 0..10;
@@ -92,6 +92,29 @@ fn replayed_packets_move_nothing() {
         assert!(!node.sources.keys().any(is_attacker), "seed {seed}: {:?}", node.sources);
         assert!(world.flows(0, 1), "seed {seed}");
         assert!(world.longest_silence(0, 1) < Duration::from_millis(300), "seed {seed}");
+    }
+}
+
+/// A candidate of somebody who is not the peer, but sees the checks.
+#[test]
+fn a_forged_or_detoured_answer_proves_nothing() {
+    let attacker: SocketAddr = "192.0.2.66:5800".parse().unwrap();
+    let other: SocketAddr = "192.0.2.2:5800".parse().unwrap();
+    for attack in [Attack::Answer, Attack::PassOnTo(other)] {
+        let mut world = World::new(1);
+        world.add_node(INTERNET, "192.0.2.1");
+        world.add_node(INTERNET, "192.0.2.2");
+        world.network.add_address(INTERNET, attacker.ip());
+        world.attacker = Some((attacker, attack));
+        world.connect(0, 1);
+        world.run(Duration::from_millis(65));
+        let (now, peer) = (world.now, world.nodes[1].id);
+        world.nodes[0].ice.add_remote_candidates(now, peer, 0, &[candidate(attacker)]);
+        world.run(Duration::from_secs(10));
+        assert!(world.flows(0, 1), "{attack:?}");
+        assert!(world.nodes[0].ice.counters().bad_response > 0, "{attack:?}");
+        let sources: Vec<_> = world.nodes[0].sources.keys().collect();
+        assert!(!format!("{sources:?}").contains("192.0.2.66"), "{attack:?}: {sources:?}");
     }
 }
 

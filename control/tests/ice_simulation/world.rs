@@ -37,6 +37,15 @@ enum Happening {
     Payload,
 }
 
+/// What somebody does with checks that reach an address of theirs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Attack {
+    /// Answers them, without the password.
+    Answer,
+    /// Passes them on, so that the right node answers, from its own address.
+    PassOnTo(SocketAddr),
+}
+
 pub(crate) struct Node {
     pub(crate) id: NodeId,
     pub(crate) ice: Ice,
@@ -66,6 +75,7 @@ pub(crate) struct World {
     pub(crate) stun_bytes: usize,
     /// STUN that nodes got, the oldest first, up to a limit.
     pub(crate) captured: Vec<(usize, Datagram)>,
+    pub(crate) attacker: Option<(SocketAddr, Attack)>,
     happenings: BinaryHeap<Reverse<(Instant, u64)>>,
     what: BTreeMap<u64, Happening>,
     made: u64,
@@ -93,6 +103,7 @@ impl World {
             to_nobody: BTreeMap::new(),
             stun_bytes: 0,
             captured: Vec::new(),
+            attacker: None,
             happenings: BinaryHeap::new(),
             what: BTreeMap::new(),
             made: 0,
@@ -316,6 +327,16 @@ impl World {
     fn arrive(&mut self, realm: Realm, datagram: &Datagram) {
         if realm == INTERNET && STUN.iter().any(|stun| stun.parse() == Ok(datagram.to)) {
             if let Some(answer) = servers::binding_answer(datagram) {
+                self.send(INTERNET, answer);
+            }
+            return;
+        }
+        if let Some((_, attack)) = self.attacker.filter(|(address, _)| *address == datagram.to) {
+            let answer = match attack {
+                Attack::Answer => servers::binding_answer(datagram),
+                Attack::PassOnTo(to) => Some(Datagram { to, ..datagram.clone() }),
+            };
+            if let Some(answer) = answer {
                 self.send(INTERNET, answer);
             }
             return;
