@@ -1,5 +1,7 @@
 //! Against an ICE agent by another hand (the crate `is`): a path comes about in both roles, and both ends agree on it.
 
+#![expect(clippy::unwrap_used, reason = "a test ends where it is wrong")]
+
 use std::{
     net::SocketAddr,
     time::{Duration, Instant},
