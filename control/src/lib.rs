@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod fuzzing;
+pub mod ice;
 pub mod identity;
 pub mod local_addresses;
 pub mod network;
