@@ -6,7 +6,7 @@ use xmpp_parsers::jid::BareJid;
 use zeroize::Zeroizing;
 
 /// The settings of one account.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Account {
     /// Whose account it is. The server's certificate has to be for its domain.
     pub jid: BareJid,

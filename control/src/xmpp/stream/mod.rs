@@ -1,14 +1,14 @@
 //! The stream to the account's XMPP server: found, encrypted, authenticated, kept alive, resumed.
 //!
-//! `spawn` starts a thread named `xmpp` with a runtime of its own. It takes [`ToStream`] and gives [`FromStream`],
+//! [`spawn`] starts a thread named `xmpp` with a runtime of its own. It takes [`ToStream`] and gives [`FromStream`],
 //! both through bounded queues. While nobody reads the events the thread stops reading from the server, and TCP holds
 //! the server back.
 //!
 //! A connection goes through these files: `srv` lists where the domain's server may be, `connect` opens TCP and TLS
 //! (`tls`) to the first that answers, `xml` cuts what comes into elements of bounded size, `login` authenticates
-//! (`sasl`, `scram`) and binds the resource, `management` counts stanzas so that a cut connection is resumed, `iq`
-//! brings answers to their questions, and `actor` drives them all and decides when to try again. Everything but
-//! `connect` and `actor` is free of I/O.
+//! (`sasl`, `scram`) and binds the resource, `online` carries the session: `management` counts stanzas so that a cut
+//! connection is resumed, `iq` brings answers to their questions, `pace` bounds what the server sends. `actor` drives
+//! them all, and `retry` says when it tries again. Only `srv`, `connect`, `tls` and `actor` do I/O.
 //!
 //! A session that is resumed ([`Resumed::Yes`]) has lost nothing in either direction. One that is not
 //! ([`Resumed::No`]) is new: every question asked before has been answered by [`IqError::Disconnected`], stanzas sent
@@ -23,14 +23,26 @@ use xmpp_parsers::{
     stanza_error::StanzaError,
 };
 
-pub use account::{Account, Authorities, Password, PlainAuth, ServerAddress};
+pub use account::{Account, Authorities, BadServerAddress, Password, PlainAuth, ServerAddress};
 pub use failure::{Certificate, Failure};
+pub use handle::{Events, Handle, QueueFull, spawn};
 pub use xml::XmlFault;
 
 mod account;
+mod actor;
+mod connect;
 mod failure;
+mod handle;
+mod iq;
+mod login;
+mod management;
+mod online;
+mod pace;
+mod retry;
 mod sasl;
 mod scram;
+mod srv;
+mod tls;
 mod xml;
 
 /// What the rest of the program asks of the stream.
