@@ -322,7 +322,7 @@ fn online_command(
         Some(ToStream::UseAccount(new)) if *new == *account => {}
         Some(ToStream::UseAccount(new)) => return Some(Interruption::NewAccount(new)),
         Some(ToStream::NetworkChanged) => {
-            online.ask_for_life(now, online.conversation.limits.answer_after_change)
+            online.ask_for_life(now, online.conversation.limits.answer_after_change);
         }
         Some(ToStream::Send(stanza)) => online.send(&stanza),
         Some(ToStream::Iq(question)) => online.ask(now, *question),

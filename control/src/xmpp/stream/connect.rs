@@ -67,18 +67,18 @@ impl Attempt {
         {
             endpoints.push_front(good);
         }
-        let mut worst: Option<Failure> = None;
+        let mut best: Option<(Stage, Failure)> = None;
         let mut redirections = 0;
         while let Some(endpoint) = endpoints.pop_front() {
-            let failure = match self.establish(&endpoint).await {
+            let (stage, failure) = match self.establish(&endpoint).await {
                 Ok(established) => return Ok(established),
-                Err(failure) => failure,
+                Err(stumbled) => stumbled,
             };
-            tracing::debug!(server = %endpoint.server, mode = ?endpoint.mode, "{failure}");
+            tracing::debug!(server = %endpoint.server, mode = ?endpoint.mode, ?stage, "{failure}");
             if !failure.is_local_to_address() {
                 return Err(failure);
             }
-            if !other_mode_may_help(&failure) {
+            if stage != Stage::Securing {
                 endpoints.retain(|other| other.server != endpoint.server);
             }
             if let Failure::Stream { elsewhere: Some(server), .. } = &failure
@@ -87,27 +87,28 @@ impl Attempt {
                 redirections += 1;
                 endpoints.push_front(Endpoint { server: server.clone(), mode: endpoint.mode });
             }
-            if worst.as_ref().is_none_or(|worst| worst.progress() < failure.progress()) {
-                worst = Some(failure);
+            if best.as_ref().is_none_or(|(furthest, _)| *furthest < stage) {
+                best = Some((stage, failure));
             }
         }
-        Err(worst.unwrap_or_else(|| Failure::NotOffered {
-            domain: self.account.jid.domain().to_string(),
-        }))
+        let nothing_to_try =
+            || Failure::NotOffered { domain: self.account.jid.domain().to_string() };
+        Err(best.map_or_else(nothing_to_try, |(_, failure)| failure))
     }
 
-    async fn establish(&self, endpoint: &Endpoint) -> Result<Established, Failure> {
+    async fn establish(&self, endpoint: &Endpoint) -> Result<Established, (Stage, Failure)> {
         let server = &endpoint.server;
-        let tcp = connect(server).await?;
-        let waited_s = self.limits.login.as_secs();
+        let tcp = connect(server).await.map_err(|failure| (Stage::Connecting, failure))?;
         let secured = timeout(self.limits.login.min(TLS_TIMEOUT), self.secure(endpoint, tcp)).await;
-        let tls = secured.map_err(|_| Failure::Tls {
-            server: server.clone(),
-            why: "no answer in time".to_owned(),
-        })??;
-        timeout(self.limits.login, self.log_in(endpoint, tls))
-            .await
-            .map_err(|_| Failure::Silent { doing: "logging in", waited_s })?
+        let silent =
+            |_| Err(Failure::Tls { server: server.clone(), why: "no answer in time".to_owned() });
+        let tls = secured
+            .unwrap_or_else(silent)
+            .map_err(|failure| (Stage::of_securing(&failure), failure))?;
+        let logged_in = timeout(self.limits.login, self.log_in(endpoint, tls)).await;
+        let silent =
+            |_| Err(Failure::Silent { doing: "logging in", waited_s: self.limits.login.as_secs() });
+        logged_in.unwrap_or_else(silent).map_err(|failure| (Stage::LoggingIn, failure))
     }
 
     async fn secure(
@@ -188,18 +189,27 @@ impl Attempt {
     }
 }
 
-/// Whether the same server may understand the other way to begin TLS.
-fn other_mode_may_help(failure: &Failure) -> bool {
-    matches!(
-        failure,
-        Failure::Tls { .. }
+/// How far an attempt came.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Stage {
+    Connecting,
+    /// What answers there may understand the other way to begin TLS.
+    Securing,
+    /// It understood, and it is of no use.
+    Secured,
+    LoggingIn,
+}
+
+impl Stage {
+    fn of_securing(failure: &Failure) -> Self {
+        match failure {
+            Failure::Certificate { .. }
+            | Failure::Stream { .. }
             | Failure::NoTls { .. }
-            | Failure::Xml(_)
-            | Failure::Protocol(_)
-            | Failure::Closed
-            | Failure::Broken(_)
-            | Failure::Silent { .. }
-    )
+            | Failure::Protocol(_) => Self::Secured,
+            _ => Self::Securing,
+        }
+    }
 }
 
 async fn connect(server: &ServerAddress) -> Result<TcpStream, Failure> {

@@ -172,24 +172,6 @@ impl Failure {
     pub(super) fn is_local_to_address(&self) -> bool {
         !self.is_final() && !matches!(self, Self::Authentication { .. } | Self::Bind(_))
     }
-
-    /// How far an attempt came: of several attempts the one that came furthest is reported.
-    pub(super) fn progress(&self) -> u8 {
-        match self {
-            Self::Lookup { .. } | Self::NotOffered { .. } => 0,
-            Self::Connect { .. } => 1,
-            Self::Silent { .. } | Self::Closed | Self::Broken(_) => 2,
-            Self::Tls { .. } | Self::Xml(_) | Self::Protocol(_) => 3,
-            Self::NoTls { .. } => 4,
-            Self::Certificate { .. } => 5,
-            Self::Stream { .. } => 6,
-            Self::Authentication { .. } | Self::Bind(_) => 7,
-            Self::Settings(_)
-            | Self::Credentials { .. }
-            | Self::Mechanisms { .. }
-            | Self::Impersonation(_) => 8,
-        }
-    }
 }
 
 /// What an operator may see of a foreign text: bounded, without control characters.

@@ -64,15 +64,18 @@ impl Questions {
     }
 
     /// The answer in `iq`, or `iq` itself if it answers nothing that was asked.
-    pub(super) fn answered(&mut self, own: &FullJid, iq: Iq) -> Result<Answer, Iq> {
+    pub(super) fn answered(&mut self, own: &FullJid, iq: Iq) -> Result<Answer, Box<Iq>> {
         if matches!(iq, Iq::Get { .. } | Iq::Set { .. }) {
-            return Err(iq);
+            return Err(Box::new(iq));
         }
         let is_answer = self
             .open
             .get(iq.id())
             .is_some_and(|open| is_from_asked(own, open.to.as_ref(), iq.from()));
-        let Some(open) = self.open.remove(iq.id()).filter(|_| is_answer) else { return Err(iq) };
+        if !is_answer {
+            return Err(Box::new(iq));
+        }
+        let Some(open) = self.open.remove(iq.id()) else { return Err(Box::new(iq)) };
         let result = match iq {
             Iq::Error { error, .. } => Err(IqError::Stanza(Box::new(error))),
             Iq::Result { payload, .. } => Ok(payload),

@@ -315,7 +315,9 @@ impl<'a> Online<'a> {
             (Ok(Stanza::Iq(iq)), Some(own)) => {
                 match self.conversation.questions.answered(own, iq) {
                     Ok(answer) => self.conversation.answer(answer),
-                    Err(iq @ (Iq::Get { .. } | Iq::Set { .. })) => self.give(Stanza::Iq(iq)),
+                    Err(iq) if matches!(*iq, Iq::Get { .. } | Iq::Set { .. }) => {
+                        self.give(Stanza::Iq(*iq));
+                    }
                     Err(_) => {}
                 }
             }

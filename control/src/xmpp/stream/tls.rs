@@ -4,9 +4,16 @@
 use std::{fs::File, io::BufReader, path::Path, sync::Arc};
 
 use rustls::{
-    CertificateError, ClientConfig, Error, ProtocolVersion, RootCertStore,
-    client::WebPkiServerVerifier,
-    pki_types::{CertificateDer, ServerName, pem::PemObject},
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error,
+    ProtocolVersion, RootCertStore, SignatureScheme,
+    client::{
+        WebPkiServerVerifier,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        verify_server_name,
+    },
+    crypto::CryptoProvider,
+    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
+    server::ParsedCertificate,
 };
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -32,18 +39,13 @@ const MAX_AUTHORITIES: usize = 4_096;
 
 impl Tls {
     pub(super) fn new(account: &Account) -> Result<Self, Failure> {
-        let roots = roots(&account.authorities)?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let setting =
-            |why: &dyn std::fmt::Display| Failure::Settings(format!("TLS cannot be set up: {why}"));
-        let verifier =
-            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone())
-                .build()
-                .map_err(|error| setting(&error))?;
+        let verifier = Verifier::new(&account.authorities, &provider)?;
         let mut starttls = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .map_err(|error| setting(&error))?
-            .with_webpki_verifier(verifier)
+            .map_err(|error| Failure::Settings(format!("TLS cannot be set up: {error}")))?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
             .with_no_client_auth();
         starttls.enable_early_data = false;
         let mut direct = starttls.clone();
@@ -78,6 +80,12 @@ impl Tls {
             Some(Error::InvalidCertificate(fault)) => {
                 Failure::Certificate { server, fault: certificate_fault(fault, &self.domain) }
             }
+            Some(Error::AlertReceived(AlertDescription::UnrecognisedName)) => {
+                Failure::Certificate {
+                    server,
+                    fault: Certificate::OtherName { domain: self.domain.clone() },
+                }
+            }
             Some(error) => Failure::Tls { server, why: error.to_string() },
             None => Failure::Tls { server, why: error.to_string() },
         }
@@ -105,39 +113,100 @@ fn certificate_fault(error: &CertificateError, domain: &str) -> Certificate {
         | CertificateError::ExpiredContext { .. }
         | CertificateError::NotValidYet
         | CertificateError::NotValidYetContext { .. } => Certificate::Dates,
+        // Webpki's word for a self-signed certificate that is marked as an authority's.
+        other if format!("{other:?}").contains("CaUsedAsEndEntity") => {
+            Certificate::UnknownAuthority
+        }
         other => Certificate::Other(super::failure::printable(&other.to_string())),
     }
 }
 
-fn roots(authorities: &Authorities) -> Result<RootCertStore, Failure> {
-    let mut roots = RootCertStore::empty();
-    match authorities {
-        Authorities::System => {
-            let found = rustls_native_certs::load_native_certs();
-            roots.add_parsable_certificates(found.certs);
-            if roots.is_empty() {
-                let why = "this system has no certificate authorities; install ca-certificates, or give the server's own";
-                return Err(Failure::Settings(why.to_owned()));
+/// Webpki's rules, and one more: a certificate that stands itself in the operator's file is good for its names. That
+/// is how self-signed certificates are used, most of which are marked as an authority's, and webpki takes no authority
+/// for a server. Dates do not matter for these, so that a wrong clock locks nobody out.
+#[derive(Debug)]
+struct Verifier {
+    webpki: Arc<WebPkiServerVerifier>,
+    pinned: Vec<CertificateDer<'static>>,
+}
+
+impl Verifier {
+    fn new(authorities: &Authorities, provider: &Arc<CryptoProvider>) -> Result<Self, Failure> {
+        let mut roots = RootCertStore::empty();
+        let pinned = match authorities {
+            Authorities::System => {
+                roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+                Vec::new()
             }
+            Authorities::File(path) => {
+                let certificates = read_certificates(path)?;
+                for certificate in &certificates {
+                    roots.add(certificate.clone()).map_err(|error| bad_file(path, &error))?;
+                }
+                certificates
+            }
+        };
+        if roots.is_empty() {
+            let why = "this system has no certificate authorities; install ca-certificates, or give the server's own";
+            return Err(Failure::Settings(why.to_owned()));
         }
-        Authorities::File(path) => {
-            for certificate in read_certificates(path)? {
-                roots.add(certificate).map_err(|error| bad_file(path, &error))?;
-            }
-            if roots.is_empty() {
-                return Err(bad_file(path, &"it holds no certificate"));
-            }
-        }
+        let webpki =
+            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
+                .build()
+                .map_err(|error| Failure::Settings(format!("TLS cannot be set up: {error}")))?;
+        Ok(Self { webpki, pinned })
     }
-    Ok(roots)
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        if self.pinned.iter().any(|pinned| pinned == end_entity) {
+            verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+            return Ok(ServerCertVerified::assertion());
+        }
+        self.webpki.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.webpki.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.webpki.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.webpki.supported_verify_schemes()
+    }
 }
 
 fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Failure> {
     let file = File::open(path).map_err(|error| bad_file(path, &error))?;
-    CertificateDer::pem_reader_iter(BufReader::new(file))
+    let certificates: Vec<_> = CertificateDer::pem_reader_iter(BufReader::new(file))
         .take(MAX_AUTHORITIES)
         .collect::<Result<_, _>>()
-        .map_err(|error| bad_file(path, &error))
+        .map_err(|error| bad_file(path, &error))?;
+    match certificates.is_empty() {
+        true => Err(bad_file(path, &"it holds no certificate")),
+        false => Ok(certificates),
+    }
 }
 
 fn bad_file(path: &Path, why: &dyn std::fmt::Display) -> Failure {

@@ -71,8 +71,8 @@ pub(super) struct StreamReader {
 
 impl StreamReader {
     pub(super) fn new(limits: &Limits) -> Self {
-        let mut options = rxml::Options::default();
-        options.max_token_length = MAX_TOKEN_LEN.min(limits.stanza_bytes);
+        let max_token_length = MAX_TOKEN_LEN.min(limits.stanza_bytes);
+        let options = rxml::Options { max_token_length, ..rxml::Options::default() };
         let mut parser = Parser::with_options(options);
         // White space between stanzas keeps the connection alive; kept back, it would be no sign of life.
         parser.set_text_buffering(false);
