@@ -12,8 +12,8 @@ pub struct Account {
     pub jid: BareJid,
     /// Its password.
     pub password: Password,
-    /// The name of this node's session; the server may choose another. Two sessions with one name throw each other
-    /// out.
+    /// The name of this node's session; the server may choose another, and does if this is empty. Two sessions with
+    /// one name throw each other out.
     pub resource: String,
     /// Where the server is, in place of what the domain's SRV records say.
     pub server: Option<ServerAddress>,

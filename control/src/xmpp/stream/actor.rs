@@ -4,6 +4,7 @@ use std::{
     collections::VecDeque,
     future::Future,
     pin::{Pin, pin},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -16,14 +17,14 @@ use tokio::{
 use xmpp_parsers::jid::FullJid;
 
 use super::{
-    FromStream, Limits, Resumed, ToStream,
+    Counters, FromStream, Limits, Resumed, ToStream,
     account::Account,
     connect::{Attempt, Established, broken},
     failure::Failure,
     iq::Questions,
     login::Session,
     management::Management,
-    online::{Conversation, Online},
+    online::{Conversation, Online, count},
     retry::{LASTING, Random, Retry},
     srv::Endpoint,
     tls::Tls,
@@ -71,6 +72,7 @@ impl Actor {
         commands: mpsc::Receiver<ToStream>,
         events: mpsc::Sender<FromStream>,
         (seed, id_prefix): (u64, String),
+        counters: Arc<Counters>,
     ) -> Self {
         Self {
             account,
@@ -82,7 +84,7 @@ impl Actor {
                 management: Management::default(),
                 jid: None,
                 outbox: VecDeque::new(),
-                dropped: 0,
+                counters,
                 limits,
             },
             commands,
@@ -98,6 +100,9 @@ impl Actor {
                 Ok(established) => self.online(established).await,
                 Err(end) => end,
             };
+            if matches!(end, End::Failed(_)) {
+                count(&self.conversation.counters.failures);
+            }
             let interruption = match end {
                 End::Failed(failure) if failure.is_final() => self.refused(failure).await,
                 End::Failed(failure) => self.pause(failure).await,
@@ -105,16 +110,21 @@ impl Actor {
             };
             match interruption {
                 Some(Interruption::Shutdown) => return,
-                Some(Interruption::NewAccount(account)) => {
-                    self.account = *account;
-                    self.tls = None;
-                    self.last_good = None;
-                    self.conversation.end_session();
-                    self.retry.reset();
-                }
+                Some(Interruption::NewAccount(account)) => self.use_account(*account),
                 Some(Interruption::NetworkChanged) | None => {}
             }
         }
+    }
+
+    fn use_account(&mut self, account: Account) {
+        if account != self.account {
+            self.account = account;
+            self.last_good = None;
+            self.conversation.end_session();
+        }
+        // The file of authorities may be another one, too.
+        self.tls = None;
+        self.retry.reset();
     }
 
     async fn attempt(&mut self) -> Result<Established, End> {
@@ -259,6 +269,10 @@ impl Actor {
                 (jid, Resumed::No)
             }
         };
+        count(match resumed {
+            Resumed::Yes => &conversation.counters.resumptions,
+            Resumed::No => &conversation.counters.sessions,
+        });
         conversation.jid = Some(jid.clone());
         conversation.outbox.push_back(FromStream::Online { jid, resumed });
         Ok(first)

@@ -1,12 +1,12 @@
 //! The program's ends of the two queues, and the thread behind them.
 
-use std::{io, thread, time::Duration};
+use std::{io, sync::Arc, thread, time::Duration};
 
 use aws_lc_rs::rand;
 use data_encoding::HEXLOWER;
 use tokio::{runtime, sync::mpsc};
 
-use super::{Account, FromStream, Limits, ToStream, actor::Actor};
+use super::{Account, Counters, FromStream, Limits, ToStream, actor::Actor};
 
 /// Name lookups that the resolver does not finish are not waited for at the end.
 const RUNTIME_SHUTDOWN: Duration = Duration::from_millis(100);
@@ -15,6 +15,7 @@ const RUNTIME_SHUTDOWN: Duration = Duration::from_millis(100);
 #[derive(Clone, Debug)]
 pub struct Handle {
     commands: mpsc::Sender<ToStream>,
+    counters: Arc<Counters>,
 }
 
 /// What the stream tells.
@@ -32,13 +33,21 @@ pub struct QueueFull(pub ToStream);
 pub fn spawn(account: Account, limits: Limits) -> io::Result<(Handle, Events)> {
     let (commands, command_queue) = mpsc::channel(limits.queued_stanzas.max(1));
     let (event_queue, events) = mpsc::channel(limits.queued_events.max(1));
-    let actor = Actor::new(account, limits, command_queue, event_queue, randomness()?);
+    let counters = Arc::<Counters>::default();
+    let actor = Actor::new(
+        account,
+        limits,
+        command_queue,
+        event_queue,
+        randomness()?,
+        Arc::clone(&counters),
+    );
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     thread::Builder::new().name("xmpp".to_owned()).spawn(move || {
         runtime.block_on(actor.run());
         runtime.shutdown_timeout(RUNTIME_SHUTDOWN);
     })?;
-    Ok((Handle { commands }, Events { events }))
+    Ok((Handle { commands, counters }, Events { events }))
 }
 
 fn randomness() -> io::Result<(u64, String)> {
@@ -53,6 +62,11 @@ impl Handle {
     /// Never waits.
     pub fn send(&self, command: ToStream) -> Result<(), QueueFull> {
         self.commands.try_send(command).map_err(|error| QueueFull(error.into_inner()))
+    }
+
+    /// What happened so far.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
     }
 }
 

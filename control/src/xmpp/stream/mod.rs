@@ -14,7 +14,7 @@
 //! ([`Resumed::No`]) is new: every question asked before has been answered by [`IqError::Disconnected`], stanzas sent
 //! before may be lost, presence has to be sent again.
 
-use std::time::Duration;
+use std::{sync::atomic::AtomicU64, time::Duration};
 
 use xmpp_parsers::{
     jid::{FullJid, Jid},
@@ -155,6 +155,21 @@ fn describe(error: &StanzaError) -> String {
         Some(text) => format!("{} ({})", condition.name(), failure::printable(text)),
         None => condition.name().to_owned(),
     }
+}
+
+/// What happened so far; nothing is dropped without being counted here.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Sessions opened anew.
+    pub sessions: AtomicU64,
+    /// Sessions that went on after a cut.
+    pub resumptions: AtomicU64,
+    /// Attempts and sessions that failed.
+    pub failures: AtomicU64,
+    /// Stanzas of the program dropped: there was no session, the queue was full, or they are not valid XML.
+    pub unsent: AtomicU64,
+    /// Stanzas of the server dropped: malformed, or answers that nobody asked for.
+    pub ignored: AtomicU64,
 }
 
 /// What a stream may cost. The server is not trusted with more.

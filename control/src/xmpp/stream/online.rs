@@ -7,6 +7,10 @@
 
 use std::{
     collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -22,7 +26,7 @@ use xmpp_parsers::{
 };
 
 use super::{
-    FromStream, IqError, Limits, Question,
+    Counters, FromStream, IqError, Limits, Question,
     failure::Failure,
     iq::Questions,
     login::stream_error,
@@ -46,8 +50,7 @@ pub(super) struct Conversation {
     pub(super) management: Management,
     pub(super) jid: Option<FullJid>,
     pub(super) outbox: VecDeque<FromStream>,
-    /// Stanzas that could not be sent, since there is no session or they are no XML.
-    pub(super) dropped: u64,
+    pub(super) counters: Arc<Counters>,
 }
 
 impl Conversation {
@@ -65,7 +68,7 @@ impl Conversation {
         {
             self.management.hold(bytes);
         } else {
-            self.dropped += 1;
+            count(&self.counters.unsent);
         }
     }
 
@@ -233,7 +236,7 @@ impl<'a> Online<'a> {
         let mut bytes = Vec::new();
         match xml::write(stanza, &mut bytes) {
             Ok(()) => self.send_bytes(bytes),
-            Err(_) => self.conversation.dropped += 1,
+            Err(_) => count(&self.conversation.counters.unsent),
         }
     }
 
@@ -318,11 +321,12 @@ impl<'a> Online<'a> {
                     Err(iq) if matches!(*iq, Iq::Get { .. } | Iq::Set { .. }) => {
                         self.give(Stanza::Iq(*iq));
                     }
-                    Err(_) => {}
+                    Err(_) => count(&self.conversation.counters.ignored),
                 }
             }
             (Ok(stanza), _) => self.give(stanza),
             (Err(_), _) => {
+                count(&self.conversation.counters.ignored);
                 if let Some(refusal) = refusal {
                     self.send(&Stanza::Iq(refusal));
                 }
@@ -354,6 +358,11 @@ impl<'a> Online<'a> {
             self.conversation.end_session();
         }
     }
+}
+
+/// One more.
+pub(super) fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
 }
 
 /// The answer to `element` in case it is a request that cannot be understood (RFC 6120 section 8.3.3.1).

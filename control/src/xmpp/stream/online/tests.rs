@@ -9,7 +9,7 @@ fn conversation(limits: Limits) -> Conversation {
         management: Management::asked(),
         jid: Some("alice@example.org/node".parse().unwrap()),
         outbox: VecDeque::new(),
-        dropped: 0,
+        counters: Arc::default(),
         limits,
     }
 }
@@ -65,6 +65,7 @@ fn what_came_is_counted_and_told() {
         matches!(conversation.outbox.pop_front(), Some(FromStream::Stanza(stanza)) if matches!(*stanza, Stanza::Presence(_)))
     );
     assert!(conversation.outbox.is_empty());
+    assert_eq!(conversation.counters.ignored.load(Ordering::Relaxed), 2);
 }
 
 #[test]
@@ -182,11 +183,11 @@ fn a_fault_of_the_server_ends_the_session_and_a_cut_does_not() {
 fn stanzas_wait_for_a_session_that_may_go_on() {
     let mut conversation = conversation(Limits { queued_stanzas: 1, ..Limits::default() });
     conversation.send_offline(&Presence::available().into());
-    assert_eq!(conversation.dropped, 1, "there is no session yet");
+    assert_eq!(conversation.counters.unsent.load(Ordering::Relaxed), 1, "there is no session yet");
     conversation.management.enabled(Some("s")).unwrap();
     conversation.send_offline(&Presence::available().into());
     conversation.send_offline(&Presence::available().into());
-    assert_eq!(conversation.dropped, 2, "the queue is full");
+    assert_eq!(conversation.counters.unsent.load(Ordering::Relaxed), 2, "the queue is full");
     let mut out = Vec::new();
     conversation.management.resumed(0, &mut out).unwrap();
     assert_eq!(String::from_utf8(out).unwrap().matches("<presence").count(), 1);
