@@ -10,3 +10,4 @@ pub mod local_addresses;
 pub mod peer;
 pub mod sessions;
 pub mod trust;
+pub mod xmpp;
