@@ -14,7 +14,12 @@ pub struct Bucket {
 impl Bucket {
     /// A full bucket.
     pub fn new(now: Instant, per_s: u32, size: u32) -> Self {
-        Self { per_s: f64::from(per_s), size: f64::from(size), level: f64::from(size), filled_at: now }
+        Self {
+            per_s: f64::from(per_s),
+            size: f64::from(size),
+            level: f64::from(size),
+            filled_at: now,
+        }
     }
 
     /// Takes `amount` if it is there.

@@ -110,9 +110,12 @@ mod tests {
     fn what_a_stranger_writes_is_bounded() {
         let id = card().node;
         let many = "word ".repeat(1_000) + &"x".repeat(1_000);
-        let element: Element = format!("<node xmlns='{NAMESPACE}' id='{id}' name='{}' can='{many}'/>", "é".repeat(500))
-            .parse()
-            .expect("XML");
+        let element: Element = format!(
+            "<node xmlns='{NAMESPACE}' id='{id}' name='{}' can='{many}'/>",
+            "é".repeat(500)
+        )
+        .parse()
+        .expect("XML");
         let read = Card::read(&element).expect("a card");
         assert_eq!((read.name.len(), read.capabilities.len()), (MAX_NAME_LEN, MAX_CAPABILITIES));
     }
@@ -120,7 +123,8 @@ mod tests {
     #[test]
     fn no_card_without_a_node_id() {
         for bad in ["", "id=''", "id='abc'"] {
-            let element: Element = format!("<node xmlns='{NAMESPACE}' {bad}/>").parse().expect("XML");
+            let element: Element =
+                format!("<node xmlns='{NAMESPACE}' {bad}/>").parse().expect("XML");
             assert_eq!(Card::read(&element), None, "{bad}");
         }
     }

@@ -55,7 +55,10 @@ impl Configuration {
             (password && !self.hidden, "it is public (must be hidden)"),
             (password && !self.password_protected, "it has no password"),
             (!password && !self.members_only, "it is open (must be members-only)"),
-            (!self.non_anonymous, "it hides its occupants' JIDs (must be non-anonymous: `whois` for anyone)"),
+            (
+                !self.non_anonymous,
+                "it hides its occupants' JIDs (must be non-anonymous: `whois` for anyone)",
+            ),
         ]
         .into_iter()
         .filter_map(|(wrong, text)| wrong.then_some(text))
@@ -98,8 +101,15 @@ pub(super) fn filled(offered: &Form, entry: Entry, password: Option<&str>) -> Fo
     // refuse fields that they did not offer.
     let fields = wanted
         .into_iter()
-        .filter(|(var, _)| *var == "FORM_TYPE" || offered.fields.iter().any(|field| field.var.as_deref() == Some(var)))
-        .map(|(var, value)| Field { var: Some(var.into()), type_: None, values: vec![value.into()] })
+        .filter(|(var, _)| {
+            *var == "FORM_TYPE"
+                || offered.fields.iter().any(|field| field.var.as_deref() == Some(var))
+        })
+        .map(|(var, value)| Field {
+            var: Some(var.into()),
+            type_: None,
+            values: vec![value.into()],
+        })
         .collect();
     Form { type_: "submit".into(), fields }
 }
@@ -110,7 +120,9 @@ mod tests {
 
     fn features(vars: &[&str]) -> Element {
         let features: String = vars.iter().map(|var| format!("<feature var='{var}'/>")).collect();
-        format!("<query xmlns='http://jabber.org/protocol/disco#info'>{features}</query>").parse().expect("XML")
+        format!("<query xmlns='http://jabber.org/protocol/disco#info'>{features}</query>")
+            .parse()
+            .expect("XML")
     }
 
     #[test]
@@ -129,7 +141,11 @@ mod tests {
 
     #[test]
     fn the_form_comes_back_with_our_values_and_nothing_that_was_not_offered() {
-        let field = |var: &str, value: &str| Field { var: Some(var.into()), type_: None, values: vec![value.into()] };
+        let field = |var: &str, value: &str| Field {
+            var: Some(var.into()),
+            type_: None,
+            values: vec![value.into()],
+        };
         let offered = Form {
             type_: "form".into(),
             fields: vec![
