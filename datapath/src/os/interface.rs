@@ -15,6 +15,7 @@ use rustix::{
 use super::{
     OsError,
     address::{self, Change},
+    bridge,
 };
 
 /// A handle on one interface, by name, in this network namespace.
@@ -178,15 +179,14 @@ impl Interface {
     }
 
     /// Lets the bridge that it is a port of forget the stations that it has learned there.
-    pub fn flush_bridge_port(&self) {
-        let path = format!("/sys/class/net/{}/brport/flush", self.name);
-        // Without it the stations age: what is lost is time.
-        match fs::write(&path, "1") {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                tracing::warn!("cannot write {path}, so the bridge remembers stations: {error}");
-            }
-            _ => {}
-        }
+    ///
+    /// # Errors
+    /// If it is in no bridge, or without CAP_NET_ADMIN.
+    pub fn flush_bridge_port(&self) -> Result<(), OsError> {
+        bridge::flush_port(self.index()?).map_err(|errno| {
+            let action = format!("cannot make the bridge of {} forget its stations", self.name);
+            OsError::new(action, errno)
+        })
     }
 
     /// Adds an IP address; says whether it was not there yet.

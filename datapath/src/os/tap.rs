@@ -125,7 +125,13 @@ impl Tap {
 
     /// Lets the bridge that the TAP is in, if any, forget the stations that it has learned on it.
     pub fn flush_bridge_port(&self) {
-        self.interface.flush_bridge_port();
+        if self.interface.bridge().is_none() {
+            return;
+        }
+        // Without it the stations age: what is lost is time.
+        if let Err(error) = self.interface.flush_bridge_port() {
+            tracing::warn!("{error}");
+        }
     }
 
     fn set_up(&mut self, config: &TapConfig) -> Result<(), OsError> {
