@@ -33,13 +33,17 @@ impl FrameBytes<'_> {
     }
 }
 
-/// A UDP socket of this worker: the listening one or, on further lanes, the one it dials from.
+/// A UDP socket of a worker.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
 pub struct SocketId(pub u8);
 
 impl SocketId {
     /// The socket bound to the listening port.
     pub const LISTEN: Self = Self(0);
+    /// What further lanes dial from: a port of the kernel's choice. The first worker has none.
+    pub const DIAL: Self = Self(1);
+    /// What the first worker speaks to TURN servers from, and nothing else.
+    pub const RELAY: Self = Self(2);
 }
 
 /// The shell around the core.

@@ -20,6 +20,7 @@ pub mod loop_probe;
 pub mod memory;
 pub mod node_id;
 pub mod os;
+pub mod path;
 pub mod quic;
 pub mod record;
 pub mod shared;

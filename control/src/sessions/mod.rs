@@ -268,6 +268,9 @@ impl Sessions {
             | Event::LoopElsewhere { .. }
             | Event::LoopCleared { .. }
             | Event::TapGone { .. }
+            | Event::Packet { .. }
+            | Event::ChannelPacket { .. }
+            | Event::Signal { .. }
             | Event::WorkerFailed { .. } => {}
         }
     }

@@ -269,6 +269,12 @@ impl Core {
                     self.wake(connection);
                 }
             }
+            Command::SetPath { .. }
+            | Command::AddSource { .. }
+            | Command::RemoveSource { .. }
+            | Command::AnswerStrangers(_) => {}
+            Command::SendPacket { .. } => self.switch.counters.io.dropped_control_packets.add(1),
+            Command::Signal { .. } => self.switch.counters.io.dropped_signals.add(1),
             Command::Shutdown => {
                 self.shutting_down = true;
                 let handles: Vec<_> =

@@ -2,8 +2,8 @@
 
 use std::{
     ffi::OsStr,
-    fs::File,
-    io::Write,
+    fs::{self, File},
+    io::{self, Write},
     os::fd::AsFd,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -196,6 +196,28 @@ impl Host {
             rx_dropped: count("rx", "dropped")?,
             tx_dropped: count("tx", "dropped")?,
         })
+    }
+
+    /// Sets a variable below `/proc/sys/net`, in the namespace. One that this kernel does not have is left out.
+    ///
+    /// # Errors
+    /// When the kernel refuses the value.
+    pub(super) fn set_sysctl(&self, key: &str, value: &str) -> Result<()> {
+        match self.enter(|| fs::write(Path::new("/proc/sys/net").join(key), value))? {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result.with_context(|| format!("setting net/{key} to {value}")),
+        }
+    }
+
+    /// Loads nftables rules, given in the language of nft(8).
+    ///
+    /// # Errors
+    /// When `nft` refuses them.
+    pub fn load_firewall(&self, rules: &str) -> Result<()> {
+        let number = self.0.processes.fetch_add(1, Ordering::Relaxed);
+        let path = self.0.dir.join(format!("{}-{number}.nft", self.name()));
+        fs::write(&path, rules).with_context(|| format!("writing {}", path.display()))?;
+        self.run("nft", ["-f".as_ref(), path.as_os_str()]).map(drop)
     }
 
     /// Runs `ip` on the namespace and gives back what it printed.

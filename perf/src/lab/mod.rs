@@ -5,7 +5,10 @@
 //! interface names and addresses. When the lab is dropped, or its process dies, a child (`reaper`) kills whoever is
 //! in the namespaces and deletes them; with them go their interfaces.
 //!
-//! Needs root, and the tools `ip` and `ethtool`; [`tools`] also runs `ping` and `iperf3`.
+//! For peers that are far from each other there is an [`Internet`]: a router with a stated delay, and behind it machines
+//! and [`Nat`]s with more machines. [`servers`] are what such peers meet at.
+//!
+//! Needs root, and the tools `ip` and `ethtool`; [`tools`] also runs `ping` and `iperf3`, NATs need `nft`.
 //!
 //! ```no_run
 //! # fn main() -> anyhow::Result<()> {
@@ -18,6 +21,8 @@
 //! ```
 
 mod host;
+mod internet;
+mod nat;
 mod network;
 mod process;
 mod reaper;
@@ -39,6 +44,8 @@ use anyhow::{Context, Result, ensure};
 
 pub use self::{
     host::{Host, InterfaceCounters, enter_netns},
+    internet::{Access, Attached, Internet, InternetOptions, Place, Site, Traffic},
+    nat::{Nat, NatKind, NatOptions},
     network::{BridgeSite, Interface, Link, LinkOptions, SiteOptions},
     process::{Exit, Process, Usage},
     reaper::clean,
@@ -145,6 +152,19 @@ pub fn wait_until(limit: Duration, mut condition: impl FnMut() -> bool) -> bool 
         }
         thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// Makes a host forward what is not for itself, and be silent about better ways.
+fn route(host: &Host) -> Result<()> {
+    let settings = [
+        ("ipv4/ip_forward", "1"),
+        ("ipv4/conf/all/send_redirects", "0"),
+        ("ipv4/conf/default/send_redirects", "0"),
+        ("ipv6/conf/all/forwarding", "1"),
+        // Where the kernel has it, packets between ports of a bridge would pass the firewall too.
+        ("bridge/bridge-nf-call-iptables", "0"),
+    ];
+    settings.iter().try_for_each(|(key, value)| host.set_sysctl(key, value))
 }
 
 /// Runs `ip` in the machine's own namespace.
