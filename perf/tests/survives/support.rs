@@ -4,8 +4,8 @@ use std::{
     fs,
     io::{Read, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
-    os::unix::fs::PermissionsExt,
-    path::PathBuf,
+    os::unix::fs::{PermissionsExt, chown},
+    path::{Path, PathBuf},
     process::Command,
     sync::Once,
     time::Duration,
@@ -100,6 +100,33 @@ impl Pair {
     }
 }
 
+/// nobody's number on every distribution.
+const NOBODY: u32 = 65_534;
+/// What `setpriv` leaves a program that may set up the network and nothing else.
+pub(crate) const NET_ADMIN: &str = "--inh-caps=+net_admin --ambient-caps=+net_admin";
+
+/// A node of this number that runs as nobody, with what these options of `setpriv` leave it.
+pub(crate) fn as_nobody(lab: &Lab, host: &Host, number: u8, setpriv: &str) -> Node {
+    let mut node = node(lab, host, number);
+    let state = node.state().to_owned();
+    for path in [state.clone(), state.join("identity.pem")] {
+        chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+    }
+    // Where nobody may read it, whatever the permissions of the build directory.
+    let copy = state.join("ipop-switch");
+    fs::copy(Program::Switch.find().unwrap(), &copy).unwrap();
+    // Most hosts let everybody open the device; where not, it is one of the script's own.
+    let line = format!(
+        "mknod -m 666 {tun} c 10 200 && exec unshare --mount sh -c \
+         'mount --bind {tun} /dev/net/tun && \
+         exec setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups {setpriv} {copy} \"$@\"' sh \"$@\"",
+        tun = state.join("tun").display(),
+        copy = copy.display()
+    );
+    node.run_as(&script(&state, "as-nobody", &line));
+    node
+}
+
 /// Waits until this text is in the log.
 #[track_caller]
 pub(crate) fn wait_for_log(running: &mut Running, text: &str, limit: Duration) -> String {
@@ -186,9 +213,9 @@ pub(crate) fn ending(mut process: Process) -> (i32, String) {
     (exit.status.code().unwrap_or_else(|| panic!("{}: {said}", exit.status)), said)
 }
 
-/// A shell script of one line, in the lab's directory.
-pub(crate) fn script(lab: &Lab, name: &str, line: &str) -> PathBuf {
-    let path = lab.dir().join(name);
+/// A shell script of one line, in this directory.
+pub(crate) fn script(directory: &Path, name: &str, line: &str) -> PathBuf {
+    let path = directory.join(name);
     fs::write(&path, format!("#!/bin/sh\n{line}\n")).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     path
