@@ -26,6 +26,7 @@ pub mod record;
 pub mod shared;
 mod storm;
 mod tunnel;
+mod unsent;
 
 pub use forward::TapOffload;
 pub use ipop_learning::{MacAddr, PortId, VlanId};
