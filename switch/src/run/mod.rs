@@ -3,6 +3,7 @@
 //! One channel brings everything to the control thread (workers' events, signals, resolved names); it feeds the sessions and carries out what they ask for.
 
 mod devices;
+mod refusals;
 mod report;
 
 use std::{
@@ -34,7 +35,7 @@ use ipop_datapath::{
 use ipop_learning::{MacTable, MacTableConfig};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 
-use self::devices::Devices;
+use self::{devices::Devices, refusals::Refusals};
 use crate::{
     exit::{ExitCode, Failure},
     identity_cmd,
@@ -91,7 +92,15 @@ pub(crate) fn run(settings: &Settings) -> Result<(), Failure> {
     let fdb = MacTable::new(MacTableConfig::default());
     let shared =
         Arc::new(Shared::new(fdb, taps, settings.peers.len() as u16, workers, Instant::now()));
-    let mut switch = Switch { sessions, shared, facts, devices, workers: Vec::new(), messages };
+    let mut switch = Switch {
+        sessions,
+        shared,
+        facts,
+        devices,
+        workers: Vec::new(),
+        messages,
+        refusals: Refusals::default(),
+    };
     switch.start_workers(settings, &identity, &trust)?;
     switch.announce(settings);
     let ended = switch.serve(&inbox);
@@ -107,6 +116,7 @@ struct Switch {
     workers: Vec<RunningWorker>,
     devices: Devices,
     messages: Sender<Message>,
+    refusals: Refusals,
 }
 
 struct RunningWorker {
@@ -263,7 +273,9 @@ impl Switch {
                 self.forget_stations_of_bridge(*port);
             }
             Event::Rejected { remote, why } => {
-                tracing::warn!("refused a connection from {remote}: {why}");
+                if let Some(line) = self.refusals.note(now, *remote, why.clone()) {
+                    tracing::warn!("{line}");
+                }
             }
             Event::LoopCleared { port } => {
                 tracing::info!("the loop is gone: {} forwards again", self.tap_name(*port));
@@ -290,7 +302,7 @@ impl Switch {
     fn carry_out(&mut self) {
         while let Some(action) = self.sessions.poll_action() {
             match action {
-                Action::Notice(notice) => tell(&notice),
+                Action::Notice(notice) => self.tell(&notice),
                 Action::Resolve { peer, address } => self.resolve(peer, address),
                 Action::Command { worker, command } => {
                     if self.workers[worker].handle.send(command).is_err() {
@@ -298,6 +310,22 @@ impl Switch {
                     }
                 }
             }
+        }
+    }
+
+    fn tell(&mut self, notice: &Notice) {
+        match notice {
+            Notice::PeerUp { .. } => tracing::info!("{notice}, engine io_uring"),
+            Notice::Refused { peer, remote, why } => {
+                let why = format!("peer {peer}: {why}");
+                if let Some(line) = self.refusals.note(Instant::now(), *remote, why) {
+                    tracing::warn!("{line}");
+                }
+            }
+            _ => match notice.severity() {
+                Severity::Warning => tracing::warn!("{notice}"),
+                Severity::Info => tracing::info!("{notice}"),
+            },
         }
     }
 
@@ -422,17 +450,6 @@ fn watch_signals(messages: Sender<Message>) -> Result<(), Failure> {
     };
     thread::Builder::new().name("signals".into()).spawn(watch).context("cannot start a thread")?;
     Ok(())
-}
-
-fn tell(notice: &Notice) {
-    if let Notice::PeerUp { .. } = notice {
-        tracing::info!("{notice}, engine io_uring");
-        return;
-    }
-    match notice.severity() {
-        Severity::Warning => tracing::warn!("{notice}"),
-        Severity::Info => tracing::info!("{notice}"),
-    }
 }
 
 fn worker_count(workers: Workers) -> u8 {
