@@ -9,6 +9,8 @@
 //! * `strangers`: packets from nobody.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+#[path = "../common/mod.rs"]
+mod common;
 mod devices;
 mod dialling;
 mod ends;

@@ -7,14 +7,13 @@ use std::{
     process::{Command, Stdio},
 };
 
-use ipop_perf::{
-    lab::{Host, LinkOptions, wait_until},
-    tunnel::Program,
-};
+use ipop_perf::lab::{Host, LinkOptions, wait_until};
 
 use crate::{
     seccomp,
-    support::{NET_ADMIN, SOON, answers, as_nobody, ending, inner, lab, node, refusal},
+    support::{
+        NET_ADMIN, SOON, answers, as_nobody, ending, inner, lab, node, refusal, switch_binary,
+    },
 };
 
 #[test]
@@ -88,7 +87,7 @@ fn a_host_without_io_uring_is_told_how_to_allow_it() {
 /// Runs the program where a seccomp filter refuses `io_uring_setup`, as container engines do.
 fn without_io_uring(host: &Host, dir: &Path, args: &[String]) -> (i32, String) {
     let output = dir.join("output");
-    let mut command = Command::new(Program::Switch.find().unwrap());
+    let mut command = Command::new(switch_binary());
     let file = fs::File::create(&output).unwrap();
     command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(file);
     seccomp::refuse_io_uring(&mut command);
@@ -112,7 +111,7 @@ fn a_configuration_file_is_obeyed_or_refused_by_name() {
     let with = |text: &str| {
         fs::write(&file, format!("state = \"{state}\"\n{text}")).unwrap();
         let args = ["--config".as_ref(), file.as_os_str()];
-        host.spawn(Program::Switch.find().unwrap(), args).unwrap()
+        host.spawn(switch_binary(), args).unwrap()
     };
     let (code, said) = ending(with("tap = \"ipop0\"\nbrigde = \"br0\"\n"));
     assert_eq!(code, 2, "{said}");
