@@ -5,6 +5,7 @@ mod bridge;
 pub mod interface;
 mod netlink;
 pub mod tap;
+mod trial;
 pub mod udp;
 
 use std::{
