@@ -257,14 +257,17 @@ impl Interface {
     fn bridge_request(&self, bridge: &str, change: BridgeChange) -> Result<(), OsError> {
         let mut request = Self::named(bridge)?.ifreq();
         request.ifr_ifru.ifru_ifindex = self.index()?;
-        let (code, verb) = match change {
-            BridgeChange::Add => (SIOCBRADDIF, "put"),
-            BridgeChange::Remove => (SIOCBRDELIF, "take"),
+        let (code, action) = match change {
+            BridgeChange::Add => (SIOCBRADDIF, format!("cannot put {} into", self.name)),
+            BridgeChange::Remove => (SIOCBRDELIF, format!("cannot take {} out of", self.name)),
         };
         self.request(code, &mut request).map_err(|error| {
-            let action = format!("cannot {verb} {} into or out of bridge {bridge}", self.name);
-            OsError::new(action, error)
-                .hint("does the bridge exist? `ip link add NAME type bridge` makes one")
+            let error = OsError::new(format!("{action} bridge {bridge}"), error);
+            match error.errno() {
+                libc::EPERM => error.hint(NEEDS_NET_ADMIN),
+                libc::EBUSY => error.hint("it is in another bridge"),
+                _ => error.hint("does the bridge exist? `ip link add NAME type bridge` makes one"),
+            }
         })
     }
 
