@@ -5,6 +5,7 @@
 mod devices;
 mod refusals;
 mod report;
+mod signals;
 
 use std::{
     net::ToSocketAddrs,
@@ -33,7 +34,7 @@ use ipop_datapath::{
     shared::{NodeFacts, Shared},
 };
 use ipop_learning::{MacTable, MacTableConfig};
-use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::consts::SIGUSR1;
 
 use self::{devices::Devices, refusals::Refusals};
 use crate::{
@@ -79,7 +80,7 @@ pub(crate) fn run(settings: &Settings) -> Result<(), Failure> {
     .map_err(|error| Failure::new(ExitCode::Usage, error))?;
     let (messages, inbox) = bounded(MESSAGES);
     // Before any device is touched, so that a signal finds someone who cleans up.
-    watch_signals(messages.clone())?;
+    signals::watch(messages.clone())?;
     let devices = Devices::open(settings, identity.node_id(), workers).map_err(os_failure)?;
     let facts = Arc::new(NodeFacts {
         node: identity.node_id(),
@@ -241,8 +242,7 @@ impl Switch {
                 None
             }
             Message::Signal(signal) => {
-                let name = if signal == SIGINT { "SIGINT" } else { "SIGTERM" };
-                tracing::info!("{name}: closing the tunnels");
+                tracing::info!("{}: closing the tunnels", signals::name(signal));
                 Some(Ok(()))
             }
             Message::Resolved { peer, result } => {
@@ -435,20 +435,6 @@ fn forward_events(events: Receiver<(u8, Event)>, messages: Sender<Message>) -> R
         }
     };
     thread::Builder::new().name("events".into()).spawn(forward).context("cannot start a thread")?;
-    Ok(())
-}
-
-fn watch_signals(messages: Sender<Message>) -> Result<(), Failure> {
-    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGUSR1])
-        .context("cannot watch for signals")?;
-    let watch = move || {
-        for signal in signals.forever() {
-            if messages.send(Message::Signal(signal)).is_err() {
-                return;
-            }
-        }
-    };
-    thread::Builder::new().name("signals".into()).spawn(watch).context("cannot start a thread")?;
     Ok(())
 }
 
