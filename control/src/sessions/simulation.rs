@@ -273,7 +273,8 @@ impl World {
                 self.nodes[node].active.insert(worker, connection);
             }
             Command::Close { connection, reason } => self.close(node, connection, reason),
-            Command::Probe { .. } | Command::Shutdown => {}
+            // The others do not concern connections.
+            _ => {}
         }
     }
 
