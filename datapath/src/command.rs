@@ -104,7 +104,7 @@ pub enum Command {
         /// The connection.
         connection: ConnectionId,
     },
-    /// Packets to [`alias`](crate::path::alias)`(port)` go this way from now on; without a path they are dropped, counted.
+    /// To the first worker. Packets to [`alias`](crate::path::alias)`(port)` go this way from now on; without a path they are dropped, counted.
     /// What comes from the sources of before is still welcome, until they are removed.
     SetPath {
         /// The peer's port.
@@ -112,7 +112,7 @@ pub enum Command {
         /// The way, validated by ICE.
         path: Option<Path>,
     },
-    /// What comes from here is the peer's.
+    /// What comes from here is the peer's. To be sent before the answer that lets the peer dial, or its first packet is a stranger's.
     AddSource {
         /// Where, validated by ICE.
         source: Source,
@@ -135,7 +135,8 @@ pub enum Command {
         /// UDP payload.
         payload: Vec<u8>,
     },
-    /// Whether Initials of strangers are looked at; at first they are.
+    /// Whether this worker looks at Initials of strangers; at first it does. (Those of lane *i* reach worker *i*, and only the first
+    /// worker knows sources.)
     AnswerStrangers(Strangers),
     /// Send a message to the peer's control plane, in order and reliably as long as the connection lives. Peers that do not
     /// know such messages never see it; it is counted.

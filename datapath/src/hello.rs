@@ -26,10 +26,12 @@ impl Capabilities {
     pub const TSO_ECN: u64 = 1 << 3;
     /// UDP superframes, both families.
     pub const USO: u64 = 1 << 4;
-    /// Everything above.
+    /// Every offload.
     pub const ALL: Self = Self(0x1f);
     /// Plain frames only.
     pub const NONE: Self = Self(0);
+    /// Signalling messages on a second stream.
+    pub const SIGNALLING: u64 = 1 << 5;
 
     /// Whether all of these bits are set.
     pub const fn has(self, bits: u64) -> bool {

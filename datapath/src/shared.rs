@@ -1,7 +1,7 @@
 //! What the workers share: the forwarding database, the ports' lanes, counters. Read on the hot path, written rarely.
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     net::SocketAddr,
     sync::{
         Arc, PoisonError, RwLock,
@@ -29,8 +29,8 @@ pub struct Shared {
     pub counters: Vec<Arc<WorkerCounters>>,
     /// Gauges of the connections.
     pub tunnels: TunnelRegistry,
-    /// Own tunnels as (local UDP port, remote address), for the own-packet guard.
-    own_flows: RwLock<HashSet<(u16, SocketAddr)>>,
+    /// Own tunnels as (local UDP port, remote address) and how many there are, for the own-packet guard.
+    own_flows: RwLock<HashMap<(u16, SocketAddr), u32>>,
     taps: u16,
     /// No port from this one on has ever been up: what goes over all peers stops here.
     ports_used: AtomicU16,
@@ -105,17 +105,21 @@ impl Shared {
         self.ports_used.fetch_max(port.0.saturating_add(1), Ordering::AcqRel);
     }
 
-    /// Remembers a tunnel for the own-packet guard.
+    /// Remembers a tunnel, or a path of one, for the own-packet guard.
     pub fn add_own_flow(&self, local_port: u16, remote: SocketAddr) {
-        self.own_flows.write().unwrap_or_else(PoisonError::into_inner).insert((local_port, remote));
+        let mut flows = self.own_flows.write().unwrap_or_else(PoisonError::into_inner);
+        *flows.entry((local_port, remote)).or_default() += 1;
     }
 
-    /// Forgets a tunnel.
+    /// Forgets it; others to the same address stay.
     pub fn remove_own_flow(&self, local_port: u16, remote: SocketAddr) {
-        self.own_flows
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&(local_port, remote));
+        let mut flows = self.own_flows.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = flows.get_mut(&(local_port, remote)) {
+            *count -= 1;
+            if *count == 0 {
+                flows.remove(&(local_port, remote));
+            }
+        }
     }
 
     /// Whether a UDP packet from this local port to this address is one of the own tunnels'.
@@ -123,7 +127,7 @@ impl Shared {
         self.own_flows
             .read()
             .unwrap_or_else(PoisonError::into_inner)
-            .contains(&(local_port, remote))
+            .contains_key(&(local_port, remote))
     }
 }
 

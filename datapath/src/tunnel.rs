@@ -25,6 +25,7 @@ use crate::{
     node_id::NodeId,
     quic::{LinkHealth, tls, transport::SEND_QUEUE_BYTES},
     record::{FrameSink, Reassembler, ReassemblyStats, RecordWriter},
+    signal::SignalStreams,
 };
 
 /// Records and their headers cost this much of the queue at most, for each datagram that a frame begins or continues in.
@@ -56,6 +57,7 @@ pub(crate) struct Tunnel {
     health: Arc<LinkHealth>,
     hello_bytes: Vec<u8>,
     hello_stream: Option<StreamId>,
+    signals: SignalStreams,
     writer: RecordWriter,
     reassembler: Reassembler,
     /// Datagrams that QUIC refused to queue.
@@ -85,6 +87,7 @@ pub(crate) struct NewTunnel {
     pub(crate) socket: SocketId,
     pub(crate) gauges: Arc<TunnelGauges>,
     pub(crate) health: Arc<LinkHealth>,
+    pub(crate) now: Instant,
 }
 
 impl Tunnel {
@@ -107,6 +110,7 @@ impl Tunnel {
             health: new.health,
             hello_bytes: Vec::new(),
             hello_stream: None,
+            signals: SignalStreams::new(new.now),
             writer: RecordWriter::new(),
             reassembler: Reassembler::new(MAX_FRAME_LEN),
             unqueued: 0,
@@ -230,8 +234,12 @@ impl Tunnel {
                     return Some(Progress::Lost(explain(reason)));
                 }
                 QuicEvent::Stream(StreamEvent::Opened { dir: Dir::Uni }) => {
-                    if self.hello_stream.is_none() {
-                        self.hello_stream = self.connection.streams().accept(Dir::Uni);
+                    while let Some(id) = self.connection.streams().accept(Dir::Uni) {
+                        // In the order in which the peer opened them: its hello is the first.
+                        match self.hello_stream {
+                            None => self.hello_stream = Some(id),
+                            Some(_) => self.signals.opened(id),
+                        }
                     }
                     if let Some(progress) = self.read_hello() {
                         return Some(progress);
@@ -274,6 +282,50 @@ impl Tunnel {
         if stream.write(&bytes).is_ok_and(|written| written == bytes.len()) {
             let _ = stream.finish();
         }
+    }
+
+    /// Whether frames and signalling messages may pass.
+    fn is_admitted(&self) -> bool {
+        self.peer.is_some() && self.proved.is_some() && !self.ended
+    }
+
+    /// Queues a signalling message for the peer, or counts it as dropped.
+    pub(crate) fn signal(&mut self, message: &[u8]) {
+        let knows = |hello: &Hello| hello.capabilities.has(Capabilities::SIGNALLING);
+        if self.is_admitted() && self.hello.as_ref().is_some_and(knows) {
+            self.signals.queue(message);
+        } else {
+            self.signals.drop_one();
+        }
+    }
+
+    /// Gives the stream as much of the queued messages as it takes.
+    pub(crate) fn write_signals(&mut self) {
+        self.signals.write(&mut self.connection);
+    }
+
+    /// Shows the messages that have come; none before the peer is admitted.
+    pub(crate) fn read_signals(&mut self, now: Instant, mut deliver: impl FnMut(NodeId, &[u8])) {
+        if let (Some((peer, _)), true) = (self.peer, self.is_admitted()) {
+            self.signals.read(now, &mut self.connection, |message| deliver(peer, message));
+        }
+    }
+
+    /// Signalling messages dropped, either way, since the last call.
+    pub(crate) fn take_dropped_signals(&mut self) -> u64 {
+        self.signals.take_dropped()
+    }
+
+    /// Packets take another path from now on. Returns how many queued datagrams were too large to be sent before its MTU is known, by their bytes.
+    pub(crate) fn path_changed(&mut self, now: Instant) -> u64 {
+        let datagrams = self.connection.datagrams();
+        let cost = datagrams.max_size().unwrap_or(0) + size_of::<Bytes>();
+        let space = datagrams.send_buffer_space();
+        self.connection.path_changed(now);
+        let dropped = self.connection.datagrams().send_buffer_space().saturating_sub(space);
+        // Something must be acknowledged soon, or what was lost on the old path blocks the new one until QUIC's timer.
+        self.connection.ping();
+        dropped.div_ceil(cost) as u64
     }
 
     pub(crate) fn close(&mut self, now: Instant, reason: CloseReason, phrase: &str) {

@@ -421,6 +421,26 @@ fn a_machine_moves() {
 }
 
 #[test]
+fn a_nat_gets_another_address() {
+    let pair = neighbours("renumber", NatOptions::new(NatKind::PortRestricted));
+    let before = pair.nat.wan().ipv4;
+    pair.internet.move_nat(&pair.nat, Place::Internet).unwrap();
+    let after = pair.nat.wan().ipv4;
+    assert_ne!(before, after);
+    for socket in &pair.sockets {
+        assert_eq!(*socket.seen_by(&pair.outside.known).ip(), after);
+    }
+    // Now it is a client's of another one.
+    let carrier = NatOptions::new(NatKind::FullCone);
+    let carrier = pair.internet.nat("carrier", carrier, Place::Internet).unwrap();
+    pair.internet.move_nat(&pair.nat, Place::Behind(&carrier)).unwrap();
+    let seen = pair.sockets[0].seen_by(&pair.outside.known);
+    assert_eq!(*seen.ip(), carrier.wan().ipv4);
+    pair.outside.known.send(seen, "answer");
+    assert_eq!(pair.sockets[0].received_before("answer"), texts([]));
+}
+
+#[test]
 fn addresses_are_predictable() {
     let internet = internet("addresses", InternetOptions::new().ipv6());
     let server = internet.machine("server", Place::Internet).unwrap();

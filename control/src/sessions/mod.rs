@@ -39,8 +39,8 @@ use ipop_datapath::{
     node_id::NodeId,
 };
 
+pub(crate) use self::backoff::Rng;
 use self::{
-    backoff::Rng,
     dialling::RemovedAny,
     lane::{Link, Via},
     peer::Peer,

@@ -366,7 +366,13 @@ impl World {
                 self.nodes[node].active.insert(worker, connection);
             }
             Command::Close { connection, reason } => self.close(node, connection, reason),
-            _ => {}
+            Command::Probe { .. } | Command::Shutdown => {}
+            Command::SetPath { .. }
+            | Command::AddSource { .. }
+            | Command::RemoveSource { .. }
+            | Command::SendPacket { .. }
+            | Command::AnswerStrangers(_)
+            | Command::Signal { .. } => panic!("sessions ask for no {command:?}"),
         }
     }
 

@@ -173,6 +173,7 @@ impl Switch {
                 core,
                 taps: self.devices.queues_of(worker).map_err(os_failure)?,
                 sockets: self.devices.take_sockets(),
+                relay: None,
                 workers: handles.clone(),
                 events: events.clone(),
             };
