@@ -92,6 +92,13 @@ pub enum Notice {
         /// Why, and what to do.
         why: String,
     },
+    /// A peer lost its right to be connected while it was up.
+    Revoked {
+        /// Who.
+        peer: NodeId,
+        /// Why, for people.
+        why: String,
+    },
     /// The peer's inner MTU is another.
     MtuMismatch {
         /// Who.
@@ -131,6 +138,7 @@ impl Notice {
             | Self::LaneDown { .. }
             | Self::DialFailed { .. }
             | Self::Refused { .. }
+            | Self::Revoked { .. }
             | Self::MtuMismatch { .. }
             | Self::DuplicateNode { .. } => Severity::Warning,
         }
@@ -176,6 +184,7 @@ impl fmt::Display for Notice {
             Self::Refused { peer, remote, why } => {
                 write!(f, "refused a connection of {peer} at {remote}: {why}")
             }
+            Self::Revoked { peer, why } => write!(f, "closed the tunnels of peer {peer}: {why}"),
             Self::MtuMismatch { peer, ours, theirs } => write!(
                 f,
                 "peer {peer} has inner MTU {theirs}, this node {ours}: large packets between them \
@@ -213,6 +222,7 @@ fn closed_here(reason: CloseReason) -> &'static str {
         CloseReason::BadHello => "the peer's hello is malformed; run the same release on both ends",
         CloseReason::NotAdmitted => "the node is not among the peers",
         CloseReason::DialledSelf => "the address leads back to this node; correct --peer",
+        CloseReason::NotProved => "it has proved no network secret that is still valid here",
     }
 }
 
@@ -224,6 +234,7 @@ fn by_peer(code: u64, phrase: &str, local: NodeId) -> String {
     const BAD_HELLO: u64 = CloseReason::BadHello as u64;
     const NOT_ADMITTED: u64 = CloseReason::NotAdmitted as u64;
     const DIALLED_SELF: u64 = CloseReason::DialledSelf as u64;
+    const NOT_PROVED: u64 = CloseReason::NotProved as u64;
     match code {
         SHUTDOWN => "the peer was shut down".into(),
         REPLACED => "the peer replaced it by a newer connection".into(),
@@ -231,9 +242,14 @@ fn by_peer(code: u64, phrase: &str, local: NodeId) -> String {
         VERSION => "the peer speaks another version; run the same release on both ends".into(),
         BAD_HELLO => format!("the peer could not read this node's hello ({phrase})"),
         NOT_ADMITTED => {
-            format!("the peer does not admit this node; start it there with --peer {local}")
+            format!(
+                "the peer does not admit this node ({phrase}); start it there with --peer {local}, or see `ipop-switch \
+                 trust list` there"
+            )
         }
         DIALLED_SELF => "the address leads back to this node; correct --peer".into(),
+        NOT_PROVED if phrase.is_empty() => "the peer asks for another network secret".into(),
+        NOT_PROVED => phrase.into(),
         _ => format!("the peer closed it with code {code} ({phrase})"),
     }
 }

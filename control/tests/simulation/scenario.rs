@@ -130,7 +130,7 @@ impl World {
         self.rng.pick(&taps)
     }
 
-    fn station_appears(&mut self) {
+    pub(crate) fn station_appears(&mut self) {
         let number = self.segment.stations.len() as u8;
         let mac = MacAddr([2, 0, 0, 0, 0, number + 1]);
         let at = self.random_tap();

@@ -16,7 +16,10 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
-use crate::{admission::Admission, node_id::NodeId};
+use crate::{
+    admission::{Admission, Verdict},
+    node_id::NodeId,
+};
 
 const ALPN: &[u8] = b"ipop-switch/1";
 /// DER of an Ed25519 SubjectPublicKeyInfo up to the 32 key bytes (RFC 8410).
@@ -224,11 +227,9 @@ impl ClientCertVerifier for AdmittedPeers {
         _: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         let found = node_of_certificate(end_entity)?;
-        match self.admission.port_of(found) {
-            Some(_) => Ok(ClientCertVerified::assertion()),
-            None => Err(Error::General(format!(
-                "node {found} is not among this node's peers: add --peer {found} to let it in"
-            ))),
+        match self.admission.verdict(found) {
+            Verdict::Admitted(_) => Ok(ClientCertVerified::assertion()),
+            Verdict::Refused(why) => Err(Error::General(why)),
         }
     }
 

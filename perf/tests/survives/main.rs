@@ -7,6 +7,7 @@
 //! * `loops`: segments that are connected twice; an underlay that leads through the overlay.
 //! * `devices`: TAPs and links that vanish or go down.
 //! * `strangers`: packets from nobody.
+//! * `secrets`: network secrets, and what the operator decides while the switch runs.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod devices;
@@ -15,6 +16,7 @@ mod ends;
 mod loops;
 mod refusals;
 mod seccomp;
+mod secrets;
 mod strangers;
 mod support;
 mod wires;
