@@ -4,9 +4,10 @@ use ipop_datapath::node_id::NodeId;
 use xmpp_parsers::minidom::Element;
 
 use super::{
-    candidate::{Candidate, IceDescription, Loopback, MAX_CANDIDATES},
+    candidate::{self, IceDescription, MAX_CANDIDATES},
     wire::{self, APPLICATION},
 };
+use crate::ice::{Candidate, Loopback};
 
 /// Longest session id. Ours have 16 characters.
 const MAX_SID_LEN: usize = 64;
@@ -20,7 +21,8 @@ pub struct Sid(String);
 impl Sid {
     /// From text as it came, if it is not odd.
     pub(super) fn new(text: &str) -> Option<Self> {
-        let fine = (1..=MAX_SID_LEN).contains(&text.len()) && text.bytes().all(|c| c.is_ascii_graphic());
+        let fine =
+            (1..=MAX_SID_LEN).contains(&text.len()) && text.bytes().all(|c| c.is_ascii_graphic());
         fine.then(|| Self(text.to_owned()))
     }
 
@@ -99,17 +101,21 @@ impl Message {
             "session-initiate" => Step::Initiate,
             "session-accept" => Step::Accept,
             "transport-info" => Step::Info,
-            "session-terminate" => return Ok(Self { sid, content: Content::Terminate, skipped: 0 }),
+            "session-terminate" => {
+                return Ok(Self { sid, content: Content::Terminate, skipped: 0 });
+            }
             "session-info" if element.children().next().is_none() => {
                 return Ok(Self { sid, content: Content::Ping, skipped: 0 });
             }
             _ => return Err(Fault::Unsupported),
         };
-        let [wire::Content { description: Some(description), transport: Some(transport), .. }] = jingle.contents.as_slice()
+        let [wire::Content { description: Some(description), transport: Some(transport), .. }] =
+            jingle.contents.as_slice()
         else {
             return Err(Fault::Malformed);
         };
-        let (offer, skipped) = read_offer(step, description, transport, loopback).ok_or(Fault::Malformed)?;
+        let (offer, skipped) =
+            read_offer(step, description, transport, loopback).ok_or(Fault::Malformed)?;
         Ok(Self { sid, content: Content::Offer(offer), skipped })
     }
 }
@@ -122,14 +128,14 @@ fn read_offer(
 ) -> Option<(Offer, usize)> {
     let ice = IceDescription {
         ufrag: transport.ufrag.clone()?,
-        pwd: transport.pwd.clone()?,
+        password: transport.pwd.clone()?,
         generation: description.generation.parse().ok()?,
     };
     let candidates: Vec<Candidate> = transport
         .candidates
         .iter()
         .take(MAX_CANDIDATES)
-        .filter_map(|candidate| Candidate::read(candidate, loopback))
+        .filter_map(|candidate| candidate::read(candidate, loopback))
         .collect();
     let skipped = transport.candidates.len() - candidates.len();
     let node = description.node.parse().ok()?;
@@ -140,7 +146,7 @@ fn read_offer(
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sender<'a> {
     /// `active` for the initiator, which dials.
-    pub(super) initiates: Side,
+    pub(super) side: Side,
     pub(super) fingerprint: Option<&'a [u8; 32]>,
     pub(super) jid: &'a str,
 }
@@ -162,22 +168,29 @@ impl Side {
 }
 
 /// The `<jingle/>` with this offer. Candidates are numbered from `first_candidate` within their generation.
-pub(super) fn write_offer(sid: &Sid, offer: &Offer, sender: Sender<'_>, first_candidate: usize) -> Element {
+pub(super) fn write_offer(
+    sid: &Sid,
+    offer: &Offer,
+    sender: Sender<'_>,
+    first_candidate: usize,
+) -> Element {
     let hex = |hash: &[u8; 32]| hash.map(|byte| format!("{byte:02X}")).join(":");
     let transport = wire::Transport {
         ufrag: Some(offer.ice.ufrag.clone()),
-        pwd: Some(offer.ice.pwd.clone()),
+        pwd: Some(offer.ice.password.clone()),
         // Once a session is enough.
-        fingerprint: sender.fingerprint.filter(|_| offer.step != Step::Info).map(|hash| wire::Fingerprint {
-            hash: "sha-256".into(),
-            setup: Some(sender.initiates.setup().into()),
-            value: hex(hash),
+        fingerprint: sender.fingerprint.filter(|_| offer.step != Step::Info).map(|hash| {
+            wire::Fingerprint {
+                hash: "sha-256".into(),
+                setup: Some(sender.side.setup().into()),
+                value: hex(hash),
+            }
         }),
         candidates: offer
             .candidates
             .iter()
             .zip(first_candidate..)
-            .map(|(candidate, id)| candidate.to_wire(offer.ice.generation, id))
+            .map(|(candidate, id)| candidate::write(candidate, offer.ice.generation, id))
             .collect(),
     };
     let content = wire::Content {
@@ -195,51 +208,35 @@ pub(super) fn write_offer(sid: &Sid, offer: &Offer, sender: Sender<'_>, first_ca
         initiator: (offer.step == Step::Initiate).then(|| sender.jid.into()),
         responder: (offer.step == Step::Accept).then(|| sender.jid.into()),
         contents: vec![content],
-        reason: None,
     }
     .into()
 }
 
-/// The `<jingle/>` that ends a session because this node goes away.
-pub(super) fn write_gone(sid: &Sid) -> Element {
-    wire::Jingle {
-        action: "session-terminate".into(),
-        sid: sid.as_str().into(),
-        initiator: None,
-        responder: None,
-        contents: Vec::new(),
-        reason: Some(wire::Reason { conditions: vec![Element::bare("gone", xmpp_parsers::ns::JINGLE)] }),
-    }
-    .into()
-}
-
-/// The higher node's wish for a session.
+/// The higher node has no session and wishes for one.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Nudge {
     pub(super) node: NodeId,
-    pub(super) sid: Option<Sid>,
 }
 
 impl Nudge {
     pub(super) fn read(payloads: &[Element]) -> Option<Self> {
         let element = payloads.iter().find(|payload| payload.is("nudge", APPLICATION))?;
         let wire = wire::Nudge::try_from(element.clone()).ok()?;
-        Some(Self { node: wire.node.parse().ok()?, sid: wire.sid.as_deref().and_then(Sid::new) })
+        Some(Self { node: wire.node.parse().ok()? })
     }
 
     pub(super) fn to_element(&self) -> Element {
-        wire::Nudge { node: self.node.to_string(), sid: self.sid.as_ref().map(|sid| sid.as_str().into()) }.into()
+        wire::Nudge { node: self.node.to_string() }.into()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::xmpp::jingle::CandidateKind;
+    use crate::ice::CandidateKind;
 
     fn offer(step: Step, candidates: usize) -> Offer {
         let candidate = |number: usize| Candidate {
-            foundation: "1".into(),
             priority: 1_000_000 - u32::try_from(number).expect("small"),
             address: format!("192.0.2.{}:5800", number + 1).parse().expect("an address"),
             kind: CandidateKind::Host,
@@ -248,13 +245,13 @@ mod tests {
         Offer {
             step,
             node: NodeId::of_spki(b"a node"),
-            ice: IceDescription { ufrag: "abcd".into(), pwd: "p".repeat(22), generation: 300 },
+            ice: IceDescription { ufrag: "abcd".into(), password: "p".repeat(22), generation: 300 },
             candidates: (0..candidates).map(candidate).collect(),
         }
     }
 
     fn written(offer: &Offer) -> Element {
-        let sender = Sender { initiates: Side::Initiator, fingerprint: Some(&[7; 32]), jid: "a@x/r" };
+        let sender = Sender { side: Side::Initiator, fingerprint: Some(&[7; 32]), jid: "a@x/r" };
         write_offer(&Sid::from_random(5), offer, sender, 0)
     }
 
@@ -263,11 +260,16 @@ mod tests {
         for step in [Step::Initiate, Step::Accept, Step::Info] {
             let offer = offer(step, 3);
             let read = Message::read(&written(&offer), Loopback::Refused).expect("a message");
-            assert_eq!(read, Message { sid: Sid::from_random(5), content: Content::Offer(offer), skipped: 0 });
+            assert_eq!(
+                read,
+                Message { sid: Sid::from_random(5), content: Content::Offer(offer), skipped: 0 }
+            );
         }
-        let gone = Message::read(&write_gone(&Sid::from_random(5)), Loopback::Refused).expect("a message");
+        let gone = "<jingle xmlns='urn:xmpp:jingle:1' action='session-terminate' sid='5'><reason><gone/></reason></jingle>";
+        let gone =
+            Message::read(&gone.parse().expect("XML"), Loopback::Refused).expect("a message");
         assert_eq!(gone.content, Content::Terminate);
-        let nudge = Nudge { node: NodeId::of_spki(b"n"), sid: Some(Sid::from_random(1)) };
+        let nudge = Nudge { node: NodeId::of_spki(b"n") };
         assert_eq!(Nudge::read(&[nudge.to_element()]), Some(nudge));
     }
 
@@ -275,8 +277,13 @@ mod tests {
     fn others_find_what_they_look_for() {
         let text = String::from(&written(&offer(Step::Initiate, 1)));
         for part in [
-            "urn:xmpp:jingle:1", "session-initiate", "urn:xmpp:jingle:transports:ice-udp:1", "urn:xmpp:jingle:apps:dtls:0",
-            "07:07:07", "setup='active'", "initiator='a@x/r'",
+            "urn:xmpp:jingle:1",
+            "session-initiate",
+            "urn:xmpp:jingle:transports:ice-udp:1",
+            "urn:xmpp:jingle:apps:dtls:0",
+            "07:07:07",
+            "setup='active'",
+            "initiator='a@x/r'",
         ] {
             assert!(text.contains(part), "{part} in {text}");
         }
@@ -292,16 +299,20 @@ mod tests {
     #[test]
     fn ten_thousand_candidates_are_24() {
         let mut many = offer(Step::Info, 1);
-        many.candidates = vec![many.candidates[0].clone(); 10_000];
+        many.candidates = vec![many.candidates[0]; 10_000];
         let read = Message::read(&written(&many), Loopback::Refused).expect("a message");
         let Content::Offer(read_offer) = read.content else { panic!("an offer") };
-        assert_eq!((read_offer.candidates.len(), read.skipped), (MAX_CANDIDATES, 10_000 - MAX_CANDIDATES));
+        assert_eq!(
+            (read_offer.candidates.len(), read.skipped),
+            (MAX_CANDIDATES, 10_000 - MAX_CANDIDATES)
+        );
     }
 
     #[test]
     fn nonsense_is_told_from_what_is_not_supported() {
         let text = String::from(&written(&offer(Step::Initiate, 1)));
-        let read = |text: &str| Message::read(&text.parse().expect("XML"), Loopback::Refused).map(|_| ());
+        let read =
+            |text: &str| Message::read(&text.parse().expect("XML"), Loopback::Refused).map(|_| ());
         assert_eq!(read(&text), Ok(()));
         for (from, to, fault) in [
             ("session-initiate", "content-add", Fault::Unsupported),

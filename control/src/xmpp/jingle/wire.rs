@@ -3,7 +3,7 @@
 //! The types of xmpp-parsers keep ufrag and password of a transport to themselves and refuse a whole session for one
 //! candidate that is not an address (RFC 8839 allows names). Here everything is text; `codec` says what of it makes sense.
 
-use xmpp_parsers::{minidom::Element, ns};
+use xmpp_parsers::ns;
 use xso::{AsXml, FromXml};
 
 /// Namespace of the description, and of the nudge.
@@ -25,16 +25,6 @@ pub(super) struct Jingle {
     pub(super) responder: Option<String>,
     #[xml(child(n = ..))]
     pub(super) contents: Vec<Content>,
-    #[xml(child(default))]
-    pub(super) reason: Option<Reason>,
-}
-
-/// `<reason/>`: the condition is the name of its child.
-#[derive(FromXml, AsXml, Clone, PartialEq, Debug)]
-#[xml(namespace = ns::JINGLE, name = "reason")]
-pub(super) struct Reason {
-    #[xml(element(n = ..))]
-    pub(super) conditions: Vec<Element>,
 }
 
 /// `<content/>`
@@ -115,12 +105,10 @@ pub(super) struct Candidate {
     pub(super) type_: String,
 }
 
-/// The higher node asks the lower one to initiate. It names the session that it has, if it has one.
+/// The higher node, which has no session, asks the lower one to initiate.
 #[derive(FromXml, AsXml, Clone, PartialEq, Debug)]
 #[xml(namespace = APPLICATION, name = "nudge")]
 pub(super) struct Nudge {
     #[xml(attribute)]
     pub(super) node: String,
-    #[xml(attribute(default))]
-    pub(super) sid: Option<String>,
 }
