@@ -10,6 +10,8 @@ use xmpp_parsers::{
     stanza_error::{DefinedCondition, ErrorType, StanzaError},
 };
 
+use super::stream::{self, IqError};
+
 /// Longest text of a foreign server or peer that is shown to the operator, characters.
 const MAX_SHOWN_LEN: usize = 200;
 
@@ -57,6 +59,26 @@ impl Failure {
         match self {
             Self::Refused(error) => Some(&error.defined_condition),
             Self::TimedOut | Self::Offline => None,
+        }
+    }
+}
+
+impl From<IqError> for Failure {
+    fn from(error: IqError) -> Self {
+        match error {
+            IqError::Stanza(error) => Self::Refused(error),
+            IqError::Disconnected => Self::Offline,
+            // What was never sent has no answer either, and is asked again after a pause.
+            IqError::Timeout | IqError::TooMany | IqError::Unwritable => Self::TimedOut,
+        }
+    }
+}
+
+impl From<Ask> for stream::Request {
+    fn from(ask: Ask) -> Self {
+        match ask {
+            Ask::Get(payload) => Self::Get(payload),
+            Ask::Set(payload) => Self::Set(payload),
         }
     }
 }
