@@ -37,7 +37,7 @@ use ipop_control::{
 use ipop_datapath::{command::MAX_LANES, hello::MAX_NAME_LEN};
 
 pub(crate) use self::{
-    network::{Environment, Ice, Network},
+    network::{Account, Environment, Ice, Network, PlainPassword, ServerAddress},
     reload::Reload,
 };
 use crate::{

@@ -49,7 +49,7 @@ enum WireKind {
 }
 
 /// The message's bytes.
-pub fn write(description: &IceDescription, candidates: &[Candidate]) -> Vec<u8> {
+pub(super) fn write(description: &IceDescription, candidates: &[Candidate]) -> Vec<u8> {
     let candidates = candidates.iter().take(MAX_CANDIDATES).map(|candidate| WireCandidate {
         kind: match candidate.kind {
             CandidateKind::Host => WireKind::Host,
