@@ -28,6 +28,7 @@ pub mod shared;
 mod signal;
 mod storm;
 mod tunnel;
+mod unsent;
 
 pub use forward::TapOffload;
 pub use ipop_learning::{MacAddr, PortId, VlanId};

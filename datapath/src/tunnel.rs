@@ -24,8 +24,9 @@ use crate::{
     io::SocketId,
     node_id::NodeId,
     quic::{LinkHealth, tls, transport::SEND_QUEUE_BYTES},
-    record::{FrameSink, Reassembler, ReassemblyStats, RecordWriter},
+    record::{FrameSink, Reassembler, ReassemblyStats, RecordWriter, first_begun},
     signal::SignalStreams,
+    unsent::Unsent,
 };
 
 /// Records and their headers cost this much of the queue at most, for each datagram that a frame begins or continues in.
@@ -60,6 +61,7 @@ pub(crate) struct Tunnel {
     signals: SignalStreams,
     writer: RecordWriter,
     reassembler: Reassembler,
+    unsent: Unsent,
     /// Datagrams that QUIC refused to queue.
     unqueued: u64,
     /// Reassembly counts that were passed on already.
@@ -91,7 +93,8 @@ pub(crate) struct NewTunnel {
 }
 
 impl Tunnel {
-    pub(crate) fn new(new: NewTunnel) -> Self {
+    pub(crate) fn new(mut new: NewTunnel) -> Self {
+        let unsent = Unsent::new(new.connection.datagrams().send_buffer_space());
         Self {
             id: new.id,
             handle: new.handle,
@@ -113,6 +116,7 @@ impl Tunnel {
             signals: SignalStreams::new(new.now),
             writer: RecordWriter::new(),
             reassembler: Reassembler::new(MAX_FRAME_LEN),
+            unsent,
             unqueued: 0,
             counted: ReassemblyStats::default(),
         }
@@ -162,7 +166,7 @@ impl Tunnel {
             return Err(DropReason::TunnelQueueFull);
         }
         self.writer.push(max_len, offload, headers_len, frame, &mut |datagram| {
-            self.unqueued += queue(&mut datagrams, datagram);
+            self.unqueued += queue(&mut datagrams, &mut self.unsent, datagram);
         });
         sent.sent_frames.add(1);
         sent.sent_bytes.add(frame.len() as u64);
@@ -172,7 +176,9 @@ impl Tunnel {
     /// Ends the burst: the open datagram goes out short.
     pub(crate) fn end_burst(&mut self) {
         let mut datagrams = self.connection.datagrams();
-        self.writer.flush(&mut |datagram| self.unqueued += queue(&mut datagrams, datagram));
+        self.writer.flush(&mut |datagram| {
+            self.unqueued += queue(&mut datagrams, &mut self.unsent, datagram);
+        });
     }
 
     /// Takes in what the connection received.
@@ -223,6 +229,13 @@ impl Tunnel {
     /// Datagrams that QUIC refused to queue, since the last call.
     pub(crate) fn take_unqueued(&mut self) -> u64 {
         std::mem::take(&mut self.unqueued)
+    }
+
+    /// Frames that were counted as sent and still wait, when the connection has ended.
+    pub(crate) fn take_unsent_frames(&mut self) -> u64 {
+        self.end_burst();
+        let room = self.connection.datagrams().send_buffer_space();
+        self.unsent.take_frames(self.writer.next_frame(), room)
     }
 
     /// The next thing that happened, if any.
@@ -382,8 +395,14 @@ impl Tunnel {
 
 /// Queues a datagram; returns how many were refused. Room was checked before the frame was begun, so a refusal means that the path MTU shrank
 /// within the burst, or that the peer takes only datagrams too small to be useful.
-fn queue(datagrams: &mut quinn_proto::Datagrams<'_>, datagram: Bytes) -> u64 {
-    u64::from(datagrams.send(datagram, false).is_err())
+fn queue(datagrams: &mut quinn_proto::Datagrams<'_>, unsent: &mut Unsent, datagram: Bytes) -> u64 {
+    let (first_begun, len) = (first_begun(&datagram), datagram.len());
+    let room = datagrams.send_buffer_space();
+    if datagrams.send(datagram, false).is_err() {
+        return 1;
+    }
+    unsent.push(first_begun, len, room);
+    0
 }
 
 /// The capabilities that a frame needs at the far end.

@@ -1,46 +1,17 @@
 //! What the rest of the program hears: the difference between what was said before and what is the case now.
 
-use std::{
-    collections::BTreeSet,
-    net::{IpAddr, SocketAddr},
-    time::Instant,
-};
+use std::time::Instant;
 
-use ipop_datapath::node_id::NodeId;
+use ipop_datapath::{
+    node_id::NodeId,
+    path::{Path, Source},
+};
 
 use super::{
     Candidate, CandidateKind, Ice, IceState, Wakeup,
     agent::Pacing,
     pair::{Base, Pair},
 };
-
-/// The way that packets to a peer take.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Path {
-    /// From the listening socket.
-    Direct {
-        /// Where to.
-        remote: SocketAddr,
-        /// With which source address.
-        local_ip: Option<IpAddr>,
-    },
-    /// As ChannelData from the relay socket.
-    Relay {
-        /// The TURN server.
-        server: SocketAddr,
-        /// The channel that stands for the peer's address.
-        channel: u16,
-    },
-}
-
-/// From where packets of a peer come.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Source {
-    /// To the listening socket, from this address.
-    Direct(SocketAddr),
-    /// To the relay socket, through this channel.
-    Channel(u16),
-}
 
 /// Something happened.
 #[derive(Clone, PartialEq, Eq)]
@@ -149,7 +120,7 @@ impl std::fmt::Debug for IceEvent {
 #[derive(Debug)]
 pub(super) struct Announced {
     pub(super) selected: Option<(Path, CandidateKind, CandidateKind)>,
-    pub(super) sources: BTreeSet<Source>,
+    pub(super) sources: Vec<Source>,
     state: IceState,
     candidates: Vec<Candidate>,
     end_of_candidates: bool,
@@ -159,7 +130,7 @@ impl Default for Announced {
     fn default() -> Self {
         Self {
             selected: None,
-            sources: BTreeSet::new(),
+            sources: Vec::new(),
             state: IceState::Waiting,
             candidates: Vec::new(),
             end_of_candidates: false,
@@ -240,10 +211,18 @@ impl Ice {
     fn sync_sources(&mut self, now: Instant, peer: NodeId) {
         let Some(entry) = self.peers.get(&peer) else { return };
         let proved = entry.agent.pairs().iter().filter(|pair| pair.is_proved());
-        let sources: BTreeSet<_> =
-            proved.filter_map(|pair| self.path_of(now, pair)).map(|(_, source)| source).collect();
-        let gone: Vec<_> = entry.announced.sources.difference(&sources).copied().collect();
-        let new: Vec<_> = sources.difference(&entry.announced.sources).copied().collect();
+        let mut sources: Vec<Source> = Vec::new();
+        // Two pairs, of an old epoch and of the new one, can have one source.
+        for (_, source) in proved.filter_map(|pair| self.path_of(now, pair)) {
+            if !sources.contains(&source) {
+                sources.push(source);
+            }
+        }
+        let known = &entry.announced.sources;
+        let is_gone = |source: &&Source| !sources.contains(source);
+        let gone: Vec<_> = known.iter().filter(is_gone).copied().collect();
+        let mut new: Vec<_> = sources;
+        new.retain(|source| !known.contains(source));
         for source in new {
             // One address is one socket, so it is one node's. Who proved it first keeps it for as long as it answers.
             let owner = *self.sources.entry(source).or_insert(peer);
@@ -253,13 +232,13 @@ impl Ice {
                 continue;
             }
             if let Some(entry) = self.peers.get_mut(&peer) {
-                entry.announced.sources.insert(source);
+                entry.announced.sources.push(source);
             }
             self.events.push_back(IceEvent::SourceValid { peer, source });
         }
         for source in gone {
             if let Some(entry) = self.peers.get_mut(&peer) {
-                entry.announced.sources.remove(&source);
+                entry.announced.sources.retain(|known| *known != source);
             }
             self.release_source(now, peer, source);
         }

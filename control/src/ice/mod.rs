@@ -31,12 +31,13 @@ use std::{
 };
 
 use ipop_datapath::node_id::NodeId;
+pub use ipop_datapath::path::{Path, Source};
 
 pub use self::{
     agent::IceState,
     candidate::{AddressRefused, Candidate, CandidateKind, Loopback, check_address},
     entropy::Entropy,
-    event::{IceEvent, Path, Source},
+    event::IceEvent,
     input::{Packet, Via},
     report::{IceCounters, PathSnapshot, SelectedPair},
     servers::{NatMapping, StunServer, TurnServer},

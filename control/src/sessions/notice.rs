@@ -175,12 +175,14 @@ impl fmt::Display for Notice {
             Self::LaneMoved { peer, lane, from, to } => {
                 write!(f, "peer {peer} lane {} moved from {from} to {to}", lane.0)
             }
-            Self::DialFailed { peer, lane, error, retry_in } => write!(
-                f,
-                "cannot reach peer {peer} (lane {}): {error}; next try in {:.1} s",
-                lane.0,
-                retry_in.as_secs_f64()
-            ),
+            Self::DialFailed { peer, lane, error, retry_in } => {
+                write!(f, "cannot reach peer {peer} (lane {}): {error}; next try ", lane.0)?;
+                match retry_in.as_secs_f64() {
+                    // Rounded, it would be no time at all.
+                    ..0.1 => f.write_str("at once"),
+                    seconds => write!(f, "in {seconds:.1} s"),
+                }
+            }
             Self::Refused { peer, remote, why } => {
                 write!(f, "refused a connection of {peer} at {remote}: {why}")
             }
@@ -251,5 +253,22 @@ fn by_peer(code: u64, phrase: &str, local: NodeId) -> String {
         NOT_PROVED if phrase.is_empty() => "the peer asks for another network secret".into(),
         NOT_PROVED => phrase.into(),
         _ => format!("the peer closed it with code {code} ({phrase})"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_try_is_told_in_seconds_unless_it_is_now() {
+        let told = |retry_in| {
+            let peer = NodeId([7; 32]);
+            Notice::DialFailed { peer, lane: Lane(0), error: "silence".into(), retry_in }
+                .to_string()
+        };
+        assert!(told(Duration::from_millis(40)).ends_with("silence; next try at once"));
+        assert!(told(Duration::from_millis(260)).ends_with("silence; next try in 0.3 s"));
+        assert!(told(Duration::from_secs(15)).ends_with("silence; next try in 15.0 s"));
     }
 }

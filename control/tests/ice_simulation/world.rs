@@ -3,7 +3,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap},
+    collections::{BTreeMap, BinaryHeap, HashMap},
     net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
@@ -52,7 +52,7 @@ pub(crate) struct Node {
     pub(crate) realm: Realm,
     pub(crate) address: IpAddr,
     pub(crate) paths: BTreeMap<usize, Path>,
-    pub(crate) sources: BTreeMap<Source, usize>,
+    pub(crate) sources: HashMap<Source, usize>,
     /// When payload of each peer arrived last, and the longest time without any since it first did.
     pub(crate) heard: BTreeMap<usize, (Instant, Duration)>,
     pub(crate) events: Vec<(Duration, IceEvent)>,
@@ -124,7 +124,7 @@ impl World {
             realm,
             address,
             paths: BTreeMap::new(),
-            sources: BTreeMap::new(),
+            sources: HashMap::new(),
             heard: BTreeMap::new(),
             events: Vec::new(),
             refused_payload: 0,

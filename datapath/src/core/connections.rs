@@ -11,6 +11,7 @@ use crate::{
     channel_data,
     command::{CloseReason, ConnectionId, Direction, Ended, Event, Lane},
     counters::{IoCounters, WorkerCounters},
+    drops::DropReason,
     forward::TapOffload,
     frame::MAX_FRAME_LEN,
     hello::{Capabilities, Hello},
@@ -195,6 +196,10 @@ impl Core {
         }
         if tunnel.hello.is_none() && tunnel.direction == Direction::Accepted {
             self.handshakes = self.handshakes.saturating_sub(1);
+        }
+        if let Some((_, port)) = tunnel.peer {
+            let frames = tunnel.take_unsent_frames();
+            self.switch.counters.port(port).drop_frames(DropReason::TunnelDown, frames);
         }
         self.by_id.remove(&tunnel.id);
         self.config.shared.tunnels.remove(tunnel.id);

@@ -165,7 +165,7 @@ impl Core {
     pub fn mailed(&mut self, port: PortId, offload: Offload, headers_len: u16, frame: &[u8]) {
         let sent = match self.active[usize::from(port.0)] {
             Some(handle) => self.enqueue(handle, port, offload, headers_len, frame),
-            None => Err(DropReason::TunnelDown),
+            None => Err(DropReason::NoPort),
         };
         if let Err(reason) = sent {
             self.switch.count_drop(port, reason);
@@ -323,7 +323,7 @@ impl Core {
         frame: &[u8],
     ) -> Result<(), DropReason> {
         let Some(tunnel) = self.tunnels[handle.0].as_mut() else {
-            return Err(DropReason::TunnelDown);
+            return Err(DropReason::NoPort);
         };
         let sent = self.switch.counters.port(port);
         let queued = tunnel.enqueue(offload, headers_len, frame, &mut self.scratch, sent);

@@ -10,6 +10,8 @@
 //! * `secrets`: network secrets, and what the operator decides while the switch runs.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+#[path = "../common/mod.rs"]
+mod common;
 mod devices;
 mod dialling;
 mod ends;

@@ -3,8 +3,10 @@
 //! One channel brings everything to the control thread (workers' events, signals, resolved names); it feeds the sessions and carries out what they ask for.
 
 mod devices;
+mod refusals;
 mod reload;
 mod report;
+mod signals;
 
 use std::{
     net::ToSocketAddrs,
@@ -33,9 +35,9 @@ use ipop_datapath::{
     shared::{NodeFacts, Shared},
 };
 use ipop_learning::{MacTable, MacTableConfig};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGHUP, SIGUSR1};
 
-use self::{devices::Devices, reload::TrustFile};
+use self::{devices::Devices, refusals::Refusals, reload::TrustFile};
 use crate::{
     exit::{ExitCode, Failure},
     identity_cmd,
@@ -86,7 +88,7 @@ pub(crate) fn run(
     sessions.handle(Instant::now(), Input::Secrets(reload::secret_ids(&settings.policy)));
     let (messages, inbox) = bounded(MESSAGES);
     // Before any device is touched, so that a signal finds someone who cleans up.
-    watch_signals(messages.clone())?;
+    signals::watch(messages.clone())?;
     let devices = Devices::open(&settings, identity.node_id(), workers).map_err(os_failure)?;
     let facts = Arc::new(NodeFacts {
         node: identity.node_id(),
@@ -108,6 +110,7 @@ pub(crate) fn run(
         devices,
         workers: Vec::new(),
         messages,
+        refusals: Refusals::default(),
     };
     switch.start_workers(&identity)?;
     switch.announce();
@@ -128,6 +131,7 @@ struct Switch {
     workers: Vec<RunningWorker>,
     devices: Devices,
     messages: Sender<Message>,
+    refusals: Refusals,
 }
 
 struct RunningWorker {
@@ -255,8 +259,7 @@ impl Switch {
                 None
             }
             Message::Signal(signal) => {
-                let name = if signal == SIGINT { "SIGINT" } else { "SIGTERM" };
-                tracing::info!("{name}: closing the tunnels");
+                tracing::info!("{}: closing the tunnels", signals::name(signal));
                 Some(Ok(()))
             }
             Message::Resolved { peer, result } => {
@@ -287,7 +290,9 @@ impl Switch {
                 self.forget_stations_of_bridge(*port);
             }
             Event::Rejected { remote, why } => {
-                tracing::warn!("refused a connection from {remote}: {why}");
+                if let Some(line) = self.refusals.note(now, *remote, why.clone()) {
+                    tracing::warn!("{line}");
+                }
             }
             Event::LoopCleared { port } => {
                 tracing::info!("the loop is gone: {} forwards again", self.tap_name(*port));
@@ -314,7 +319,7 @@ impl Switch {
     fn carry_out(&mut self) {
         while let Some(action) = self.sessions.poll_action() {
             match action {
-                Action::Notice(notice) => tell(&notice),
+                Action::Notice(notice) => self.tell(&notice),
                 Action::Resolve { peer, address } => self.resolve(peer, address),
                 Action::Forgotten { peer, .. } => tracing::debug!("peer {peer} is forgotten"),
                 Action::Command { worker, command } => {
@@ -323,6 +328,22 @@ impl Switch {
                     }
                 }
             }
+        }
+    }
+
+    fn tell(&mut self, notice: &Notice) {
+        match notice {
+            Notice::PeerUp { .. } => tracing::info!("{notice}, engine io_uring"),
+            Notice::Refused { peer, remote, why } => {
+                let why = format!("peer {peer}: {why}");
+                if let Some(line) = self.refusals.note(Instant::now(), *remote, why) {
+                    tracing::warn!("{line}");
+                }
+            }
+            _ => match notice.severity() {
+                Severity::Warning => tracing::warn!("{notice}"),
+                Severity::Info => tracing::info!("{notice}"),
+            },
         }
     }
 
@@ -433,31 +454,6 @@ fn forward_events(events: Receiver<(u8, Event)>, messages: Sender<Message>) -> R
     };
     thread::Builder::new().name("events".into()).spawn(forward).context("cannot start a thread")?;
     Ok(())
-}
-
-fn watch_signals(messages: Sender<Message>) -> Result<(), Failure> {
-    let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM, SIGUSR1])
-        .context("cannot watch for signals")?;
-    let watch = move || {
-        for signal in signals.forever() {
-            if messages.send(Message::Signal(signal)).is_err() {
-                return;
-            }
-        }
-    };
-    thread::Builder::new().name("signals".into()).spawn(watch).context("cannot start a thread")?;
-    Ok(())
-}
-
-fn tell(notice: &Notice) {
-    if let Notice::PeerUp { .. } = notice {
-        tracing::info!("{notice}, engine io_uring");
-        return;
-    }
-    match notice.severity() {
-        Severity::Warning => tracing::warn!("{notice}"),
-        Severity::Info => tracing::info!("{notice}"),
-    }
 }
 
 fn worker_count(workers: Workers) -> u8 {

@@ -135,6 +135,17 @@ impl Channels {
         channel.expires_at.take().is_some()
     }
 
+    /// The allocation is gone, and all channels with it. Their numbers rest: what still arrives through them must not be
+    /// taken for another peer's, whichever server sends it.
+    pub(super) fn forget_all(&mut self, now: Instant) {
+        let numbers = self.by_remote.values().map(|channel| (now + QUARANTINE, channel.number));
+        self.quarantine.extend(numbers);
+        self.by_remote.clear();
+        self.by_number.clear();
+        self.queue.clear();
+        self.binding = 0;
+    }
+
     /// Queues renewals that are due, forgets what ended, and returns the addresses of bound channels that ended.
     pub(super) fn handle_timeout(&mut self, now: Instant) -> Vec<SocketAddr> {
         while self.quarantine.front().is_some_and(|(until, _)| *until <= now) {
@@ -252,6 +263,21 @@ mod tests {
         let rested = end + QUARANTINE;
         channels.handle_timeout(rested);
         assert!(channels.want(rested, remote(0)));
+    }
+
+    #[test]
+    fn numbers_of_an_allocation_that_is_gone_rest_too() {
+        let start = Instant::now();
+        let mut channels = Channels::default();
+        channels.want(start, remote(1));
+        channels.next_binding().unwrap();
+        channels.bound(start, remote(1));
+        channels.forget_all(start);
+        assert_eq!(channels.remote(FIRST_NUMBER), None);
+        for number in 0..NUMBERS - 1 {
+            assert!(channels.want(start, remote(number)), "{number}");
+        }
+        assert!(!channels.want(start, remote(NUMBERS)), "one rests");
     }
 
     #[test]

@@ -362,7 +362,6 @@ impl Turn {
         self.state = State::Allocated { relayed, expires_at, refresh_at };
         self.pause = FIRST_PAUSE;
         self.last_problem = None;
-        self.channels = Channels::default();
         self.events.push_back(TurnEvent::Allocated { relayed, mapped: message.mapped });
     }
 
@@ -419,7 +418,7 @@ impl Turn {
         if next < self.servers.len() {
             self.start(now, next, entropy);
         } else {
-            self.drop_allocation();
+            self.drop_allocation(now);
             self.state = State::Pausing { until: now + self.pause };
             self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         }
@@ -436,7 +435,7 @@ impl Turn {
 
     /// Tries for an allocation from the server at `position`, from scratch.
     fn start(&mut self, now: Instant, position: usize, entropy: &mut Entropy) {
-        self.drop_allocation();
+        self.drop_allocation(now);
         self.position = position;
         self.stale_nonces = 0;
         self.release = Release::Possible;
@@ -455,13 +454,13 @@ impl Turn {
         }
     }
 
-    fn drop_allocation(&mut self) {
+    fn drop_allocation(&mut self, now: Instant) {
         if self.relayed().is_some() {
             self.events.push_back(TurnEvent::Gone);
         }
         self.session = None;
         self.pending.clear();
-        self.channels = Channels::default();
+        self.channels.forget_all(now);
         self.state = State::Idle;
     }
 

@@ -103,7 +103,7 @@ impl Questions {
 
 /// RFC 6120 section 8.1.2.1: an answer without `from` is the own account's; so is one from its bare address, and
 /// servers answer for it with the session's address or their own as well.
-fn is_from_asked(own: &FullJid, asked: Option<&Jid>, from: Option<&Jid>) -> bool {
+pub(super) fn is_from_asked(own: &FullJid, asked: Option<&Jid>, from: Option<&Jid>) -> bool {
     let account = own.to_bare();
     let is_account = |jid: &Jid| jid.as_str() == account.as_str() || jid.as_str() == own.as_str();
     match (asked, from) {

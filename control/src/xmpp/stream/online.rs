@@ -28,7 +28,7 @@ use xmpp_parsers::{
 use super::{
     Counters, FromStream, IqError, Limits, Question,
     failure::Failure,
-    iq::Questions,
+    iq::{Questions, is_from_asked},
     login::stream_error,
     management::Management,
     pace::Bucket,
@@ -115,10 +115,12 @@ impl Conversation {
     }
 }
 
-/// A question whether the server lives.
+/// A question whether the server lives. What was on its way before is no answer to it.
 #[derive(Clone, Copy, Debug)]
 struct Asked {
     deadline: Instant,
+    /// Answers to come: a question asked more urgently does not replace the one before.
+    answers: u32,
 }
 
 /// One connection's state.
@@ -188,7 +190,7 @@ impl<'a> Online<'a> {
         match self.asked {
             Some(asked) if asked.deadline <= now => {
                 if !self.may_read(now) {
-                    self.asked = Some(Asked { deadline: now + answer });
+                    self.asked = Some(Asked { deadline: now + answer, ..asked });
                     return Ok(());
                 }
                 let waited_s = now.saturating_duration_since(self.heard).as_secs();
@@ -211,9 +213,10 @@ impl<'a> Online<'a> {
         if self.asked.is_some_and(|asked| asked.deadline <= deadline) {
             return;
         }
-        self.asked = Some(Asked { deadline });
-        self.wants_acknowledgement = false;
+        let answers = self.asked.map_or(0, |asked| asked.answers) + 1;
+        self.asked = Some(Asked { deadline, answers });
         if management.is_on() {
+            self.wants_acknowledgement = false;
             self.write(&R);
         } else {
             let ping = Element::bare("ping", ns::PING);
@@ -267,9 +270,6 @@ impl<'a> Online<'a> {
             Item::Header => return Err(Failure::Protocol("opens a stream inside a stream")),
             Item::Footer => return Err(Failure::Closed),
         };
-        if !self.conversation.management.is_on() {
-            self.asked = None;
-        }
         if element.has_ns(ns::JABBER_CLIENT) {
             self.stanza(element);
             Ok(())
@@ -294,8 +294,8 @@ impl<'a> Online<'a> {
             }
             "a" => {
                 management.acknowledge(count().ok_or(malformed)?)?;
-                self.asked = None;
                 self.wants_acknowledgement |= management.unacknowledged_bytes() > 0;
+                self.life_shown();
                 self.settle(now);
             }
             "enabled" => {
@@ -321,6 +321,9 @@ impl<'a> Online<'a> {
                     Err(iq) if matches!(*iq, Iq::Get { .. } | Iq::Set { .. }) => {
                         self.give(Stanza::Iq(*iq));
                     }
+                    Err(iq) if iq.id() == PING_ID && is_from_asked(own, None, iq.from()) => {
+                        self.life_shown();
+                    }
                     Err(_) => count(&self.conversation.counters.ignored),
                 }
             }
@@ -332,6 +335,12 @@ impl<'a> Online<'a> {
                 }
             }
         }
+    }
+
+    fn life_shown(&mut self) {
+        self.asked = self.asked.and_then(|Asked { deadline, answers }| {
+            (answers > 1).then(|| Asked { deadline, answers: answers - 1 })
+        });
     }
 
     fn give(&mut self, stanza: Stanza) {

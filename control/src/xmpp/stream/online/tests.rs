@@ -192,3 +192,31 @@ fn stanzas_wait_for_a_session_that_may_go_on() {
     conversation.management.resumed(0, &mut out).unwrap();
     assert_eq!(String::from_utf8(out).unwrap().matches("<presence").count(), 1);
 }
+
+#[test]
+fn what_was_on_its_way_is_no_sign_of_life() {
+    let patience = Duration::from_secs(4);
+    let mut conversation = conversation(Limits::default());
+    let start = Instant::now();
+    let mut online = Online::new(&mut conversation, Vec::new(), start);
+    online.ask_for_life(start, patience);
+    online.item(start, item(ENABLED)).unwrap();
+    online.item(start, item(PRESENCE)).unwrap();
+    online
+        .item(
+            start,
+            item("<iq xmlns='jabber:client' type='result' id='alive' from='bob@example.org/x'/>"),
+        )
+        .unwrap();
+    assert_eq!(online.wake_at(), start + patience);
+    online.item(start, item("<iq xmlns='jabber:client' type='result' id='alive'/>")).unwrap();
+    assert_eq!(online.wake_at(), start + Limits::default().silence);
+
+    online.send(&message());
+    online.settle(start);
+    online.ask_for_life(start, patience);
+    online.item(start, item("<a xmlns='urn:xmpp:sm:3' h='1'/>")).unwrap();
+    assert_eq!(online.wake_at(), start + patience, "that one answers what was asked before");
+    online.item(start, item("<a xmlns='urn:xmpp:sm:3' h='1'/>")).unwrap();
+    assert_eq!(online.wake_at(), start + Limits::default().silence);
+}
