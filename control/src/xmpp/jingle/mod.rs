@@ -445,3 +445,16 @@ impl Jingle {
         }
     }
 }
+
+/// For fuzzing: what was understood is written so that it is understood again.
+pub(crate) fn fuzz_round_trip(payload: &Element) {
+    let Ok(message) = codec::Message::read(payload, Loopback::Refused) else { return };
+    if let Content::Offer(offer) = &message.content {
+        assert!(offer.candidates.len() <= MAX_CANDIDATES);
+        let sender =
+            codec::Sender { side: codec::Side::Initiator, fingerprint: None, jid: "a@x/r" };
+        let written = codec::write_offer(&message.sid, offer, sender, 0);
+        let again = codec::Message::read(&written, Loopback::Refused);
+        assert_eq!(again, Ok(codec::Message { skipped: 0, ..message.clone() }));
+    }
+}
