@@ -12,9 +12,6 @@
 //! The wiring feeds it the stream's ups and downs, every presence and message whose sender's bare JID is the room, and
 //! the answers to its [`Request`]s; then it polls [`Action`]s until there are none.
 
-mod admin;
-#[cfg(test)]
-mod admin_tests;
 mod affiliations;
 mod card;
 mod configuration;
@@ -42,7 +39,6 @@ use xmpp_parsers::{
 };
 
 pub use self::{
-    admin::{Admin, AdminAction, AdminError, Job, Newness, Report, RoomReport},
     card::{Card, MAX_NAME_LEN, NAMESPACE},
     configuration::{Configuration, Entry},
     occupants::{MAX_OCCUPANTS, Occupant},
@@ -434,4 +430,6 @@ pub(crate) fn fuzz_form(element: &Element) {
     for field in back.fields.iter().filter(|field| field.var.as_deref() != Some("FORM_TYPE")) {
         assert!(offered.fields.iter().any(|known| known.var == field.var));
     }
+    let whois = "muc#roomconfig_whois";
+    assert_eq!(back.value(whois), offered.value(whois).and(Some("anyone")));
 }
