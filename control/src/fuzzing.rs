@@ -6,6 +6,9 @@
 
 use ipop_datapath::admission::MAX_PROOFS;
 
+pub use crate::xmpp::fuzzing::{
+    external_services, jingle_payload, room_configuration, room_presence,
+};
 use crate::{
     network::{Secrets, token},
     trust::{SavedPeers, TrustStore, Versioned, format_state, parse_state},
@@ -21,7 +24,11 @@ pub struct Target {
 
 /// Every target.
 pub const TARGETS: &[Target] = &[
+    Target { name: "external_services", body: external_services },
+    Target { name: "jingle_payload", body: jingle_payload },
     Target { name: "join_token", body: join_token },
+    Target { name: "room_configuration", body: room_configuration },
+    Target { name: "room_presence", body: room_presence },
     Target { name: "secret_file", body: secret_file },
     Target { name: "state_file", body: state_file },
 ];
@@ -134,7 +141,8 @@ mod tests {
         match target {
             "join_token" => tokens(),
             "secret_file" => secret_files(),
-            _ => state_files(),
+            "state_file" => state_files(),
+            _ => crate::xmpp::fuzzing::seeds(target),
         }
     }
 

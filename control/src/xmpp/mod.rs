@@ -7,6 +7,7 @@
 
 pub mod answers;
 pub mod bucket;
+pub(crate) mod fuzzing;
 pub mod jingle;
 pub mod request;
 pub mod room;

@@ -585,7 +585,7 @@ fn an_honest_server_needs_one_session_for_each_pair() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(400))]
     #[test]
     fn pairs_agree_when_the_server_has_stopped_lying(seed in any::<u64>(), nodes in 2..=8_usize) {
         simulate(seed, nodes);

@@ -136,7 +136,7 @@ impl Room {
         self.refused(now, text);
     }
 
-    fn finish_join(&mut self, now: Instant) {
+    pub(super) fn finish_join(&mut self, now: Instant) {
         let State::Joining(Joining { listed: true, checked: true, .. }) = self.state else {
             return;
         };

@@ -38,18 +38,18 @@ use xmpp_parsers::{
     presence::Presence,
 };
 
-use self::{
-    affiliations::Reconciliation,
-    join::{Joining, Retry},
-    occupants::Occupants,
-    problem::Problems,
-};
 pub use self::{
     card::{Card, MAX_NAME_LEN, NAMESPACE},
     configuration::{Configuration, Entry},
     occupants::{MAX_OCCUPANTS, Occupant},
     problem::{Outcome, Problem},
     wire::Affiliation,
+};
+use self::{
+    affiliations::Reconciliation,
+    join::{Joining, Retry},
+    occupants::Occupants,
+    problem::Problems,
 };
 use super::request::{Answer, Ask, Failure, Request, Token};
 use crate::sessions::Rng;
@@ -408,4 +408,28 @@ impl Room {
             *ping_at = now;
         }
     }
+}
+
+/// For fuzzing: the room's configuration comes, and is as it must be.
+pub(crate) fn fuzz_configured(room: &mut Room, now: Instant) {
+    if let State::Joining(joining) = &mut room.state {
+        joining.checked = true;
+        room.finish_join(now);
+    }
+}
+
+/// For fuzzing: what an owner's form comes back as.
+pub(crate) fn fuzz_form(element: &Element) {
+    if let Some(configuration) = Configuration::read(element) {
+        let faults = configuration.faults(Entry::Members);
+        assert_eq!(faults.is_empty(), configuration.members_only && configuration.non_anonymous);
+    }
+    let query = wire::OwnerQuery::try_from(element.clone());
+    let Some(offered) = query.ok().and_then(|query| query.form) else { return };
+    let back = configuration::filled(&offered, Entry::Password, Some("derived"));
+    for field in back.fields.iter().filter(|field| field.var.as_deref() != Some("FORM_TYPE")) {
+        assert!(offered.fields.iter().any(|known| known.var == field.var));
+    }
+    let whois = "muc#roomconfig_whois";
+    assert_eq!(back.value(whois), offered.value(whois).and(Some("anyone")));
 }
