@@ -72,6 +72,8 @@ struct Keys {
     workers: Option<WordOrNumber>,
     congestion: Option<String>,
     offload: Option<String>,
+    #[serde(rename = "busy-poll")]
+    busy_poll: Option<i64>,
     log: Option<String>,
 }
 
@@ -121,6 +123,7 @@ impl From<Keys> for Values {
             workers: keys.workers.map(Into::into),
             congestion: keys.congestion,
             offload: keys.offload,
+            busy_poll: keys.busy_poll.map(|busy_poll_us| busy_poll_us.to_string()),
             log: keys.log,
         }
     }

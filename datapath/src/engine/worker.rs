@@ -60,6 +60,8 @@ pub struct WorkerConfig {
     pub workers: Vec<WorkerHandle>,
     /// Where events go, with the worker's number.
     pub events: EventSender<(u8, Event)>,
+    /// For how long a worker with nothing to do looks for work before it sleeps.
+    pub busy_poll: Duration,
 }
 
 /// One thread of the switch.
@@ -73,6 +75,7 @@ pub struct Worker {
     unsent_events: VecDeque<Event>,
     completions: Vec<Completion>,
     refused_superframes: u32,
+    busy_poll: Duration,
     stop_at: Option<Instant>,
 }
 
@@ -142,6 +145,7 @@ impl Worker {
             unsent_events: VecDeque::new(),
             completions: Vec::with_capacity(512),
             refused_superframes: 0,
+            busy_poll: config.busy_poll,
             stop_at: None,
         })
     }
@@ -157,7 +161,7 @@ impl Worker {
         }
         loop {
             let reading = self.reader.arm(&mut self.io.ring);
-            self.io.ring.wait(self.timeout(reading))?;
+            self.wait(reading)?;
             self.io.counters.io.waits.add(1);
             let now = Instant::now();
             self.take_in(now);
@@ -169,6 +173,16 @@ impl Worker {
                 return Ok(());
             }
         }
+    }
+
+    /// Submits, and waits until there is something to do.
+    fn wait(&mut self, reading: bool) -> Result<(), OsError> {
+        let timeout = self.timeout(reading);
+        let polled = self.busy_poll.min(timeout);
+        if !polled.is_zero() && self.io.ring.poll(polled)? {
+            return Ok(());
+        }
+        self.io.ring.wait(timeout - polled)
     }
 
     /// How long to wait for a completion.

@@ -159,6 +159,7 @@ impl Switch {
                 sockets: self.devices.take_sockets(),
                 workers: handles.clone(),
                 events: events.clone(),
+                busy_poll: settings.busy_poll.0,
             };
             let handle = handles[usize::from(worker)].clone();
             let thread = spawn_worker(worker, config, events.clone(), ready.clone())?;
