@@ -2,6 +2,7 @@
 
 mod address;
 pub mod interface;
+pub(crate) mod sched;
 pub mod tap;
 pub mod udp;
 
