@@ -28,7 +28,7 @@ use crate::{
     frame::Offload,
     io::{FrameBytes, Io, SocketId},
     os::{
-        OsError, sched,
+        OsError,
         udp::{UdpPort, first_hop_mtu},
     },
 };
@@ -104,9 +104,6 @@ impl Worker {
         let number = config.core.worker;
         let mailbox = config.workers[usize::from(number)].clone();
         let counters = config.core.shared.counters[usize::from(number)].clone();
-        if let Err(error) = sched::ask_for_short_slices() {
-            tracing::debug!(worker = number, %error, "no short slices: higher latency under load");
-        }
         let ring = Ring::new()?;
         let mut files = vec![mailbox.bell().raw_fd()];
         let mut read = Vec::new();

@@ -2,7 +2,6 @@
 
 mod address;
 pub mod interface;
-pub(crate) mod sched;
 pub mod tap;
 pub mod udp;
 
