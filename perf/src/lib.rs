@@ -10,6 +10,7 @@
 //! * [`tcp`], [`demo`]: the commands of `ipop-perf`.
 //! * [`machine`]: what a measurement ran on.
 
+pub mod compare;
 pub mod demo;
 pub mod lab;
 pub mod machine;
