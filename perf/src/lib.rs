@@ -10,11 +10,14 @@
 //! * [`tcp`], [`demo`]: the commands of `ipop-perf`.
 //! * [`machine`]: what a measurement ran on.
 
+pub mod chart;
 pub mod compare;
 pub mod demo;
+pub mod flood;
 pub mod lab;
 pub mod machine;
 pub mod obvious;
+pub mod quiet;
 pub mod tcp;
 pub mod tunnel;
 pub mod wire;

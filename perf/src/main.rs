@@ -1,10 +1,16 @@
 //! `ipop-perf`: whole-program measurements and the demo, each in a lab of network namespaces. See `--help`.
 
-use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    fs,
+    path::PathBuf,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use ipop_perf::{
+    compare::{self, contender::Contender, scenario::Scenario},
     demo, lab,
     tcp::{Plan, Report, Run},
     tunnel::Program,
@@ -24,6 +30,8 @@ struct Cli {
 enum Command {
     /// One TCP flow through ipop-switch and through the obvious implementation, in turn; medians and their ratio.
     Tcp(TcpArgs),
+    /// The same work for ipop-switch, the kernel's VXLAN and other tunnels, in turn: figures, tables and charts in a folder.
+    Compare(CompareArgs),
     /// Two sites become one Ethernet segment, shown step by step.
     Demo(DemoArgs),
     /// An Ethernet wire between two TAPs that loses, delays and reorders; until Ctrl-C.
@@ -64,6 +72,38 @@ struct TcpArgs {
     /// Write all runs to this file as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct CompareArgs {
+    /// Which contenders [default: all that are installed].
+    #[arg(long, value_delimiter = ',', value_name = "LIST")]
+    peers: Vec<Contender>,
+    /// Under which conditions [default: all]: base, inner-1500, underlay-9000, no-offloads, wire, wire-20ms, wire-0.1-percent and so on.
+    #[arg(long, value_delimiter = ',', value_name = "LIST", value_parser = scenario)]
+    scenarios: Vec<Scenario>,
+    /// Rounds under each condition [default: 5; with --quick 1].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: Option<u32>,
+    /// Length of each measurement [default: 5; with --quick 1].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=600))]
+    seconds: Option<u32>,
+    /// A look, not a measurement: the base point only, one round, one second each.
+    #[arg(long)]
+    quick: bool,
+    /// TCP's congestion control inside the tunnels.
+    #[arg(long, default_value = "cubic")]
+    congestion: String,
+    /// The folder for figures, report and charts.
+    #[arg(long, value_name = "DIR", default_value = "perf-compare")]
+    out: PathBuf,
+}
+
+fn scenario(name: &str) -> Result<Scenario, String> {
+    Scenario::named(name).ok_or_else(|| {
+        let known: Vec<&str> = Scenario::ALL.iter().map(|scenario| scenario.name).collect();
+        format!("there is {}", known.join(", "))
+    })
 }
 
 #[derive(Debug, Args)]
@@ -118,6 +158,7 @@ struct WireArgs {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Tcp(args) => tcp(args),
+        Command::Compare(args) => compare(args),
         Command::Demo(args) => demo(&args),
         Command::Wire(args) => wire(&args),
         Command::Clean => clean(),
@@ -198,6 +239,50 @@ fn print_report(report: &Report) {
         machine.cpu, machine.cpus, machine.kernel, machine.iperf3
     );
     println!("{}", report.versions.join("; "));
+}
+
+fn compare(args: CompareArgs) -> Result<()> {
+    let or_all =
+        |given: Vec<Contender>| if given.is_empty() { Contender::ALL.into() } else { given };
+    let scenarios = match (args.scenarios.is_empty(), args.quick) {
+        (false, _) => args.scenarios,
+        (true, true) => Scenario::ALL[..1].into(),
+        (true, false) => Scenario::ALL.into(),
+    };
+    let plan = compare::Plan {
+        contenders: or_all(args.peers),
+        scenarios,
+        rounds: args.rounds.unwrap_or(if args.quick { 1 } else { 5 }),
+        seconds: args.seconds.unwrap_or(if args.quick { 1 } else { 5 }),
+        congestion: args.congestion,
+        quiet_within: Duration::from_secs(if args.quick { 0 } else { 30 }),
+    };
+    let start = Instant::now();
+    let mut done = 0;
+    let comparison = plan.measure(|turn, count| {
+        done += 1;
+        let left = start.elapsed().mul_f64(count as f64 / f64::from(done) - 1.0);
+        print_turn(turn, done, count, left);
+    })?;
+    comparison.write(&args.out)?;
+    println!("\n{}", comparison.markdown());
+    println!("All of it is in {}", args.out.display());
+    Ok(())
+}
+
+fn print_turn(turn: &compare::Turn, done: u32, count: usize, left: Duration) {
+    let figures = turn.figures.iter().map(|figure| {
+        let (measure, value) = (figure.measure, figure.value);
+        format!("{} {value:.*}", measure.heading(), measure.decimals())
+    });
+    let said = turn.failed.clone().unwrap_or_else(|| figures.collect::<Vec<_>>().join("; "));
+    eprintln!(
+        "[{done}/{count}, {} min {:02} s left] {}, {}: {said}",
+        left.as_secs() / 60,
+        left.as_secs() % 60,
+        turn.scenario,
+        turn.contender
+    );
 }
 
 fn demo(args: &DemoArgs) -> Result<()> {

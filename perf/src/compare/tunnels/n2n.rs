@@ -18,8 +18,21 @@ pub(in crate::compare) fn start(site: &Site<'_>) -> Result<Tunnel> {
         processes.push(host.spawn(
             &edge,
             [
-                "-d", INTERFACE, "-a", &address, "-s", "255.255.255.0", "-c", "lab", "-k",
-                "only for this measurement", "-l", &at, "-M", &mtu, "-r",
+                "-d",
+                INTERFACE,
+                "-a",
+                &address,
+                "-s",
+                "255.255.255.0",
+                "-c",
+                "lab",
+                "-k",
+                "only for this measurement",
+                "-l",
+                &at,
+                "-M",
+                &mtu,
+                "-r",
             ],
         )?);
     }

@@ -25,10 +25,31 @@ pub(in crate::compare) fn start(site: &Site<'_>) -> Result<Tunnel> {
         let file = |kind: &str| dir.join(format!("{name}.{kind}")).display().to_string();
         let (certificate, key) = (file("crt"), file("key"));
         let common = [
-            "--dev", INTERFACE, "--dev-type", "tap", "--proto", "udp4", "--local", local, "--lport",
-            PORT, "--cert", &certificate, "--key", &key, "--peer-fingerprint", fingerprint,
-            "--data-ciphers", "AES-128-GCM", "--tun-mtu", &mtu, "--txqueuelen", "1000",
-            "--fast-io", "--verb", "1",
+            "--dev",
+            INTERFACE,
+            "--dev-type",
+            "tap",
+            "--proto",
+            "udp4",
+            "--local",
+            local,
+            "--lport",
+            PORT,
+            "--cert",
+            &certificate,
+            "--key",
+            &key,
+            "--peer-fingerprint",
+            fingerprint,
+            "--data-ciphers",
+            "AES-128-GCM",
+            "--tun-mtu",
+            &mtu,
+            "--txqueuelen",
+            "1000",
+            "--fast-io",
+            "--verb",
+            "1",
         ];
         processes.push(host.spawn(&program, common.into_iter().chain(role))?);
     }

@@ -20,7 +20,9 @@ pub(in crate::compare) fn start(site: &Site<'_>) -> Result<Tunnel> {
     let file = |name: &str| dir.join(name).display().to_string();
     write(
         &dir.join("users.toml"),
-        &format!("[users.a]\nauthorized_keys = []\nauthorized_certs = [\"sha256:{fingerprint}\"]\n"),
+        &format!(
+            "[users.a]\nauthorized_keys = []\nauthorized_certs = [\"sha256:{fingerprint}\"]\n"
+        ),
     )?;
     let common = format!("[connection]\nmtu = {}\n[log]\nlevel = \"warn\"\n", site.inner_mtu);
     write(

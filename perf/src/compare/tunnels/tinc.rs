@@ -37,10 +37,12 @@ pub(in crate::compare) fn start(site: &Site<'_>) -> Result<Tunnel> {
     for (host, name, ..) in ends {
         let (own, pidfile) = (dir.join(name), dir.join(format!("{name}.pid")));
         let pidfile = format!("--pidfile={}", pidfile.display());
-        processes.push(host.spawn(
-            &program,
-            ["-c".as_ref(), own.as_os_str(), "-D".as_ref(), pidfile.as_ref()],
-        )?);
+        processes.push(
+            host.spawn(
+                &program,
+                ["-c".as_ref(), own.as_os_str(), "-D".as_ref(), pidfile.as_ref()],
+            )?,
+        );
     }
     set_up(site, &mut processes, INTERFACE)?;
     Ok(Tunnel::of_programs(processes, [INTERFACE.into(), INTERFACE.into()]))

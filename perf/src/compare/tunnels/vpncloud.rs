@@ -24,9 +24,25 @@ pub(in crate::compare) fn start(site: &Site<'_>) -> Result<Tunnel> {
         processes.push(host.spawn(
             &program,
             [
-                "--type", "tap", "--mode", "switch", "--device", INTERFACE, "--listen", &listen,
-                "--peer", &peer, "--ip", &ip, "--password", "only for this measurement",
-                "--algorithm", "aes128", "--no-port-forwarding", "--no-auto-claim", "--quiet",
+                "--type",
+                "tap",
+                "--mode",
+                "switch",
+                "--device",
+                INTERFACE,
+                "--listen",
+                &listen,
+                "--peer",
+                &peer,
+                "--ip",
+                &ip,
+                "--password",
+                "only for this measurement",
+                "--algorithm",
+                "aes128",
+                "--no-port-forwarding",
+                "--no-auto-claim",
+                "--quiet",
             ],
         )?);
     }
