@@ -7,7 +7,13 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipop_learning::PortId;
 
-use crate::{hello::Hello, node_id::NodeId};
+use crate::{
+    admission::Proved,
+    hello::Hello,
+    io::SocketId,
+    node_id::NodeId,
+    path::{Path, Source},
+};
 
 /// Names a connection for the life of the program. Bits 56 and up hold the worker; bit 55 is set in the names that control gives to dials.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -47,6 +53,21 @@ pub enum CloseReason {
     NotAdmitted = 5,
     /// The node dialled itself.
     DialledSelf = 6,
+    /// The peer has not shown that it knows the network's secret, or asks for a secret that this node lacks.
+    NotProved = 7,
+}
+
+/// The longest signalling message, bytes.
+pub const MAX_SIGNAL_LEN: usize = 4_096;
+
+/// What becomes of QUIC Initials from addresses that are no peer's [`Source`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Strangers {
+    /// They are looked at: some peers are configured, and may come from anywhere.
+    #[default]
+    Answered,
+    /// They are dropped without a reply.
+    Ignored,
 }
 
 /// From control to the worker that the lane belongs to.
@@ -83,6 +104,48 @@ pub enum Command {
         /// The connection.
         connection: ConnectionId,
     },
+    /// To the first worker. Packets to [`alias`](crate::path::alias)`(port)` go this way from now on; without a path they are dropped, counted.
+    /// What comes from the sources of before is still welcome, until they are removed.
+    SetPath {
+        /// The peer's port.
+        port: PortId,
+        /// The way, validated by ICE.
+        path: Option<Path>,
+    },
+    /// What comes from here is the peer's. To be sent before the answer that lets the peer dial, or its first packet is a stranger's.
+    AddSource {
+        /// Where, validated by ICE.
+        source: Source,
+        /// The peer's port.
+        port: PortId,
+    },
+    /// What comes from here is nobody's in particular.
+    RemoveSource {
+        /// Where.
+        source: Source,
+    },
+    /// Send a STUN or TURN packet of control's.
+    SendPacket {
+        /// From this socket.
+        socket: SocketId,
+        /// From this local address; the kernel chooses if it is `None`.
+        local_ip: Option<IpAddr>,
+        /// To this address.
+        remote: SocketAddr,
+        /// UDP payload.
+        payload: Vec<u8>,
+    },
+    /// Whether this worker looks at Initials of strangers; at first it does. (Those of lane *i* reach worker *i*, and only the first
+    /// worker knows sources.)
+    AnswerStrangers(Strangers),
+    /// Send a message to the peer's control plane, in order and reliably as long as the connection lives. Peers that do not
+    /// know such messages never see it; it is counted.
+    Signal {
+        /// A connection that is up.
+        connection: ConnectionId,
+        /// At most [`MAX_SIGNAL_LEN`].
+        message: Vec<u8>,
+    },
     /// Close every connection with [`CloseReason::Shutdown`], flush, end the worker.
     Shutdown,
 }
@@ -112,7 +175,7 @@ pub enum Ended {
 /// From a worker to control.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Event {
-    /// The handshake is done, the peer's key is known and admitted, its hello was read.
+    /// The handshake is done, the peer's key is known and admitted, its hello was read, its proofs were verified.
     Connected {
         /// The connection; for an accepted one its name is new.
         connection: ConnectionId,
@@ -120,12 +183,42 @@ pub enum Event {
         peer: NodeId,
         /// Who dialled.
         direction: Direction,
-        /// The peer's address now.
+        /// The peer's address now; its alias if control chooses its path.
         remote: SocketAddr,
         /// The local address that the peer reached, if the kernel told.
         local_ip: Option<IpAddr>,
         /// What the peer said of itself; its `lane` field is the lane of this connection.
         hello: Hello,
+        /// What it proved apart from its key.
+        proved: Proved,
+    },
+    /// A packet for control: STUN at the listening socket; at the relay socket all but ChannelData of the channels that are a peer's [`Source`].
+    /// Only so many a second are told; the rest is dropped, counted.
+    Packet {
+        /// Where it came in.
+        socket: SocketId,
+        /// The local address that it was sent to, if the kernel told; IPv4 as such, not mapped.
+        local_ip: Option<IpAddr>,
+        /// Its sender.
+        remote: SocketAddr,
+        /// UDP payload.
+        payload: Vec<u8>,
+    },
+    /// STUN of a peer over a relay's channel. Bounded like [`Event::Packet`].
+    ChannelPacket {
+        /// The channel.
+        channel: u16,
+        /// What the ChannelData holds.
+        payload: Vec<u8>,
+    },
+    /// A message of the peer's control plane.
+    Signal {
+        /// The connection that it came over.
+        connection: ConnectionId,
+        /// Whose key answered there.
+        peer: NodeId,
+        /// At most [`MAX_SIGNAL_LEN`], not empty.
+        message: Vec<u8>,
     },
     /// The peer was seen, validated, at another address.
     Moved {

@@ -97,6 +97,24 @@ pub struct IoCounters {
     pub send_too_large: Counter,
     /// Full datagrams that QUIC did not take: the path MTU shrank within a burst.
     pub unqueued_datagrams: Counter,
+    /// Datagrams that were queued when their path changed and too large for the next until its MTU is known, estimated from their bytes.
+    pub oversized_datagrams: Counter,
+    /// Times that control moved a peer from one path to another.
+    pub path_changes: Counter,
+    /// Packets to peers that had no path.
+    pub pathless_packets: Counter,
+    /// Packets of peers whose path control chooses, from elsewhere than the peer's sources.
+    pub unmapped_packets: Counter,
+    /// Initials of strangers, dropped since control said so.
+    pub ignored_initials: Counter,
+    /// STUN and TURN packets handed to control.
+    pub received_control_packets: Counter,
+    /// STUN and TURN packets sent for control.
+    pub sent_control_packets: Counter,
+    /// STUN and TURN packets, either way, beyond what is allowed or what the socket takes.
+    pub dropped_control_packets: Counter,
+    /// Signalling messages, either way, beyond what is allowed or to a peer that does not know them.
+    pub dropped_signals: Counter,
 }
 
 /// All counters of one worker.

@@ -152,15 +152,18 @@ impl Model {
         if !bucket_full && !table_full {
             return Expected::Exactly(Learned::New);
         }
-        let victims = self.fair_victims(bucket, port);
-        if !victims.is_empty() || bucket_full || bucket != 0 {
+        if bucket_full {
+            return Self::evicted_or_refused(self.fair_victims(bucket, port, 0));
+        }
+        let victims = self.fair_victims(bucket, port, self.fair_share(port));
+        if !victims.is_empty() || bucket != 0 {
             return Self::evicted_or_refused(victims);
         }
         // The table is full and the first bucket has nobody to displace: the second is the only other one in use.
         if self.age_out_bucket(1, now_s) > 0 {
             return Expected::Exactly(Learned::New);
         }
-        Self::evicted_or_refused(self.fair_victims(1, port))
+        Self::evicted_or_refused(self.fair_victims(1, port, self.fair_share(port)))
     }
 
     fn evicted_or_refused(one_of: Vec<Station>) -> Expected {
@@ -181,10 +184,16 @@ impl Model {
             .collect()
     }
 
-    fn fair_victims(&self, bucket: usize, port: PortId) -> Vec<Station> {
+    /// What each port may keep, once `newcomer` has a station too.
+    fn fair_share(&self, newcomer: PortId) -> usize {
+        let has_stations = |port: &PortId| *port == newcomer || self.count(*port) > 0;
+        self.capacity / (0..PORTS).map(PortId).filter(has_stations).count()
+    }
+
+    fn fair_victims(&self, bucket: usize, port: PortId, share: usize) -> Vec<Station> {
         // As if the new station were stored already.
         let count = |of: PortId| self.count(of) + usize::from(of == port);
-        let gives_way = |of: PortId| of == port || count(of) >= count(port);
+        let gives_way = |of: PortId| count(of) >= count(port) && count(of) > share;
         let most = self
             .stored
             .iter()

@@ -8,11 +8,12 @@
 //!
 //! 1. aged stations of its bucket go first;
 //! 2. a port at its cap gives up its own oldest station in the bucket; if it has none there, the new one is refused;
-//! 3. if the bucket or the table is full, a station of the port with the most stations gives way, among those of the
-//!    bucket, and of that port's the oldest. A port with no more stations than the newcomer's port never gives way, so a port
-//!    that floods addresses ends up displacing its own;
-//! 4. if nobody in the bucket has to give way and only the table is full, the next few buckets are tried under the same
-//!    rule; then the new station is refused.
+//! 3. if its bucket is full, a station of the port with the most stations gives way, among those of the bucket, and of that
+//!    port's the oldest. A port with fewer stations than the newcomer's port never gives way;
+//! 4. if only the table is full, the same, but a port with no more than its fair share (the capacity divided by the ports that
+//!    have stations) never gives way, and the next few buckets are tried if nobody in the station's own has to. So a port that
+//!    floods addresses ends up displacing its own, and a port within its share keeps what it has;
+//! 5. then the new station is refused.
 //!
 //! Being refused or displaced is harmless: frames to the station are flooded until there is room.
 
@@ -138,6 +139,8 @@ pub struct MacTable {
     /// Stations stored, and room reserved for stations that are just being stored.
     stations: CachePadded<AtomicUsize>,
     stations_of_port: Box<[AtomicU32]>,
+    /// Ports that have stations. Follows their counts a moment later, so that it may be off by one for each writer, and wrap at 0.
+    ports_in_use: AtomicUsize,
     sweep_hand: AtomicUsize,
     counters: CachePadded<Counters>,
 }
@@ -161,6 +164,7 @@ impl MacTable {
             per_port_cap: config.per_port_cap.clamp(1, capacity) as u32,
             stations: CachePadded::new(AtomicUsize::new(0)),
             stations_of_port: (0..PORTS).map(|_| AtomicU32::new(0)).collect(),
+            ports_in_use: AtomicUsize::new(0),
             sweep_hand: AtomicUsize::new(0),
             counters: CachePadded::new(Counters::default()),
         }
@@ -378,17 +382,16 @@ impl MacTable {
         port: PortId,
         now_s: u32,
     ) -> Option<(Way, Learned)> {
-        let free_way = bucket.free_way(tag);
-        if let Some(way) = free_way
-            && self.reserve_station()
-        {
+        let Some(way) = bucket.free_way(tag) else {
+            let victim = self.fair_victim(bucket, port, 0)?;
+            return Some((victim.way, self.displace(bucket, index, &victim)));
+        };
+        if self.reserve_station() {
             return Some((way, Learned::New));
         }
-        if let Some(victim) = self.fair_victim(bucket, port) {
-            self.release_for_port(victim.port);
-            return Some((victim.way, self.evicted(index, &victim)));
+        if let Some(victim) = self.fair_victim(bucket, port, self.fair_share()) {
+            return Some((victim.way, self.displace(bucket, index, &victim)));
         }
-        let way = free_way?;
         let learned = (1..=BUCKETS_TRIED_FOR_ROOM)
             .find_map(|step| self.make_room_in(self.wrapped(index + step), port, now_s))?;
         Some((way, learned))
@@ -402,21 +405,32 @@ impl MacTable {
         if self.reserve_station() {
             return Some(Learned::New);
         }
-        let victim = self.fair_victim(&bucket, port)?;
-        bucket.clear(victim.way);
-        self.release_for_port(victim.port);
-        Some(self.evicted(index, &victim))
+        let victim = self.fair_victim(&bucket, port, self.fair_share())?;
+        Some(self.displace(&bucket, index, &victim))
     }
 
-    /// The station that gives way to a new one of `port`, whose count includes the new one already (rule 3).
-    fn fair_victim(&self, bucket: &Locked<'_>, port: PortId) -> Option<Slot> {
-        let own = self.len_of_port(port);
+    /// The station that gives way to a new one of `port`, whose count includes the new one already (rules 3 and 4). Ports with
+    /// at most `share` stations are spared.
+    fn fair_victim(&self, bucket: &Locked<'_>, port: PortId, share: usize) -> Option<Slot> {
+        let gives_way_from = self.len_of_port(port).max(share + 1);
         bucket
             .slots()
             .map(|slot| (self.len_of_port(slot.port), slot))
-            .filter(|(count, slot)| slot.port == port || *count >= own)
+            .filter(|(count, _)| *count >= gives_way_from)
             .max_by_key(|(count, slot)| (*count, Reverse(slot.seen_s)))
             .map(|(_, slot)| slot)
+    }
+
+    /// What each port may keep of a full table.
+    fn fair_share(&self) -> usize {
+        self.capacity / self.ports_in_use.load(Ordering::Relaxed).max(1)
+    }
+
+    /// Removes a station whose room in the table passes to another.
+    fn displace(&self, bucket: &Locked<'_>, index: usize, victim: &Slot) -> Learned {
+        bucket.clear(victim.way);
+        self.release_for_port(victim.port);
+        self.evicted(index, victim)
     }
 
     fn evicted(&self, index: usize, victim: &Slot) -> Learned {
@@ -459,13 +473,22 @@ impl MacTable {
     /// Room for one more station of this port, if its cap allows.
     fn reserve_for_port(&self, port: PortId) -> bool {
         let one_more = |count: u32| (count < self.per_port_cap).then_some(count + 1);
-        self.stations_of_port[usize::from(port.0)]
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more)
-            .is_ok()
+        let before = self.stations_of_port[usize::from(port.0)].fetch_update(
+            Ordering::Relaxed,
+            Ordering::Relaxed,
+            one_more,
+        );
+        if before == Ok(0) {
+            self.ports_in_use.fetch_add(1, Ordering::Relaxed);
+        }
+        before.is_ok()
     }
 
     fn release_for_port(&self, port: PortId) {
-        self.stations_of_port[usize::from(port.0)].fetch_sub(1, Ordering::Relaxed);
+        let before = self.stations_of_port[usize::from(port.0)].fetch_sub(1, Ordering::Relaxed);
+        if before == 1 {
+            self.ports_in_use.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 

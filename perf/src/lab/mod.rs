@@ -5,7 +5,10 @@
 //! interface names and addresses. When the lab is dropped, or its process dies, a child (`reaper`) kills whoever is
 //! in the namespaces and deletes them; with them go their interfaces.
 //!
-//! Needs root, and the tools `ip` and `ethtool`; [`tools`] also runs `ping` and `iperf3`.
+//! For peers that are far from each other there is an [`Internet`]: a router with a stated delay, and behind it machines
+//! and [`Nat`]s with more machines. [`servers`] are what such peers meet at.
+//!
+//! Needs root, and the tools `ip` and `ethtool`; [`tools`] also runs `ping` and `iperf3`, NATs need `nft`.
 //!
 //! ```no_run
 //! # fn main() -> anyhow::Result<()> {
@@ -18,9 +21,13 @@
 //! ```
 
 mod host;
+mod internet;
+mod nat;
 mod network;
 mod process;
 mod reaper;
+pub mod servers;
+pub mod stun;
 pub mod tools;
 
 use std::{
@@ -39,6 +46,8 @@ use anyhow::{Context, Result, ensure};
 
 pub use self::{
     host::{Host, InterfaceCounters, enter_netns},
+    internet::{Access, Attached, Internet, InternetOptions, Place, Site, Traffic},
+    nat::{Nat, NatKind, NatOptions},
     network::{BridgeSite, Interface, Link, LinkOptions, SiteOptions},
     process::{Exit, Process, Usage},
     reaper::clean,
@@ -88,7 +97,10 @@ impl Lab {
     pub fn host(&self, name: &str) -> Result<Host> {
         ensure!(is_plain(name), "a host's name is made of letters and digits, not {name:?}");
         let netns = format!("{}-{name}", self.name);
-        self.reaper.lock().unwrap_or_else(PoisonError::into_inner).register_netns(&netns)?;
+        let mut reaper = self.reaper.lock().unwrap_or_else(PoisonError::into_inner);
+        reaper.register_netns(&netns)?;
+        reaper.register_dir(&host::netns_files(&netns))?;
+        drop(reaper);
         ip(&["netns", "add", &netns])?;
         let host = Host::new(name, &netns, &self.dir);
         host.enter(quiet_ipv6)?.context("setting the IPv6 defaults of a namespace")?;
@@ -145,6 +157,19 @@ pub fn wait_until(limit: Duration, mut condition: impl FnMut() -> bool) -> bool 
         }
         thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// Makes a host forward what is not for itself, and be silent about better ways.
+fn route(host: &Host) -> Result<()> {
+    let settings = [
+        ("ipv4/ip_forward", "1"),
+        ("ipv4/conf/all/send_redirects", "0"),
+        ("ipv4/conf/default/send_redirects", "0"),
+        ("ipv6/conf/all/forwarding", "1"),
+        // Where the kernel has it, packets between ports of a bridge would pass the firewall too.
+        ("bridge/bridge-nf-call-iptables", "0"),
+    ];
+    settings.iter().try_for_each(|(key, value)| host.set_sysctl(key, value))
 }
 
 /// Runs `ip` in the machine's own namespace.

@@ -172,15 +172,10 @@ impl Lab {
             a: subnet.interface(a.next_interface(), 1),
             b: subnet.interface(b.next_interface(), 2),
         };
-        let tap = |host: &Host, interface: &Interface| -> Result<Tap> {
-            let name = &interface.name;
-            let tap = host.enter(|| Tap::create(name))??;
-            // So long that the wire's queue, and not the TAP's, is where frames are lost.
-            host.ip_batch(&[format!("link set {name} txqueuelen 8192 mtu {}", options.tap_mtu)])?;
-            set_up(host, interface, subnet.prefix_len)?;
-            Ok(tap)
-        };
-        let wire = Wire::start([tap(a, &link.a)?, tap(b, &link.b)?], options)?;
+        let taps = plug_taps((a, &link.a.name), (b, &link.b.name), options)?;
+        set_up(a, &link.a, subnet.prefix_len)?;
+        set_up(b, &link.b, subnet.prefix_len)?;
+        let wire = Wire::start(taps, options)?;
         Ok((wire, link))
     }
 
@@ -211,7 +206,7 @@ impl Subnet {
 }
 
 /// A bridge that forwards at once, and floods multicast rather than snoop.
-fn make_bridge(host: &Host, name: &str) -> Result<()> {
+pub(super) fn make_bridge(host: &Host, name: &str) -> Result<()> {
     host.ip_batch(&[
         format!("link add {name} type bridge stp_state 0 forward_delay 0 mcast_snooping 0"),
         format!("link set {name} addrgenmode none"),
@@ -239,7 +234,8 @@ fn attach(
     set_up(host, interface, prefix_len)
 }
 
-fn plug(a: (&Host, &str), b: (&Host, &str), options: &LinkOptions) -> Result<()> {
+/// A veth pair, without addresses, down.
+pub(super) fn plug(a: (&Host, &str), b: (&Host, &str), options: &LinkOptions) -> Result<()> {
     let mtu = options.mtu;
     let ((a_host, a_name), (b_host, b_name)) = (a, b);
     a_host.ip_batch(&[format!(
@@ -252,6 +248,21 @@ fn plug(a: (&Host, &str), b: (&Host, &str), options: &LinkOptions) -> Result<()>
         }
     }
     Ok(())
+}
+
+/// The ends of a wire, without addresses, down. It is to start when both are up, or it would carry to one that is not.
+pub(super) fn plug_taps(
+    a: (&Host, &str),
+    b: (&Host, &str),
+    options: &WireOptions,
+) -> Result<[Tap; 2]> {
+    let tap = |(host, name): (&Host, &str)| -> Result<Tap> {
+        let tap = host.enter(|| Tap::create(name))??;
+        // So long that the wire's queue, and not the TAP's, is where frames are lost.
+        host.ip_batch(&[format!("link set {name} txqueuelen 8192 mtu {}", options.tap_mtu)])?;
+        Ok(tap)
+    };
+    Ok([tap(a)?, tap(b)?])
 }
 
 fn set_up(host: &Host, interface: &Interface, prefix_len: u8) -> Result<()> {

@@ -66,9 +66,10 @@ impl Devices {
         self.listen
     }
 
-    /// A kernel that refuses to make UDP superframes of a TAP refuses to take them too.
+    /// What the kernel refuses to hand over is not given to it either.
     pub(super) fn tap_offloads(&self) -> Vec<TapOffload> {
         let of_tap = |tap: &Tap| match self.offload {
+            TapOffload::Full if !tap.features.tso => TapOffload::None,
             TapOffload::Full if !tap.features.uso => TapOffload::WithoutUso,
             offload => offload,
         };

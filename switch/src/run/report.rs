@@ -108,6 +108,15 @@ struct WorkerReport {
     send_errors: u64,
     send_too_large: u64,
     unqueued_datagrams: u64,
+    oversized_datagrams: u64,
+    path_changes: u64,
+    pathless_packets: u64,
+    unmapped_packets: u64,
+    ignored_initials: u64,
+    received_control_packets: u64,
+    sent_control_packets: u64,
+    dropped_control_packets: u64,
+    dropped_signals: u64,
 }
 
 impl Report {
@@ -249,6 +258,15 @@ impl WorkerReport {
             send_errors: io.send_errors.get(),
             send_too_large: io.send_too_large.get(),
             unqueued_datagrams: io.unqueued_datagrams.get(),
+            oversized_datagrams: io.oversized_datagrams.get(),
+            path_changes: io.path_changes.get(),
+            pathless_packets: io.pathless_packets.get(),
+            unmapped_packets: io.unmapped_packets.get(),
+            ignored_initials: io.ignored_initials.get(),
+            received_control_packets: io.received_control_packets.get(),
+            sent_control_packets: io.sent_control_packets.get(),
+            dropped_control_packets: io.dropped_control_packets.get(),
+            dropped_signals: io.dropped_signals.get(),
         }
     }
 }
