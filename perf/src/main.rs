@@ -7,11 +7,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::{Args, Parser, Subcommand};
 use ipop_perf::{
     compare::{self, contender::Contender, scenario::Scenario},
-    demo, lab,
+    demo, folder, lab, progress, soak, switch,
     tcp::{Plan, Report, Run},
     tunnel::Program,
     wire::{Impairments, Tap, Wire, WireOptions},
@@ -32,6 +32,10 @@ enum Command {
     Tcp(TcpArgs),
     /// The same work for ipop-switch, the kernel's VXLAN and other tunnels, in turn: figures, tables and charts in a folder.
     Compare(CompareArgs),
+    /// One ipop-switch to another, measured as RFC 2544, RFC 2889 and RFC 9004 measure a switch.
+    Switch(SwitchArgs),
+    /// Two switches under traffic, churn, loss, cuts and kills: slopes of memory and descriptors, every frame accounted for.
+    Soak(SoakArgs),
     /// Two sites become one Ethernet segment, shown step by step.
     Demo(DemoArgs),
     /// An Ethernet wire between two TAPs that loses, delays and reorders; until Ctrl-C.
@@ -97,6 +101,50 @@ struct CompareArgs {
     /// The folder for figures, report and charts.
     #[arg(long, value_name = "DIR", default_value = "perf-compare")]
     out: PathBuf,
+    /// Add to the rounds that the folder holds already, rather than replace them.
+    #[arg(long)]
+    add: bool,
+}
+
+#[derive(Debug, Args)]
+struct SwitchArgs {
+    /// Frame sizes in bytes, FCS included [default: 64, 128, 256, 512, 1024, 1280, 1518 and 9018; with --quick 64].
+    #[arg(long, value_delimiter = ',', value_name = "LIST", value_parser = clap::value_parser!(u16).range(64..=9018))]
+    sizes: Vec<u16>,
+    /// Length of each trial [default: 2; with --quick 0.2].
+    #[arg(long)]
+    seconds: Option<f64>,
+    /// Workers of each switch.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16))]
+    workers: u8,
+    /// A look, not a measurement.
+    #[arg(long)]
+    quick: bool,
+    /// The folder for figures, report and charts.
+    #[arg(long, value_name = "DIR", default_value = "perf-switch")]
+    out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct SoakArgs {
+    /// How long.
+    #[arg(long, default_value_t = 60.0)]
+    minutes: f64,
+    /// Workers of each switch.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16))]
+    workers: u8,
+    /// Packets lost on the wire in each direction, percent.
+    #[arg(long, default_value_t = 0.1, value_name = "PERCENT")]
+    loss: f64,
+    /// Delay in each direction, milliseconds.
+    #[arg(long, default_value_t = 2.0, value_name = "MS")]
+    delay: f64,
+    /// What decides which packets are lost.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// The folder for figures, report and charts.
+    #[arg(long, value_name = "DIR", default_value = "perf-soak")]
+    out: PathBuf,
 }
 
 fn scenario(name: &str) -> Result<Scenario, String> {
@@ -159,6 +207,8 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Tcp(args) => tcp(args),
         Command::Compare(args) => compare(args),
+        Command::Switch(args) => switch(&args),
+        Command::Soak(args) => soak(&args),
         Command::Demo(args) => demo(&args),
         Command::Wire(args) => wire(&args),
         Command::Clean => clean(),
@@ -260,29 +310,66 @@ fn compare(args: CompareArgs) -> Result<()> {
     let start = Instant::now();
     let mut done = 0;
     let comparison = plan.measure(|turn, count| {
-        done += 1;
-        let left = start.elapsed().mul_f64(count as f64 / f64::from(done) - 1.0);
-        print_turn(turn, done, count, left);
+        done += u32::from(!turn.repeated);
+        let left = progress::time_left(start.elapsed(), done, count as u32);
+        print_turn(turn, done, count, &left.map_or_else(String::new, progress::clock));
     })?;
+    let figures = args.out.join(folder::FIGURES);
+    let comparison = if args.add && figures.exists() {
+        let earlier = fs::read_to_string(&figures);
+        comparison.join(&earlier.with_context(|| format!("reading {}", figures.display()))?)?
+    } else {
+        comparison
+    };
     comparison.write(&args.out)?;
     println!("\n{}", comparison.markdown());
     println!("All of it is in {}", args.out.display());
     Ok(())
 }
 
-fn print_turn(turn: &compare::Turn, done: u32, count: usize, left: Duration) {
+fn print_turn(turn: &compare::Turn, done: u32, count: usize, left: &str) {
     let figures = turn.figures.iter().map(|figure| {
         let (measure, value) = (figure.measure, figure.value);
         format!("{} {value:.*}", measure.heading(), measure.decimals())
     });
     let said = turn.failed.clone().unwrap_or_else(|| figures.collect::<Vec<_>>().join("; "));
-    eprintln!(
-        "[{done}/{count}, {} min {:02} s left] {}, {}: {said}",
-        left.as_secs() / 60,
-        left.as_secs() % 60,
-        turn.scenario,
-        turn.contender
-    );
+    let again = if turn.repeated { "; disturbed, again" } else { "" };
+    eprintln!("[{done}/{count}{left}] {}, {}: {said}{again}", turn.scenario, turn.contender);
+}
+
+fn switch(args: &SwitchArgs) -> Result<()> {
+    let sizes: &[usize] = if args.quick { &[64] } else { &switch::forwarding::SIZES };
+    let given: Vec<usize> = args.sizes.iter().map(|size| usize::from(*size)).collect();
+    let seconds = args.seconds.unwrap_or(if args.quick { 0.2 } else { 2.0 });
+    let plan = switch::Plan {
+        frame_bytes: if given.is_empty() { sizes.into() } else { given },
+        trial: Duration::try_from_secs_f64(seconds).context("a trial takes some seconds")?,
+        workers: args.workers,
+        learning_tries: if args.quick { 1 } else { usize::MAX },
+        quiet_within: Duration::from_secs(if args.quick { 0 } else { 30 }),
+    };
+    let benchmark = plan.measure(&mut |line| eprintln!("{line}"))?;
+    benchmark.write(&args.out)?;
+    println!("\n{}", benchmark.markdown());
+    println!("All of it is in {}", args.out.display());
+    Ok(())
+}
+
+fn soak(args: &SoakArgs) -> Result<()> {
+    let seconds = |seconds| Duration::try_from_secs_f64(seconds).context("a time is above 0");
+    let plan = soak::Plan {
+        length: seconds(args.minutes * 60.0)?,
+        workers: args.workers,
+        loss_percent: args.loss,
+        delay: seconds(args.delay / 1e3)?,
+        seed: args.seed,
+    };
+    let soak = plan.run(&mut |line| eprintln!("{line}"))?;
+    soak.write(&args.out)?;
+    println!("\n{}", soak.markdown());
+    println!("All of it is in {}", args.out.display());
+    ensure!(soak.problems.is_empty(), "{} problems", soak.problems.len());
+    Ok(())
 }
 
 fn demo(args: &DemoArgs) -> Result<()> {

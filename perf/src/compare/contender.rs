@@ -4,14 +4,14 @@
 //! what crosses (see [`Contender::settings`]); the start of each is one function under `tunnels/`.
 
 use std::{
-    env, fmt,
+    env, fmt, fs,
     net::Ipv4Addr,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::tunnels;
 use crate::lab::{Host, Interface, Lab, Process, tools::Ping, wait_until};
@@ -20,7 +20,7 @@ use crate::lab::{Host, Interface, Lab, Process, tools::Ping, wait_until};
 const UP_LIMIT: Duration = Duration::from_secs(20);
 
 /// A way to connect two hosts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, clap::ValueEnum, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Contender {
     /// The underlay itself.
@@ -93,7 +93,7 @@ pub struct Site<'a> {
 pub struct Tunnel {
     /// Its programs, in no order; none for what the kernel does.
     pub processes: Vec<Process>,
-    /// What else belongs to it.
+    /// The interfaces through which `a` and `b` reach it.
     pub interfaces: [String; 2],
     /// The address of `b` on it.
     pub address_b: Ipv4Addr,
@@ -221,6 +221,7 @@ impl Contender {
         let printed = match self {
             Self::Veth | Self::Vxlan => return Ok("Linux".into()),
             Self::N2n => return Ok(n2n_version(&program)),
+            Self::Quincy => return Ok(cargo_version(&program).unwrap_or_default()),
             Self::WireguardGo | Self::Tinc | Self::Openvpn => first_line(&program, "--version"),
             _ => host.run(&program, ["--version"]).unwrap_or_default(),
         };
@@ -342,6 +343,15 @@ fn first_line(program: &Path, argument: &str) -> String {
     };
     let text = if output.stdout.is_empty() { output.stderr } else { output.stdout };
     String::from_utf8_lossy(&text).lines().next().unwrap_or_default().into()
+}
+
+/// What `cargo install` noted of a program that does not tell its version.
+fn cargo_version(program: &Path) -> Option<String> {
+    let name = program.file_name()?.to_str()?;
+    let notes = fs::read_to_string(program.parent()?.parent()?.join(".crates.toml")).ok()?;
+    let start = format!("\"{name} ");
+    let version = notes.lines().find_map(|line| line.strip_prefix(&start)?.split(' ').next())?;
+    Some(format!("{name} {version}"))
 }
 
 fn n2n_version(program: &Path) -> String {

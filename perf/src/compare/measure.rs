@@ -1,7 +1,9 @@
 //! The work that each contender is given, and the figures that come of it.
 
-use anyhow::Result;
-use serde::Serialize;
+use std::{thread, time::Duration};
+
+use anyhow::{Result, ensure};
+use serde::{Deserialize, Serialize};
 
 use super::{
     contender::{Site, Tunnel},
@@ -11,13 +13,12 @@ use crate::{
     flood::flood,
     lab::tools::{Iperf3, Ping},
 };
-use std::{thread, time::Duration};
 
 /// The time between two pings of a round-trip measurement.
 const PING_INTERVAL: Duration = Duration::from_millis(10);
 
 /// What a figure says; its unit ends its name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Measure {
     /// One TCP flow from a to b, payload that arrived.
@@ -77,6 +78,17 @@ impl Measure {
         }
     }
 
+    /// Which of two values is the better one.
+    pub fn better(self) -> Better {
+        match self {
+            Self::TcpMbitPerS
+            | Self::TcpReverseMbitPerS
+            | Self::Tcp4MbitPerS
+            | Self::SmallestKpps => Better::More,
+            _ => Better::Less,
+        }
+    }
+
     /// Digits behind the point that mean something.
     pub fn decimals(self) -> usize {
         match self {
@@ -87,8 +99,17 @@ impl Measure {
     }
 }
 
+/// Which way a figure should go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Better {
+    /// Up.
+    More,
+    /// Down.
+    Less,
+}
+
 /// One figure.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Figure {
     /// Of what.
     pub measure: Measure,
@@ -141,9 +162,17 @@ fn one_flow(
     seconds: u32,
     figures: &mut Vec<Figure>,
 ) -> Result<()> {
-    let before = tunnel.cpu_s()?;
+    let interface = &tunnel.interfaces[0].clone();
+    let (before, entered_before) = (tunnel.cpu_s()?, site.a.counters(interface)?.tx_bytes);
     let flow = Iperf3::to(tunnel.address_b).seconds(seconds).run(site.a, site.b)?;
     let cpu_s = tunnel.cpu_s()? - before;
+    let entered = site.a.counters(interface)?.tx_bytes - entered_before;
+    // A default route can lead traffic past a tunnel, and nothing else shows it.
+    ensure!(
+        entered >= flow.received_bytes,
+        "{} bytes arrived, but only {entered} went into the tunnel",
+        flow.received_bytes
+    );
     figures.push(Figure { measure: Measure::TcpMbitPerS, value: flow.received_bits_per_s / 1e6 });
     if !tunnel.is_kernel() {
         let value = cpu_s / (flow.received_bytes as f64 / 1e9);

@@ -6,7 +6,11 @@
 //! * [`report`]: JSON, Markdown and charts.
 //!
 //! Contenders take turns, round by round, each on a fresh pair of hosts: a machine that slows down slows all of them, and
-//! nothing is left of the one before. What counts is the median of the rounds, and the spread stands beside it.
+//! nothing is left of the one before. What counts is the median of the rounds, and the spread stands beside it. A turn
+//! during which other guests took more than 4 % of the processors is measured again.
+//!
+//! A comparison takes hours with every contender and condition, so it can be made in slices: [`Comparison::join`] adds a
+//! run to what a folder holds already.
 
 pub mod contender;
 pub mod measure;
@@ -16,15 +20,24 @@ mod tunnels;
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use serde::Serialize;
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
 
 use self::{
     contender::{Contender, Layer, Secrecy},
     measure::Figure,
     scenario::{Scenario, Stage},
 };
-use crate::{lab::Lab, machine::Machine, quiet};
+use crate::{
+    lab::Lab,
+    machine::{CpuTime, Machine},
+    quiet,
+};
+
+/// More stolen time than this spoils a turn, percent.
+const MAX_STEAL_PERCENT: f64 = 4.0;
+/// So often a spoilt turn is repeated; then it counts all the same, and its figure stands beside it.
+const MAX_REPEATS: u32 = 2;
 
 /// What is compared.
 #[derive(Clone, Debug)]
@@ -44,16 +57,20 @@ pub struct Plan {
 }
 
 /// One contender's figures of one round under one condition.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Turn {
-    /// Under which condition.
-    pub scenario: &'static str,
+    /// Under which condition, by its name.
+    pub scenario: String,
     /// Whose.
     pub contender: Contender,
     /// In which round, from 0.
     pub round: u32,
     /// What others did on the machine just before, percent of all processors.
     pub busy_before_percent: f64,
+    /// What other guests took during it, percent of all processors.
+    pub steal_percent: f64,
+    /// Whether it was disturbed and is followed by another in its place.
+    pub repeated: bool,
     /// The figures; none if it failed.
     pub figures: Vec<Figure>,
     /// Why it failed, if it did.
@@ -101,8 +118,6 @@ pub struct Comparison {
     pub absent: Vec<Absent>,
     /// Under which conditions.
     pub scenarios: Vec<Scenario>,
-    /// Rounds.
-    pub rounds: u32,
     /// Length of each measurement.
     pub seconds: u32,
     /// TCP's congestion control inside the tunnels.
@@ -127,9 +142,9 @@ impl Plan {
         for scenario in &self.scenarios {
             for round in 0..self.rounds {
                 for contender in present.iter().filter(|contender| scenario.suits(**contender)) {
-                    let turn = self.turn(scenario, round, *contender);
-                    tell(&turn, count);
-                    turns.push(turn);
+                    let disturbed = self.turns(scenario, round, *contender)?;
+                    disturbed.iter().for_each(|turn| tell(turn, count));
+                    turns.extend(disturbed);
                 }
             }
         }
@@ -138,21 +153,44 @@ impl Plan {
             entries,
             absent: missing.into_iter().map(absent).collect(),
             scenarios: self.scenarios.clone(),
-            rounds: self.rounds,
             seconds: self.seconds,
             congestion: self.congestion.clone(),
             turns,
         })
     }
 
-    fn turn(&self, scenario: &Scenario, round: u32, contender: Contender) -> Turn {
+    /// One that counts, after those that were disturbed.
+    fn turns(&self, scenario: &Scenario, round: u32, contender: Contender) -> Result<Vec<Turn>> {
+        let mut turns = Vec::new();
+        for attempt in 0..=MAX_REPEATS {
+            let mut turn = self.turn(scenario, round, contender)?;
+            turn.repeated = turn.steal_percent > MAX_STEAL_PERCENT && attempt < MAX_REPEATS;
+            let done = !turn.repeated;
+            turns.push(turn);
+            if done {
+                break;
+            }
+        }
+        Ok(turns)
+    }
+
+    fn turn(&self, scenario: &Scenario, round: u32, contender: Contender) -> Result<Turn> {
         let busy_before_percent = quiet::wait(self.quiet_within);
-        let measured = self.figures(scenario, round, contender);
-        let (figures, failed) = match measured {
+        let before = CpuTime::now()?;
+        let (figures, failed) = match self.figures(scenario, round, contender) {
             Ok(figures) => (figures, None),
             Err(error) => (Vec::new(), Some(format!("{error:#}"))),
         };
-        Turn { scenario: scenario.name, contender, round, busy_before_percent, figures, failed }
+        Ok(Turn {
+            scenario: scenario.name.into(),
+            contender,
+            round,
+            busy_before_percent,
+            steal_percent: CpuTime::now()?.steal_percent_since(before),
+            repeated: false,
+            figures,
+            failed,
+        })
     }
 
     fn figures(
@@ -170,6 +208,47 @@ impl Plan {
         tunnel.stop()?;
         Ok(figures)
     }
+}
+
+impl Comparison {
+    /// Puts the turns of an earlier run, as a folder's `figures.json` has them, before these; its rounds count on.
+    ///
+    /// # Errors
+    /// When the text is not such a file, or that run was made on another machine or with other settings.
+    pub fn join(mut self, earlier: &str) -> Result<Self> {
+        let earlier: Earlier = serde_json::from_str(earlier).context("reading earlier figures")?;
+        let same = earlier.machine == self.machine
+            && (earlier.seconds, &earlier.congestion) == (self.seconds, &self.congestion);
+        ensure!(same, "the earlier figures are of another machine, or of other settings");
+        let next = |turn: &Turn| {
+            let of_same =
+                |t: &&Turn| (&t.scenario, t.contender) == (&turn.scenario, turn.contender);
+            let rounds = earlier.turns.iter().filter(of_same).map(|turn| turn.round + 1);
+            rounds.max().unwrap_or(0)
+        };
+        for turn in &mut self.turns {
+            turn.round += next(turn);
+        }
+        let known: Vec<Contender> = self.entries.iter().map(|entry| entry.contender).collect();
+        let took_part = |c: &Contender| earlier.turns.iter().any(|turn| turn.contender == *c);
+        let others: Vec<Contender> =
+            Contender::ALL.into_iter().filter(|c| took_part(c) && !known.contains(c)).collect();
+        self.entries.extend(entries(&others)?);
+        self.entries.sort_by_key(|entry| Contender::ALL.iter().position(|c| *c == entry.contender));
+        self.turns.splice(0..0, earlier.turns);
+        let has_turns = |s: &Scenario| self.turns.iter().any(|turn| turn.scenario == s.name);
+        self.scenarios = Scenario::ALL.into_iter().filter(has_turns).collect();
+        Ok(self)
+    }
+}
+
+/// What counts of an earlier [`Comparison`].
+#[derive(Deserialize)]
+struct Earlier {
+    machine: Machine,
+    seconds: u32,
+    congestion: String,
+    turns: Vec<Turn>,
 }
 
 fn entries(present: &[Contender]) -> Result<Vec<Entry>> {

@@ -1,16 +1,16 @@
 //! A comparison as a folder: `figures.json` with every figure, `report.md` for people, `charts/*.svg`.
 
-use std::{fmt::Write as _, fs, path::Path};
+use std::{fmt::Write as _, path::Path};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::{
-    Comparison, Entry,
+    Comparison, Entry, Turn,
     contender::{Contender, Layer, Secrecy},
-    measure::Measure,
+    measure::{Better, Measure},
     scenario::Scenario,
 };
-use crate::{chart, lab::tools::median};
+use crate::{chart, folder, lab::tools::median};
 
 /// The middle of the rounds, and how far they lie apart.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -26,8 +26,8 @@ pub struct Spread {
 impl Comparison {
     /// What the rounds gave; `None` if none did.
     pub fn spread(&self, scenario: &str, contender: Contender, measure: Measure) -> Option<Spread> {
-        let turns =
-            self.turns.iter().filter(|t| t.scenario == scenario && t.contender == contender);
+        let counts = |t: &&Turn| t.scenario == scenario && t.contender == contender && !t.repeated;
+        let turns = self.turns.iter().filter(counts);
         let figures = turns.flat_map(|turn| &turn.figures).filter(|f| f.measure == measure);
         let values: Vec<f64> = figures.map(|figure| figure.value).collect();
         let least = values.iter().copied().min_by(f64::total_cmp)?;
@@ -40,18 +40,7 @@ impl Comparison {
     /// # Errors
     /// When the folder can't be written.
     pub fn write(&self, folder: &Path) -> Result<()> {
-        let charts = folder.join("charts");
-        fs::create_dir_all(&charts).with_context(|| format!("making {}", charts.display()))?;
-        let put = |name: &str, text: &str| {
-            let path = folder.join(name);
-            fs::write(&path, text).with_context(|| format!("writing {}", path.display()))
-        };
-        put("figures.json", &(serde_json::to_string_pretty(self)? + "\n"))?;
-        put("report.md", &self.markdown())?;
-        for (name, svg) in self.charts() {
-            put(&format!("charts/{name}.svg"), &svg)?;
-        }
-        Ok(())
+        folder::write(folder, self, &self.markdown(), &self.charts())
     }
 
     /// The report.
@@ -60,18 +49,27 @@ impl Comparison {
         let machine = &self.machine;
         let _ = writeln!(
             text,
-            "{} processors of {}, Linux {}, {}, TCP {}. {} rounds in which the contenders took turns, {} s for each measurement; \
-             medians, least and most in brackets. CPU time is that of the tunnel's programs at both ends for 10^9 bytes of TCP payload.\n",
+            "{} processors of {}, Linux {}, {}, TCP {}. The contenders took turns, {} s for each measurement; \
+             medians, least and most of the rounds in brackets. CPU time is that of the tunnel's programs at both ends for 10^9 bytes of TCP payload. \
+             At worst other guests took {:.1} % of the processors during a turn that counts, and {:.0} % were busy before it.\n",
             machine.cpus,
             machine.cpu,
             machine.kernel,
             machine.iperf3,
             self.congestion,
-            self.rounds,
-            self.seconds
+            self.seconds,
+            self.most_of(|turn| turn.steal_percent),
+            self.most_of(|turn| turn.busy_before_percent),
         );
         for scenario in &self.scenarios {
-            let _ = writeln!(text, "## {}\n\n{}\n", scenario.name, scenario.description());
+            let rounds = self.rounds(scenario);
+            let _ = writeln!(
+                text,
+                "## {}\n\n{}; {rounds} round{}\n",
+                scenario.name,
+                scenario.description(),
+                if rounds == 1 { "" } else { "s" }
+            );
             self.table(scenario, &mut text);
             self.ratios(scenario, &mut text);
         }
@@ -109,11 +107,43 @@ impl Comparison {
         }
     }
 
+    /// The most rounds that a contender was measured in under this condition.
+    fn rounds(&self, scenario: &Scenario) -> u32 {
+        let turns = self.turns.iter().filter(|turn| turn.scenario == scenario.name);
+        turns.map(|turn| turn.round + 1).max().unwrap_or(0)
+    }
+
+    fn most_of(&self, what: impl Fn(&Turn) -> f64) -> f64 {
+        self.turns.iter().filter(|turn| !turn.repeated).map(what).fold(0.0, f64::max)
+    }
+
     /// This program against the best of its kind, VXLAN, the obvious implementation and quincy.
     fn ratios(&self, scenario: &Scenario, text: &mut String) {
-        let median = |c, m| self.spread(scenario.name, c, m).map(|spread| spread.median);
-        let ours = |measure| median(Contender::Switch, measure);
-        let encrypted_peer = |entry: &&Entry| {
+        let of = |contender, measure| Some(self.spread(scenario.name, contender, measure)?.median);
+        for measure in [
+            Measure::TcpMbitPerS,
+            Measure::TcpCpuSPerGb,
+            Measure::SmallestKpps,
+            Measure::IdleRttP50Us,
+            Measure::LoadedRttP50Us,
+        ] {
+            let Some(ours) = of(Contender::Switch, measure) else { continue };
+            let best = self.best_peer(scenario, measure);
+            let best = best.map(|c| (c, ", the best encrypted layer-2 peer"));
+            let others = [Contender::Vxlan, Contender::Obvious, Contender::Quincy];
+            for (contender, remark) in best.into_iter().chain(others.map(|c| (c, ""))) {
+                if let Some(theirs) = of(contender, measure).filter(|theirs| *theirs > 0.0) {
+                    let (heading, ratio) = (measure.heading(), ours / theirs);
+                    let _ = writeln!(text, "* {heading}: {ratio:.2} times {contender}'s{remark}");
+                }
+            }
+        }
+        text.push('\n');
+    }
+
+    /// Of what users would otherwise pick, and as they would use it: frames, encrypted.
+    fn best_peer(&self, scenario: &Scenario, measure: Measure) -> Option<Contender> {
+        let is_peer = |entry: &&Entry| {
             entry.secrecy == Secrecy::Encrypted
                 && entry.layer == Layer::Ethernet
                 && !matches!(
@@ -121,39 +151,15 @@ impl Comparison {
                     Contender::Switch | Contender::Switch2 | Contender::Obvious
                 )
         };
-        let best = |measure: Measure, prefer: fn(f64, f64) -> bool| {
-            let peers = self.entries.iter().filter(encrypted_peer);
-            let values = peers.filter_map(|e| Some((e, median(e.contender, measure)?)));
-            values.reduce(|best, next| if prefer(next.1, best.1) { next } else { best })
+        let peers = self.entries.iter().filter(is_peer).filter_map(|entry| {
+            let spread = self.spread(scenario.name, entry.contender, measure)?;
+            Some((spread.median, entry.contender))
+        });
+        let best = match measure.better() {
+            Better::More => peers.max_by(|a, b| a.0.total_cmp(&b.0)),
+            Better::Less => peers.min_by(|a, b| a.0.total_cmp(&b.0)),
         };
-        let mut line = |measure: Measure, against: &str, theirs: Option<f64>| {
-            if let (Some(ours), Some(theirs)) = (ours(measure), theirs)
-                && theirs > 0.0
-            {
-                let (heading, ratio) = (measure.heading(), ours / theirs);
-                let _ = writeln!(text, "* {heading}: {ratio:.2} times {against}");
-            }
-        };
-        for (measure, prefer) in [
-            (Measure::TcpMbitPerS, f64::gt as fn(&f64, &f64) -> bool),
-            (Measure::TcpCpuSPerGb, f64::lt),
-            (Measure::SmallestKpps, f64::gt),
-            (Measure::IdleRttP50Us, f64::lt),
-        ] {
-            let prefer: fn(f64, f64) -> bool =
-                if prefer(&1.0, &0.0) { |a, b| a > b } else { |a, b| a < b };
-            if let Some((entry, value)) = best(measure, prefer) {
-                line(
-                    measure,
-                    &format!("{}'s, the best encrypted layer-2 peer", entry.name),
-                    Some(value),
-                );
-            }
-            for other in [Contender::Vxlan, Contender::Obvious, Contender::Quincy] {
-                line(measure, &format!("{}'s", other.name()), median(other, measure));
-            }
-        }
-        text.push('\n');
+        best.map(|(_, contender)| contender)
     }
 
     fn participants(&self, text: &mut String) {
@@ -204,5 +210,115 @@ impl Spread {
             return format!("{median:.places$}");
         }
         format!("{median:.places$} ({least:.places$} to {most:.places$})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        compare::{Absent, measure::Figure},
+        machine::Machine,
+    };
+
+    fn entry(contender: Contender) -> Entry {
+        Entry {
+            contender,
+            name: contender.name(),
+            layer: contender.layer(),
+            secrecy: contender.secrecy(),
+            settings: contender.settings(),
+            version: "1".into(),
+        }
+    }
+
+    fn turn(contender: Contender, round: u32, mbit_per_s: f64, cpu_s_per_gb: f64) -> Turn {
+        Turn {
+            scenario: "base".into(),
+            contender,
+            round,
+            busy_before_percent: 1.0,
+            steal_percent: 2.0,
+            repeated: false,
+            figures: vec![
+                Figure { measure: Measure::TcpMbitPerS, value: mbit_per_s },
+                Figure { measure: Measure::TcpCpuSPerGb, value: cpu_s_per_gb },
+            ],
+            failed: None,
+        }
+    }
+
+    fn comparison() -> Comparison {
+        use Contender::{Fastd, Switch, Tinc};
+        let machine = Machine {
+            cpu: "a processor".into(),
+            cpus: 2,
+            kernel: "6.1.0".into(),
+            iperf3: "iperf 3".into(),
+        };
+        let mut turns = vec![
+            turn(Switch, 0, 4000.0, 2.0),
+            turn(Fastd, 0, 800.0, 15.0),
+            turn(Tinc, 0, 400.0, 30.0),
+            turn(Switch, 1, 1.0, 99.0),
+            turn(Switch, 1, 5000.0, 3.0),
+            turn(Switch, 2, 6000.0, 4.0),
+        ];
+        turns[3].repeated = true;
+        turns[2].failed = Some("it ended\nwith more words".into());
+        Comparison {
+            machine,
+            entries: [Switch, Fastd, Tinc].map(entry).into(),
+            absent: vec![Absent {
+                contender: Contender::Vpncloud,
+                name: "vpncloud",
+                missing: "vpncloud",
+                source: "perf/install-peers",
+            }],
+            scenarios: vec![Scenario::ALL[0]],
+            seconds: 5,
+            congestion: "cubic".into(),
+            turns,
+        }
+    }
+
+    #[test]
+    fn the_report_has_medians_ratios_failures_and_who_is_absent() {
+        let text = comparison().markdown();
+        for expected in [
+            "| ipop-switch | 5000 (4000 to 6000) | 3.00 (2.00 to 4.00) |",
+            "| fastd | 800 | 15.00 |",
+            "* TCP, Mbit/s: 6.25 times fastd's, the best encrypted layer-2 peer",
+            "* CPU, s/GB: 0.20 times fastd's, the best encrypted layer-2 peer",
+            "* tinc failed in round 1: it ended\n",
+            "not installed: vpncloud is missing (perf/install-peers)",
+            "2 processors of a processor, Linux 6.1.0",
+            "3 rounds",
+        ] {
+            assert!(text.contains(expected), "{expected:?} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_later_slice_counts_its_rounds_on() {
+        let later =
+            Comparison { turns: vec![turn(Contender::Switch, 0, 7000.0, 5.0)], ..comparison() };
+        let earlier = serde_json::to_string(&comparison()).unwrap();
+        let joined = later.clone().join(&earlier).unwrap();
+        let spread = joined.spread("base", Contender::Switch, Measure::TcpMbitPerS).unwrap();
+        assert_eq!(spread, Spread { median: 5500.0, least: 4000.0, most: 7000.0 });
+        assert_eq!(joined.turns.last().unwrap().round, 3);
+        let other = Comparison { seconds: 1, ..later };
+        assert!(other.join(&earlier).unwrap_err().to_string().contains("other settings"));
+    }
+
+    #[test]
+    fn a_chart_needs_two_bars() {
+        let names =
+            |c: &Comparison| c.charts().into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+        assert_eq!(names(&comparison()), ["base-tcpmbitpers", "base-tcpcpuspergb"]);
+        let mut alone = comparison();
+        alone.entries.truncate(1);
+        assert_eq!(names(&alone), [""; 0]);
     }
 }
