@@ -36,6 +36,8 @@ enum Command {
     Switch(SwitchArgs),
     /// Two switches under traffic, churn, loss, cuts and kills: slopes of memory and descriptors, every frame accounted for.
     Soak(SoakArgs),
+    /// Puts the report of a run into a document.
+    Document(DocumentArgs),
     /// Two sites become one Ethernet segment, shown step by step.
     Demo(DemoArgs),
     /// An Ethernet wire between two TAPs that loses, delays and reorders; until Ctrl-C.
@@ -147,6 +149,18 @@ struct SoakArgs {
     out: PathBuf,
 }
 
+#[derive(Debug, Args)]
+struct DocumentArgs {
+    /// The folder of the run.
+    folder: PathBuf,
+    /// The document.
+    #[arg(long, value_name = "FILE", default_value = "docs/BENCHMARKS.md")]
+    into: PathBuf,
+    /// Between its lines `<!-- begin NAME -->` and `<!-- end NAME -->`.
+    #[arg(long, value_name = "NAME")]
+    between: String,
+}
+
 fn scenario(name: &str) -> Result<Scenario, String> {
     Scenario::named(name).ok_or_else(|| {
         let known: Vec<&str> = Scenario::ALL.iter().map(|scenario| scenario.name).collect();
@@ -209,6 +223,7 @@ fn main() -> ExitCode {
         Command::Compare(args) => compare(args),
         Command::Switch(args) => switch(&args),
         Command::Soak(args) => soak(&args),
+        Command::Document(args) => folder::insert(&args.folder, &args.into, &args.between),
         Command::Demo(args) => demo(&args),
         Command::Wire(args) => wire(&args),
         Command::Clean => clean(),

@@ -13,7 +13,11 @@ use std::{
 
 use anyhow::{Context, Result, anyhow};
 use ipop_learning::MacAddr;
-use rustix::time::{ClockId, clock_gettime};
+use rustix::{
+    io::Errno,
+    net::RecvFlags,
+    time::{ClockId, clock_gettime},
+};
 
 use crate::{
     batch::{self, BATCH, PacketSocket},
@@ -142,6 +146,18 @@ impl Port {
             socket.with_context(|| format!("a packet socket on {interface} of {}", host.name()))?;
         Ok(Self { socket })
     }
+
+    /// Throws away what came while nobody received.
+    fn drain(&self) -> Result<()> {
+        let mut frame = [0; HEADER_LEN];
+        loop {
+            match rustix::net::recv(&self.socket, &mut frame, RecvFlags::DONTWAIT) {
+                Ok(_) => {}
+                Err(Errno::WOULDBLOCK) => return Ok(()),
+                Err(error) => return Err(error).context("draining a packet socket"),
+            }
+        }
+    }
 }
 
 /// Sends all the streams at once, each from its port, and receives at all `receivers`; what was sent of each stream, and
@@ -181,6 +197,7 @@ fn receiving(
     number_max: Option<u32>,
     send: impl FnOnce() -> Result<Vec<Sent>>,
 ) -> Result<(Vec<Sent>, Vec<Vec<Tally>>)> {
+    receivers.iter().try_for_each(|port| port.drain())?;
     let done = AtomicBool::new(false);
     let tallies = number_max.map_or(0, |number| number as usize + 1);
     thread::scope(|scope| {

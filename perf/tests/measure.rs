@@ -71,6 +71,8 @@ fn a_quick_benchmark_of_the_switch_finds_rates_and_forwards_nothing_forbidden() 
     assert_eq!(size.duplicates, 0, "{size:?}");
     let capacity = &benchmark.learning.capacity[0];
     assert!(capacity.heard > 0 && capacity.delivered > 0, "{capacity:?}");
+    // Every station that was heard is known.
+    assert!(capacity.flooded <= u64::from(capacity.stations) - capacity.heard, "{capacity:?}");
     for kind in &benchmark.forbidden {
         assert_eq!(kind.forwarded, 0, "{kind:?}");
         assert_eq!(kind.dropped, kind.sent, "{kind:?}");
