@@ -1,5 +1,7 @@
 //! `ipop-perf`: whole-program measurements and the demo, each in a lab of network namespaces. See `--help`.
 
+mod arguments;
+
 use std::{
     fs,
     path::PathBuf,
@@ -8,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use clap::{Args, Parser, Subcommand};
+use clap::Parser;
 use ipop_perf::{
     compare::{self, contender::Contender, scenario::Scenario},
     demo, folder, lab, progress, soak, switch,
@@ -18,204 +20,9 @@ use ipop_perf::{
 };
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Measurements of ipop-switch, and its demo, in network namespaces of this machine. Needs root.
-#[derive(Debug, Parser)]
-#[command(version)]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// One TCP flow through ipop-switch and through the obvious implementation, in turn; medians and their ratio.
-    Tcp(TcpArgs),
-    /// The same work for ipop-switch, the kernel's VXLAN and other tunnels, in turn: figures, tables and charts in a folder.
-    Compare(CompareArgs),
-    /// One ipop-switch to another, measured as RFC 2544, RFC 2889 and RFC 9004 measure a switch.
-    Switch(SwitchArgs),
-    /// Two switches under traffic, churn, loss, cuts and kills: slopes of memory and descriptors, every frame accounted for.
-    Soak(SoakArgs),
-    /// Puts the report of a run into a document.
-    Document(DocumentArgs),
-    /// Two sites become one Ethernet segment, shown step by step.
-    Demo(DemoArgs),
-    /// An Ethernet wire between two TAPs that loses, delays and reorders; until Ctrl-C.
-    Wire(WireArgs),
-    /// Removes what runs that were killed left behind, if anything.
-    Clean,
-}
-
-#[derive(Debug, Args)]
-struct Binaries {
-    /// The program ipop-switch [default: beside this program].
-    #[arg(long, value_name = "FILE")]
-    switch_binary: Option<PathBuf>,
-    /// The program ipop-obvious [default: beside this program].
-    #[arg(long, value_name = "FILE")]
-    obvious_binary: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-struct TcpArgs {
-    #[command(flatten)]
-    binaries: Binaries,
-    /// Which programs, in the order of their turns.
-    #[arg(long, value_delimiter = ',', default_value = "switch,obvious")]
-    programs: Vec<Program>,
-    /// Runs of each program.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    runs: u32,
-    /// Length of a run.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=3600))]
-    seconds: u32,
-    /// Inner MTU; above 1400 the obvious implementation can't follow.
-    #[arg(long, default_value_t = 1400, value_parser = clap::value_parser!(u16).range(576..))]
-    mtu: u16,
-    /// TCP's congestion control inside the tunnel: cubic, bbr, or what else this kernel has.
-    #[arg(long, default_value = "cubic")]
-    congestion: String,
-    /// Write all runs to this file as JSON.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-struct CompareArgs {
-    /// Which contenders [default: all that are installed].
-    #[arg(long, value_delimiter = ',', value_name = "LIST")]
-    peers: Vec<Contender>,
-    /// Under which conditions [default: all]: base, inner-1500, underlay-9000, no-offloads, wire, wire-20ms, wire-0.1-percent and so on.
-    #[arg(long, value_delimiter = ',', value_name = "LIST", value_parser = scenario)]
-    scenarios: Vec<Scenario>,
-    /// Rounds under each condition [default: 5; with --quick 1].
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    rounds: Option<u32>,
-    /// Length of each measurement [default: 5; with --quick 1].
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=600))]
-    seconds: Option<u32>,
-    /// A look, not a measurement: the base point only, one round, one second each.
-    #[arg(long)]
-    quick: bool,
-    /// TCP's congestion control inside the tunnels.
-    #[arg(long, default_value = "cubic")]
-    congestion: String,
-    /// The folder for figures, report and charts.
-    #[arg(long, value_name = "DIR", default_value = "perf-compare")]
-    out: PathBuf,
-    /// Add to the rounds that the folder holds already, rather than replace them.
-    #[arg(long)]
-    add: bool,
-}
-
-#[derive(Debug, Args)]
-struct SwitchArgs {
-    /// Frame sizes in bytes, FCS included [default: 64, 128, 256, 512, 1024, 1280, 1518 and 9018; with --quick 64].
-    #[arg(long, value_delimiter = ',', value_name = "LIST", value_parser = clap::value_parser!(u16).range(64..=9018))]
-    sizes: Vec<u16>,
-    /// Length of each trial [default: 2; with --quick 0.2].
-    #[arg(long)]
-    seconds: Option<f64>,
-    /// Workers of each switch.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16))]
-    workers: u8,
-    /// A look, not a measurement.
-    #[arg(long)]
-    quick: bool,
-    /// The folder for figures, report and charts.
-    #[arg(long, value_name = "DIR", default_value = "perf-switch")]
-    out: PathBuf,
-}
-
-#[derive(Debug, Args)]
-struct SoakArgs {
-    /// How long.
-    #[arg(long, default_value_t = 60.0)]
-    minutes: f64,
-    /// Workers of each switch.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16))]
-    workers: u8,
-    /// Packets lost on the wire in each direction, percent.
-    #[arg(long, default_value_t = 0.1, value_name = "PERCENT")]
-    loss: f64,
-    /// Delay in each direction, milliseconds.
-    #[arg(long, default_value_t = 2.0, value_name = "MS")]
-    delay: f64,
-    /// What decides which packets are lost.
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
-    /// The folder for figures, report and charts.
-    #[arg(long, value_name = "DIR", default_value = "perf-soak")]
-    out: PathBuf,
-}
-
-#[derive(Debug, Args)]
-struct DocumentArgs {
-    /// The folder of the run.
-    folder: PathBuf,
-    /// The document.
-    #[arg(long, value_name = "FILE", default_value = "docs/BENCHMARKS.md")]
-    into: PathBuf,
-    /// Between its lines `<!-- begin NAME -->` and `<!-- end NAME -->`.
-    #[arg(long, value_name = "NAME")]
-    between: String,
-}
-
-fn scenario(name: &str) -> Result<Scenario, String> {
-    Scenario::named(name).ok_or_else(|| {
-        let known: Vec<&str> = Scenario::ALL.iter().map(|scenario| scenario.name).collect();
-        format!("there is {}", known.join(", "))
-    })
-}
-
-#[derive(Debug, Args)]
-struct DemoArgs {
-    #[command(flatten)]
-    binaries: Binaries,
-    /// Which program makes the tunnel.
-    #[arg(long, default_value = "switch")]
-    program: Program,
-    /// Inner MTU [default: 1500; with the obvious implementation 1400].
-    #[arg(long)]
-    mtu: Option<u16>,
-}
-
-#[derive(Debug, Args)]
-struct WireArgs {
-    /// The TAP to make at one end, in another namespace if one is given.
-    #[arg(long, value_name = "NAME[@NETNS]")]
-    a: String,
-    /// The TAP at the other end.
-    #[arg(long, value_name = "NAME[@NETNS]")]
-    b: String,
-    /// What decides which frames are hit.
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
-    /// Frames lost, percent.
-    #[arg(long, default_value_t = 0.0, value_name = "PERCENT")]
-    loss: f64,
-    /// Frames that arrive twice, percent.
-    #[arg(long, default_value_t = 0.0, value_name = "PERCENT")]
-    duplication: f64,
-    /// Frames that others overtake, percent.
-    #[arg(long, default_value_t = 0.0, value_name = "PERCENT")]
-    reordering: f64,
-    /// Delay in each direction, milliseconds.
-    #[arg(long, default_value_t = 0.0, value_name = "MS")]
-    delay: f64,
-    /// Up to so much more delay, milliseconds.
-    #[arg(long, default_value_t = 0.0, value_name = "MS")]
-    jitter: f64,
-    /// Larger frames vanish; bytes of payload.
-    #[arg(long)]
-    mtu: Option<u32>,
-    /// The line's rate, Mbit/s.
-    #[arg(long, value_name = "MBIT")]
-    rate: Option<u64>,
-    /// Capture what arrives in this file.
-    #[arg(long, value_name = "FILE")]
-    pcap: Option<PathBuf>,
-}
+use self::arguments::{
+    Binaries, Cli, Command, CompareArgs, DemoArgs, SoakArgs, SwitchArgs, TcpArgs, WireArgs,
+};
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {

@@ -5,8 +5,10 @@ mod common;
 
 use std::{fs, time::Duration};
 
-use ipop_perf::compare::{
-    Plan, contender::Contender, measure::Measure, report::FIGURES, scenario::Scenario,
+use ipop_perf::{
+    compare::{Plan, contender::Contender, measure::Measure, scenario::Scenario},
+    folder::FIGURES,
+    soak, switch,
 };
 
 #[test]

@@ -91,7 +91,7 @@ impl Comparison {
                 spread.map_or("-".into(), |spread| spread.cell(*measure))
             };
             let cells: Vec<String> = measures.iter().map(cell).collect();
-            let _ = writeln!(text, "| {} | {} |", entry.name, cells.join(" | "));
+            let _ = writeln!(text, "| {} | {} |", label(entry), cells.join(" | "));
         }
         text.push('\n');
         for turn in self.turns.iter().filter(|turn| turn.scenario == scenario.name) {
@@ -199,6 +199,16 @@ impl Comparison {
             }
         }
         charts
+    }
+}
+
+/// The name, and what makes its figures those of something else.
+fn label(entry: &Entry) -> String {
+    let clear = (entry.secrecy == Secrecy::Clear).then_some("not encrypted");
+    let layer = (entry.layer == Layer::Ip).then_some("layer 3");
+    match clear.or(layer) {
+        Some(remark) => format!("{}, {remark}", entry.name),
+        None => entry.name.into(),
     }
 }
 
@@ -310,6 +320,13 @@ mod tests {
         assert_eq!(joined.turns.last().unwrap().round, 3);
         let other = Comparison { seconds: 1, ..later };
         assert!(other.join(&earlier).unwrap_err().to_string().contains("other settings"));
+    }
+
+    #[test]
+    fn what_is_no_encrypted_ethernet_says_so() {
+        assert_eq!(label(&entry(Contender::Vxlan)), "kernel VXLAN, not encrypted");
+        assert_eq!(label(&entry(Contender::Quincy)), "quincy, layer 3");
+        assert_eq!(label(&entry(Contender::Tinc)), "tinc");
     }
 
     #[test]
