@@ -129,20 +129,29 @@ fn compare(args: CompareArgs) -> Result<()> {
         congestion: args.congestion,
         quiet_within: Duration::from_secs(if args.quick { 0 } else { 30 }),
     };
+    let earlier = args.out.join(folder::FIGURES);
+    let earlier = if args.add && earlier.exists() {
+        let text = fs::read_to_string(&earlier);
+        Some(text.with_context(|| format!("reading {}", earlier.display()))?)
+    } else {
+        None
+    };
+    let joined = |comparison: compare::Comparison| match &earlier {
+        Some(earlier) => comparison.join(earlier),
+        None => Ok(comparison),
+    };
     let start = Instant::now();
     let mut done = 0;
-    let comparison = plan.measure(|turn, count| {
-        done += u32::from(!turn.repeated);
-        let left = progress::time_left(start.elapsed(), done, count as u32);
-        print_turn(turn, done, count, &left.map_or_else(String::new, progress::clock));
+    let comparison = plan.measure(|so_far, count| {
+        if let Some(turn) = so_far.turns.last() {
+            done += u32::from(!turn.repeated);
+            let left = progress::time_left(start.elapsed(), done, count as u32);
+            print_turn(turn, done, count, &left.map_or_else(String::new, progress::clock));
+        }
+        // Hours of measuring are not to be lost by an interruption.
+        joined(so_far.clone())?.write(&args.out)
     })?;
-    let figures = args.out.join(folder::FIGURES);
-    let comparison = if args.add && figures.exists() {
-        let earlier = fs::read_to_string(&figures);
-        comparison.join(&earlier.with_context(|| format!("reading {}", figures.display()))?)?
-    } else {
-        comparison
-    };
+    let comparison = joined(comparison)?;
     comparison.write(&args.out)?;
     println!("\n{}", comparison.markdown());
     println!("All of it is in {}", args.out.display());
@@ -154,7 +163,8 @@ fn print_turn(turn: &compare::Turn, done: u32, count: usize, left: &str) {
         let (measure, value) = (figure.measure, figure.value);
         format!("{} {value:.*}", measure.heading(), measure.decimals())
     });
-    let said = turn.failed.clone().unwrap_or_else(|| figures.collect::<Vec<_>>().join("; "));
+    let failure = turn.failed.as_ref().map(|why| why.lines().next().unwrap_or_default().to_owned());
+    let said = failure.unwrap_or_else(|| figures.collect::<Vec<_>>().join("; "));
     let again = if turn.repeated { "; disturbed, again" } else { "" };
     eprintln!("[{done}/{count}{left}] {}, {}: {said}{again}", turn.scenario, turn.contender);
 }

@@ -6,7 +6,7 @@ mod common;
 use std::{fs, time::Duration};
 
 use ipop_perf::{
-    compare::{Plan, contender::Contender, measure::Measure, scenario::Scenario},
+    compare::{Comparison, Plan, contender::Contender, measure::Measure, scenario::Scenario},
     folder::FIGURES,
     soak, switch,
 };
@@ -24,7 +24,12 @@ fn a_quick_comparison_measures_everything_and_writes_its_folder() {
         quiet_within: Duration::ZERO,
     };
     let mut told = 0;
-    let comparison = plan.measure(|turn, _| told += usize::from(!turn.repeated)).unwrap();
+    let tell = |so_far: &Comparison, count| {
+        assert_eq!(count, 4);
+        told += usize::from(!so_far.turns.last().unwrap().repeated);
+        Ok(())
+    };
+    let comparison = plan.measure(tell).unwrap();
     assert_eq!(told, 4);
     for turn in &comparison.turns {
         assert_eq!(turn.failed, None, "{turn:?}");

@@ -127,36 +127,38 @@ pub struct Comparison {
 }
 
 impl Plan {
-    /// Measures; `tell` hears of each turn, with how many there are in all.
+    /// Measures; `tell` hears of each turn, the last one of the comparison so far, with how many there will be in all.
     ///
     /// # Errors
-    /// When the lab can't be made. A contender that fails under a condition is a line in the report.
-    pub fn measure(&self, mut tell: impl FnMut(&Turn, usize)) -> Result<Comparison> {
-        let machine = Machine::this()?;
+    /// When the lab can't be made, or `tell` fails. A contender that fails under a condition is a line in the report.
+    pub fn measure(
+        &self,
+        mut tell: impl FnMut(&Comparison, usize) -> Result<()>,
+    ) -> Result<Comparison> {
         let (present, missing): (Vec<_>, Vec<_>) =
             self.contenders.iter().copied().partition(|contender| contender.missing().is_none());
-        let entries = entries(&present)?;
         let turns_of = |scenario: &Scenario| present.iter().filter(|c| scenario.suits(**c)).count();
         let count = self.scenarios.iter().map(turns_of).sum::<usize>() * self.rounds as usize;
-        let mut turns = Vec::with_capacity(count);
-        for scenario in &self.scenarios {
-            for round in 0..self.rounds {
-                for contender in present.iter().filter(|contender| scenario.suits(**contender)) {
-                    let disturbed = self.turns(scenario, round, *contender)?;
-                    disturbed.iter().for_each(|turn| tell(turn, count));
-                    turns.extend(disturbed);
-                }
-            }
-        }
-        Ok(Comparison {
-            machine,
-            entries,
+        let mut comparison = Comparison {
+            machine: Machine::this()?,
+            entries: entries(&present)?,
             absent: missing.into_iter().map(absent).collect(),
             scenarios: self.scenarios.clone(),
             seconds: self.seconds,
             congestion: self.congestion.clone(),
-            turns,
-        })
+            turns: Vec::with_capacity(count),
+        };
+        for scenario in &self.scenarios {
+            for round in 0..self.rounds {
+                for contender in present.iter().filter(|contender| scenario.suits(**contender)) {
+                    for turn in self.turns(scenario, round, *contender)? {
+                        comparison.turns.push(turn);
+                        tell(&comparison, count)?;
+                    }
+                }
+            }
+        }
+        Ok(comparison)
     }
 
     /// One that counts, after those that were disturbed.
@@ -230,10 +232,8 @@ impl Comparison {
             turn.round += next(turn);
         }
         let known: Vec<Contender> = self.entries.iter().map(|entry| entry.contender).collect();
-        let took_part = |c: &Contender| earlier.turns.iter().any(|turn| turn.contender == *c);
-        let others: Vec<Contender> =
-            Contender::ALL.into_iter().filter(|c| took_part(c) && !known.contains(c)).collect();
-        self.entries.extend(entries(&others)?);
+        let others = earlier.entries.iter().filter(|entry| !known.contains(&entry.contender));
+        self.entries.extend(others.map(|e| Entry::new(e.contender, e.version.clone())));
         self.entries.sort_by_key(|entry| Contender::ALL.iter().position(|c| *c == entry.contender));
         self.turns.splice(0..0, earlier.turns);
         let has_turns = |s: &Scenario| self.turns.iter().any(|turn| turn.scenario == s.name);
@@ -248,22 +248,33 @@ struct Earlier {
     machine: Machine,
     seconds: u32,
     congestion: String,
+    entries: Vec<EarlierEntry>,
     turns: Vec<Turn>,
 }
 
-fn entries(present: &[Contender]) -> Result<Vec<Entry>> {
-    let lab = Lab::new("versions")?;
-    let host = lab.host("a")?;
-    let entry = |&contender: &Contender| {
-        Ok(Entry {
+#[derive(Deserialize)]
+struct EarlierEntry {
+    contender: Contender,
+    version: String,
+}
+
+impl Entry {
+    fn new(contender: Contender, version: String) -> Self {
+        Self {
             contender,
             name: contender.name(),
             layer: contender.layer(),
             secrecy: contender.secrecy(),
             settings: contender.settings(),
-            version: contender.version(&host)?,
-        })
-    };
+            version,
+        }
+    }
+}
+
+fn entries(present: &[Contender]) -> Result<Vec<Entry>> {
+    let lab = Lab::new("versions")?;
+    let host = lab.host("a")?;
+    let entry = |contender: &Contender| Ok(Entry::new(*contender, contender.version(&host)?));
     present.iter().map(entry).collect()
 }
 

@@ -85,7 +85,11 @@ impl Comparison {
         let headings: Vec<&str> = measures.iter().map(|measure| measure.heading()).collect();
         let _ = writeln!(text, "| | {} |", headings.join(" | "));
         let _ = writeln!(text, "| --- |{}", " ---: |".repeat(measures.len()));
-        for entry in self.entries.iter().filter(|entry| scenario.suits(entry.contender)) {
+        let took_part = |entry: &&Entry| {
+            let of_it = |t: &Turn| t.scenario == scenario.name && t.contender == entry.contender;
+            scenario.suits(entry.contender) && self.turns.iter().any(of_it)
+        };
+        for entry in self.entries.iter().filter(took_part) {
             let cell = |measure: &Measure| {
                 let spread = self.spread(scenario.name, entry.contender, *measure);
                 spread.map_or("-".into(), |spread| spread.cell(*measure))
@@ -94,7 +98,8 @@ impl Comparison {
             let _ = writeln!(text, "| {} | {} |", label(entry), cells.join(" | "));
         }
         text.push('\n');
-        for turn in self.turns.iter().filter(|turn| turn.scenario == scenario.name) {
+        let of_it = |turn: &&Turn| turn.scenario == scenario.name && scenario.suits(turn.contender);
+        for turn in self.turns.iter().filter(of_it) {
             if let Some(why) = &turn.failed {
                 let first = why.lines().next().unwrap_or_default();
                 let _ = writeln!(
@@ -232,14 +237,7 @@ mod tests {
     };
 
     fn entry(contender: Contender) -> Entry {
-        Entry {
-            contender,
-            name: contender.name(),
-            layer: contender.layer(),
-            secrecy: contender.secrecy(),
-            settings: contender.settings(),
-            version: "1".into(),
-        }
+        Entry::new(contender, "1".into())
     }
 
     fn turn(contender: Contender, round: u32, mbit_per_s: f64, cpu_s_per_gb: f64) -> Turn {
