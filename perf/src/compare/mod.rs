@@ -166,7 +166,8 @@ impl Plan {
         let mut turns = Vec::new();
         for attempt in 0..=MAX_REPEATS {
             let mut turn = self.turn(scenario, round, contender)?;
-            turn.repeated = turn.steal_percent > MAX_STEAL_PERCENT && attempt < MAX_REPEATS;
+            let disturbed = turn.failed.is_none() && turn.steal_percent > MAX_STEAL_PERCENT;
+            turn.repeated = disturbed && attempt < MAX_REPEATS;
             let done = !turn.repeated;
             turns.push(turn);
             if done {
