@@ -63,7 +63,10 @@ const SHUT_DOWN_WITHIN: Duration = Duration::from_secs(3);
 /// To the control thread.
 enum Message {
     Worker(u8, Event),
-    Resolved { peer: NodeId, result: Result<Vec<std::net::SocketAddr>, String> },
+    Resolved {
+        peer: NodeId,
+        result: Result<Vec<std::net::SocketAddr>, String>,
+    },
     Signal(i32),
     /// From the XMPP stream.
     Stream(Box<FromStream>),
@@ -234,14 +237,8 @@ impl Switch {
     fn join_network(&mut self, identity: &Identity) -> Result<(), Failure> {
         let port = self.devices.listen_address().port();
         let name = &self.facts.name;
-        self.network = Network::start(
-            &self.settings,
-            identity,
-            name,
-            &self.trust,
-            port,
-            &self.messages,
-        )?;
+        self.network =
+            Network::start(&self.settings, identity, name, &self.trust, port, &self.messages)?;
         if let Some(network) = &mut self.network {
             network.look_at_interfaces(Instant::now(), &self.settings);
         }

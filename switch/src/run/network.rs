@@ -277,20 +277,21 @@ fn resolve(offer: Vec<Service>, messages: Sender<Message>) {
             let found = (service.host.as_str(), service.port).to_socket_addrs();
             let address: Option<SocketAddr> = found.ok().and_then(|mut found| found.next());
             match (address, service.kind, service.credentials) {
-                (Some(address), ServiceKind::Turn, Some((username, password))) => servers
-                    .turn
-                    .push(TurnServer { address, username, password, expires: None }),
+                (Some(address), ServiceKind::Turn, Some((username, password))) => {
+                    servers.turn.push(TurnServer { address, username, password, expires: None })
+                }
                 (Some(address), _, _) => servers.stun.push(StunServer { address }),
-                (None, kind, _) => servers.failed.push(format!(
-                    "{kind:?} server {}: its name cannot be resolved",
-                    service.host
-                )),
+                (None, kind, _) => servers
+                    .failed
+                    .push(format!("{kind:?} server {}: its name cannot be resolved", service.host)),
             }
         }
         let _ = messages.send(Message::Servers(servers));
     };
     if let Err(error) = thread::Builder::new().name("resolve".into()).spawn(run) {
-        tracing::warn!("cannot start a thread to resolve the names of STUN and TURN servers: {error}");
+        tracing::warn!(
+            "cannot start a thread to resolve the names of STUN and TURN servers: {error}"
+        );
     }
 }
 
@@ -303,7 +304,10 @@ fn forward(mut events: Events, messages: Sender<Message>) -> Result<(), Failure>
             }
         }
     };
-    thread::Builder::new().name("xmpp-events".into()).spawn(run).context("cannot start a thread")?;
+    thread::Builder::new()
+        .name("xmpp-events".into())
+        .spawn(run)
+        .context("cannot start a thread")?;
     Ok(())
 }
 

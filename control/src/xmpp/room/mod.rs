@@ -38,18 +38,18 @@ use xmpp_parsers::{
     presence::Presence,
 };
 
+use self::{
+    affiliations::Reconciliation,
+    join::{Joining, Retry},
+    occupants::Occupants,
+    problem::Problems,
+};
 pub use self::{
     card::{Card, MAX_NAME_LEN, NAMESPACE},
     configuration::{Configuration, Entry},
     occupants::{MAX_OCCUPANTS, Occupant},
     problem::{Outcome, Problem},
     wire::Affiliation,
-};
-use self::{
-    affiliations::Reconciliation,
-    join::{Joining, Retry},
-    occupants::Occupants,
-    problem::Problems,
 };
 use super::request::{Answer, Ask, Failure, Request, Token};
 use crate::sessions::Rng;
@@ -298,7 +298,7 @@ impl Room {
             Some(Purpose::Configuration) => self.take_configuration(now, answer),
             Some(Purpose::Ping) => self.take_ping(now, &answer),
             Some(Purpose::Affiliates(affiliation)) => {
-                self.take_affiliates(now, affiliation, answer)
+                self.take_affiliates(now, affiliation, answer);
             }
             Some(Purpose::Cancelled) => {}
             None => self.counters.malformed += 1,
