@@ -197,7 +197,7 @@ impl Switch {
                 relay: if worker == 0 { self.devices.take_relay() } else { None },
                 workers: handles.clone(),
                 events: events.clone(),
-                busy_poll: settings.busy_poll.0,
+                busy_poll: self.settings.busy_poll.0,
             };
             let handle = handles[usize::from(worker)].clone();
             let thread = spawn_worker(worker, config, events.clone(), ready.clone())?;
