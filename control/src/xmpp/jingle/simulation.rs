@@ -186,7 +186,7 @@ impl World {
     }
 
     fn chance(&mut self, one_in: u64) -> bool {
-        self.lies() && self.rng.next() % one_in == 0
+        self.lies() && self.rng.next().is_multiple_of(one_in)
     }
 
     /// From the server to a node, as the server likes.
@@ -202,7 +202,7 @@ impl World {
         if self.chance(10) {
             let pick = (self.rng.next() % self.past.len() as u64) as usize;
             let (whose, again) = self.past[pick].clone();
-            let to = if self.rng.next() % 4 == 0 { to } else { whose };
+            let to = if self.rng.next().is_multiple_of(4) { to } else { whose };
             self.enqueue(to, again);
         }
         if self.chance(15) {
@@ -407,7 +407,7 @@ impl World {
             match action {
                 room::Action::Presence(presence) => self.serve(number, (*presence).into()),
                 room::Action::Request(request) => {
-                    self.ask(number, Asker::Room(request.token), request)
+                    self.ask(number, Asker::Room(request.token), request);
                 }
                 room::Action::Event(room::Event::Occupant(occupant)) => {
                     assert_ne!(occupant.jid.as_str(), OUTSIDER);
@@ -548,7 +548,7 @@ fn simulate(seed: u64, nodes: usize) {
         world.run_until(world.now + ICE_PATIENCE / 4);
         world.outsider_writes();
         world.ice_moves();
-        if world.rng.next() % 8 == 0 {
+        if world.rng.next().is_multiple_of(8) {
             let who = world.rng.next() as usize % nodes;
             world.nodes[who].room.offline(world.now, StreamEnd::Lost);
             world.nodes[who].jingle.offline();

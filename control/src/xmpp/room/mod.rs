@@ -298,7 +298,7 @@ impl Room {
             Some(Purpose::Configuration) => self.take_configuration(now, answer),
             Some(Purpose::Ping) => self.take_ping(now, &answer),
             Some(Purpose::Affiliates(affiliation)) => {
-                self.take_affiliates(now, affiliation, answer)
+                self.take_affiliates(now, affiliation, answer);
             }
             Some(Purpose::Cancelled) => {}
             None => self.counters.malformed += 1,
