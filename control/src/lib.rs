@@ -9,6 +9,7 @@
 pub mod fuzzing;
 pub mod ice;
 pub mod identity;
+pub mod links;
 pub mod local_addresses;
 pub mod network;
 pub mod peer;

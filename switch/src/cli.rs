@@ -151,6 +151,10 @@ pub(crate) struct Values {
     /// Offloads of the TAP: what works, or none [default: auto]
     #[arg(long, value_name = "auto|off")]
     pub(crate) offload: Option<String>,
+    /// Microseconds for which an idle worker looks for frames before it sleeps, 0 to 1000000: lower
+    /// latency for processor time [default: 0]
+    #[arg(long, value_name = "US")]
+    pub(crate) busy_poll: Option<String>,
     /// Least severity that is logged, to standard error: error, warn, info, debug, trace
     /// [default: info]
     #[arg(long, value_name = "LEVEL")]
@@ -270,6 +274,7 @@ mod tests {
             "--workers",
             "--congestion",
             "--offload",
+            "--busy-poll",
             "--log",
             "identity",
             "check",

@@ -147,6 +147,8 @@ struct Keys {
     workers: Option<WordOrNumber>,
     congestion: Option<String>,
     offload: Option<String>,
+    #[serde(rename = "busy-poll")]
+    busy_poll: Option<i64>,
     log: Option<String>,
     name: Option<String>,
     xmpp: Option<XmppKeys>,
@@ -257,6 +259,7 @@ impl Keys {
             workers: keys.workers.map(Into::into),
             congestion: keys.congestion,
             offload: keys.offload,
+            busy_poll: keys.busy_poll.map(|busy_poll_us| busy_poll_us.to_string()),
             log: keys.log,
         };
         ConfigFile { path, values, beyond_flags }

@@ -28,6 +28,7 @@ use std::{
     num::NonZeroU8,
     path::{Path, PathBuf},
     str::FromStr,
+    time::Duration,
 };
 
 use ipop_control::{
@@ -37,7 +38,7 @@ use ipop_control::{
 use ipop_datapath::{command::MAX_LANES, hello::MAX_NAME_LEN};
 
 pub(crate) use self::{
-    network::{Environment, Ice, Network},
+    network::{Account, Environment, Ice, Network, PlainPassword, ServerAddress},
     reload::Reload,
 };
 use crate::{
@@ -51,6 +52,8 @@ pub(crate) const DEFAULT_MTU: u16 = 1_500;
 pub(crate) const MIN_MTU: u16 = 576;
 /// The largest that the kernel gives a TAP: 65,535 less the Ethernet header.
 pub(crate) const MAX_MTU: u16 = 65_521;
+/// A second without frames is no pause between two frames of one conversation any more.
+pub(crate) const MAX_BUSY_POLL_US: u64 = 1_000_000;
 /// Where keys are kept unless systemd or the user says otherwise.
 const DEFAULT_STATE: &str = "/var/lib/ipop-switch";
 const IDENTITY_FILE: &str = "identity.pem";
@@ -74,6 +77,7 @@ pub(crate) struct Settings {
     pub(crate) workers: Workers,
     pub(crate) congestion: Congestion,
     pub(crate) offload: Offload,
+    pub(crate) busy_poll: BusyPoll,
     pub(crate) log: LogLevel,
     /// For people; the host name if there is none. At most 64 bytes.
     pub(crate) name: Option<String>,
@@ -135,6 +139,10 @@ pub(crate) enum Offload {
     Off,
 }
 
+/// For how long an idle worker looks for frames before it sleeps, at most [`MAX_BUSY_POLL_US`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct BusyPoll(pub(crate) Duration);
+
 /// The least severity that is logged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum LogLevel {
@@ -190,6 +198,9 @@ impl Settings {
             offload: layers
                 .parsed("offload", |values| values.offload.as_ref())?
                 .unwrap_or(Offload::Auto),
+            busy_poll: layers
+                .parsed("busy-poll", |values| values.busy_poll.as_ref())?
+                .unwrap_or_default(),
             log: layers.parsed("log", |values| values.log.as_ref())?.unwrap_or(LogLevel::Info),
             name: layers.name()?,
             network: parts.network,
@@ -406,6 +417,21 @@ impl FromStr for Workers {
         match text.parse::<NonZeroU8>() {
             Ok(count) if usize::from(count.get()) <= MAX_LANES => Ok(Self::Count(count)),
             _ => Err(format!("{text:?} is neither auto nor a number from 1 to {MAX_LANES}")),
+        }
+    }
+}
+
+impl FromStr for BusyPoll {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            Ok(busy_poll_us) if busy_poll_us <= MAX_BUSY_POLL_US => {
+                Ok(Self(Duration::from_micros(busy_poll_us)))
+            }
+            _ => Err(format!(
+                "{text:?} is not a number of microseconds from 0 to {MAX_BUSY_POLL_US}"
+            )),
         }
     }
 }

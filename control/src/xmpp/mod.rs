@@ -5,6 +5,7 @@
 //! server offers, [`answers`] what every entity must answer. All but the stream are state machines without I/O, clock or
 //! randomness of their own. The server only routes: nothing that it says closes a tunnel or makes a node a member.
 
+pub mod administration;
 pub mod answers;
 pub mod bucket;
 pub(crate) mod fuzzing;

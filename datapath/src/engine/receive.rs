@@ -55,6 +55,19 @@ pub(crate) struct Receiver {
     header: Box<libc::msghdr>,
 }
 
+impl Train {
+    /// Cuts the train into its packets, all at once: a reference count that is touched right after a packet was decrypted waits until
+    /// all that was written of it has left the processor's store buffer.
+    pub(crate) fn cut(mut self, packets: &mut Vec<BytesMut>) {
+        while self.packets.len() > self.segment_len {
+            packets.push(self.packets.split_to(self.segment_len));
+        }
+        if !self.packets.is_empty() {
+            packets.push(self.packets);
+        }
+    }
+}
+
 // SAFETY: the ring entries belong to this value alone (and the kernel); nothing in it is tied to a thread.
 unsafe impl Send for Receiver {}
 

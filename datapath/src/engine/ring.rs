@@ -1,8 +1,12 @@
 //! One io_uring, owned by one thread.
 //!
 //! `SINGLE_ISSUER | DEFER_TASKRUN` (kernel 6.1): completions are worked off only when this thread waits, never in the middle of something else.
+//! `TASKRUN_FLAG` shows without a system call that there is something to work off, which is what a polling thread looks at.
 
-use std::{io, time::Duration};
+use std::{
+    io, thread,
+    time::{Duration, Instant},
+};
 
 use io_uring::{
     IoUring, cqueue, squeue,
@@ -15,6 +19,9 @@ use crate::os::OsError;
 const SUBMISSIONS: u32 = 256;
 /// Completions that may wait to be read: what one submission can make, and what multishot operations add.
 const COMPLETIONS: u32 = 2_048;
+
+/// `IORING_ENTER_GETEVENTS`: run what was deferred.
+const GET_EVENTS: u32 = 1;
 
 /// Nothing that a worker starts takes long to cancel.
 const CLOSE_WITHIN: Timespec = Timespec::new().sec(1);
@@ -91,6 +98,7 @@ impl Ring {
         IoUring::builder()
             .setup_single_issuer()
             .setup_defer_taskrun()
+            .setup_taskrun_flag()
             .setup_submit_all()
             .setup_cqsize(COMPLETIONS)
             .build(SUBMISSIONS)
@@ -116,25 +124,41 @@ impl Ring {
 
     /// Submits, and waits at most this long for something to complete.
     pub(crate) fn wait(&mut self, timeout: Duration) -> Result<(), OsError> {
+        if timeout.is_zero() {
+            return self.run_deferred();
+        }
         let timespec = Timespec::from(timeout);
         let args = SubmitArgs::new().timespec(&timespec);
-        let waited = if timeout.is_zero() {
-            // Not a mere submit: deferred completions must run too.
-            self.uring
-                .submitter()
-                .submit_with_args(0, &args)
-                .and_then(|_| self.uring.submitter().submit_and_wait(0))
-        } else {
-            self.uring.submitter().submit_with_args(1, &args)
-        };
-        match waited {
-            Ok(_) => Ok(()),
-            Err(error) => match error.raw_os_error() {
-                // Time-out, signal, completions waiting to be read.
-                Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => Ok(()),
-                _ => Err(OsError::new("waiting on the ring failed", error)),
-            },
+        done(self.uring.submitter().submit_with_args(1, &args))
+    }
+
+    /// Submits, and looks for completions for this long without going to sleep; true if there are some.
+    ///
+    /// Others that want the processor get it: on one that is shared the thread would otherwise keep from running the very programs
+    /// whose frames it waits for.
+    pub(crate) fn poll(&mut self, duration: Duration) -> Result<bool, OsError> {
+        let until = Instant::now() + duration;
+        self.run_deferred()?;
+        while self.uring.completion().is_empty() {
+            if Instant::now() >= until {
+                return Ok(false);
+            }
+            if self.uring.submission().taskrun() {
+                self.run_deferred()?;
+            } else {
+                thread::yield_now();
+            }
         }
+        Ok(true)
+    }
+
+    /// Submits, and runs what was deferred, without waiting.
+    fn run_deferred(&mut self) -> Result<(), OsError> {
+        let waiting = self.uring.submission().len() as u32;
+        // SAFETY: no argument goes with it.
+        done(unsafe {
+            self.uring.submitter().enter::<libc::sigset_t>(waiting, 0, GET_EVENTS, None)
+        })
     }
 
     /// Moves finished operations into `completions`.
@@ -148,6 +172,17 @@ impl Ring {
                 flags: entry.flags(),
             })
         }));
+    }
+}
+
+fn done(entered: io::Result<usize>) -> Result<(), OsError> {
+    match entered {
+        Ok(_) => Ok(()),
+        Err(error) => match error.raw_os_error() {
+            // Time-out, signal, completions waiting to be read.
+            Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => Ok(()),
+            _ => Err(OsError::new("waiting on the ring failed", error)),
+        },
     }
 }
 

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::BytesMut;
 use crossbeam::channel::{Sender as EventSender, TrySendError};
 use io_uring::{opcode, types::Fixed};
 use ipop_learning::PortId;
@@ -64,6 +65,8 @@ pub struct WorkerConfig {
     pub workers: Vec<WorkerHandle>,
     /// Where events go, with the worker's number.
     pub events: EventSender<(u8, Event)>,
+    /// For how long a worker with nothing to do looks for work before it sleeps.
+    pub busy_poll: Duration,
 }
 
 /// One thread of the switch.
@@ -76,7 +79,10 @@ pub struct Worker {
     events: EventSender<(u8, Event)>,
     unsent_events: VecDeque<Event>,
     completions: Vec<Completion>,
+    /// Of the train at hand.
+    packets: Vec<BytesMut>,
     refused_superframes: u32,
+    busy_poll: Duration,
     stop_at: Option<Instant>,
 }
 
@@ -147,7 +153,9 @@ impl Worker {
             events: config.events,
             unsent_events: VecDeque::new(),
             completions: Vec::with_capacity(512),
+            packets: Vec::with_capacity(64),
             refused_superframes: 0,
+            busy_poll: config.busy_poll,
             stop_at: None,
         })
     }
@@ -163,7 +171,7 @@ impl Worker {
         }
         loop {
             let reading = self.reader.arm(&mut self.io.ring);
-            self.io.ring.wait(self.timeout(reading))?;
+            self.wait(reading)?;
             self.io.counters.io.waits.add(1);
             let now = Instant::now();
             self.take_in(now);
@@ -175,6 +183,16 @@ impl Worker {
                 return Ok(());
             }
         }
+    }
+
+    /// Submits, and waits until there is something to do.
+    fn wait(&mut self, reading: bool) -> Result<(), OsError> {
+        let timeout = self.timeout(reading);
+        let polled = self.busy_poll.min(timeout);
+        if !polled.is_zero() && self.io.ring.poll(polled)? {
+            return Ok(());
+        }
+        self.io.ring.wait(timeout - polled)
     }
 
     /// How long to wait for a completion.
@@ -253,14 +271,12 @@ impl Worker {
         let socket = self.io.sender.outlets[completion.index as usize].id;
         if let (Some(buffer), Ok(len)) = (completion.buffer(), usize::try_from(completion.result)) {
             match self.io.receiver.take(buffer, len) {
-                Some(mut train) => {
-                    let counters = self.io.counters.clone();
-                    counters.io.received_trains.add(1);
-                    while !train.packets.is_empty() {
-                        let len = train.segment_len.min(train.packets.len());
-                        let packet = train.packets.split_to(len);
-                        counters.io.received_packets.add(1);
-                        let (remote, local_ip) = (train.remote, train.local_ip);
+                Some(train) => {
+                    let (remote, local_ip) = (train.remote, train.local_ip);
+                    train.cut(&mut self.packets);
+                    self.io.counters.io.received_trains.add(1);
+                    self.io.counters.io.received_packets.add(self.packets.len() as u64);
+                    for packet in self.packets.drain(..) {
                         self.core.packet(now, socket, remote, local_ip, packet, &mut self.io);
                     }
                     self.core.end_of_train(now, &mut self.io);

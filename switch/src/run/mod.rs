@@ -3,6 +3,7 @@
 //! One channel brings everything to the control thread (workers' events, signals, resolved names); it feeds the sessions and carries out what they ask for.
 
 mod devices;
+mod network;
 mod refusals;
 mod reload;
 mod report;
@@ -23,6 +24,7 @@ use ipop_control::{
     peer::{PeerAddress, PeerSource},
     sessions::{Action, Input, MAX_PEERS, Notice, Sessions, SessionsConfig, Severity},
     trust::Trust,
+    xmpp::stream::FromStream,
 };
 use ipop_datapath::{
     PortId,
@@ -37,7 +39,12 @@ use ipop_datapath::{
 use ipop_learning::{MacTable, MacTableConfig};
 use signal_hook::consts::{SIGHUP, SIGUSR1};
 
-use self::{devices::Devices, refusals::Refusals, reload::TrustFile};
+use self::{
+    devices::Devices,
+    network::{Network, ResolvedServers},
+    refusals::Refusals,
+    reload::TrustFile,
+};
 use crate::{
     exit::{ExitCode, Failure},
     identity_cmd,
@@ -56,8 +63,15 @@ const SHUT_DOWN_WITHIN: Duration = Duration::from_secs(3);
 /// To the control thread.
 enum Message {
     Worker(u8, Event),
-    Resolved { peer: NodeId, result: Result<Vec<std::net::SocketAddr>, String> },
+    Resolved {
+        peer: NodeId,
+        result: Result<Vec<std::net::SocketAddr>, String>,
+    },
     Signal(i32),
+    /// From the XMPP stream.
+    Stream(Box<FromStream>),
+    /// STUN and TURN servers.
+    Servers(ResolvedServers),
 }
 
 /// Runs until it is told to stop; SIGHUP has `reread` called.
@@ -111,9 +125,11 @@ pub(crate) fn run(
         workers: Vec::new(),
         messages,
         refusals: Refusals::default(),
+        network: None,
     };
     switch.start_workers(&identity)?;
     switch.announce();
+    switch.join_network(&identity)?;
     let ended = switch.serve(&inbox, reread);
     switch.shut_down(&inbox);
     ended
@@ -132,6 +148,7 @@ struct Switch {
     devices: Devices,
     messages: Sender<Message>,
     refusals: Refusals,
+    network: Option<Network>,
 }
 
 struct RunningWorker {
@@ -177,9 +194,10 @@ impl Switch {
                 core,
                 taps: self.devices.queues_of(worker).map_err(os_failure)?,
                 sockets: self.devices.take_sockets(),
-                relay: None,
+                relay: if worker == 0 { self.devices.take_relay() } else { None },
                 workers: handles.clone(),
                 events: events.clone(),
+                busy_poll: settings.busy_poll.0,
             };
             let handle = handles[usize::from(worker)].clone();
             let thread = spawn_worker(worker, config, events.clone(), ready.clone())?;
@@ -208,11 +226,23 @@ impl Switch {
             let how = if peer.address.is_some() { "will be dialled" } else { "may connect" };
             tracing::debug!("peer {peer} {how}");
         }
-        if settings.peers.is_empty() {
+        if settings.peers.is_empty() && settings.network.is_none() {
             tracing::warn!(
-                "no peer is configured: only local TAPs are switched (--peer NODEID@HOST)"
+                "no peer is configured: only local TAPs are switched (--peer NODEID@HOST, or --join TOKEN)"
             );
         }
+    }
+
+    /// Goes to the XMPP server, if there is a network to join.
+    fn join_network(&mut self, identity: &Identity) -> Result<(), Failure> {
+        let port = self.devices.listen_address().port();
+        let name = &self.facts.name;
+        self.network =
+            Network::start(&self.settings, identity, name, &self.trust, port, &self.messages)?;
+        if let Some(network) = &mut self.network {
+            network.look_at_interfaces(Instant::now(), &self.settings);
+        }
+        Ok(())
     }
 
     /// Until a signal or a failure ends it.
@@ -225,8 +255,9 @@ impl Switch {
         loop {
             self.carry_out();
             let now = Instant::now();
-            let until =
-                self.sessions.poll_timeout().map_or(addresses_at, |at| at.min(addresses_at));
+            let links = self.network.as_ref().and_then(|network| network.links.poll_timeout());
+            let due = [Some(addresses_at), self.sessions.poll_timeout(), links];
+            let until = due.into_iter().flatten().min().unwrap_or(addresses_at);
             match inbox.recv_timeout(until.saturating_duration_since(now)) {
                 Ok(Message::Signal(SIGHUP)) => self.reload(reread()),
                 Ok(message) => {
@@ -245,8 +276,14 @@ impl Switch {
                     Ok(addresses) => self.sessions.handle(now, Input::LocalAddresses(addresses)),
                     Err(error) => tracing::debug!(%error, "cannot list this host's addresses"),
                 }
+                if let Some(network) = &mut self.network {
+                    network.look_at_interfaces(now, &self.settings);
+                }
             }
             self.sessions.handle_timeout(now);
+            if let Some(network) = &mut self.network {
+                network.links.handle_timeout(now);
+            }
         }
     }
 
@@ -267,6 +304,18 @@ impl Switch {
                 None
             }
             Message::Worker(worker, event) => self.take_event(now, worker, event),
+            Message::Stream(event) => {
+                if let Some(network) = &mut self.network {
+                    network.links.handle_stream(now, *event);
+                }
+                None
+            }
+            Message::Servers(servers) => {
+                if let Some(network) = &mut self.network {
+                    network.servers_resolved(now, servers);
+                }
+                None
+            }
         }
     }
 
@@ -311,23 +360,40 @@ impl Switch {
             }
             _ => {}
         }
+        if let Some(network) = &mut self.network {
+            network.links.handle_worker(now, &event);
+        }
         self.sessions.handle(now, Input::Event(event));
         None
     }
 
-    /// Does what the sessions ask for.
+    /// Does what sessions and links ask for. Links first: a path is there before it is dialled.
     fn carry_out(&mut self) {
-        while let Some(action) = self.sessions.poll_action() {
+        loop {
+            let any = self.carry_out_network();
+            let Some(action) = self.sessions.poll_action() else {
+                if any {
+                    continue;
+                }
+                return;
+            };
             match action {
                 Action::Notice(notice) => self.tell(&notice),
                 Action::Resolve { peer, address } => self.resolve(peer, address),
-                Action::Forgotten { peer, .. } => tracing::debug!("peer {peer} is forgotten"),
-                Action::Command { worker, command } => {
-                    if self.workers[worker].handle.send(command).is_err() {
-                        tracing::error!("worker {worker} does not take commands: it hangs");
+                Action::Forgotten { peer, .. } => {
+                    tracing::debug!("peer {peer} is forgotten");
+                    if let Some(network) = &mut self.network {
+                        network.links.forgotten(Instant::now(), peer);
                     }
                 }
+                Action::Command { worker, command } => self.command(worker, command),
             }
+        }
+    }
+
+    fn command(&self, worker: usize, command: Command) {
+        if self.workers[worker].handle.send(command).is_err() {
+            tracing::error!("worker {worker} does not take commands: it hangs");
         }
     }
 
@@ -379,6 +445,9 @@ impl Switch {
 
     /// Closes the tunnels, so that the far sides know at once, and waits for the workers.
     fn shut_down(mut self, inbox: &Receiver<Message>) {
+        if let Some(network) = &mut self.network {
+            network.links.shut_down(Instant::now());
+        }
         self.sessions.shut_down();
         self.carry_out();
         let deadline = Instant::now() + SHUT_DOWN_WITHIN;

@@ -99,6 +99,11 @@ impl Switch {
         self.settings.policy = settings.policy;
         if let (Some(in_force), Some(new)) = (&mut self.settings.network, settings.network) {
             in_force.secrets = new.secrets;
+            if let Some(network) = &mut self.network {
+                let password = super::network::room_password(in_force);
+                network.links.set_password(Instant::now(), password);
+                network.links.set_configured(self.settings.peers.len());
+            }
         }
     }
 
@@ -148,6 +153,9 @@ impl Switch {
                 let (source, address) = (PeerSource::Configured, peer.address.clone());
                 let named = NamedPeer { node, port, source, address, last_addresses: Vec::new() };
                 self.sessions.handle(Instant::now(), Input::Named(named));
+            }
+            if let Some(network) = &mut self.network {
+                network.links.admit(Instant::now(), node);
             }
         }
     }

@@ -397,7 +397,6 @@ impl fmt::Display for ServerAddress {
 
 impl Password {
     /// What it is, for whoever logs in with it.
-    #[cfg_attr(not(test), expect(dead_code, reason = "read by the log-in"))]
     pub(crate) fn reveal(&self) -> &str {
         &self.0
     }

@@ -40,6 +40,7 @@ fn defaults() {
         workers: Workers::Auto,
         congestion: Congestion::Tunnel,
         offload: Offload::Auto,
+        busy_poll: BusyPoll(Duration::ZERO),
         log: LogLevel::Info,
         name: None,
         network: None,
@@ -53,7 +54,7 @@ fn defaults() {
 fn every_flag_is_understood() {
     let line = format!(
         "--tap ipop0 --address fd00::1/64 --listen 10.0.0.1:0 --peer {PEER_A}@hostB --peer {PEER_B} \
-         --state /s --identity /k.pem --mtu 9000 --workers 2 --congestion cubic --offload off --log debug"
+         --state /s --identity /k.pem --mtu 9000 --workers 2 --congestion cubic --offload off --busy-poll 50 --log debug"
     );
     let settings = merged(&line, None).unwrap();
     assert_eq!(settings.address.unwrap().to_string(), "fd00::1/64");
@@ -64,6 +65,7 @@ fn every_flag_is_understood() {
     assert_eq!((settings.mtu, settings.workers), (9_000, "2".parse().unwrap()));
     assert_eq!(settings.congestion, Congestion::Cubic);
     assert_eq!((settings.offload, settings.log), (Offload::Off, LogLevel::Debug));
+    assert_eq!(settings.busy_poll, BusyPoll(Duration::from_micros(50)));
 }
 
 #[test]
@@ -123,6 +125,8 @@ fn wrong_flags_are_named_and_explained() {
         ("--tap a --workers 0", ["--workers: ", "1 to 16"]),
         ("--tap a --workers 17", ["--workers: ", "auto"]),
         ("--tap a --congestion bbr", ["--congestion: ", "tunnel, cubic"]),
+        ("--tap a --busy-poll 1000001", ["--busy-poll: ", "0 to 1000000"]),
+        ("--tap a --busy-poll 5ms", ["--busy-poll: ", "\"5ms\""]),
         ("--tap a --offload on", ["--offload: ", "auto, off"]),
         ("--tap a --log loud", ["--log: ", "error, warn, info, debug, trace"]),
     ] {

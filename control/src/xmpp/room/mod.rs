@@ -12,16 +12,16 @@
 //! The wiring feeds it the stream's ups and downs, every presence and message whose sender's bare JID is the room, and
 //! the answers to its [`Request`]s; then it polls [`Action`]s until there are none.
 
-mod affiliations;
+pub(super) mod affiliations;
 mod card;
-mod configuration;
+pub(super) mod configuration;
 mod join;
 mod occupants;
-mod presence;
+pub(super) mod presence;
 mod problem;
 #[cfg(test)]
 mod tests;
-mod wire;
+pub(super) mod wire;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
