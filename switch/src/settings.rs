@@ -37,7 +37,7 @@ use ipop_control::{
 use ipop_datapath::{command::MAX_LANES, hello::MAX_NAME_LEN};
 
 pub(crate) use self::{
-    network::{Environment, Ice, Network},
+    network::{BareJid, Environment, Ice, Network, RoomSettings, ServerAddress},
     reload::Reload,
 };
 use crate::{

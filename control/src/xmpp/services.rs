@@ -107,7 +107,8 @@ impl Services {
             return None;
         }
         let offered = || answer.children().filter(|child| child.is("service", ns::EXT_DISCO));
-        let ends = offered().filter_map(|service| service.attr("expires")?.parse::<DateTime>().ok());
+        let ends =
+            offered().filter_map(|service| service.attr("expires")?.parse::<DateTime>().ok());
         if let Some(first) = ends.map(|end| end.0.timestamp()).min() {
             let lasts = Duration::from_secs(first.saturating_sub(unix_s).max(0) as u64);
             self.ask_at = Some(now + (lasts / 2).clamp(ASK_AT_MOST, ASK_AGAIN));
@@ -176,7 +177,10 @@ mod tests {
         );
         let found = found.unwrap();
         assert_eq!(found.len(), 2);
-        assert_eq!((found[0].kind, &*found[0].host, found[0].port), (ServiceKind::Stun, "turn.example.org", 3478));
+        assert_eq!(
+            (found[0].kind, &*found[0].host, found[0].port),
+            (ServiceKind::Stun, "turn.example.org", 3478)
+        );
         assert_eq!(found[1].credentials, Some(("1700001000".into(), "c2VjcmV0".into())));
         assert_eq!(again, Duration::from_secs(500));
         assert!(!format!("{found:?}").contains("c2VjcmV0"));
@@ -207,7 +211,8 @@ mod tests {
             "type='ftp' host='h'",
             "host='h'",
         ] {
-            let xml = format!("<services xmlns='urn:xmpp:extdisco:2'><service {service}/></services>");
+            let xml =
+                format!("<services xmlns='urn:xmpp:extdisco:2'><service {service}/></services>");
             assert_eq!(answered(&xml).0, Some(Vec::new()), "{service}");
         }
         let many = "<service type='stun' host='h'/>".repeat(1_000);

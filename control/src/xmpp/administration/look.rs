@@ -12,13 +12,13 @@ use xmpp_parsers::{
 
 use super::{AdministrationError, EntryRefusal, Server};
 use crate::xmpp::{
+    request::Ask,
     request::describe,
     room::{
         Affiliation, Card, MAX_OCCUPANTS, RoomPassword,
         presence::muc_user,
         wire::{MucUser, OwnerQuery, code},
     },
-    request::Ask,
 };
 
 const DOING: &str = "entering the room";

@@ -264,8 +264,12 @@ impl World {
             }
             return;
         }
-        let cards: Vec<Element> =
-            presence.payloads.iter().filter(|payload| payload.is("node", room::NAMESPACE)).cloned().collect();
+        let cards: Vec<Element> = presence
+            .payloads
+            .iter()
+            .filter(|payload| payload.is("node", room::NAMESPACE))
+            .cloned()
+            .collect();
         for (other, theirs) in self.inside.clone() {
             if other != from {
                 self.deliver(from, self.shown(other, from, &theirs, Type::None));
@@ -296,7 +300,9 @@ impl World {
         if to.to_bare().to_string() == ROOM {
             let answer = match self.inside.contains_key(&from) {
                 true => result(None, &iq),
-                false => refusal(&iq, ErrorType::Cancel, Condition::NotAcceptable).expect("an error"),
+                false => {
+                    refusal(&iq, ErrorType::Cancel, Condition::NotAcceptable).expect("an error")
+                }
             };
             return self.deliver(from, answer);
         }
@@ -314,7 +320,9 @@ impl World {
     /// Somebody who is not in the room writes what would be right if he were.
     fn outsider_writes(&mut self) {
         let to = self.rng.next() as usize % self.nodes.len();
-        let Some((_, old)) = self.past.iter().find(|(whom, stanza)| *whom == to && stanza.name() != "presence") else {
+        let Some((_, old)) =
+            self.past.iter().find(|(whom, stanza)| *whom == to && stanza.name() != "presence")
+        else {
             return;
         };
         let mut stanza = old.clone();
@@ -382,7 +390,9 @@ impl World {
         while let Some(action) = self.nodes[number].room.poll_action() {
             match action {
                 room::Action::Presence(presence) => self.serve(number, (*presence).into()),
-                room::Action::Request(request) => self.ask(number, Asker::Room(request.token), request),
+                room::Action::Request(request) => {
+                    self.ask(number, Asker::Room(request.token), request)
+                }
                 room::Action::Event(room::Event::Occupant(occupant)) => {
                     assert_ne!(occupant.jid.as_str(), OUTSIDER);
                     self.nodes[number].jingle.peer_seen(now, occupant.jid, occupant.card.node);
@@ -424,7 +434,9 @@ impl World {
     fn run_until(&mut self, until: Instant) {
         while self.now < until {
             self.now = self.next_moment(until);
-            while let Some(entry) = self.wires.first_entry().filter(|entry| entry.key().0 <= self.now) {
+            while let Some(entry) =
+                self.wires.first_entry().filter(|entry| entry.key().0 <= self.now)
+            {
                 let (to, stanza) = entry.remove();
                 self.node_receives(to, stanza);
             }
@@ -481,7 +493,11 @@ impl World {
         let same = |one: &FakeIce, other: &FakeIce| {
             one.remote == other.local && one.remote_candidates == other.candidates
         };
-        at_a.0 == at_b.0 && at_a.1 == at_b.2 && at_a.2 == at_b.1 && same(ice_a, ice_b) && same(ice_b, ice_a)
+        at_a.0 == at_b.0
+            && at_a.1 == at_b.2
+            && at_a.2 == at_b.1
+            && same(ice_a, ice_b)
+            && same(ice_b, ice_a)
     }
 
     /// ICE restarts where it found nothing, and finds more candidates or another network now and then elsewhere.
@@ -556,8 +572,12 @@ fn an_honest_server_needs_one_session_for_each_pair() {
         for b in 0..a {
             assert!(world.agree(a, b), "{a} and {b}");
         }
-        let described = world.nodes[a].ice.values().map(|ice| ice.local.as_ref().map(|local| local.generation));
-        assert!(described.into_iter().all(|generation| generation == Some(0)), "more than one session");
+        let described =
+            world.nodes[a].ice.values().map(|ice| ice.local.as_ref().map(|local| local.generation));
+        assert!(
+            described.into_iter().all(|generation| generation == Some(0)),
+            "more than one session"
+        );
     }
 }
 

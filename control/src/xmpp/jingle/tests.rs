@@ -38,7 +38,8 @@ struct Bench {
 impl Bench {
     fn new(local: NodeId) -> Self {
         let now = Instant::now();
-        let config = JingleConfig { local, fingerprint: None, loopback: Loopback::Refused, seed: 1 };
+        let config =
+            JingleConfig { local, fingerprint: None, loopback: Loopback::Refused, seed: 1 };
         let mut bench = Self {
             jingle: Jingle::new(now, config),
             now,
@@ -208,7 +209,12 @@ fn the_higher_node_accepts() {
     let told = [
         Event::Describe { jid: jid.clone(), node },
         Event::Remote { jid: jid.clone(), node, ice: ice(7) },
-        Event::RemoteCandidates { jid: jid.clone(), node, generation: 7, candidates: candidates(2) },
+        Event::RemoteCandidates {
+            jid: jid.clone(),
+            node,
+            generation: 7,
+            candidates: candidates(2),
+        },
     ];
     assert_eq!(bench.events, told);
     bench.jingle.describe(&jid, ice(0));
@@ -306,7 +312,13 @@ fn candidates_of_a_peer_are_capped_over_all_messages() {
     let told: usize = bench
         .events
         .iter()
-        .map(|event| if let Event::RemoteCandidates { candidates, .. } = event { candidates.len() } else { 0 })
+        .map(|event| {
+            if let Event::RemoteCandidates { candidates, .. } = event {
+                candidates.len()
+            } else {
+                0
+            }
+        })
         .sum();
     // One came with the accept.
     assert_eq!((told, bench.jingle.counters().candidates_skipped), (MAX_CANDIDATES - 1, 177));
@@ -374,7 +386,9 @@ fn a_terminate_ends_the_session_only_and_is_not_followed_in_haste() {
     bench.jingle.add_candidates(&jid("peer"), 0, &candidates(3));
     bench.drain();
     let terminate = |sid: &str| {
-        format!("<jingle xmlns='urn:xmpp:jingle:1' action='session-terminate' sid='{sid}'><reason><gone/></reason></jingle>")
+        format!(
+            "<jingle xmlns='urn:xmpp:jingle:1' action='session-terminate' sid='{sid}'><reason><gone/></reason></jingle>"
+        )
     };
     bench.sends(&terminate("other"));
     assert_eq!(bench.refusal(), Some(Condition::ItemNotFound));
@@ -418,7 +432,11 @@ fn many_peers_share_what_the_server_reads() {
     let bytes: usize = bench
         .requests
         .iter()
-        .map(|request| if let Ask::Set(payload) = &request.ask { String::from(payload).len() } else { 0 })
+        .map(
+            |request| {
+                if let Ask::Set(payload) = &request.ask { String::from(payload).len() } else { 0 }
+            },
+        )
         .sum();
     assert!(bytes <= (BYTES_AT_ONCE + 10 * BYTES_PER_S) as usize, "{bytes}");
     let asked: std::collections::BTreeSet<String> =
@@ -436,7 +454,10 @@ fn what_is_not_jingle_is_left_to_others() {
         id: "i".into(),
         payload: payload.parse().expect("XML"),
     };
-    assert_eq!(bench.jingle.handle_iq(bench.now, &iq("<query xmlns='jabber:iq:version'/>")), Taken::No);
+    assert_eq!(
+        bench.jingle.handle_iq(bench.now, &iq("<query xmlns='jabber:iq:version'/>")),
+        Taken::No
+    );
     let message = Message::new(None);
     assert_eq!(bench.jingle.handle_message(bench.now, &message), Taken::No);
     bench.sends("<jingle xmlns='urn:xmpp:jingle:1'/>");
