@@ -14,3 +14,5 @@ pub mod request;
 pub mod room;
 pub mod services;
 pub mod stream;
+
+pub use xmpp_parsers::jid::{BareJid, FullJid};
