@@ -151,7 +151,7 @@ mod tests {
                 continue;
             }
             let text = match flag {
-                "mtu" => "mtu = 1400".into(),
+                "mtu" | "busy-poll" => format!("{flag} = 1400"),
                 _ => format!("{flag} = \"x\""),
             };
             let values = read_text(&text).unwrap();
