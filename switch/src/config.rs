@@ -291,7 +291,7 @@ mod tests {
             }
             let flag: &'static str = flag.to_owned().leak();
             let text = match key_of_flag(flag) {
-                "mtu" => "mtu = 1400".into(),
+                key @ ("mtu" | "busy-poll") => format!("{key} = 1400"),
                 key => format!("{key} = \"x\""),
             };
             let values = read_text(&text).unwrap();
