@@ -1,8 +1,6 @@
 //! Peers find each other over a real Prosody and connect through NATs, with a real coturn: the switch as users run it.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
-mod common;
-
 use std::{
     fs,
     net::{IpAddr, Ipv4Addr},
@@ -12,6 +10,7 @@ use std::{
 };
 
 use ipop_perf::{
+    counters,
     lab::{
         Access, Internet, InternetOptions, NatKind, NatOptions, Site,
         servers::{ProsodyOptions, Servers},
@@ -21,8 +20,6 @@ use ipop_perf::{
     tunnel::{Node, Program, Running},
 };
 use serde_json::Value;
-
-use common::Report;
 
 /// How long finding each other may take, on a machine that is busy with other tests.
 const FOUND_WITHIN: Duration = Duration::from_secs(40);
@@ -104,7 +101,7 @@ fn expect_reached(from: &Running, to: usize) {
 
 /// The path of the only peer, as the counters tell it.
 fn path(node: &mut Running) -> Value {
-    Report::ask(&mut node.process).json()["peers"][0]["path"].clone()
+    counters::ask(&mut node.process).unwrap()["peers"][0]["path"].clone()
 }
 
 fn becomes(node: &mut Running, kind: &str) -> bool {
@@ -120,9 +117,9 @@ fn two_nodes(label: &str, nats: [Option<NatKind>; 2], kind: &str) {
     expect_reached(&nodes[1], 0);
     for node in &mut nodes {
         assert!(becomes(node, kind), "{}\n{}", path(node), node.process.stderr());
-        let report = Report::ask(&mut node.process);
-        assert_eq!(report.json()["network"]["xmpp"], "online");
-        assert_eq!(report.json()["network"]["joined"], true);
+        let report = counters::ask(&mut node.process).unwrap();
+        assert_eq!(report["network"]["xmpp"], "online");
+        assert_eq!(report["network"]["joined"], true);
     }
 }
 
@@ -162,7 +159,7 @@ fn three_hosts_live_on_without_the_server_and_a_returning_one_is_found_again() {
     network.servers.prosody.kill().unwrap();
     let offline = |node: &mut Running| {
         wait_until(FOUND_WITHIN, || {
-            Report::ask(&mut node.process).json()["network"]["xmpp"] == "offline"
+            counters::ask(&mut node.process).unwrap()["network"]["xmpp"] == "offline"
         })
     };
     assert!(offline(&mut nodes[0]), "{}", nodes[0].process.stderr());
@@ -171,7 +168,7 @@ fn three_hosts_live_on_without_the_server_and_a_returning_one_is_found_again() {
     }
     network.servers.prosody.start_again().unwrap();
     let online = wait_until(FOUND_WITHIN, || {
-        Report::ask(&mut nodes[0].process).json()["network"]["joined"] == true
+        counters::ask(&mut nodes[0].process).unwrap()["network"]["joined"] == true
     });
     assert!(online, "{}", nodes[0].process.stderr());
     assert!(pings(&nodes[0], 1));
@@ -196,5 +193,5 @@ fn who_has_another_secret_gets_nothing() {
     let mut stranger = node.address(&format!("{}/24", address(1))).args(&args).start().unwrap();
     stranger.process.wait_for_line("room:", FOUND_WITHIN).unwrap();
     assert!(!pings(&honest, 1));
-    assert_eq!(Report::ask(&mut stranger.process).json()["network"]["joined"], false);
+    assert_eq!(counters::ask(&mut stranger.process).unwrap()["network"]["joined"], false);
 }

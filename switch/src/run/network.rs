@@ -278,7 +278,7 @@ fn resolve(offer: Vec<Service>, messages: Sender<Message>) {
             let address: Option<SocketAddr> = found.ok().and_then(|mut found| found.next());
             match (address, service.kind, service.credentials) {
                 (Some(address), ServiceKind::Turn, Some((username, password))) => {
-                    servers.turn.push(TurnServer { address, username, password, expires: None })
+                    servers.turn.push(TurnServer { address, username, password, expires: None });
                 }
                 (Some(address), _, _) => servers.stun.push(StunServer { address }),
                 (None, kind, _) => servers
