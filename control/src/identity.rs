@@ -148,6 +148,14 @@ impl Identity {
         self.certificate.clone()
     }
 
+    /// SHA-256 of the certificate, as XEP-0320 wants it.
+    pub fn certificate_fingerprint(&self) -> [u8; 32] {
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &self.certificate);
+        let mut fingerprint = [0; 32];
+        fingerprint.copy_from_slice(digest.as_ref());
+        fingerprint
+    }
+
     /// The private key, PKCS#8.
     pub fn private_key_der(&self) -> PrivateKeyDer<'static> {
         PrivateKeyDer::Pkcs8(self.private_key.clone_key())

@@ -10,6 +10,29 @@ pub fn local_addresses() -> io::Result<BTreeSet<IpAddr>> {
     Ok(if_addrs::get_if_addrs()?.iter().map(if_addrs::Interface::ip).collect())
 }
 
+/// An address, and the interface that has it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Interface {
+    /// The interface's name.
+    pub name: String,
+    /// One of its addresses.
+    pub address: IpAddr,
+}
+
+/// The addresses of all interfaces with the interfaces' names, IPv4 first: it is what NATs and relays mostly speak.
+///
+/// # Errors
+/// What `getifaddrs` reports.
+pub fn interfaces() -> io::Result<Vec<Interface>> {
+    let found = if_addrs::get_if_addrs()?;
+    let mut found: Vec<Interface> = found
+        .into_iter()
+        .map(|interface| Interface { address: interface.ip(), name: interface.name })
+        .collect();
+    found.sort_by_key(|interface| interface.address.is_ipv6());
+    Ok(found)
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;

@@ -14,6 +14,18 @@ use ipop_datapath::node_id::NodeId;
 /// The UDP port that a switch listens on unless told otherwise, and that is dialled if none is given.
 pub const DEFAULT_PORT: u16 = 5800;
 
+/// What names a peer. A node may have several.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PeerSource {
+    /// The configuration: `--peer`.
+    Configured,
+    /// It is in the network's room.
+    Room,
+    /// It was connected before, by right of the room.
+    Saved,
+}
+
 /// One configured peer.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Deserialize)]
 #[serde(try_from = "String")]

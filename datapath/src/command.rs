@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipop_learning::PortId;
 
 use crate::{
+    admission::Proved,
     hello::Hello,
     io::SocketId,
     node_id::NodeId,
@@ -52,6 +53,8 @@ pub enum CloseReason {
     NotAdmitted = 5,
     /// The node dialled itself.
     DialledSelf = 6,
+    /// The peer has not shown that it knows the network's secret, or asks for a secret that this node lacks.
+    NotProved = 7,
 }
 
 /// The longest signalling message, bytes.
@@ -101,7 +104,7 @@ pub enum Command {
         /// The connection.
         connection: ConnectionId,
     },
-    /// Packets to [`alias`](crate::path::alias)`(port)` go this way from now on; without a path they are dropped, counted.
+    /// To the first worker. Packets to [`alias`](crate::path::alias)`(port)` go this way from now on; without a path they are dropped, counted.
     /// What comes from the sources of before is still welcome, until they are removed.
     SetPath {
         /// The peer's port.
@@ -109,7 +112,7 @@ pub enum Command {
         /// The way, validated by ICE.
         path: Option<Path>,
     },
-    /// What comes from here is the peer's.
+    /// What comes from here is the peer's. To be sent before the answer that lets the peer dial, or its first packet is a stranger's.
     AddSource {
         /// Where, validated by ICE.
         source: Source,
@@ -132,7 +135,8 @@ pub enum Command {
         /// UDP payload.
         payload: Vec<u8>,
     },
-    /// Whether Initials of strangers are looked at; at first they are.
+    /// Whether this worker looks at Initials of strangers; at first it does. (Those of lane *i* reach worker *i*, and only the first
+    /// worker knows sources.)
     AnswerStrangers(Strangers),
     /// Send a message to the peer's control plane, in order and reliably as long as the connection lives. Peers that do not
     /// know such messages never see it; it is counted.
@@ -171,7 +175,7 @@ pub enum Ended {
 /// From a worker to control.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Event {
-    /// The handshake is done, the peer's key is known and admitted, its hello was read.
+    /// The handshake is done, the peer's key is known and admitted, its hello was read, its proofs were verified.
     Connected {
         /// The connection; for an accepted one its name is new.
         connection: ConnectionId,
@@ -185,6 +189,8 @@ pub enum Event {
         local_ip: Option<IpAddr>,
         /// What the peer said of itself; its `lane` field is the lane of this connection.
         hello: Hello,
+        /// What it proved apart from its key.
+        proved: Proved,
     },
     /// A packet for control: STUN at the listening socket; at the relay socket all but ChannelData of the channels that are a peer's [`Source`].
     /// Only so many a second are told; the rest is dropped, counted.

@@ -36,7 +36,7 @@ drop_reasons! {
     SamePort = "same_port",
     /// From a peer, for a station behind another peer: never forwarded in the full mesh.
     SplitHorizon = "split_horizon",
-    /// Nowhere to go: no other port is up.
+    /// Nowhere to go: no other port, or no lane of the peer, is up.
     NoPort = "no_port",
     /// More broadcast, multicast and unknown traffic than the port's token bucket allows.
     Storm = "storm",
@@ -48,7 +48,7 @@ drop_reasons! {
     OwnPacket = "own_packet",
     /// The tunnel's queue is full.
     TunnelQueueFull = "tunnel_queue_full",
-    /// The tunnel went down with the frame in its queue.
+    /// The tunnel ended with the frame in its queue. The frame was counted as sent before.
     TunnelDown = "tunnel_down",
     /// The mailbox of another worker is full.
     MailboxFull = "mailbox_full",

@@ -5,14 +5,18 @@
 //! its body here, an entry in [`TARGETS`], a wrapper in `fuzz/fuzz_targets`, a `[[bin]]` in `fuzz/Cargo.toml`, seeds
 //! in `fuzz/corpus/<name>`.
 
+use std::time::Instant;
+
 use crate::{
-    command::MAX_LANES,
+    channel_data,
+    command::{MAX_LANES, MAX_SIGNAL_LEN},
     frame::{
         self, CheckedOffload, Gso, Headers, IpVersion, MAX_HEADERS_LEN, Offload, Template,
         Transport, WIRE_OFFLOAD_LEN,
     },
     hello::{Hello, HelloError, MAX_HELLO_LEN, MAX_NAME_LEN},
     record,
+    signal::{SignalQueue, SignalReader},
 };
 
 /// One fuzz target.
@@ -25,11 +29,51 @@ pub struct Target {
 
 /// Every target.
 pub const TARGETS: &[Target] = &[
+    Target { name: "channel_data", body: channel_data },
     Target { name: "frame_input", body: frame_input },
     Target { name: "hello", body: hello },
     Target { name: "records", body: record::fuzzing::records },
     Target { name: "reassembly", body: record::fuzzing::reassembly },
+    Target { name: "signals", body: signals },
 ];
+
+/// What a relay sends. What is read of it must come out again when it is wrapped.
+///
+/// # Panics
+/// When that does not hold.
+pub fn channel_data(bytes: &[u8]) {
+    let Some((channel, content)) = channel_data::parse(bytes) else { return };
+    let mut wrapped = bytes[content.clone()].to_vec();
+    channel_data::wrap(&mut wrapped, content.len(), channel);
+    let packet = if content.is_empty() { &[] } else { &bytes[..content.end] };
+    assert_eq!(wrapped, packet);
+}
+
+/// A stream of signalling messages, cut into pieces as long as the first byte says. What was read must read the same in one piece.
+///
+/// # Panics
+/// When that does not hold, or a message is longer than any may be.
+pub fn signals(bytes: &[u8]) {
+    let Some((cut, stream)) = bytes.split_first() else { return };
+    let now = Instant::now();
+    let mut reader = SignalReader::new(now);
+    let mut queue = SignalQueue::default();
+    let mut read = 0;
+    for piece in stream.chunks(usize::from(*cut).max(1)) {
+        let result = reader.push(now, piece, |message| {
+            assert!((1..=MAX_SIGNAL_LEN).contains(&message.len()));
+            read += 2 + message.len();
+            queue.push(message);
+        });
+        if result.is_err() {
+            break;
+        }
+    }
+    assert!(reader.dropped > 0 || read <= stream.len());
+    if read == queue.bytes.len() {
+        assert!(stream.starts_with(&queue.bytes));
+    }
+}
 
 /// A vnet header and a frame as a peer may send them: 8 bytes of offload as in a record (`docs/WIRE.md`), 2 bytes that
 /// choose a run for salvage, the frame.
@@ -204,12 +248,16 @@ mod tests {
             instance: [7; 16],
             probe_token: Some([9; 16]),
             agent: "ipop-switch 0.1.0".into(),
+            proofs: Vec::new(),
         };
         let bare = Hello { probe_token: None, name: String::new(), ..full.clone() };
         let no_lanes = Hello { lanes: 0, ..full.clone() };
         let control = Hello { name: "a\x1b[2Jb\u{85}".into(), ..full.clone() };
+        let proving = Hello { proofs: vec![[1; 32], [2; 32]], ..full.clone() };
         let sound = full.encode();
-        let mut seeds = vec![sound.clone(), bare.encode(), no_lanes.encode(), control.encode()];
+        let others = [&bare, &no_lanes, &control, &proving];
+        let mut seeds = vec![sound.clone()];
+        seeds.extend(others.map(Hello::encode));
         let mut next_version = sound.clone();
         next_version[5] = 2;
         let mut too_long = sound.clone();
@@ -228,6 +276,7 @@ mod tests {
             &[0, 99, 0, 9],
             &long_name,
             &[0, 9, 0, 1, 0xff],
+            &[0, 10, 0, 0],
         ] {
             let mut bytes = [&bare.encode()[..], field].concat();
             let len = (bytes.len() - 8) as u16;
@@ -237,10 +286,48 @@ mod tests {
         seeds
     }
 
+    /// Messages of one byte, of many, with padding, cut short; another channel's number; STUN.
+    fn channel_data_seeds() -> Vec<Vec<u8>> {
+        let long = [&[0x4f, 0xff, 0, 100][..], &[7; 100]].concat();
+        let stun = [&[0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42][..], &[1; 12]].concat();
+        vec![
+            vec![0x40, 0, 0, 1, 9],
+            [&long[..], &[0; 3]].concat(),
+            long[..60].to_vec(),
+            long,
+            vec![0x40, 0, 0, 0],
+            vec![0x50, 0, 0, 1, 9],
+            stun,
+        ]
+    }
+
+    /// Messages cut into pieces of one byte and of more; the longest; lengths out of bounds; one that never ends.
+    fn signal_seeds() -> Vec<Vec<u8>> {
+        let mut queue = SignalQueue::default();
+        for message in [&b"a"[..], b"candidate", &[3; 300]] {
+            assert!(queue.push(message));
+        }
+        let stream = queue.bytes;
+        let longest = [&[255, 0x10, 0][..], &[5; MAX_SIGNAL_LEN]].concat();
+        vec![
+            [&[1][..], &stream].concat(),
+            [&[200][..], &stream].concat(),
+            longest,
+            [&[9][..], &stream, &[0, 0, 1]].concat(),
+            vec![3, 0x10, 1, 7],
+            vec![2, 0, 50, 1, 2, 3],
+        ]
+    }
+
     #[test]
     #[ignore = "writes the seed corpora"]
     fn write_seed_corpora() {
-        for (name, seeds) in [("frame_input", seeds()), ("hello", hello_seeds())] {
+        for (name, seeds) in [
+            ("channel_data", channel_data_seeds()),
+            ("frame_input", seeds()),
+            ("hello", hello_seeds()),
+            ("signals", signal_seeds()),
+        ] {
             let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name);
             fs::create_dir_all(&corpus).unwrap();
             for (index, seed) in seeds.iter().enumerate() {

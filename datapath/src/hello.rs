@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::admission::{MAX_PROOFS, PROOF_LEN, Proof};
+
 /// The hello's version that this program speaks.
 pub const VERSION: u16 = 1;
 /// The largest hello on the wire, in bytes, header included.
@@ -24,10 +26,12 @@ impl Capabilities {
     pub const TSO_ECN: u64 = 1 << 3;
     /// UDP superframes, both families.
     pub const USO: u64 = 1 << 4;
-    /// Everything above.
+    /// Every offload.
     pub const ALL: Self = Self(0x1f);
     /// Plain frames only.
     pub const NONE: Self = Self(0);
+    /// Signalling messages on a second stream.
+    pub const SIGNALLING: u64 = 1 << 5;
 
     /// Whether all of these bits are set.
     pub const fn has(self, bits: u64) -> bool {
@@ -67,6 +71,8 @@ pub struct Hello {
     pub probe_token: Option<[u8; 16]>,
     /// Program and version, for people.
     pub agent: String,
+    /// That the sender knows the network's secret, which it then asks of the other end too; at most [`MAX_PROOFS`].
+    pub proofs: Vec<Proof>,
 }
 
 /// Why a hello was refused.
@@ -98,6 +104,7 @@ mod field {
     pub(super) const INSTANCE: u16 = 7;
     pub(super) const PROBE_TOKEN: u16 = 8;
     pub(super) const AGENT: u16 = 9;
+    pub(super) const PROOFS: u16 = 10;
 }
 
 impl Hello {
@@ -120,6 +127,10 @@ impl Hello {
             put(field::PROBE_TOKEN, token);
         }
         put(field::AGENT, cut(&self.agent).as_bytes());
+        if !self.proofs.is_empty() {
+            let proofs = &self.proofs[..self.proofs.len().min(MAX_PROOFS)];
+            put(field::PROOFS, proofs.as_flattened());
+        }
         let mut hello = Vec::with_capacity(HEAD_LEN + fields.len());
         hello.extend_from_slice(&MAGIC);
         hello.extend_from_slice(&VERSION.to_be_bytes());
@@ -180,6 +191,7 @@ struct Fields {
     instance: Option<[u8; 16]>,
     probe_token: Option<[u8; 16]>,
     agent: Option<String>,
+    proofs: Option<Vec<Proof>>,
 }
 
 impl Fields {
@@ -196,6 +208,7 @@ impl Fields {
             field::INSTANCE => once(&mut self.instance, fixed(value)?),
             field::PROBE_TOKEN => once(&mut self.probe_token, fixed(value)?),
             field::AGENT => once(&mut self.agent, text(value)?),
+            field::PROOFS => once(&mut self.proofs, proofs(value)?),
             _ => Ok(()),
         }
     }
@@ -212,6 +225,7 @@ impl Fields {
             instance: self.instance.ok_or(MISSING)?,
             probe_token: self.probe_token,
             agent: self.agent.unwrap_or_default(),
+            proofs: self.proofs.unwrap_or_default(),
         };
         if hello.lanes == 0 || usize::from(hello.lanes) > crate::command::MAX_LANES {
             return Err(HelloError::Malformed("it serves no lane, or more than 16"));
@@ -232,6 +246,14 @@ fn once<T>(slot: &mut Option<T>, value: T) -> Result<(), HelloError> {
 
 fn fixed<const N: usize>(value: &[u8]) -> Result<[u8; N], HelloError> {
     value.try_into().map_err(|_| WRONG_LENGTH)
+}
+
+fn proofs(value: &[u8]) -> Result<Vec<Proof>, HelloError> {
+    let (proofs, rest) = value.as_chunks::<PROOF_LEN>();
+    if rest.is_empty() && (1..=MAX_PROOFS).contains(&proofs.len()) {
+        return Ok(proofs.to_vec());
+    }
+    Err(WRONG_LENGTH)
 }
 
 /// Names end up in logs and on terminals: control characters are replaced.
@@ -265,6 +287,7 @@ mod tests {
             instance: [7; 16],
             probe_token: Some([9; 16]),
             agent: "ipop-switch 0.1.0".into(),
+            proofs: vec![[1; 32], [2; 32]],
         }
     }
 
@@ -289,6 +312,26 @@ mod tests {
         assert_eq!(add(&[0x77, 0, 0, 2, 1, 2]), Ok(sample()));
         assert!(matches!(add(&[0, 4, 0, 1, 1]), Err(HelloError::Malformed(_))));
         assert!(matches!(add(&[0, 99, 0, 9]), Err(HelloError::Malformed(_))));
+    }
+
+    #[test]
+    fn proofs_are_one_to_four_of_32_bytes() {
+        let with = |value: &[u8]| {
+            let mut bytes = Hello { proofs: Vec::new(), ..sample() }.encode();
+            bytes.extend_from_slice(&field::PROOFS.to_be_bytes());
+            bytes.extend_from_slice(&(value.len() as u16).to_be_bytes());
+            bytes.extend_from_slice(value);
+            let len = (bytes.len() - HEAD_LEN) as u16;
+            bytes[6..8].copy_from_slice(&len.to_be_bytes());
+            Hello::decode(&bytes).map(|hello| hello.proofs.len())
+        };
+        assert_eq!(with(&[0; 32]), Ok(1));
+        assert_eq!(with(&[0; 128]), Ok(4));
+        for len in [0, 31, 33, 160] {
+            assert_eq!(with(&vec![0; len]), Err(WRONG_LENGTH), "{len}");
+        }
+        let many = Hello { proofs: vec![[3; 32]; 9], ..sample() };
+        assert_eq!(Hello::decode(&many.encode()).unwrap().proofs, [[3; 32]; 4]);
     }
 
     #[test]

@@ -73,8 +73,15 @@ pub trait Io {
     /// Sends `train[..transmit.size]`, cut into packets of `transmit.segment_size`.
     fn send(&mut self, socket: SocketId, transmit: &Transmit, train: Vec<u8>);
 
-    /// Whether the socket takes another train now. If not, the core is called again when it does.
+    /// Whether the socket takes another train now; `false` if there is no such socket. If not, the core is called again when it does.
     fn can_send(&self, socket: SocketId) -> bool;
+
+    /// Whether there is such a socket here.
+    fn has_socket(&self, socket: SocketId) -> bool;
+
+    /// Whether the socket takes another packet of control's now, which may be some more than [`Io::can_send`] allows: they are few and
+    /// keep paths alive. `false` if there is no such socket.
+    fn can_send_packet(&self, socket: SocketId) -> bool;
 
     /// Packets that one send may hold.
     fn max_segments(&self, socket: SocketId) -> usize;

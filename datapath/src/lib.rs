@@ -6,6 +6,7 @@
 //! of this without doing any I/O: what it asks of its surroundings is [`io::Io`].
 
 pub mod admission;
+pub mod channel_data;
 pub mod command;
 pub mod core;
 pub mod counters;
@@ -24,8 +25,10 @@ pub mod path;
 pub mod quic;
 pub mod record;
 pub mod shared;
+mod signal;
 mod storm;
 mod tunnel;
+mod unsent;
 
 pub use forward::TapOffload;
 pub use ipop_learning::{MacAddr, PortId, VlanId};

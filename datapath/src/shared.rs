@@ -1,11 +1,11 @@
 //! What the workers share: the forwarding database, the ports' lanes, counters. Read on the hot path, written rarely.
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     net::SocketAddr,
     sync::{
         Arc, PoisonError, RwLock,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering},
     },
     time::Instant,
 };
@@ -29,9 +29,11 @@ pub struct Shared {
     pub counters: Vec<Arc<WorkerCounters>>,
     /// Gauges of the connections.
     pub tunnels: TunnelRegistry,
-    /// Own tunnels as (local UDP port, remote address), for the own-packet guard.
-    own_flows: RwLock<HashSet<(u16, SocketAddr)>>,
+    /// Own tunnels as (local UDP port, remote address) and how many there are, for the own-packet guard.
+    own_flows: RwLock<HashMap<(u16, SocketAddr), u32>>,
     taps: u16,
+    /// No port from this one on has ever been up: what goes over all peers stops here.
+    ports_used: AtomicU16,
     epoch: Instant,
 }
 
@@ -64,6 +66,7 @@ impl Shared {
             tunnels: TunnelRegistry::default(),
             own_flows: RwLock::default(),
             taps,
+            ports_used: AtomicU16::new(taps),
             epoch,
         }
     }
@@ -86,7 +89,8 @@ impl Shared {
 
     /// All peers that have a lane up.
     pub fn live_peers(&self) -> impl Iterator<Item = PortId> + '_ {
-        (self.taps..self.ports.len() as u16).map(PortId).filter(|port| self.port(*port).is_up())
+        let end = self.ports_used.load(Ordering::Acquire);
+        (self.taps..end).map(PortId).filter(|port| self.port(*port).is_up())
     }
 
     /// A port's shared state.
@@ -95,17 +99,27 @@ impl Shared {
         &self.ports[usize::from(port.0)]
     }
 
-    /// Remembers a tunnel for the own-packet guard.
-    pub fn add_own_flow(&self, local_port: u16, remote: SocketAddr) {
-        self.own_flows.write().unwrap_or_else(PoisonError::into_inner).insert((local_port, remote));
+    /// Marks a lane of a peer up.
+    pub fn lane_up(&self, port: PortId, lane: Lane) {
+        self.port(port).lane_up(lane);
+        self.ports_used.fetch_max(port.0.saturating_add(1), Ordering::AcqRel);
     }
 
-    /// Forgets a tunnel.
+    /// Remembers a tunnel, or a path of one, for the own-packet guard.
+    pub fn add_own_flow(&self, local_port: u16, remote: SocketAddr) {
+        let mut flows = self.own_flows.write().unwrap_or_else(PoisonError::into_inner);
+        *flows.entry((local_port, remote)).or_default() += 1;
+    }
+
+    /// Forgets it; others to the same address stay.
     pub fn remove_own_flow(&self, local_port: u16, remote: SocketAddr) {
-        self.own_flows
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&(local_port, remote));
+        let mut flows = self.own_flows.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = flows.get_mut(&(local_port, remote)) {
+            *count -= 1;
+            if *count == 0 {
+                flows.remove(&(local_port, remote));
+            }
+        }
     }
 
     /// Whether a UDP packet from this local port to this address is one of the own tunnels'.
@@ -113,13 +127,13 @@ impl Shared {
         self.own_flows
             .read()
             .unwrap_or_else(PoisonError::into_inner)
-            .contains(&(local_port, remote))
+            .contains_key(&(local_port, remote))
     }
 }
 
 impl SharedPort {
     /// Marks a lane up.
-    pub fn lane_up(&self, lane: Lane) {
+    fn lane_up(&self, lane: Lane) {
         self.lanes.fetch_or(1 << lane.0, Ordering::Release);
     }
 

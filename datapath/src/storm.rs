@@ -25,7 +25,7 @@ impl TokenBucket {
 
     /// Takes one token if there is one.
     pub(crate) fn take(&mut self, now: Instant) -> bool {
-        if self.tokens < 1.0 {
+        if now > self.filled {
             let elapsed = now.saturating_duration_since(self.filled).as_secs_f64();
             self.tokens = (self.tokens + elapsed * f64::from(self.rate)).min(f64::from(self.burst));
             self.filled = now;
@@ -51,6 +51,9 @@ mod tests {
         assert_eq!((0..50).filter(|_| bucket.take(start)).count(), 10);
         let later = start + Duration::from_millis(50);
         assert_eq!((0..50).filter(|_| bucket.take(later)).count(), 5);
+        let idle = start + Duration::from_secs(30);
+        let mut never_used = TokenBucket::new(100, 10, start);
+        assert_eq!((0..50).filter(|_| never_used.take(idle)).count(), 10);
         let much_later = start + Duration::from_secs(60);
         assert_eq!((0..50).filter(|_| bucket.take(much_later)).count(), 10);
     }

@@ -15,6 +15,7 @@ use quinn_proto::{
 use rustls_pki_types::CertificateDer;
 
 use crate::{
+    admission::{EXPORTER_LABEL, Proved},
     command::{CloseReason, ConnectionId, Direction, Ended, Lane},
     counters::{PortCounters, TunnelGauges},
     drops::DropReason,
@@ -23,7 +24,9 @@ use crate::{
     io::SocketId,
     node_id::NodeId,
     quic::{LinkHealth, tls, transport::SEND_QUEUE_BYTES},
-    record::{FrameSink, Reassembler, ReassemblyStats, RecordWriter},
+    record::{FrameSink, Reassembler, ReassemblyStats, RecordWriter, first_begun},
+    signal::SignalStreams,
+    unsent::Unsent,
 };
 
 /// Records and their headers cost this much of the queue at most, for each datagram that a frame begins or continues in.
@@ -41,6 +44,8 @@ pub(crate) struct Tunnel {
     pub(crate) peer: Option<(NodeId, PortId)>,
     /// Known when the peer's hello was read.
     pub(crate) hello: Option<Hello>,
+    /// What the peer proved; known once its hello was read and was good enough. Before that no frame passes, either way.
+    pub(crate) proved: Option<Proved>,
     /// Control chose this connection to send the port's frames.
     pub(crate) active: bool,
     /// This node closed the connection, or it was lost: nothing goes in or out any more.
@@ -53,8 +58,10 @@ pub(crate) struct Tunnel {
     health: Arc<LinkHealth>,
     hello_bytes: Vec<u8>,
     hello_stream: Option<StreamId>,
+    signals: SignalStreams,
     writer: RecordWriter,
     reassembler: Reassembler,
+    unsent: Unsent,
     /// Datagrams that QUIC refused to queue.
     unqueued: u64,
     /// Reassembly counts that were passed on already.
@@ -82,10 +89,12 @@ pub(crate) struct NewTunnel {
     pub(crate) socket: SocketId,
     pub(crate) gauges: Arc<TunnelGauges>,
     pub(crate) health: Arc<LinkHealth>,
+    pub(crate) now: Instant,
 }
 
 impl Tunnel {
-    pub(crate) fn new(new: NewTunnel) -> Self {
+    pub(crate) fn new(mut new: NewTunnel) -> Self {
+        let unsent = Unsent::new(new.connection.datagrams().send_buffer_space());
         Self {
             id: new.id,
             handle: new.handle,
@@ -95,6 +104,7 @@ impl Tunnel {
             connection: new.connection,
             peer: None,
             hello: None,
+            proved: None,
             active: false,
             ended: false,
             dialled_lane: None,
@@ -103,8 +113,10 @@ impl Tunnel {
             health: new.health,
             hello_bytes: Vec::new(),
             hello_stream: None,
+            signals: SignalStreams::new(new.now),
             writer: RecordWriter::new(),
             reassembler: Reassembler::new(MAX_FRAME_LEN),
+            unsent,
             unqueued: 0,
             counted: ReassemblyStats::default(),
         }
@@ -123,7 +135,8 @@ impl Tunnel {
         scratch: &mut Vec<u8>,
         sent: &PortCounters,
     ) -> Result<(), DropReason> {
-        let hello = self.hello.as_ref().ok_or(DropReason::NotAdmitted)?;
+        let proven = self.proved.is_some();
+        let hello = self.hello.as_ref().filter(|_| proven).ok_or(DropReason::NotAdmitted)?;
         if needs(offload) & !hello.capabilities.0 == 0 {
             if frame.len() > hello.max_frame_len as usize {
                 return Err(DropReason::Oversized);
@@ -153,7 +166,7 @@ impl Tunnel {
             return Err(DropReason::TunnelQueueFull);
         }
         self.writer.push(max_len, offload, headers_len, frame, &mut |datagram| {
-            self.unqueued += queue(&mut datagrams, datagram);
+            self.unqueued += queue(&mut datagrams, &mut self.unsent, datagram);
         });
         sent.sent_frames.add(1);
         sent.sent_bytes.add(frame.len() as u64);
@@ -163,7 +176,9 @@ impl Tunnel {
     /// Ends the burst: the open datagram goes out short.
     pub(crate) fn end_burst(&mut self) {
         let mut datagrams = self.connection.datagrams();
-        self.writer.flush(&mut |datagram| self.unqueued += queue(&mut datagrams, datagram));
+        self.writer.flush(&mut |datagram| {
+            self.unqueued += queue(&mut datagrams, &mut self.unsent, datagram);
+        });
     }
 
     /// Takes in what the connection received.
@@ -216,6 +231,13 @@ impl Tunnel {
         std::mem::take(&mut self.unqueued)
     }
 
+    /// Frames that were counted as sent and still wait, when the connection has ended.
+    pub(crate) fn take_unsent_frames(&mut self) -> u64 {
+        self.end_burst();
+        let room = self.connection.datagrams().send_buffer_space();
+        self.unsent.take_frames(self.writer.next_frame(), room)
+    }
+
     /// The next thing that happened, if any.
     pub(crate) fn poll(&mut self) -> Option<Progress> {
         loop {
@@ -225,8 +247,12 @@ impl Tunnel {
                     return Some(Progress::Lost(explain(reason)));
                 }
                 QuicEvent::Stream(StreamEvent::Opened { dir: Dir::Uni }) => {
-                    if self.hello_stream.is_none() {
-                        self.hello_stream = self.connection.streams().accept(Dir::Uni);
+                    while let Some(id) = self.connection.streams().accept(Dir::Uni) {
+                        // In the order in which the peer opened them: its hello is the first.
+                        match self.hello_stream {
+                            None => self.hello_stream = Some(id),
+                            Some(_) => self.signals.opened(id),
+                        }
                     }
                     if let Some(progress) = self.read_hello() {
                         return Some(progress);
@@ -251,6 +277,14 @@ impl Tunnel {
         tls::node_of(&chain)
     }
 
+    /// What both ends export from their TLS session, once the handshake is done.
+    pub(crate) fn exported(&self) -> Option<[u8; 32]> {
+        let mut exported = [0; 32];
+        let session = self.connection.crypto_session();
+        session.export_keying_material(&mut exported, EXPORTER_LABEL, b"").ok()?;
+        Some(exported)
+    }
+
     /// Writes this node's hello.
     pub(crate) fn say_hello(&mut self, hello: &Hello) {
         let bytes = hello.encode();
@@ -261,6 +295,50 @@ impl Tunnel {
         if stream.write(&bytes).is_ok_and(|written| written == bytes.len()) {
             let _ = stream.finish();
         }
+    }
+
+    /// Whether frames and signalling messages may pass.
+    fn is_admitted(&self) -> bool {
+        self.peer.is_some() && self.proved.is_some() && !self.ended
+    }
+
+    /// Queues a signalling message for the peer, or counts it as dropped.
+    pub(crate) fn signal(&mut self, message: &[u8]) {
+        let knows = |hello: &Hello| hello.capabilities.has(Capabilities::SIGNALLING);
+        if self.is_admitted() && self.hello.as_ref().is_some_and(knows) {
+            self.signals.queue(message);
+        } else {
+            self.signals.drop_one();
+        }
+    }
+
+    /// Gives the stream as much of the queued messages as it takes.
+    pub(crate) fn write_signals(&mut self) {
+        self.signals.write(&mut self.connection);
+    }
+
+    /// Shows the messages that have come; none before the peer is admitted.
+    pub(crate) fn read_signals(&mut self, now: Instant, mut deliver: impl FnMut(NodeId, &[u8])) {
+        if let (Some((peer, _)), true) = (self.peer, self.is_admitted()) {
+            self.signals.read(now, &mut self.connection, |message| deliver(peer, message));
+        }
+    }
+
+    /// Signalling messages dropped, either way, since the last call.
+    pub(crate) fn take_dropped_signals(&mut self) -> u64 {
+        self.signals.take_dropped()
+    }
+
+    /// Packets take another path from now on. Returns how many queued datagrams were too large to be sent before its MTU is known, by their bytes.
+    pub(crate) fn path_changed(&mut self, now: Instant) -> u64 {
+        let datagrams = self.connection.datagrams();
+        let cost = datagrams.max_size().unwrap_or(0) + size_of::<Bytes>();
+        let space = datagrams.send_buffer_space();
+        self.connection.path_changed(now);
+        let dropped = self.connection.datagrams().send_buffer_space().saturating_sub(space);
+        // Something must be acknowledged soon, or what was lost on the old path blocks the new one until QUIC's timer.
+        self.connection.ping();
+        dropped.div_ceil(cost) as u64
     }
 
     pub(crate) fn close(&mut self, now: Instant, reason: CloseReason, phrase: &str) {
@@ -317,8 +395,14 @@ impl Tunnel {
 
 /// Queues a datagram; returns how many were refused. Room was checked before the frame was begun, so a refusal means that the path MTU shrank
 /// within the burst, or that the peer takes only datagrams too small to be useful.
-fn queue(datagrams: &mut quinn_proto::Datagrams<'_>, datagram: Bytes) -> u64 {
-    u64::from(datagrams.send(datagram, false).is_err())
+fn queue(datagrams: &mut quinn_proto::Datagrams<'_>, unsent: &mut Unsent, datagram: Bytes) -> u64 {
+    let (first_begun, len) = (first_begun(&datagram), datagram.len());
+    let room = datagrams.send_buffer_space();
+    if datagrams.send(datagram, false).is_err() {
+        return 1;
+    }
+    unsent.push(first_begun, len, room);
+    0
 }
 
 /// The capabilities that a frame needs at the far end.

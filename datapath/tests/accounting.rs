@@ -9,6 +9,7 @@ use ipop_datapath::{
     PortId,
     command::{CloseReason, Command, ConnectionId},
     counters::PortCounters,
+    drops::DropReason,
     frame::VNET_HEADER_LEN,
     memory::{Pair, Train},
 };
@@ -75,6 +76,37 @@ fn frames_lost_shortly_before_the_end_are_counted() {
         link.pair.advance(TICK);
     }
     assert_eq!(link.counts(), (FRAMES, FRAMES));
+}
+
+/// The sender's socket takes no more, then nothing is heard any more: what was sent arrived, the rest waits for ever.
+#[test]
+fn frames_that_wait_when_the_connection_ends_are_counted() {
+    const FRAMES: u64 = 2_000;
+    let mut link = Link::new();
+    let frame = [&[0xff; 6][..], &[2; 1_494]].concat();
+    for _ in 0..FRAMES {
+        link.pair.send(0, &[0; VNET_HEADER_LEN], &frame);
+    }
+    let (start, [sender, receiver]) = (link.pair.now, &mut link.pair.nodes);
+    for _ in 0..100 {
+        sender.core.flush(start, &mut sender.io);
+    }
+    for train in &sender.io.trains {
+        receiver.receive(start, sender.address, train);
+    }
+    for node in [sender, receiver] {
+        for second in 1..20 {
+            node.core.flush(start + Duration::from_secs(second), &mut node.io);
+        }
+    }
+    let [sender, receiver] = &link.pair.nodes;
+    let (sent, received) = (sender.core.counters().port(PEER), receiver.core.counters().port(PEER));
+    let never_sent = sent.dropped(DropReason::TunnelDown);
+    let in_part = received.dropped(DropReason::Incomplete);
+    assert_eq!(sent.sent_frames.get(), FRAMES);
+    assert!((1_000..FRAMES).contains(&never_sent), "{never_sent} were not sent");
+    assert!(in_part <= 1, "{in_part} were sent in part");
+    assert_eq!(received.received_frames.get() + in_part + never_sent, FRAMES);
 }
 
 #[test]

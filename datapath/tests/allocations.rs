@@ -4,53 +4,18 @@
 //! A file of its own, since the counting allocator serves the whole process.
 
 mod common;
+#[path = "common/counting.rs"]
+mod counting;
 
-use std::{
-    alloc::{GlobalAlloc, Layout, System},
-    cell::Cell,
-    time::Duration,
-};
+use std::time::Duration;
 
 use bytes::Bytes;
 use common::identity;
+use counting::allocations;
 use ipop_datapath::{
     frame::{Gso, Offload, VNET_HEADER_LEN},
     memory::{BarePair, Pair},
 };
-
-struct Counting;
-
-thread_local! {
-    /// This thread's own: the test harness allocates in others whenever it likes. Needs no allocation itself.
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-fn count() {
-    ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-}
-
-// SAFETY: every call goes to the system's allocator unchanged; counting neither allocates nor touches what it returns.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: the caller keeps `alloc`'s contract, which is the same.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn realloc(&self, old: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        count();
-        // SAFETY: the caller keeps `realloc`'s contract, and `old` came from the same allocator.
-        unsafe { System.realloc(old, layout, new_size) }
-    }
-
-    unsafe fn dealloc(&self, old: *mut u8, layout: Layout) {
-        // SAFETY: `old` came from `System` with this layout.
-        unsafe { System.dealloc(old, layout) }
-    }
-}
-
-#[global_allocator]
-static GLOBAL: Counting = Counting;
 
 const WARM_UP_BURSTS: usize = 300;
 const BURSTS: usize = 200;
@@ -98,9 +63,9 @@ impl Burst {
 
 fn measured(mut burst: impl FnMut()) -> u64 {
     (0..WARM_UP_BURSTS).for_each(|_| burst());
-    let before = ALLOCATIONS.get();
+    let before = allocations();
     (0..BURSTS).for_each(|_| burst());
-    ALLOCATIONS.get() - before
+    allocations() - before
 }
 
 /// As many datagrams, as large, as a burst of this many frame bytes fills.

@@ -2,11 +2,10 @@
 //!
 //! A file of its own, since the counting allocator serves the whole process.
 
-use std::{
-    alloc::{GlobalAlloc, Layout, System},
-    cell::Cell,
-    time::Instant,
-};
+#[path = "common/counting.rs"]
+mod counting;
+
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use ipop_datapath::{
@@ -14,40 +13,6 @@ use ipop_datapath::{
     frame::{Gso, MAX_FRAME_LEN, Offload},
     record::{FrameSink, Reassembler, RecordWriter},
 };
-
-struct Counting;
-
-thread_local! {
-    /// This thread's own: the test harness allocates in others whenever it likes. Needs no allocation itself.
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-fn count() {
-    ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-}
-
-// SAFETY: every call goes to the system's allocator unchanged; counting neither allocates nor touches what it returns.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: the caller keeps `alloc`'s contract, which is the same.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn realloc(&self, old: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        count();
-        // SAFETY: the caller keeps `realloc`'s contract, and `old` came from the same allocator.
-        unsafe { System.realloc(old, layout, new_size) }
-    }
-
-    unsafe fn dealloc(&self, old: *mut u8, layout: Layout) {
-        // SAFETY: `old` came from `System` with this layout.
-        unsafe { System.dealloc(old, layout) }
-    }
-}
-
-#[global_allocator]
-static GLOBAL: Counting = Counting;
 
 const DATAGRAM_LEN: usize = 1_400;
 const RECEIVE_BUFFER_LEN: usize = 65_536;
@@ -141,28 +106,28 @@ fn tcp_superframe() -> (Offload, Vec<u8>) {
     (offload, frame)
 }
 
-fn allocations(path: &mut Path, rounds: usize) -> u64 {
+fn allocations_of(path: &mut Path, rounds: usize) -> u64 {
     let (offload, superframe) = &tcp_superframe();
-    let before = ALLOCATIONS.get();
+    let before = counting::allocations();
     for _ in 0..rounds {
         path.burst(Offload::NONE, &superframe[..60], 300);
         path.burst(Offload::NONE, &superframe[..1_514], 50);
         path.burst(*offload, superframe, 8);
     }
-    ALLOCATIONS.get() - before
+    counting::allocations() - before
 }
 
 #[test]
 fn no_allocation_per_frame_in_steady_state() {
     let mut path = Path::new(0);
-    let warm_up = allocations(&mut path, 20);
+    let warm_up = allocations_of(&mut path, 20);
     assert!(warm_up > 0, "the counter counts");
-    assert_eq!(allocations(&mut path, 50), 0);
+    assert_eq!(allocations_of(&mut path, 50), 0);
     assert_eq!((path.sink.delivered, path.sink.dropped), (70 * 358, 0));
 
     let mut path = Path::new(97);
-    allocations(&mut path, 100);
-    assert_eq!(allocations(&mut path, 50), 0, "nor with loss");
+    allocations_of(&mut path, 100);
+    assert_eq!(allocations_of(&mut path, 50), 0, "nor with loss");
     assert!(path.reassembler.stats().salvaged > 10);
     assert!(path.sink.dropped > 10);
 }

@@ -7,7 +7,7 @@ use std::{fs, net::UdpSocket, time::Duration};
 
 use common::{
     Family, Pair, PairOptions, SOON, TAP, expect_arp, expect_pings, inner, inner6,
-    transfer::{Numbers, expect_file_crosses},
+    transfer::{Numbers, expect_bytes_cross},
 };
 use ipop_perf::lab::{
     Host,
@@ -15,15 +15,15 @@ use ipop_perf::lab::{
     wait_until,
 };
 
-const MIB: u64 = 1 << 20;
+const MIB: usize = 1 << 20;
 
 /// TCP in both directions, and its bytes.
 fn check_tcp(pair: &Pair) {
     let (a, b) = (pair.a.host(), pair.b.host());
     Iperf3::to(inner(1)).seconds(1).run(a, b).unwrap();
     Iperf3::to(inner6(1)).seconds(1).reverse().run(a, b).unwrap();
-    expect_file_crosses(&pair.lab, a, b, inner(1), 8 * MIB);
-    expect_file_crosses(&pair.lab, b, a, inner6(0), 8 * MIB);
+    expect_bytes_cross(a, b, inner(1), 8 * MIB, SOON);
+    expect_bytes_cross(b, a, inner6(0), 8 * MIB, SOON);
 }
 
 /// Datagrams arrive once and in order, or are counted as lost.

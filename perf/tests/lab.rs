@@ -1,6 +1,7 @@
 //! The lab itself, on the real kernel. Needs root.
 
 use std::{
+    net::Ipv4Addr,
     path::Path,
     time::{Duration, Instant},
 };
@@ -91,9 +92,11 @@ fn a_dropped_lab_leaves_nothing() {
     assert!(wait_until(SOON, || stays.stdout().ends_with('\n')));
     let grandchild = format!("/proc/{}", stays.stdout().trim());
     let (dir, netns) = (lab.dir().to_owned(), Path::new("/run/netns").join(a.netns()));
-    assert!(dir.exists() && netns.exists() && Path::new(&grandchild).exists());
+    a.set_name_server(Ipv4Addr::LOCALHOST).unwrap();
+    let files = Path::new("/etc/netns").join(a.netns());
+    assert!(dir.exists() && netns.exists() && files.exists() && Path::new(&grandchild).exists());
     drop(lab);
-    assert!(!dir.exists() && !netns.exists());
+    assert!(!dir.exists() && !netns.exists() && !files.exists());
     assert!(wait_until(SOON, || !Path::new(&grandchild).exists()));
 }
 

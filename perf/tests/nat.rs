@@ -174,9 +174,8 @@ fn neighbours(label: &str, options: NatOptions) -> Neighbours {
     let internet = internet(label, InternetOptions::new());
     let outside = Outside::new(&internet);
     let nat = internet.nat("nat", options, Place::Internet).unwrap();
-    let sockets = ["a", "b"].map(|name| {
-        Socket::bind(&internet.machine(name, Place::Behind(&nat)).unwrap(), PORT)
-    });
+    let sockets = ["a", "b"]
+        .map(|name| Socket::bind(&internet.machine(name, Place::Behind(&nat)).unwrap(), PORT));
     let mapped = sockets.each_ref().map(|socket| socket.seen_by(&outside.known));
     Neighbours { internet, nat, outside, sockets, mapped }
 }
@@ -188,10 +187,8 @@ fn two_machines_on_the_same_port_are_told_apart() {
             neighbours("sameport", NatOptions::new(kind));
         assert_ne!(mapped[0], mapped[1], "{kind:?}");
         // Also when they talk to different ones: conntrack alone would give both the same port here.
-        let apart = [
-            sockets[0].seen_by(&outside.other_port),
-            sockets[1].seen_by(&outside.other_address),
-        ];
+        let apart =
+            [sockets[0].seen_by(&outside.other_port), sockets[1].seen_by(&outside.other_address)];
         assert_ne!(apart[0], apart[1], "{kind:?}");
         outside.known.send(mapped[0], "to a");
         outside.known.send(mapped[1], "to b");
@@ -284,8 +281,7 @@ fn simultaneous_open() {
 #[test]
 fn the_outside_gives_no_errors() {
     let internet = internet("silent", InternetOptions::new());
-    let site =
-        internet.site("a", Access::Nat(NatOptions::new(NatKind::PortRestricted))).unwrap();
+    let site = internet.site("a", Access::Nat(NatOptions::new(NatKind::PortRestricted))).unwrap();
     let outside = internet.machine("outside", Place::Internet).unwrap();
     let socket = Socket::bind(&outside, 0);
     for port in [PORT, 20_000, 9] {
@@ -375,9 +371,7 @@ fn the_stated_delay_is_the_whole_delay() {
 fn the_router_cuts_what_it_is_told_to() {
     let internet = internet("cuts", InternetOptions::new());
     let relay = Socket::bind(&internet.machine("relay", Place::Internet).unwrap(), 3478);
-    let site = |name| {
-        internet.site(name, Access::Nat(NatOptions::new(NatKind::FullCone))).unwrap()
-    };
+    let site = |name| internet.site(name, Access::Nat(NatOptions::new(NatKind::FullCone))).unwrap();
     let sites = [site("a"), site("b")];
     let [a, b] = sites.each_ref().map(|site| Socket::bind(&site.machine, PORT));
     let [mapped_a, mapped_b] = [&a, &b].map(|socket| socket.seen_by(&relay));
@@ -403,10 +397,9 @@ fn the_router_cuts_what_it_is_told_to() {
 
 #[test]
 fn a_machine_moves() {
-    for options in [
-        InternetOptions::new(),
-        InternetOptions::new().one_way_delay(Duration::from_millis(2)),
-    ] {
+    for options in
+        [InternetOptions::new(), InternetOptions::new().one_way_delay(Duration::from_millis(2))]
+    {
         let internet = internet("moves", options);
         let server = internet.machine("server", Place::Internet).unwrap();
         let nat = NatOptions::new(NatKind::PortRestricted);
@@ -425,6 +418,26 @@ fn a_machine_moves() {
         assert!(wait_until(SOON, works));
         assert_ne!(first.ipv4, third.ipv4);
     }
+}
+
+#[test]
+fn a_nat_gets_another_address() {
+    let pair = neighbours("renumber", NatOptions::new(NatKind::PortRestricted));
+    let before = pair.nat.wan().ipv4;
+    pair.internet.move_nat(&pair.nat, Place::Internet).unwrap();
+    let after = pair.nat.wan().ipv4;
+    assert_ne!(before, after);
+    for socket in &pair.sockets {
+        assert_eq!(*socket.seen_by(&pair.outside.known).ip(), after);
+    }
+    // Now it is a client's of another one.
+    let carrier = NatOptions::new(NatKind::FullCone);
+    let carrier = pair.internet.nat("carrier", carrier, Place::Internet).unwrap();
+    pair.internet.move_nat(&pair.nat, Place::Behind(&carrier)).unwrap();
+    let seen = pair.sockets[0].seen_by(&pair.outside.known);
+    assert_eq!(*seen.ip(), carrier.wan().ipv4);
+    pair.outside.known.send(seen, "answer");
+    assert_eq!(pair.sockets[0].received_before("answer"), texts([]));
 }
 
 #[test]

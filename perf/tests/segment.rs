@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 
 use common::{
     SOON, Site, TAP, expect_arp, expect_pings, expect_reaches, inner, inner6, lab, switch,
-    transfer::expect_file_crosses,
+    transfer::expect_bytes_cross,
 };
 use ipop_perf::{
     lab::{BridgeSite, Host, Interface, Lab, LinkOptions, Process, SiteOptions, tools::Ping},
@@ -74,9 +74,9 @@ fn three_bridged_sites_are_one_segment() {
     }
     let machine = |site: usize, vm: usize| &sites.lans[site].vms[vm];
     let ((from, _), (to, end)) = (machine(0, 1), machine(2, 0));
-    expect_file_crosses(&sites.lab, from, to, end.ipv4, 4 << 20);
+    expect_bytes_cross(from, to, end.ipv4, 4 << 20, SOON);
     let ((from, _), (to, end)) = (machine(2, 1), machine(1, 0));
-    expect_file_crosses(&sites.lab, from, to, end.ipv6, 4 << 20);
+    expect_bytes_cross(from, to, end.ipv6, 4 << 20, SOON);
     for site in &mut switches {
         let report = site.report();
         // Each learned the two machines behind it, and two behind either peer.
@@ -113,9 +113,9 @@ fn local_taps_are_switched_among_themselves_and_to_a_peer() {
         expect_reaches(from, 0, to, 0);
     }
     let ((from, _), (to, end)) = (&first.vms[0], &second.vms[0]);
-    expect_file_crosses(&sites.lab, from, to, end.ipv4, 4 << 20);
-    expect_file_crosses(&sites.lab, to, from, first.vms[0].1.ipv6, 4 << 20);
-    expect_file_crosses(&sites.lab, &far.vms[0].0, to, end.ipv4, 4 << 20);
+    expect_bytes_cross(from, to, end.ipv4, 4 << 20, SOON);
+    expect_bytes_cross(to, from, first.vms[0].1.ipv6, 4 << 20, SOON);
+    expect_bytes_cross(&far.vms[0].0, to, end.ipv4, 4 << 20, SOON);
     let report = switches[0].report();
     assert!(report.tap(0).count("stations") > 0 && report.tap(1).count("stations") > 0, "{report}");
     switches.iter_mut().for_each(Site::stop);

@@ -6,7 +6,7 @@ mod common;
 use std::net::Ipv4Addr;
 
 use common::{
-    SOON, Site, TAP, expect_pings, inner, inner6, lab, switch, transfer::expect_file_crosses,
+    SOON, Site, TAP, expect_pings, inner, inner6, lab, switch, transfer::expect_bytes_cross,
 };
 use ipop_perf::lab::{Host, LinkOptions, tools::Ping, wait_until};
 use serde_json::Value;
@@ -91,8 +91,8 @@ fn attach(label: &str, made_with: &[&str], workers: &'static str, queues: u64) {
     let (mut far, mut near) = (Site::start(at_b), Site::start(at_a));
     near.switch.wait_for_answer(inner(1).into()).unwrap_or_else(|error| panic!("{error:#}"));
     expect_pings(&a, &Ping::to(inner(1)).unfragmented(1500 - 28).count(3));
-    expect_file_crosses(&lab, &a, &b, inner(1), 4 << 20);
-    expect_file_crosses(&lab, &b, &a, inner(0), 4 << 20);
+    expect_bytes_cross(&a, &b, inner(1), 4 << 20, SOON);
+    expect_bytes_cross(&b, &a, inner(0), 4 << 20, SOON);
     let report = near.report();
     assert_eq!(report.tap(0).json()["attached"], true, "{report}");
     assert_eq!(report.tap(0).count("queues"), queues, "{report}");

@@ -4,9 +4,9 @@
 mod common;
 
 use common::{
-    Pair, PairOptions, expect_pings, inner, inner6,
+    Pair, PairOptions, SOON, expect_pings, inner, inner6,
     report::{Port, Report},
-    transfer::{Numbers, expect_file_crosses},
+    transfer::{Numbers, expect_bytes_cross},
 };
 use ipop_perf::lab::{
     Host,
@@ -43,8 +43,8 @@ fn check_tcp(pair: &Pair) {
     let (a, b) = (pair.a.host(), pair.b.host());
     Iperf3::to(inner(1)).flows(8).seconds(1).run(a, b).unwrap();
     Iperf3::to(inner6(1)).flows(8).seconds(1).reverse().run(a, b).unwrap();
-    expect_file_crosses(&pair.lab, a, b, inner6(1), 4 << 20);
-    expect_file_crosses(&pair.lab, b, a, inner(0), 4 << 20);
+    expect_bytes_cross(a, b, inner6(1), 4 << 20, SOON);
+    expect_bytes_cross(b, a, inner(0), 4 << 20, SOON);
 }
 
 fn busy_workers<'a>(port: Port<'a>, counter: &str) -> usize {

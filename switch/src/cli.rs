@@ -42,6 +42,50 @@ pub(crate) enum Command {
     Identity(IdentityArgs),
     /// Show what this host offers, what is missing and how to get it
     Check,
+    /// Make a network secret
+    #[command(subcommand)]
+    Secret(SecretCommand),
+    /// See and decide who may connect; works while the switch runs
+    Trust(TrustArgs),
+}
+
+#[derive(Subcommand, Clone, Copy, Debug)]
+pub(crate) enum SecretCommand {
+    /// Print a new random secret of 160 bits, for a file with mode 0600
+    New,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct TrustArgs {
+    #[command(subcommand)]
+    pub(crate) command: TrustCommand,
+    /// State directory [default: $STATE_DIRECTORY, else /var/lib/ipop-switch]
+    #[arg(long, value_name = "DIR", global = true)]
+    pub(crate) state: Option<PathBuf>,
+    /// Configuration file, as for `run`
+    #[arg(long, value_name = "FILE", global = true)]
+    pub(crate) config: Option<PathBuf>,
+}
+
+#[derive(Subcommand, Clone, Debug)]
+pub(crate) enum TrustCommand {
+    /// Show who is accepted, who waits, who is denied
+    List,
+    /// Let a node in, by its id or by the name of one that waits
+    Accept {
+        /// Node id or name
+        node: String,
+    },
+    /// Take back what was decided about a node
+    Forget {
+        /// Node id or name
+        node: String,
+    },
+    /// Keep a node out, whatever else would let it in
+    Deny {
+        /// Node id or name
+        node: String,
+    },
 }
 
 #[derive(Args, Debug)]
@@ -92,6 +136,8 @@ pub(crate) struct Values {
     /// Key file, mode 0600, made on first use [default: identity.pem in the state directory]
     #[arg(long, value_name = "FILE")]
     pub(crate) identity: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) network: NetworkValues,
     /// Inner MTU in bytes, 576 to 65521, the same on all nodes [default: 1500]
     #[arg(long, value_name = "N")]
     pub(crate) mtu: Option<String>,
@@ -113,6 +159,40 @@ pub(crate) struct Values {
     /// [default: info]
     #[arg(long, value_name = "LEVEL")]
     pub(crate) log: Option<String>,
+}
+
+/// The network to join. `room` and `check` take the same.
+#[derive(Args, Clone, PartialEq, Debug, Default)]
+pub(crate) struct NetworkValues {
+    /// This node's name, for people [default: the host name]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// XMPP account that joins the room
+    #[arg(long, value_name = "JID")]
+    pub(crate) xmpp_jid: Option<String>,
+    /// File with the account's password, mode 0600
+    #[arg(long, value_name = "FILE")]
+    pub(crate) xmpp_password_file: Option<PathBuf>,
+    /// XMPP server, instead of what DNS says of the account's domain
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) xmpp_server: Option<String>,
+    /// CA certificates (PEM) that the XMPP server's certificate must come from [default: the system's]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) xmpp_ca: Option<PathBuf>,
+    /// Room whose members make up the network
+    #[arg(long, value_name = "JID")]
+    pub(crate) room: Option<String>,
+    /// File with the network's secret, mode 0600; further lines hold older ones that are still valid
+    #[arg(long, value_name = "FILE")]
+    pub(crate) network_secret_file: Option<PathBuf>,
+    /// Who may connect, of those in the room: who knows the network's secret, who is listed, or
+    /// who was accepted at first sight [default: secret]
+    #[arg(long, value_name = "secret|pinned|tofu")]
+    pub(crate) trust: Option<String>,
+    /// Room, secret and perhaps server in one word, as `room create` prints it. Other users see it in
+    /// the list of processes: in the configuration file they do not
+    #[arg(long, value_name = "TOKEN")]
+    pub(crate) join: Option<String>,
 }
 
 #[cfg(test)]
@@ -149,12 +229,18 @@ mod tests {
         let Some(Command::Identity(args)) = cli.command else { panic!("{cli:?}") };
         assert_eq!((args.identity, args.state), (Some("/k.pem".into()), Some("/s".into())));
         assert!(matches!(parse("ipop-switch check").unwrap().command, Some(Command::Check)));
+        let cli = parse("ipop-switch trust deny rack7 --state /s").unwrap();
+        let Some(Command::Trust(args)) = cli.command else { panic!("{cli:?}") };
+        assert!(matches!(args.command, TrustCommand::Deny { node } if node == "rack7"));
+        assert_eq!(args.state, Some("/s".into()));
         for (line, kind) in [
             ("ipop-switch --version", ErrorKind::DisplayVersion),
             ("ipop-switch --help", ErrorKind::DisplayHelp),
             ("ipop-switch --tap", ErrorKind::InvalidValue),
             ("ipop-switch --tpa x", ErrorKind::UnknownArgument),
             ("ipop-switch check --tap x", ErrorKind::UnknownArgument),
+            ("ipop-switch secret", ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand),
+            ("ipop-switch trust accept", ErrorKind::MissingRequiredArgument),
         ] {
             let error = parse(line).unwrap_err();
             assert_eq!(error.kind(), kind, "{line}");
@@ -175,6 +261,15 @@ mod tests {
             "--state",
             "--identity",
             "--config",
+            "--name",
+            "--xmpp-jid",
+            "--xmpp-password-file",
+            "--xmpp-server",
+            "--xmpp-ca",
+            "--room",
+            "--network-secret-file",
+            "--trust",
+            "--join",
             "--mtu",
             "--workers",
             "--congestion",

@@ -1,13 +1,15 @@
-//! The configuration file: TOML, each key a flag of `run` without its dashes.
+//! The configuration file: TOML. Each flag of `run` is a key, without its dashes or, for the network's, in the tables `[xmpp]` and
+//! `[network]`; a few more keys have no flag.
 
 use std::{
     fs, io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
 use serde::Deserialize;
 
-use crate::cli::Values;
+use crate::cli::{NetworkValues, Values};
 
 /// Read when no other file is named, if it exists.
 pub(crate) const DEFAULT_PATH: &str = "/etc/ipop-switch/config.toml";
@@ -17,6 +19,50 @@ pub(crate) const DEFAULT_PATH: &str = "/etc/ipop-switch/config.toml";
 pub(crate) struct ConfigFile {
     pub(crate) path: PathBuf,
     pub(crate) values: Values,
+    pub(crate) beyond_flags: BeyondFlags,
+}
+
+/// What only the file can say.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub(crate) struct BeyondFlags {
+    /// The account's password itself.
+    pub(crate) xmpp_password: Option<String>,
+    /// Whether the password may be sent as it is.
+    pub(crate) allow_plain: Option<bool>,
+    /// Node ids that may connect with trust = "pinned".
+    pub(crate) pinned: Option<Vec<String>>,
+    /// With trust = "tofu": wait or accept.
+    pub(crate) new_nodes: Option<String>,
+    pub(crate) stun: Option<Vec<String>>,
+    pub(crate) turn: Option<Vec<TurnEntry>>,
+    pub(crate) ignore_interfaces: Option<Vec<String>>,
+}
+
+/// A TURN server as configured.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TurnEntry {
+    /// `HOST[:PORT]`.
+    pub(crate) server: String,
+    pub(crate) username: String,
+    pub(crate) password: Option<String>,
+    pub(crate) password_file: Option<PathBuf>,
+}
+
+/// The key that stands for a flag of `run`.
+pub(crate) fn key_of_flag(flag: &'static str) -> &'static str {
+    match flag {
+        "busy-poll" => "busy_poll",
+        "xmpp-jid" => "xmpp.jid",
+        "xmpp-password-file" => "xmpp.password_file",
+        "xmpp-server" => "xmpp.server",
+        "xmpp-ca" => "xmpp.ca",
+        "room" => "network.room",
+        "network-secret-file" => "network.secret_file",
+        "trust" => "network.trust",
+        "join" => "network.join",
+        other => other,
+    }
 }
 
 /// The file cannot be used.
@@ -55,7 +101,37 @@ pub(crate) fn read(named: Option<&Path>, default: &Path) -> Result<Option<Config
         path: path.into(),
         why: error.to_string().trim_end().into(),
     })?;
-    Ok(Some(ConfigFile { path: path.into(), values: keys.into() }))
+    let file = keys.into_file(path.into());
+    if file.holds_secrets() {
+        refuse_exposed(path)?;
+    }
+    Ok(Some(file))
+}
+
+impl ConfigFile {
+    /// Whether a password or a join token stands in the file itself.
+    fn holds_secrets(&self) -> bool {
+        let turn = self.beyond_flags.turn.iter().flatten();
+        self.beyond_flags.xmpp_password.is_some()
+            || self.values.network.join.is_some()
+            || turn.into_iter().any(|server| server.password.is_some())
+    }
+}
+
+/// A file with secrets in it must not be for everybody. Its group may read it, as distributions set it up for services.
+fn refuse_exposed(path: &Path) -> Result<(), FileError> {
+    let metadata =
+        fs::metadata(path).map_err(|source| FileError::Unreadable { path: path.into(), source })?;
+    let mode = metadata.mode() & 0o7777;
+    if mode & 0o007 == 0 {
+        return Ok(());
+    }
+    let why = format!(
+        "it holds a password or a join token and is open to other users (mode {mode:04o}); run `chmod 600 {}`, or put \
+         the password into a file of its own (password_file)",
+        path.display()
+    );
+    Err(FileError::Invalid { path: path.into(), why })
 }
 
 #[derive(Deserialize)]
@@ -72,9 +148,42 @@ struct Keys {
     workers: Option<WordOrNumber>,
     congestion: Option<String>,
     offload: Option<String>,
-    #[serde(rename = "busy-poll")]
     busy_poll: Option<i64>,
     log: Option<String>,
+    name: Option<String>,
+    xmpp: Option<XmppKeys>,
+    network: Option<NetworkKeys>,
+    ice: Option<IceKeys>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct XmppKeys {
+    jid: Option<String>,
+    password: Option<String>,
+    password_file: Option<PathBuf>,
+    server: Option<String>,
+    ca: Option<PathBuf>,
+    allow_plain: Option<bool>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct NetworkKeys {
+    room: Option<String>,
+    secret_file: Option<PathBuf>,
+    trust: Option<String>,
+    join: Option<String>,
+    pinned: Option<OneOrMany>,
+    new_nodes: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct IceKeys {
+    stun: Option<OneOrMany>,
+    turn: Option<Vec<TurnEntry>>,
+    ignore_interfaces: Option<OneOrMany>,
 }
 
 #[derive(Deserialize)]
@@ -109,9 +218,35 @@ impl From<WordOrNumber> for String {
     }
 }
 
-impl From<Keys> for Values {
-    fn from(keys: Keys) -> Self {
-        Self {
+impl Keys {
+    fn into_file(self, path: PathBuf) -> ConfigFile {
+        let keys = self;
+        let (xmpp, network, ice) = (
+            keys.xmpp.unwrap_or_default(),
+            keys.network.unwrap_or_default(),
+            keys.ice.unwrap_or_default(),
+        );
+        let beyond_flags = BeyondFlags {
+            xmpp_password: xmpp.password,
+            allow_plain: xmpp.allow_plain,
+            pinned: network.pinned.map(Into::into),
+            new_nodes: network.new_nodes,
+            stun: ice.stun.map(Into::into),
+            turn: ice.turn,
+            ignore_interfaces: ice.ignore_interfaces.map(Into::into),
+        };
+        let network = NetworkValues {
+            name: keys.name,
+            xmpp_jid: xmpp.jid,
+            xmpp_password_file: xmpp.password_file,
+            xmpp_server: xmpp.server,
+            xmpp_ca: xmpp.ca,
+            room: network.room,
+            network_secret_file: network.secret_file,
+            trust: network.trust,
+            join: network.join,
+        };
+        let values = Values {
             tap: keys.tap.map(Into::into),
             bridge: keys.bridge,
             address: keys.address,
@@ -119,18 +254,22 @@ impl From<Keys> for Values {
             peer: keys.peer.map(Into::into),
             state: keys.state,
             identity: keys.identity,
+            network,
             mtu: keys.mtu.map(|mtu| mtu.to_string()),
             workers: keys.workers.map(Into::into),
             congestion: keys.congestion,
             offload: keys.offload,
             busy_poll: keys.busy_poll.map(|busy_poll_us| busy_poll_us.to_string()),
             log: keys.log,
-        }
+        };
+        ConfigFile { path, values, beyond_flags }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use clap::CommandFactory;
 
     use super::*;
@@ -139,6 +278,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("config.toml");
         fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
         let file = read(Some(&path), Path::new("/none")).map_err(|error| error.to_string())?;
         Ok(file.unwrap().values)
     }
@@ -150,9 +290,10 @@ mod tests {
             if ["config", "help", "version"].contains(&flag) {
                 continue;
             }
-            let text = match flag {
-                "mtu" | "busy-poll" => format!("{flag} = 1400"),
-                _ => format!("{flag} = \"x\""),
+            let flag: &'static str = flag.to_owned().leak();
+            let text = match key_of_flag(flag) {
+                key @ ("mtu" | "busy_poll") => format!("{key} = 1400"),
+                key => format!("{key} = \"x\""),
             };
             let values = read_text(&text).unwrap();
             assert_ne!(values, Values::default(), "{flag}");
@@ -176,6 +317,10 @@ mod tests {
             ("tpa = 'x'", ["tpa", "unknown field"]),
             ("config = 'x'", ["config", "unknown field"]),
             ("tap = 5", ["tap", "a string or a list of strings"]),
+            ("[xmpp]\njdi = 'x'", ["jdi", "unknown field"]),
+            ("[network]\ntrsut = 'x'", ["trsut", "unknown field"]),
+            ("[ice]\nstunn = 'x'", ["stunn", "unknown field"]),
+            ("[[ice.turn]]\nserver = 'x'\nuser = 'x'", ["user", "unknown field"]),
             ("workers = []", ["workers", "a number or \"auto\""]),
             ("mtu = '1500'", ["mtu", "invalid type"]),
             ("tap = ", ["tap", "line 1"]),
@@ -183,6 +328,28 @@ mod tests {
             let error = read_text(text).unwrap_err();
             assert!(error.contains("config.toml"), "{error}");
             assert!(words.iter().all(|word| error.contains(word)), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_file_with_secrets_in_it_must_not_be_open_to_everybody() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.toml");
+        let turn = "[[ice.turn]]\nserver = 'turn.example.org'\nusername = 'u'\npassword = 'p'";
+        for (text, mode, good) in [
+            ("[xmpp]\npassword = 'x'", 0o644, false),
+            ("[xmpp]\npassword = 'x'", 0o640, true),
+            ("[network]\njoin = 'x'", 0o604, false),
+            (turn, 0o644, false),
+            ("[xmpp]\npassword_file = '/x'", 0o644, true),
+        ] {
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            let result = read(Some(&path), &path);
+            assert_eq!(result.is_ok(), good, "{text} {mode:o}: {result:?}");
+            if let Err(error) = result {
+                assert!(error.to_string().contains("chmod 600"), "{error}");
+            }
         }
     }
 

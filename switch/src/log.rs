@@ -13,6 +13,8 @@ pub(crate) fn start(level: LogLevel) {
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .with_target(level_shows_internals(level))
+        // It would be told on standard error, in a way that panics if that takes nothing, as when a log file has filled its disk.
+        .log_internal_errors(false)
         .finish();
     // Fails only if a subscriber is set already, which then stays.
     let _ = tracing::subscriber::set_global_default(subscriber);

@@ -8,10 +8,11 @@ mod exit;
 mod identity_cmd;
 mod log;
 mod run;
+mod secret_cmd;
 mod settings;
+mod trust_cmd;
 
 use std::{
-    env,
     io::{self, Write},
     path::Path,
     process,
@@ -20,10 +21,10 @@ use std::{
 use clap::Parser;
 
 use crate::{
-    cli::{Cli, Command, IdentityArgs, RunArgs, Values},
+    cli::{Cli, Command, IdentityArgs, RunArgs, TrustArgs, Values},
     config::ConfigFile,
     exit::{ExitCode, Failure},
-    settings::{Layers, Settings},
+    settings::{Environment, Layers, Settings},
 };
 
 #[global_allocator]
@@ -36,6 +37,8 @@ fn main() -> process::ExitCode {
         Some(Command::Run(args)) => run(&args),
         Some(Command::Identity(args)) => identity(args),
         Some(Command::Check) => check::print(),
+        Some(Command::Secret(command)) => secret_cmd::run(command),
+        Some(Command::Trust(args)) => trust(args),
     };
     match result {
         Ok(()) => process::ExitCode::SUCCESS,
@@ -48,25 +51,33 @@ fn main() -> process::ExitCode {
 }
 
 fn run(args: &RunArgs) -> Result<(), Failure> {
-    let file = read_config(args.config.as_deref())?;
-    let state_directory = env::var("STATE_DIRECTORY").ok();
-    let layers = Layers {
-        flags: &args.values,
-        file: file.as_ref(),
-        state_directory: state_directory.as_deref(),
-    };
-    let settings =
-        Settings::from_layers(layers).map_err(|error| Failure::new(ExitCode::Usage, error))?;
+    let read = || read_settings(args);
+    let settings = read()?;
     log::start(settings.log);
-    run::run(&settings)
+    run::run(settings, &read)
+}
+
+/// Everything that the switch is told; SIGHUP asks again.
+fn read_settings(args: &RunArgs) -> Result<Settings, Failure> {
+    let file = read_config(args.config.as_deref())?;
+    let environment = Environment::of_process();
+    let layers = Layers { flags: &args.values, file: file.as_ref(), environment: &environment };
+    Settings::from_layers(layers).map_err(|error| Failure::new(ExitCode::Usage, error))
+}
+
+fn trust(args: TrustArgs) -> Result<(), Failure> {
+    let file = read_config(args.config.as_deref())?;
+    let flags = Values { state: args.state, ..Values::default() };
+    let environment = Environment::of_process();
+    let layers = Layers { flags: &flags, file: file.as_ref(), environment: &environment };
+    trust_cmd::run(&args.command, &layers.state())
 }
 
 fn identity(args: IdentityArgs) -> Result<(), Failure> {
     let file = read_config(args.config.as_deref())?;
-    let state_directory = env::var("STATE_DIRECTORY").ok();
+    let environment = Environment::of_process();
     let flags = Values { identity: args.identity, state: args.state, ..Values::default() };
-    let layers =
-        Layers { flags: &flags, file: file.as_ref(), state_directory: state_directory.as_deref() };
+    let layers = Layers { flags: &flags, file: file.as_ref(), environment: &environment };
     identity_cmd::print_node_id(&layers.identity())
 }
 

@@ -3,6 +3,25 @@
 //! Whatever is in [`Settings`] is valid by itself. What only the host can say (does the bridge exist, is the port free) is
 //! found out when the switch starts.
 
+/// Implements `FromStr` for an enum whose values are words.
+macro_rules! words {
+    ($name:ident: $($word:literal => $variant:ident),+) => {
+        impl FromStr for $name {
+            type Err = String;
+
+            fn from_str(text: &str) -> Result<Self, String> {
+                match text {
+                    $($word => Ok(Self::$variant),)+
+                    _ => Err(format!("{text:?} is none of {}", [$($word),+].join(", "))),
+                }
+            }
+        }
+    };
+}
+
+mod network;
+mod reload;
+
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},
@@ -12,10 +31,20 @@ use std::{
     time::Duration,
 };
 
-use ipop_control::peer::{DEFAULT_PORT, PeerSpec};
-use ipop_datapath::command::MAX_LANES;
+use ipop_control::{
+    peer::{DEFAULT_PORT, PeerSpec},
+    trust::Policy,
+};
+use ipop_datapath::{command::MAX_LANES, hello::MAX_NAME_LEN};
 
-use crate::{cli::Values, config::ConfigFile};
+pub(crate) use self::{
+    network::{Account, Environment, Ice, Network, PlainPassword, ServerAddress},
+    reload::Reload,
+};
+use crate::{
+    cli::Values,
+    config::{ConfigFile, key_of_flag},
+};
 
 /// The inner MTU unless told otherwise, bytes.
 pub(crate) const DEFAULT_MTU: u16 = 1_500;
@@ -50,6 +79,13 @@ pub(crate) struct Settings {
     pub(crate) offload: Offload,
     pub(crate) busy_poll: BusyPoll,
     pub(crate) log: LogLevel,
+    /// For people; the host name if there is none. At most 64 bytes.
+    pub(crate) name: Option<String>,
+    /// The room to join, if any.
+    pub(crate) network: Option<Network>,
+    /// Who may connect.
+    pub(crate) policy: Policy,
+    pub(crate) ice: Ice,
 }
 
 /// The name of a network interface as the kernel allows it: 1 to 15 bytes, no white space, no slash.
@@ -134,12 +170,12 @@ impl std::error::Error for SettingsError {}
 pub(crate) struct Layers<'a> {
     pub(crate) flags: &'a Values,
     pub(crate) file: Option<&'a ConfigFile>,
-    /// `$STATE_DIRECTORY`, which systemd sets.
-    pub(crate) state_directory: Option<&'a str>,
+    pub(crate) environment: &'a Environment,
 }
 
 impl Settings {
     pub(crate) fn from_layers(layers: Layers<'_>) -> Result<Self, SettingsError> {
+        let parts = layers.network_parts()?;
         let settings = Self {
             taps: layers.taps()?,
             bridge: layers.parsed("bridge", |values| values.bridge.as_ref())?,
@@ -166,6 +202,10 @@ impl Settings {
                 .parsed("busy-poll", |values| values.busy_poll.as_ref())?
                 .unwrap_or_default(),
             log: layers.parsed("log", |values| values.log.as_ref())?.unwrap_or(LogLevel::Info),
+            name: layers.name()?,
+            network: parts.network,
+            policy: parts.policy,
+            ice: parts.ice,
         };
         settings.check_address(layers)?;
         Ok(settings)
@@ -197,12 +237,25 @@ impl<'a> Layers<'a> {
     }
 
     /// The state directory. systemd separates several by colons; the first is ours.
-    fn state(&self) -> PathBuf {
+    pub(crate) fn state(&self) -> PathBuf {
         if let Some((path, _)) = self.pick("state", |values| values.state.as_ref()) {
             return path.clone();
         }
-        let from_systemd = self.state_directory.and_then(|list| list.split(':').next());
+        let list = self.environment.state_directory.as_deref();
+        let from_systemd = list.and_then(|list| list.split(':').next());
         from_systemd.filter(|path| !path.is_empty()).unwrap_or(DEFAULT_STATE).into()
+    }
+
+    fn name(&self) -> Result<Option<String>, SettingsError> {
+        let Some((name, origin)) = self.pick("name", |values| values.network.name.as_ref()) else {
+            return Ok(None);
+        };
+        if name.is_empty() || name.len() > MAX_NAME_LEN || name.chars().any(char::is_control) {
+            return Err(origin.error(format_args!(
+                "{name:?} is not 1 to {MAX_NAME_LEN} bytes of printable text"
+            )));
+        }
+        Ok(Some(name.clone()))
     }
 
     fn taps(&self) -> Result<Vec<InterfaceName>, SettingsError> {
@@ -273,7 +326,7 @@ impl Origin<'_> {
         let key = self.key;
         SettingsError(match self.file {
             None => format!("--{key}: {why}"),
-            Some(file) => format!("{key} in {}: {why}", file.display()),
+            Some(file) => format!("{} in {}: {why}", key_of_flag(key), file.display()),
         })
     }
 }
@@ -381,22 +434,6 @@ impl FromStr for BusyPoll {
             )),
         }
     }
-}
-
-/// Implements `FromStr` for an enum whose values are words.
-macro_rules! words {
-    ($name:ident: $($word:literal => $variant:ident),+) => {
-        impl FromStr for $name {
-            type Err = String;
-
-            fn from_str(text: &str) -> Result<Self, String> {
-                match text {
-                    $($word => Ok(Self::$variant),)+
-                    _ => Err(format!("{text:?} is none of {}", [$($word),+].join(", "))),
-                }
-            }
-        }
-    };
 }
 
 words!(Congestion: "tunnel" => Tunnel, "cubic" => Cubic);

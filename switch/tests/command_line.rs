@@ -76,3 +76,47 @@ fn version_help_and_check_answer_on_standard_output() {
     let missing = table.lines().any(|line| line.starts_with("missing"));
     assert_eq!(check.status.code() == Some(0), !missing, "{table}");
 }
+
+#[test]
+fn a_new_secret_goes_to_a_private_file_that_the_switch_takes() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("network.secret");
+    let file = fs::File::create(&path).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    let status = Command::new(env!("CARGO_BIN_EXE_ipop-switch"))
+        .args(["secret", "new"])
+        .stdout(file)
+        .status()
+        .unwrap();
+    assert_eq!(status.code(), Some(0));
+    let mode = fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    // Everything but the room is well, so the secret was taken.
+    let args = ["--tap", "a", "--network-secret-file", path.to_str().unwrap(), "--xmpp-jid", "a@b"];
+    let output = ipop_switch(dir.path(), &args);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("--room"), "{}", stderr(&output));
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+    let exposed = stderr(&ipop_switch(dir.path(), &args));
+    assert!(exposed.contains("chmod 600"), "{exposed}");
+}
+
+#[test]
+fn trust_decisions_are_made_in_the_state_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = "a".repeat(52);
+    let trust = |words: &[&str]| ipop_switch(dir.path(), &[&["trust"], words].concat());
+    assert_eq!(trust(&["list"]).stdout, b"");
+    assert_eq!(trust(&["deny", &node]).status.code(), Some(0));
+    let listed = String::from_utf8(trust(&["list"]).stdout).unwrap();
+    assert_eq!(listed, format!("denied   {node}\n"));
+    let unknown = trust(&["accept", "rack7"]);
+    assert_eq!(unknown.status.code(), Some(2));
+    assert!(stderr(&unknown).contains("rack7"), "{}", stderr(&unknown));
+    assert_eq!(trust(&["forget", &node]).status.code(), Some(0));
+    assert_eq!(trust(&["list"]).stdout, b"");
+    fs::write(dir.path().join("trust.toml"), "version = 1\n[[accepted]]\n").unwrap();
+    let corrupted = trust(&["list"]);
+    assert_eq!(corrupted.status.code(), Some(2));
+    assert!(stderr(&corrupted).contains("trust.toml"), "{}", stderr(&corrupted));
+}

@@ -9,17 +9,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ipop_datapath::command::{
-    CloseReason, Command, ConnectionId, Direction, Ended, Lane as LaneNumber,
+use ipop_datapath::{
+    command::{CloseReason, Command, ConnectionId, Direction, Ended, Lane as LaneNumber},
+    path::{alias, port_of_alias},
 };
 
 use super::{
-    Action, Context,
+    Action, Context, PeerPath,
     backoff::Backoff,
     canonical,
-    lane::Via,
+    lane::{Link, Via},
     notice::{Notice, explain},
-    peer::Peer,
+    peer::{Peer, Role},
 };
 
 /// How long one address may take to answer before the next is tried. Three retransmissions of an Initial fit.
@@ -70,7 +71,7 @@ impl Peer {
         let at = state.not_before;
         if let Some(link) = &state.active {
             if link.move_to.is_empty() {
-                return None;
+                return self.takeover_by_path(lane, link);
             }
             let via = match link.direction {
                 Direction::Dialled => Via::Listener,
@@ -78,23 +79,57 @@ impl Peer {
             };
             return Some(Due { at, target: Target::Known(link.move_to.clone(), via) });
         }
+        if lane == 0 && !self.is_up() {
+            return self.first_lane_due();
+        }
         if lane > 0 && lane >= self.lanes_wanted {
             return None;
         }
         if let Some(remote) = self.listener_in_use() {
             return Some(Due { at, target: Target::Known(vec![remote], Via::Listener) });
         }
-        self.address.as_ref()?;
         if !self.is_up() {
-            return (lane == 0).then_some(Due { at, target: Target::Configured });
+            return None;
         }
+        if let (PeerPath::Up { listener: Some(remote) }, Role::Dials) = (self.path, self.role) {
+            return Some(Due { at, target: Target::Known(vec![remote], Via::Listener) });
+        }
+        self.address.as_ref()?;
         let patient = state.missing_since.map(|since| since + PATIENCE);
         Some(Due { at: at.max(patient), target: Target::Configured })
+    }
+
+    /// When and where the lane that comes first is dialled while the peer is down.
+    fn first_lane_due(&self) -> Option<Due> {
+        let at = self.lanes[0].not_before;
+        if self.address.is_some() {
+            return Some(Due { at, target: Target::Configured });
+        }
+        let mut known: Vec<SocketAddr> = self.dialled_alias().into_iter().collect();
+        if self.path == PeerPath::Down {
+            known.extend(&self.last_addresses);
+        }
+        (!known.is_empty()).then_some(Due { at, target: Target::Known(known, Via::Listener) })
+    }
+
+    /// A peer that was found where it had been before goes over to path control, which follows it when addresses change.
+    fn takeover_by_path(&self, lane: usize, link: &Link) -> Option<Due> {
+        let alias = self.dialled_alias().filter(|alias| *alias != link.remote)?;
+        (lane == 0 && self.address.is_none()).then_some(Due {
+            at: self.lanes[lane].not_before,
+            target: Target::Known(vec![alias], Via::Alias),
+        })
+    }
+
+    /// The peer's alias, if there is a way and it is this node's part to dial it.
+    fn dialled_alias(&self) -> Option<SocketAddr> {
+        (self.path != PeerPath::Down && self.role == Role::Dials).then(|| alias(self.port))
     }
 
     /// Acts on everything whose time has come.
     pub(super) fn maintain(&mut self, ctx: &mut Context, now: Instant) {
         self.close_retired(ctx, now);
+        self.close_unproved(ctx, now);
         if self.resolving.is_some_and(|deadline| now >= deadline) {
             self.resolved(ctx, now, Err("the name could not be resolved in time".into()));
         }
@@ -125,7 +160,9 @@ impl Peer {
                 Some(Attempt::Resolving) => None,
                 None => self.due(index).and_then(|due| due.at),
             };
-            lane.retiring.iter().map(|retiring| retiring.close_at).chain(attempt)
+            let unproved = lane.active.as_ref().and_then(|link| link.unproved_until);
+            let closes = lane.retiring.iter().map(|retiring| retiring.close_at);
+            closes.chain(attempt).chain(unproved)
         });
         lanes.chain(self.resolving).chain(self.recheck_at()).min()
     }
@@ -158,7 +195,8 @@ impl Peer {
             }
             match &result {
                 Ok(addresses) => {
-                    let addresses = addresses.iter().copied().collect();
+                    let addresses =
+                        self.dialled_alias().into_iter().chain(addresses.clone()).collect();
                     self.dial_next(ctx, now, lane, Via::Listener, addresses, Vec::new());
                 }
                 Err(error) => self.round_failed(ctx, now, lane, error.clone()),
@@ -201,12 +239,17 @@ impl Peer {
     ) {
         let literal = self.address.as_ref().and_then(super::PeerAddress::literal);
         for link in self.lanes.iter_mut().filter_map(|lane| lane.active.as_mut()) {
+            if port_of_alias(link.remote).is_some() {
+                // Path control watches over it.
+                continue;
+            }
             let gone = link.local_ip.is_some_and(|ip| !is_local(ip));
             match link.direction {
                 Direction::Accepted if gone => {
                     link.move_to = distinct([link.remote].into_iter().chain(literal).collect());
                 }
-                Direction::Accepted => link.move_to.clear(),
+                Direction::Accepted if link.unproved_until.is_none() => link.move_to.clear(),
+                Direction::Accepted => {}
                 Direction::Dialled => {
                     let unsure = link.local_ip.is_none() && removed_any == RemovedAny::Yes;
                     if gone || unsure {
@@ -264,7 +307,9 @@ impl Peer {
         let literal = self.address.as_ref().and_then(super::PeerAddress::literal);
         let (addresses, via) = match (target, literal) {
             (Target::Known(addresses, via), _) => (addresses, via),
-            (Target::Configured, Some(literal)) => (vec![literal], Via::Listener),
+            (Target::Configured, Some(literal)) => {
+                (self.dialled_alias().into_iter().chain([literal]).collect(), Via::Listener)
+            }
             (Target::Configured, None) => {
                 self.lanes[lane].attempt = Some(Attempt::Resolving);
                 return self.start_resolving(ctx, now);
@@ -288,7 +333,8 @@ impl Peer {
             return self.round_failed(ctx, now, lane, errors.join(", "));
         };
         let number = LaneNumber(lane as u8);
-        let connection = ctx.new_connection(number, self.index);
+        let via = if port_of_alias(remote).is_some() { Via::Alias } else { via };
+        let connection = ctx.new_connection(number, self.port);
         let dial = Command::Dial { connection, peer: self.node, lane: number, remote };
         ctx.command(dial, connection);
         let deadline = now + DIAL_TIMEOUT;
@@ -345,7 +391,7 @@ pub(super) fn is_duplicate(why: &Ended) -> bool {
     matches!(why, Ended::ByPeer { code: DUPLICATE, .. } | Ended::Closed(CloseReason::Duplicate))
 }
 
-fn distinct(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+pub(super) fn distinct(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let mut seen = Vec::new();
     for address in addresses {
         if !seen.contains(&address) && seen.len() < MAX_ADDRESSES {

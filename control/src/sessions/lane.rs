@@ -11,6 +11,7 @@ use std::{
 };
 
 use ipop_datapath::{
+    admission::Proved,
     command::{CloseReason, ConnectionId, Direction},
     node_id::NodeId,
 };
@@ -40,6 +41,9 @@ pub(super) struct Link {
     pub(super) since: Instant,
     /// Where to dial the peer in order to take over from this connection; empty when it is fine.
     pub(super) move_to: Vec<SocketAddr>,
+    pub(super) proved: Proved,
+    /// It has proved no secret that is still valid, and is closed then unless another takes over.
+    pub(super) unproved_until: Option<Instant>,
 }
 
 /// What is known of the address that a connection was dialled to.
@@ -49,6 +53,8 @@ pub(super) enum Via {
     Listener,
     /// The port that the peer dialled this very lane from.
     PeersSource,
+    /// The alias of a peer whose path control chooses: for lane 0 alone.
+    Alias,
 }
 
 /// A connection that lost and will be closed.
@@ -132,6 +138,8 @@ mod tests {
             instance: [0; 16],
             since,
             move_to: Vec::new(),
+            proved: Proved::KeyAlone,
+            unproved_until: None,
         }
     }
 

@@ -4,8 +4,12 @@
 //! [`Sessions::handle_timeout`] when [`Sessions::poll_timeout`] says so. All randomness comes from a seed, so a
 //! simulation runs the very same code.
 //!
-//! Peers with an address are dialled until they are up, and again when they are lost; the others are waited for. Lane 0
-//! comes first; its hello tells how many lanes the peer serves, and the dialler opens the rest. Which of two
+//! Peers with an address are dialled until they are up, and again when they are lost; the others are waited for. A peer may come and go
+//! while the program runs ([`Input::Named`], [`Input::Unnamed`]), and several sources may name it; all of them together make one set of
+//! connections. When path control has found a way to a peer ([`Input::Path`]), the lower node id dials the peer's alias, and the higher
+//! one waits. Nothing but [`Input::Revoked`] closes a tunnel because of what a source says.
+//!
+//! Lane 0 comes first; its hello tells how many lanes the peer serves, and the dialler opens the rest. Which of two
 //! connections of a lane stays is decided in `lane`, when and where to dial in `dialling`.
 
 mod backoff;
@@ -20,12 +24,14 @@ mod snapshot;
 mod tests;
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     net::{IpAddr, SocketAddr},
     time::Instant,
 };
 
 use ipop_datapath::{
+    PortId,
+    admission::SecretId,
     command::{
         CloseReason, Command, ConnectionId, Direction, Event, Lane as LaneNumber, MAX_LANES,
     },
@@ -33,8 +39,8 @@ use ipop_datapath::{
     node_id::NodeId,
 };
 
+pub(crate) use self::backoff::Rng;
 use self::{
-    backoff::Rng,
     dialling::RemovedAny,
     lane::{Link, Via},
     peer::Peer,
@@ -43,7 +49,7 @@ pub use self::{
     notice::{Notice, Severity},
     snapshot::{LaneSnapshot, PeerSnapshot, PeerState},
 };
-use crate::peer::{PeerAddress, PeerSpec};
+use crate::peer::{PeerAddress, PeerSource, PeerSpec};
 
 /// More peers than this are refused: in a full mesh each costs a copy of every broadcast frame.
 pub const MAX_PEERS: usize = 1_024;
@@ -101,6 +107,60 @@ pub enum Input {
     },
     /// The addresses that this host has now.
     LocalAddresses(BTreeSet<IpAddr>),
+    /// A source names a peer that may connect.
+    Named(NamedPeer),
+    /// A source no longer names a peer. It stays while it is up, and is forgotten after that once nothing names it.
+    Unnamed {
+        /// Which peer.
+        peer: NodeId,
+        /// Who named it.
+        source: PeerSource,
+    },
+    /// A peer lost its right: its tunnels are closed and it is forgotten, whatever names it.
+    Revoked {
+        /// Which peer.
+        peer: NodeId,
+        /// Why, for people.
+        why: String,
+    },
+    /// Path control has found a way to a peer, or lost it.
+    Path {
+        /// Which peer.
+        peer: NodeId,
+        /// What it is now.
+        path: PeerPath,
+    },
+    /// These secrets are valid from now on; none if no secret is asked for. Lanes that have proved none of them are dialled anew, and closed
+    /// if that does not help.
+    Secrets(Vec<SecretId>),
+}
+
+/// A peer, as a source names it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NamedPeer {
+    /// Whose key must answer.
+    pub node: NodeId,
+    /// The port that trust gave it.
+    pub port: PortId,
+    /// Who names it.
+    pub source: PeerSource,
+    /// Where the configuration says that it listens; other sources leave that to path control.
+    pub address: Option<PeerAddress>,
+    /// Where it listened when it was connected last, best first: dialled as long as it has no other address.
+    pub last_addresses: Vec<SocketAddr>,
+}
+
+/// Whether path control has a way to a peer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum PeerPath {
+    /// None.
+    #[default]
+    Down,
+    /// Packets to its alias arrive.
+    Up {
+        /// Where it can be reached without path control; further lanes are dialled there.
+        listener: Option<SocketAddr>,
+    },
 }
 
 /// Something is to be done.
@@ -122,14 +182,22 @@ pub enum Action {
     },
     /// Tell the operator.
     Notice(Notice),
+    /// Nothing names this peer any more, and no connection of it is left.
+    Forgotten {
+        /// Which peer.
+        peer: NodeId,
+        /// The port that it had.
+        port: PortId,
+    },
 }
 
 /// The sessions with all peers.
 #[derive(Debug)]
 pub struct Sessions {
     ctx: Context,
-    peers: Vec<Peer>,
-    index_of: HashMap<NodeId, usize>,
+    /// By port.
+    peers: BTreeMap<PortId, Peer>,
+    port_of: HashMap<NodeId, PortId>,
     local_addresses: Option<BTreeSet<IpAddr>>,
     phase: Phase,
 }
@@ -160,25 +228,29 @@ impl Sessions {
             local: config.local,
             inner_mtu: config.inner_mtu,
             lanes: config.lanes,
-            first_port: config.first_port,
+            secrets: Vec::new(),
             rng: Rng::new(config.seed),
             actions: VecDeque::new(),
             owners: HashMap::new(),
             next_connection: 0,
         };
-        let mut index_of = HashMap::new();
-        let mut peers = Vec::with_capacity(count);
-        for (index, PeerSpec { node, address }) in config.peers.into_iter().enumerate() {
+        let mut port_of = HashMap::new();
+        let mut peers = BTreeMap::new();
+        let ports = (config.first_port..).map(PortId);
+        for (PeerSpec { node, address }, port) in config.peers.into_iter().zip(ports) {
             if node == ctx.local {
                 return Err(SessionsError::PeerIsSelf(node));
             }
-            if index_of.insert(node, index).is_some() {
+            if port_of.insert(node, port).is_some() {
                 return Err(SessionsError::PeerTwice(node));
             }
-            peers.push(Peer::new(node, address, index, &ctx, now));
+            let mut peer = Peer::new(node, port, &ctx, now);
+            peer.sources.insert(PeerSource::Configured);
+            peer.address = address;
+            peers.insert(port, peer);
         }
         let mut sessions =
-            Self { ctx, peers, index_of, local_addresses: None, phase: Phase::Running };
+            Self { ctx, peers, port_of, local_addresses: None, phase: Phase::Running };
         sessions.handle_timeout(now);
         Ok(sessions)
     }
@@ -191,28 +263,37 @@ impl Sessions {
         match input {
             Input::Event(event) => self.handle_event(now, event),
             Input::Resolved { peer, result } => {
-                if let Some(index) = self.index_of.get(&peer) {
-                    self.peers[*index].resolved(&mut self.ctx, now, result);
-                    self.peers[*index].maintain(&mut self.ctx, now);
-                }
+                self.with_peer(now, peer, |peer, ctx| peer.resolved(ctx, now, result));
             }
             Input::LocalAddresses(addresses) => self.handle_local_addresses(now, addresses),
+            Input::Named(named) => self.handle_named(now, named),
+            Input::Unnamed { peer, source } => {
+                self.with_peer(now, peer, |peer, _| peer.unnamed(source));
+            }
+            Input::Revoked { peer, why } => {
+                self.with_peer(now, peer, |peer, ctx| peer.revoked(ctx, why));
+            }
+            Input::Path { peer, path } => {
+                self.with_peer(now, peer, |peer, _| peer.path_changed(now, path));
+            }
+            Input::Secrets(secrets) => self.handle_secrets(now, secrets),
         }
     }
 
     /// Does what is due by now.
     pub fn handle_timeout(&mut self, now: Instant) {
         if self.phase == Phase::Running {
-            for peer in &mut self.peers {
+            for peer in self.peers.values_mut() {
                 peer.maintain(&mut self.ctx, now);
             }
+            self.forget_unnamed();
         }
     }
 
     /// When [`Self::handle_timeout`] is to be called, if nothing happens before.
     pub fn poll_timeout(&self) -> Option<Instant> {
         match self.phase {
-            Phase::Running => self.peers.iter().filter_map(Peer::next_timeout).min(),
+            Phase::Running => self.peers.values().filter_map(Peer::next_timeout).min(),
             Phase::ShutDown => None,
         }
     }
@@ -232,14 +313,14 @@ impl Sessions {
         }
     }
 
-    /// Every peer, in the order of the configuration.
+    /// Every peer, in the order of their ports; configured ones come first.
     pub fn snapshot(&self, now: Instant) -> Vec<PeerSnapshot> {
-        self.peers.iter().map(|peer| peer.snapshot(now)).collect()
+        self.peers.values().map(|peer| peer.snapshot(now)).collect()
     }
 
     fn handle_event(&mut self, now: Instant, event: Event) {
         match event {
-            Event::Connected { connection, peer, direction, remote, local_ip, hello } => {
+            Event::Connected { connection, peer, direction, remote, local_ip, hello, proved } => {
                 let link = Link {
                     connection,
                     direction,
@@ -249,18 +330,21 @@ impl Sessions {
                     instance: hello.instance,
                     since: now,
                     move_to: Vec::new(),
+                    proved,
+                    unproved_until: None,
                 };
                 self.handle_connected(now, peer, link, hello);
             }
             Event::Moved { connection, remote } => {
-                if let Some(index) = self.ctx.owners.get(&connection) {
-                    self.peers[*index].moved(&mut self.ctx, connection, remote);
+                let owner = self.ctx.owners.get(&connection);
+                if let Some(peer) = owner.and_then(|port| self.peers.get_mut(port)) {
+                    peer.moved(&mut self.ctx, connection, remote);
                 }
             }
             Event::Ended { connection, why } => {
-                if let Some(index) = self.ctx.owners.remove(&connection) {
-                    self.peers[index].ended(&mut self.ctx, now, connection, &why);
-                    self.peers[index].maintain(&mut self.ctx, now);
+                let owner = self.ctx.owners.remove(&connection);
+                if let Some(node) = owner.and_then(|port| Some(self.peers.get(&port)?.node)) {
+                    self.with_peer(now, node, |peer, ctx| peer.ended(ctx, now, connection, &why));
                 }
             }
             Event::Rejected { .. }
@@ -277,14 +361,14 @@ impl Sessions {
 
     fn handle_connected(&mut self, now: Instant, node: NodeId, link: Link, hello: Hello) {
         let owner = self.ctx.owners.get(&link.connection).copied();
-        let known = self.index_of.get(&node).copied();
+        let known = self.port_of.get(&node).copied();
         let refuse = |ctx: &mut Context, reason: CloseReason, why: String| {
             ctx.close(link.connection, reason);
             let notice = Notice::Refused { peer: node, remote: link.remote, why };
             ctx.push(Action::Notice(notice));
         };
         let ctx = &mut self.ctx;
-        let Some(index) = known else {
+        let Some(port) = known else {
             return if node == ctx.local {
                 let why = "it is this node itself; correct the address of --peer".into();
                 refuse(ctx, CloseReason::DialledSelf, why);
@@ -301,7 +385,7 @@ impl Sessions {
         match (link.direction, owner) {
             // A dial that was given up while its answer was on the way.
             (Direction::Dialled, None) => return ctx.close(link.connection, CloseReason::Replaced),
-            (Direction::Dialled, Some(owner)) if owner != index => {
+            (Direction::Dialled, Some(owner)) if owner != port => {
                 return refuse(ctx, CloseReason::NotAdmitted, "another node was dialled".into());
             }
             (Direction::Dialled, _) if dialled_lane != u64::from(hello.lane) => {
@@ -310,9 +394,53 @@ impl Sessions {
             }
             _ => {}
         }
-        ctx.owners.insert(link.connection, index);
-        self.peers[index].connected(ctx, link, hello);
-        self.peers[index].maintain(ctx, now);
+        ctx.owners.insert(link.connection, port);
+        self.with_peer(now, node, |peer, ctx| peer.connected(ctx, link, hello));
+    }
+
+    fn handle_named(&mut self, now: Instant, named: NamedPeer) {
+        let taken = self.peers.get(&named.port).is_some_and(|peer| peer.node != named.node);
+        let full = self.peers.len() == MAX_PEERS && !self.port_of.contains_key(&named.node);
+        if named.node == self.ctx.local || taken || full {
+            return;
+        }
+        let port = *self.port_of.entry(named.node).or_insert(named.port);
+        let new = || Peer::new(named.node, port, &self.ctx, now);
+        self.peers.entry(port).or_insert_with(new).named(&named);
+        self.with_peer(now, named.node, |_, _| {});
+    }
+
+    fn handle_secrets(&mut self, now: Instant, secrets: Vec<SecretId>) {
+        self.ctx.secrets = secrets;
+        for peer in self.peers.values_mut() {
+            peer.secrets_changed(&self.ctx, now);
+            peer.maintain(&mut self.ctx, now);
+        }
+    }
+
+    /// Does something with a peer that is known, and what follows from it.
+    fn with_peer(
+        &mut self,
+        now: Instant,
+        node: NodeId,
+        change: impl FnOnce(&mut Peer, &mut Context),
+    ) {
+        let port = self.port_of.get(&node);
+        let Some(peer) = port.and_then(|port| self.peers.get_mut(port)) else { return };
+        change(peer, &mut self.ctx);
+        if peer.is_over() {
+            self.forget_unnamed();
+        } else {
+            peer.maintain(&mut self.ctx, now);
+        }
+    }
+
+    fn forget_unnamed(&mut self) {
+        for (port, mut peer) in self.peers.extract_if(.., |_, peer| peer.is_over()) {
+            peer.close_all(&mut self.ctx, CloseReason::Replaced);
+            self.port_of.remove(&peer.node);
+            self.ctx.push(Action::Forgotten { peer: peer.node, port });
+        }
     }
 
     fn handle_local_addresses(&mut self, now: Instant, addresses: BTreeSet<IpAddr>) {
@@ -322,7 +450,7 @@ impl Sessions {
         let removed_any =
             if before.is_subset(&addresses) { RemovedAny::No } else { RemovedAny::Yes };
         let is_local = |address: IpAddr| addresses.contains(&address.to_canonical());
-        for peer in &mut self.peers {
+        for peer in self.peers.values_mut() {
             peer.local_addresses_changed(&mut self.ctx, &is_local, removed_any);
             peer.maintain(&mut self.ctx, now);
         }
@@ -336,11 +464,12 @@ struct Context {
     local: NodeId,
     inner_mtu: u16,
     lanes: u8,
-    first_port: u16,
+    /// Of which each lane must have proved one; none if no secret is asked for.
+    secrets: Vec<SecretId>,
     rng: Rng,
     actions: VecDeque<Action>,
     /// The peer that each live connection or dial belongs to. What is closed here is forgotten at once.
-    owners: HashMap<ConnectionId, usize>,
+    owners: HashMap<ConnectionId, PortId>,
     next_connection: u64,
 }
 
@@ -365,7 +494,7 @@ impl Context {
         self.command(Command::Close { connection, reason }, connection);
     }
 
-    fn new_connection(&mut self, lane: LaneNumber, owner: usize) -> ConnectionId {
+    fn new_connection(&mut self, lane: LaneNumber, owner: PortId) -> ConnectionId {
         let number = self.next_connection;
         self.next_connection = (number + 1) & (DIALLED_BIT - 1);
         let connection = ConnectionId(u64::from(lane.0) << WORKER_SHIFT | DIALLED_BIT | number);

@@ -92,6 +92,13 @@ pub enum Notice {
         /// Why, and what to do.
         why: String,
     },
+    /// A peer lost its right to be connected while it was up.
+    Revoked {
+        /// Who.
+        peer: NodeId,
+        /// Why, for people.
+        why: String,
+    },
     /// The peer's inner MTU is another.
     MtuMismatch {
         /// Who.
@@ -131,6 +138,7 @@ impl Notice {
             | Self::LaneDown { .. }
             | Self::DialFailed { .. }
             | Self::Refused { .. }
+            | Self::Revoked { .. }
             | Self::MtuMismatch { .. }
             | Self::DuplicateNode { .. } => Severity::Warning,
         }
@@ -167,15 +175,18 @@ impl fmt::Display for Notice {
             Self::LaneMoved { peer, lane, from, to } => {
                 write!(f, "peer {peer} lane {} moved from {from} to {to}", lane.0)
             }
-            Self::DialFailed { peer, lane, error, retry_in } => write!(
-                f,
-                "cannot reach peer {peer} (lane {}): {error}; next try in {:.1} s",
-                lane.0,
-                retry_in.as_secs_f64()
-            ),
+            Self::DialFailed { peer, lane, error, retry_in } => {
+                write!(f, "cannot reach peer {peer} (lane {}): {error}; next try ", lane.0)?;
+                match retry_in.as_secs_f64() {
+                    // Rounded, it would be no time at all.
+                    ..0.1 => f.write_str("at once"),
+                    seconds => write!(f, "in {seconds:.1} s"),
+                }
+            }
             Self::Refused { peer, remote, why } => {
                 write!(f, "refused a connection of {peer} at {remote}: {why}")
             }
+            Self::Revoked { peer, why } => write!(f, "closed the tunnels of peer {peer}: {why}"),
             Self::MtuMismatch { peer, ours, theirs } => write!(
                 f,
                 "peer {peer} has inner MTU {theirs}, this node {ours}: large packets between them \
@@ -213,6 +224,7 @@ fn closed_here(reason: CloseReason) -> &'static str {
         CloseReason::BadHello => "the peer's hello is malformed; run the same release on both ends",
         CloseReason::NotAdmitted => "the node is not among the peers",
         CloseReason::DialledSelf => "the address leads back to this node; correct --peer",
+        CloseReason::NotProved => "it has proved no network secret that is still valid here",
     }
 }
 
@@ -224,6 +236,7 @@ fn by_peer(code: u64, phrase: &str, local: NodeId) -> String {
     const BAD_HELLO: u64 = CloseReason::BadHello as u64;
     const NOT_ADMITTED: u64 = CloseReason::NotAdmitted as u64;
     const DIALLED_SELF: u64 = CloseReason::DialledSelf as u64;
+    const NOT_PROVED: u64 = CloseReason::NotProved as u64;
     match code {
         SHUTDOWN => "the peer was shut down".into(),
         REPLACED => "the peer replaced it by a newer connection".into(),
@@ -231,9 +244,31 @@ fn by_peer(code: u64, phrase: &str, local: NodeId) -> String {
         VERSION => "the peer speaks another version; run the same release on both ends".into(),
         BAD_HELLO => format!("the peer could not read this node's hello ({phrase})"),
         NOT_ADMITTED => {
-            format!("the peer does not admit this node; start it there with --peer {local}")
+            format!(
+                "the peer does not admit this node ({phrase}); start it there with --peer {local}, or see `ipop-switch \
+                 trust list` there"
+            )
         }
         DIALLED_SELF => "the address leads back to this node; correct --peer".into(),
+        NOT_PROVED if phrase.is_empty() => "the peer asks for another network secret".into(),
+        NOT_PROVED => phrase.into(),
         _ => format!("the peer closed it with code {code} ({phrase})"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_try_is_told_in_seconds_unless_it_is_now() {
+        let told = |retry_in| {
+            let peer = NodeId([7; 32]);
+            Notice::DialFailed { peer, lane: Lane(0), error: "silence".into(), retry_in }
+                .to_string()
+        };
+        assert!(told(Duration::from_millis(40)).ends_with("silence; next try at once"));
+        assert!(told(Duration::from_millis(260)).ends_with("silence; next try in 0.3 s"));
+        assert!(told(Duration::from_secs(15)).ends_with("silence; next try in 15.0 s"));
     }
 }

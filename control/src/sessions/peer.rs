@@ -1,41 +1,63 @@
 //! One peer: its lanes, and what connections that come and go mean for them.
 
 use std::{
+    collections::BTreeSet,
     net::SocketAddr,
     time::{Duration, Instant},
 };
 
 use ipop_datapath::{
     PortId,
+    admission::Proved,
     command::{CloseReason, Command, ConnectionId, Direction, Ended, Lane as LaneNumber},
     hello::Hello,
     node_id::NodeId,
+    path::port_of_alias,
 };
 
 use super::{
-    Action, Context, PeerAddress,
+    Action, Context, NamedPeer, PeerAddress, PeerPath,
     backoff::Backoff,
-    dialling::{Attempt, is_duplicate},
+    dialling::{Attempt, distinct, is_duplicate},
     lane::{Lane, Link, MAX_RETIRING, Retiring, STABLE, Verdict, Via, arbitrate, linger},
     notice::{Notice, explain},
 };
+use crate::peer::PeerSource;
 
 /// A takeover soon after the first connection looks like a simultaneous dial and may lose. It is tried again at this pace, without backing off:
 /// the dead connection outlives [`SIMULTANEOUS`](super::lane::SIMULTANEOUS) by two seconds only, and a peer that has no address cannot be dialled
 /// once it is gone.
 const TAKEOVER_RETRY: Duration = Duration::from_millis(500);
+/// How long a lane that has proved no valid secret may stay, so that a connection that proves one takes over without a gap. Both
+/// ends may be told of a new secret at different times; what follows the old one then is a redial.
+const UNPROVED_FOR: Duration = Duration::from_secs(10);
 /// Instances remembered in order to recognise two programs with one key.
 const MAX_FORMER: usize = 8;
 /// More returns of a former instance than this within [`ALTERNATION_WINDOW`] are two programs with one key.
 const MAX_ALTERNATIONS: usize = 3;
 const ALTERNATION_WINDOW: Duration = Duration::from_secs(30);
 
+/// This node's part in connections over a path that control chose.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Role {
+    /// It has the lower node id.
+    Dials,
+    /// It has the higher one.
+    Waits,
+}
+
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) node: NodeId,
-    pub(super) index: usize,
-    pub(super) address: Option<PeerAddress>,
     pub(super) port: PortId,
+    /// What names it.
+    pub(super) sources: BTreeSet<PeerSource>,
+    /// Where the configuration says that it listens.
+    pub(super) address: Option<PeerAddress>,
+    /// Where it listened before, by the memory of the room.
+    pub(super) last_addresses: Vec<SocketAddr>,
+    pub(super) path: PeerPath,
+    pub(super) role: Role,
     /// As many as this node has workers.
     pub(super) lanes: Vec<Lane>,
     /// How many of them the peer serves too.
@@ -55,18 +77,15 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    pub(super) fn new(
-        node: NodeId,
-        address: Option<PeerAddress>,
-        index: usize,
-        ctx: &Context,
-        now: Instant,
-    ) -> Self {
+    pub(super) fn new(node: NodeId, port: PortId, ctx: &Context, now: Instant) -> Self {
         Self {
             node,
-            index,
-            address,
-            port: PortId(ctx.first_port + index as u16),
+            port,
+            sources: BTreeSet::new(),
+            address: None,
+            last_addresses: Vec::new(),
+            path: PeerPath::Down,
+            role: if ctx.local < node { Role::Dials } else { Role::Waits },
             lanes: (0..ctx.lanes).map(|_| Lane::default()).collect(),
             lanes_wanted: 1,
             hello: None,
@@ -82,6 +101,95 @@ impl Peer {
 
     pub(super) fn is_up(&self) -> bool {
         self.lanes.iter().any(|lane| lane.active.is_some())
+    }
+
+    /// A source names it, again or for the first time.
+    pub(super) fn named(&mut self, named: &NamedPeer) {
+        self.sources.insert(named.source);
+        match named.source {
+            PeerSource::Configured => self.address.clone_from(&named.address),
+            PeerSource::Saved => self.last_addresses = distinct(named.last_addresses.clone()),
+            PeerSource::Room => {}
+        }
+    }
+
+    /// A source no longer names it. What it knew of addresses goes with it.
+    pub(super) fn unnamed(&mut self, source: PeerSource) {
+        self.sources.remove(&source);
+        match source {
+            PeerSource::Configured => self.address = None,
+            PeerSource::Saved => self.last_addresses.clear(),
+            PeerSource::Room => {}
+        }
+    }
+
+    /// It lost its right.
+    pub(super) fn revoked(&mut self, ctx: &mut Context, why: String) {
+        self.sources.clear();
+        if self.is_up() {
+            ctx.push(Action::Notice(Notice::Revoked { peer: self.node, why }));
+        }
+        self.close_all(ctx, CloseReason::NotAdmitted);
+    }
+
+    /// Whether it can be forgotten.
+    pub(super) fn is_over(&self) -> bool {
+        self.sources.is_empty() && !self.is_up()
+    }
+
+    /// Closes whatever it has open.
+    pub(super) fn close_all(&mut self, ctx: &mut Context, reason: CloseReason) {
+        for lane in &mut self.lanes {
+            if let Some(Attempt::Dialling { connection, .. }) = lane.attempt.take() {
+                ctx.close(connection, CloseReason::Replaced);
+            }
+            let retiring = lane.retiring.drain(..).map(|retiring| retiring.link);
+            for link in retiring.chain(lane.active.take()) {
+                ctx.close(link.connection, reason);
+            }
+        }
+    }
+
+    /// Path control found a way, or lost it. A way that is new is tried at once.
+    pub(super) fn path_changed(&mut self, now: Instant, path: PeerPath) {
+        let found = self.path == PeerPath::Down && path != PeerPath::Down;
+        self.path = path;
+        if found && self.lanes[0].active.is_none() {
+            self.lanes[0].backoff.reset();
+            self.lanes[0].not_before = Some(now);
+        }
+    }
+
+    /// Lanes that have proved no valid secret are dialled anew, by whichever end notices, and closed if that does not help.
+    pub(super) fn secrets_changed(&mut self, ctx: &Context, now: Instant) {
+        let role = self.role;
+        for link in self.lanes.iter_mut().filter_map(|lane| lane.active.as_mut()) {
+            let dials = role == Role::Dials || port_of_alias(link.remote).is_none();
+            let good = match &link.proved {
+                _ if ctx.secrets.is_empty() => true,
+                Proved::KeyAlone => false,
+                Proved::Secrets(proved) => proved.iter().any(|id| ctx.secrets.contains(id)),
+            };
+            if good {
+                link.unproved_until = None;
+            } else if link.unproved_until.is_none() {
+                link.unproved_until = Some(now + UNPROVED_FOR);
+                if link.move_to.is_empty() && dials {
+                    link.move_to = vec![link.remote];
+                }
+            }
+        }
+    }
+
+    /// Closes lanes whose time to prove a valid secret is over.
+    pub(super) fn close_unproved(&mut self, ctx: &mut Context, now: Instant) {
+        for lane in 0..self.lanes.len() {
+            let over = |link: &mut Link| link.unproved_until.is_some_and(|until| now >= until);
+            if let Some(link) = self.lanes[lane].active.take_if(over) {
+                ctx.close(link.connection, CloseReason::NotProved);
+                self.lane_lost(ctx, now, lane, &Ended::Closed(CloseReason::NotProved));
+            }
+        }
     }
 
     /// A connection of this peer is established. Its lane exists here.

@@ -1,9 +1,10 @@
 //! Two nodes' sessions joined by a toy network: dials get lost, messages take their time, nodes are killed and come
-//! back. Whatever happened, once the network heals both must agree on one connection per lane and leave it alone.
+//! back; sources name the peer and forget it, path control finds ways and loses them, secrets are exchanged for others. Whatever
+//! happened, once the network heals both must agree on one connection per lane and leave it alone.
 
 use std::{collections::BTreeMap, time::Duration};
 
-use ipop_datapath::{command::Ended, hello::Capabilities};
+use ipop_datapath::{admission::Proved, command::Ended, hello::Capabilities, path::alias};
 use proptest::prelude::*;
 
 use super::{backoff::Rng, *};
@@ -18,6 +19,9 @@ struct Connection {
     lane: u8,
     open: [bool; 2],
     dialler: usize,
+    to_alias: bool,
+    /// Secrets that both ends knew when it was made.
+    proved: Vec<SecretId>,
 }
 
 enum Happening {
@@ -25,6 +29,16 @@ enum Happening {
     Resolved(usize, u64),
     Start(usize),
     Kill(usize),
+    Tell(usize, Change),
+}
+
+/// What a node is told from outside.
+#[derive(Clone, Debug)]
+enum Change {
+    Named,
+    Unnamed,
+    Path(bool),
+    Secrets(Vec<SecretId>),
 }
 
 enum Report {
@@ -34,7 +48,11 @@ enum Report {
 
 struct Node {
     sessions: Option<Sessions>,
-    spec: String,
+    /// The peer as configured; `None` if a room names it.
+    spec: Option<String>,
+    is_named: bool,
+    has_path: bool,
+    secrets: Vec<SecretId>,
     lanes: u8,
     starts: u64,
     accepted: u64,
@@ -49,11 +67,16 @@ struct World {
     rng: Rng,
     max_delay_ms: u64,
     loss: f64,
+    /// In the ways that path control finds, the listener's address is usable as well.
+    plain: bool,
     nodes: [Node; 2],
     connections: Vec<Connection>,
     queue: BTreeMap<(Instant, u64), Happening>,
     queued: u64,
 }
+
+/// Where dialled connections seem to come from.
+const SOURCE: &str = "10.0.0.9:40000";
 
 fn id(node: usize) -> NodeId {
     NodeId([node as u8 + 1; 32])
@@ -69,13 +92,17 @@ impl World {
             let peer = id(1 - own);
             let address = listener(1 - own);
             let spec = match plan.addresses[own] {
-                Address::None => format!("{peer}"),
-                Address::Literal => format!("{peer}@{address}"),
-                Address::Name => format!("{peer}@peer.example:5800"),
+                Address::None => Some(format!("{peer}")),
+                Address::Literal => Some(format!("{peer}@{address}")),
+                Address::Name => Some(format!("{peer}@peer.example:5800")),
+                Address::Room => None,
             };
             Node {
                 sessions: None,
                 spec,
+                is_named: true,
+                has_path: true,
+                secrets: plan.secrets.clone(),
                 lanes: plan.lanes[own],
                 starts: 0,
                 accepted: 0,
@@ -90,6 +117,7 @@ impl World {
             rng: Rng::new(plan.seed),
             max_delay_ms: plan.max_delay_ms,
             loss: plan.loss,
+            plain: plan.plain,
             nodes: [node(0), node(1)],
             connections: Vec::new(),
             queue: BTreeMap::new(),
@@ -100,6 +128,10 @@ impl World {
         for (node, at_ms, down_ms) in &plan.kills {
             world.schedule(Duration::from_millis(*at_ms), Happening::Kill(*node));
             world.schedule(Duration::from_millis(at_ms + down_ms), Happening::Start(*node));
+        }
+        for (node, at_ms, change) in &plan.changes {
+            let change = Happening::Tell(*node, change.clone());
+            world.schedule(Duration::from_millis(*at_ms), change);
         }
         world
     }
@@ -153,6 +185,7 @@ impl World {
                 }
             }
             Happening::Report(node, connection, report) => self.report(node, connection, report),
+            Happening::Tell(node, change) => self.tell(node, change),
         }
     }
 
@@ -168,12 +201,59 @@ impl World {
             local: id(own),
             inner_mtu: 1_500,
             lanes: node.lanes,
-            first_port: 0,
+            first_port: PORT.0,
             seed: self.rng.next(),
-            peers: vec![node.spec.parse().unwrap()],
+            peers: node.spec.iter().map(|spec| spec.parse().unwrap()).collect(),
         };
         node.sessions = Some(Sessions::new(config, self.now).unwrap());
         self.carry_out(own);
+        let node = &self.nodes[own];
+        let changes = [
+            if node.is_named { Change::Named } else { Change::Unnamed },
+            Change::Path(node.has_path),
+            Change::Secrets(node.secrets.clone()),
+        ];
+        changes.into_iter().for_each(|change| self.tell(own, change));
+    }
+
+    fn tell(&mut self, own: usize, change: Change) {
+        let node = &mut self.nodes[own];
+        let peer = id(1 - own);
+        let source = PeerSource::Room;
+        match &change {
+            Change::Named => node.is_named = true,
+            Change::Unnamed => node.is_named = false,
+            Change::Path(found) => node.has_path = *found,
+            Change::Secrets(secrets) => node.secrets = secrets.clone(),
+        }
+        if node.spec.is_some() && !matches!(change, Change::Secrets(_)) {
+            return;
+        }
+        let listener = self.plain.then(|| listener(1 - own));
+        let named = matches!(change, Change::Named);
+        self.input(
+            own,
+            match change {
+                Change::Named => {
+                    let (address, last_addresses) = (None, Vec::new());
+                    Input::Named(NamedPeer {
+                        node: peer,
+                        port: PORT,
+                        source,
+                        address,
+                        last_addresses,
+                    })
+                }
+                Change::Unnamed => Input::Unnamed { peer, source },
+                Change::Path(true) => Input::Path { peer, path: PeerPath::Up { listener } },
+                Change::Path(false) => Input::Path { peer, path: PeerPath::Down },
+                Change::Secrets(secrets) => Input::Secrets(secrets),
+            },
+        );
+        // A peer that is named again has the way that was found before.
+        if named && self.nodes[own].has_path {
+            self.input(own, Input::Path { peer, path: PeerPath::Up { listener } });
+        }
     }
 
     /// Without a word to anybody. What the far end sends later is answered with a reset, or by nobody.
@@ -209,8 +289,9 @@ impl World {
                 let (direction, remote) = if connection.dialler == node {
                     (Direction::Dialled, listener(1 - node))
                 } else {
-                    (Direction::Accepted, SocketAddr::from(([10, 0, 0, 9], 40_000)))
+                    (Direction::Accepted, SOURCE.parse().unwrap())
                 };
+                let remote = if connection.to_alias { alias(PORT) } else { remote };
                 let hello = Hello {
                     capabilities: Capabilities::ALL,
                     max_frame_len: 65_549,
@@ -221,6 +302,7 @@ impl World {
                     instance,
                     probe_token: None,
                     agent: String::new(),
+                    proofs: Vec::new(),
                 };
                 let peer = id(1 - node);
                 Event::Connected {
@@ -230,6 +312,11 @@ impl World {
                     remote,
                     local_ip: None,
                     hello,
+                    proved: if connection.proved.is_empty() {
+                        Proved::KeyAlone
+                    } else {
+                        Proved::Secrets(connection.proved.clone())
+                    },
                 }
             }
         };
@@ -258,7 +345,7 @@ impl World {
                 }
                 Action::Notice(Notice::PeerUp { .. }) => self.nodes[node].ups += 1,
                 Action::Notice(Notice::PeerDown { .. }) => self.nodes[node].downs += 1,
-                Action::Notice(_) => {}
+                Action::Notice(_) | Action::Forgotten { .. } => {}
             }
         }
     }
@@ -266,21 +353,38 @@ impl World {
     fn command(&mut self, node: usize, worker: usize, command: &Command) {
         match *command {
             Command::Dial { connection, lane, remote, .. } => {
-                assert_eq!(remote, listener(1 - node));
-                self.dial(node, connection, lane.0);
+                let to_alias = remote == alias(PORT);
+                assert!(
+                    to_alias || remote == listener(1 - node) || remote == SOURCE.parse().unwrap()
+                );
+                if to_alias {
+                    assert_eq!((node, lane.0), (0, 0), "the lower id dials lane 0");
+                }
+                self.dial(node, connection, lane.0, to_alias);
             }
             Command::Activate { connection, .. } => {
                 self.nodes[node].active.insert(worker, connection);
             }
             Command::Close { connection, reason } => self.close(node, connection, reason),
             Command::Probe { .. } | Command::Shutdown => {}
+            Command::SetPath { .. }
+            | Command::AddSource { .. }
+            | Command::RemoveSource { .. }
+            | Command::SendPacket { .. }
+            | Command::AnswerStrangers(_)
+            | Command::Signal { .. } => panic!("sessions ask for no {command:?}"),
         }
     }
 
-    fn dial(&mut self, node: usize, name: ConnectionId, lane: u8) {
+    fn dial(&mut self, node: usize, name: ConnectionId, lane: u8, to_alias: bool) {
         let index = self.connections.len();
         let far = 1 - node;
-        let reached = self.nodes[far].sessions.is_some() && !self.lost();
+        let way = !to_alias || self.nodes.iter().all(|node| node.has_path);
+        let reached = self.nodes[far].sessions.is_some() && !self.lost() && way;
+        let known = |id: &SecretId| self.nodes[far].secrets.contains(id);
+        let proved: Vec<SecretId> =
+            self.nodes[node].secrets.iter().copied().filter(known).collect();
+        let fits = !proved.is_empty() || self.nodes.iter().all(|node| node.secrets.is_empty());
         let (mut names, mut open) = ([name; 2], [true; 2]);
         open[far] = reached;
         if reached {
@@ -288,8 +392,14 @@ impl World {
             let count = self.nodes[far].accepted;
             names[far] = ConnectionId(u64::from(lane) << WORKER_SHIFT | count);
         }
-        self.connections.push(Connection { names, lane, open, dialler: node });
-        if reached {
+        self.connections.push(Connection { names, lane, open, dialler: node, to_alias, proved });
+        if reached && !fits {
+            // Both ends see it in the other's hello; the one that accepted it never told its sessions of it.
+            self.connections[index].open[far] = false;
+            let ended = Report::Ended(Ended::Refused("different network secrets".into()));
+            let after = self.delay();
+            self.schedule(after, Happening::Report(node, index, ended));
+        } else if reached {
             for end in 0..2 {
                 let after = self.delay() + self.delay();
                 self.schedule(after, Happening::Report(end, index, Report::Connected));
@@ -316,15 +426,24 @@ impl World {
 
     /// Exactly one connection a lane is open, and both nodes send on it.
     fn check_agreement(&self) {
-        let lanes = self.nodes[0].lanes.min(self.nodes[1].lanes);
+        let by_way = self.nodes[0].spec.is_none() && !self.plain;
+        let lanes = if by_way { 1 } else { self.nodes[0].lanes.min(self.nodes[1].lanes) };
         let open: Vec<_> = self
             .connections
             .iter()
             .filter(|connection| connection.open != [false; 2])
-            .map(|connection| (connection.lane, connection.open, connection.names))
+            .map(|connection| (connection.lane, connection.open, connection.names, connection))
             .collect();
-        assert_eq!(open.len(), usize::from(lanes), "{open:?}");
-        for (lane, open, names) in open {
+        assert_eq!(
+            open.len(),
+            usize::from(lanes),
+            "{:?}",
+            open.iter().map(|o| (o.0, o.1, o.2)).collect::<Vec<_>>()
+        );
+        for (lane, open, names, connection) in open {
+            let now = &self.nodes[0].secrets;
+            let good = |id: &SecretId| now.contains(id);
+            assert!(now.is_empty() || connection.proved.iter().any(good), "lane {lane}");
             assert_eq!(open, [true; 2], "lane {lane}");
             for (node, name) in self.nodes.iter().zip(names) {
                 assert_eq!(node.active.get(&usize::from(lane)), Some(&name), "lane {lane}");
@@ -343,6 +462,8 @@ enum Address {
     None,
     Literal,
     Name,
+    /// Not configured: a room names it, path control finds a way.
+    Room,
 }
 
 #[derive(Clone, Debug)]
@@ -356,7 +477,16 @@ struct Plan {
     lag_ms: u64,
     /// Node, when, for how long.
     kills: Vec<(usize, u64, u64)>,
+    plain: bool,
+    /// Valid at both at the start.
+    secrets: Vec<SecretId>,
+    /// Node, when, what.
+    changes: Vec<(usize, u64, Change)>,
 }
+
+const PORT: PortId = PortId(3);
+const OLD: SecretId = SecretId([1; 8]);
+const NEW: SecretId = SecretId([2; 8]);
 
 fn plans(loss: f64, max_kills: usize) -> impl Strategy<Value = Plan> {
     use Address::{Literal, Name, None};
@@ -378,8 +508,41 @@ fn plans(loss: f64, max_kills: usize) -> impl Strategy<Value = Plan> {
             loss,
             lag_ms,
             kills,
+            plain: true,
+            secrets: Vec::new(),
+            changes: Vec::new(),
         },
     )
+}
+
+/// A room's peers: named and forgotten, with ways that come and go.
+fn room_plans() -> impl Strategy<Value = Plan> {
+    let change = prop_oneof![
+        Just(Change::Named),
+        Just(Change::Unnamed),
+        any::<bool>().prop_map(Change::Path),
+    ];
+    let changes = prop::collection::vec((0..2usize, 100..50_000u64, change), 0..12);
+    (plans(0.6, 2), changes, any::<bool>()).prop_map(|(plan, changes, plain)| Plan {
+        addresses: [Address::Room; 2],
+        plain,
+        changes,
+        ..plan
+    })
+}
+
+/// An old secret is exchanged for a new one, in the order that the operator's guide says; each node is told at its own time.
+fn rotations() -> impl Strategy<Value = Plan> {
+    let at = || [100..5_000u64, 100..5_000u64];
+    (plans(0.3, 1), at(), at(), any::<bool>()).prop_map(|(plan, first, second, room)| {
+        let mut changes = Vec::new();
+        for node in 0..2 {
+            changes.push((node, 10_000 + first[node], Change::Secrets(vec![NEW, OLD])));
+            changes.push((node, 20_000 + second[node], Change::Secrets(vec![NEW])));
+        }
+        let addresses = if room { [Address::Room; 2] } else { plan.addresses };
+        Plan { secrets: vec![OLD], changes, addresses, ..plan }
+    })
 }
 
 proptest! {
@@ -395,6 +558,47 @@ proptest! {
         let commands = [0, 1].map(|node: usize| world.nodes[node].commands);
         world.run_for(Duration::from_secs(120));
         world.check_agreement();
+        let later = [0, 1].map(|node: usize| world.nodes[node].commands);
+        prop_assert_eq!(commands, later, "a settled pair is left alone");
+    }
+
+    #[test]
+    fn peers_of_a_room_come_and_go(plan in room_plans()) {
+        let mut world = World::new(&plan);
+        world.run_for(Duration::from_secs(60));
+        world.loss = 0.0;
+        for node in 0..2 {
+            world.tell(node, Change::Path(true));
+            world.tell(node, Change::Named);
+        }
+        world.run_for(SETTLE);
+        world.check_agreement();
+        for node in 0..2 {
+            world.tell(node, Change::Path(false));
+            world.tell(node, Change::Unnamed);
+        }
+        world.run_for(SETTLE);
+        world.check_agreement();
+        let why = "it was removed from the room".to_owned();
+        world.input(0, Input::Revoked { peer: id(1), why });
+        world.run_for(SETTLE);
+        for node in &world.nodes {
+            let sessions = node.sessions.as_ref().unwrap();
+            prop_assert!(sessions.snapshot(world.now).is_empty() && sessions.ctx.owners.is_empty());
+            prop_assert_eq!(sessions.poll_timeout(), None);
+        }
+        prop_assert!(world.connections.iter().all(|connection| connection.open == [false; 2]));
+    }
+
+    #[test]
+    fn an_old_secret_is_exchanged_for_a_new_one(plan in rotations()) {
+        let mut world = World::new(&plan);
+        world.run_for(Duration::from_secs(60));
+        world.loss = 0.0;
+        world.run_for(SETTLE);
+        world.check_agreement();
+        let commands = [0, 1].map(|node: usize| world.nodes[node].commands);
+        world.run_for(Duration::from_secs(120));
         let later = [0, 1].map(|node: usize| world.nodes[node].commands);
         prop_assert_eq!(commands, later, "a settled pair is left alone");
     }

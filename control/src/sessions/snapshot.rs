@@ -6,6 +6,7 @@ use ipop_datapath::command::Direction;
 use serde::Serialize;
 
 use super::peer::Peer;
+use crate::peer::PeerSource;
 
 /// One peer.
 #[derive(Clone, PartialEq, Debug, Serialize)]
@@ -16,6 +17,8 @@ pub struct PeerSnapshot {
     pub name: Option<String>,
     /// Program and version that it runs, if it ever connected.
     pub agent: Option<String>,
+    /// What names it.
+    pub sources: Vec<PeerSource>,
     /// Its port in the switch.
     pub port: u16,
     /// What is going on.
@@ -42,7 +45,7 @@ pub enum PeerState {
     Dialling,
     /// The next dial waits for its time.
     BackingOff,
-    /// It has no address: it must dial.
+    /// It has no address here: it must dial, or a path to it must be found.
     Awaited,
 }
 
@@ -77,6 +80,7 @@ impl Peer {
             node: self.node.to_string(),
             name: self.hello.as_ref().map(|hello| hello.name.clone()),
             agent: self.hello.as_ref().map(|hello| hello.agent.clone()),
+            sources: self.sources.iter().copied().collect(),
             port: self.port.0,
             state,
             since_s: now.saturating_duration_since(self.since).as_secs_f64(),

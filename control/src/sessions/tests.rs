@@ -1,8 +1,10 @@
 //! One node's sessions, driven by hand.
 
+mod membership;
+
 use std::time::Duration;
 
-use ipop_datapath::{command::Ended, hello::Capabilities};
+use ipop_datapath::{admission::Proved, command::Ended, hello::Capabilities};
 
 use super::*;
 
@@ -128,6 +130,7 @@ impl Bench {
             remote: remote.parse().unwrap(),
             local_ip: Some("10.0.0.5".parse().unwrap()),
             hello,
+            proved: Proved::KeyAlone,
         };
         self.input(Input::Event(event));
     }
@@ -180,6 +183,7 @@ fn hello(lane: u8) -> Hello {
         instance: [1; 16],
         probe_token: None,
         agent: String::new(),
+        proofs: Vec::new(),
     }
 }
 
@@ -509,6 +513,7 @@ fn a_peer_whose_name_leads_elsewhere_is_followed_on_every_lane() {
             remote,
             local_ip: None,
             hello: hello(lane),
+            proved: Proved::KeyAlone,
         };
         bench.input(Input::Event(event));
     }
@@ -529,6 +534,7 @@ fn strangers_this_node_itself_and_lanes_that_are_not_served_are_refused() {
             remote: SOURCE.parse().unwrap(),
             local_ip: None,
             hello: hello(lane),
+            proved: Proved::KeyAlone,
         })
     };
     bench.input(connected(NodeId([7; 32]), 1, 0));

@@ -7,7 +7,8 @@
 //! `SIMULATION_SEED=n cargo test -p ipop-control --test simulation` runs it again; `SIMULATION_SEEDS=a..b` runs many;
 //! `SIMULATION_LOG=1` shows what the operators are told.
 //!
-//! What must hold is in `segment` (frames), `scenario` (convergence, counters) and `world` (nothing spins, nothing grows).
+//! What must hold is in `segment` (frames), `scenario` (convergence, counters) and `world` (nothing spins, nothing grows); `strangers` has
+//! worlds in which one site does not know the network's secret.
 
 mod frames;
 mod network;
@@ -16,6 +17,7 @@ mod rng;
 mod scenario;
 mod segment;
 mod site;
+mod strangers;
 mod world;
 
 use std::{env, ops::Range, panic};

@@ -130,7 +130,7 @@ impl World {
         self.rng.pick(&taps)
     }
 
-    fn station_appears(&mut self) {
+    pub(crate) fn station_appears(&mut self) {
         let number = self.segment.stations.len() as u8;
         let mac = MacAddr([2, 0, 0, 0, 0, number + 1]);
         let at = self.random_tap();
@@ -354,7 +354,9 @@ impl World {
         let runs = receiver.count(port, |port| port.salvaged_runs.get());
         let gone = receiver.count(port, |port| port.missing_frames.get())
             + count(DropReason::Incomplete)
-            + count(DropReason::ReassemblyFull);
+            + count(DropReason::ReassemblyFull)
+            + running(from)
+                .count(from.port_of(to.number), |port| port.dropped(DropReason::TunnelDown));
         // Several runs are one frame; how many frames they were is not counted.
         let at_least = received - runs + u64::from(runs > 0) + gone;
         let at_most = received + gone;

@@ -8,11 +8,14 @@ use std::{
 };
 
 use ipop_control::{
+    network::Secrets,
+    peer::PeerSource,
     sessions::{Sessions, SessionsConfig},
-    trust::StaticTrust,
+    trust::{Policy, Trust},
 };
 use ipop_datapath::{
     MacAddr, PortId, TapOffload,
+    admission::{Admission, Proof, ProofBinding, Verdict},
     command::ConnectionId,
     core::{Core, CoreConfig},
     counters::PortCounters,
@@ -45,10 +48,38 @@ pub(crate) struct Site {
     pub(crate) io: MemoryIoConfig,
     /// The other sites' ids, in the order of their ports, and how this one dials them.
     pub(crate) peers: Vec<(usize, String)>,
+    /// If it asks for a network secret.
+    pub(crate) secrets: Option<Secrets>,
+    pub(crate) honesty: Honesty,
     pub(crate) running: Option<Running>,
     pub(crate) starts: u32,
     /// Nothing is to be done before this.
     pub(crate) wake_at: Option<Instant>,
+}
+
+/// What program a site runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Honesty {
+    /// This one.
+    Honest,
+    /// One that sends proofs of nothing and is content with any.
+    Liar,
+}
+
+/// The liar's view of who may connect: everybody that it was told of, and whatever they prove.
+struct Gullible(Vec<NodeId>, u16);
+
+impl Admission for Gullible {
+    fn verdict(&self, node: NodeId) -> Verdict {
+        match self.0.iter().position(|peer| *peer == node) {
+            Some(index) => Verdict::Admitted(PortId(self.1 + index as u16)),
+            None => Verdict::Refused("not among the liar's peers".into()),
+        }
+    }
+
+    fn proofs(&self, _: NodeId, _: &ProofBinding) -> Vec<Proof> {
+        vec![[0; 32], [0xff; 32]]
+    }
 }
 
 /// The program while it runs.
@@ -110,13 +141,24 @@ impl Site {
             inner_mtu: 1_500,
             lanes: self.workers,
         });
-        let trust = Arc::new(StaticTrust::new(taps, peers.iter().copied()));
+        let policy = match self.secrets.clone() {
+            Some(secrets) => Policy::Secret(secrets),
+            None => Policy::ConfiguredAlone,
+        };
+        let trust = Trust::new(self.identity.node, taps, policy);
+        for peer in peers {
+            trust.name(*peer, PeerSource::Configured, None);
+        }
+        let admission: Arc<dyn Admission> = match self.honesty {
+            Honesty::Honest => Arc::new(trust),
+            Honesty::Liar => Arc::new(Gullible(peers.to_vec(), taps)),
+        };
         let core_config = |worker: u8, rng: &mut Rng| CoreConfig {
             worker,
             facts: facts.clone(),
             shared: shared.clone(),
             identity: self.identity.clone(),
-            admission: trust.clone(),
+            admission: admission.clone(),
             congestion: Congestion::Tunnel,
             taps: self.taps.clone(),
             tap_macs: (0..taps).map(|tap| self.tap_mac(tap)).collect(),

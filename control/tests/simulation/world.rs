@@ -20,9 +20,10 @@ use crate::{
     plan::Plan,
     rng::Rng,
     segment::{Segment, TapAt},
-    site::{LISTEN_PORT, Running, Site, identity, source_of},
+    site::{Honesty, LISTEN_PORT, Running, Site, identity, source_of},
 };
 
+const SECRET: &str = "mfrggzdfmztwq2lknnwg23tpobyxe43u";
 /// More than this may not wait in the agenda: the links' queues are bounded.
 const MAX_AGENDA: usize = 200_000;
 /// Rounds in a row without the clock moving, above which something spins.
@@ -86,6 +87,9 @@ impl World {
                     taps: site.taps.clone(),
                     io: site.io.clone(),
                     peers: peers.collect(),
+                    // Every other world has a network secret.
+                    secrets: (plan.seed % 2 == 1).then(|| SECRET.parse().expect("a secret")),
+                    honesty: Honesty::Honest,
                     running: None,
                     starts: 0,
                     wake_at: None,
@@ -333,6 +337,7 @@ impl World {
                 let worker = &mut running.workers[worker];
                 worker.core.command(self.now, command, &mut worker.io);
             }
+            Action::Forgotten { .. } => {}
             Action::Notice(notice) => {
                 if std::env::var_os("SIMULATION_LOG").is_some() {
                     println!("{:>9.3?} site {site}: {notice}", self.now - self.started);

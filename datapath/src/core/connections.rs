@@ -3,17 +3,21 @@
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use ipop_learning::PortId;
-use quinn_proto::{ClientConfig, ConnectionHandle, Incoming, ServerConfig, Transmit};
+use quinn_proto::{ClientConfig, ConnectionHandle, Incoming, ServerConfig, TransportConfig};
 
-use super::{Core, MAX_HANDSHAKES, inbound::Inbound, mark_dirty, phrase};
+use super::{Core, MAX_HANDSHAKES, inbound::Inbound, mark_dirty, paths::Way, phrase};
 use crate::{
+    admission::{ProofBinding, Verdict},
+    channel_data,
     command::{CloseReason, ConnectionId, Direction, Ended, Event, Lane},
-    counters::WorkerCounters,
-    forward::{Switch, TapOffload},
+    counters::{IoCounters, WorkerCounters},
+    drops::DropReason,
+    forward::TapOffload,
     frame::MAX_FRAME_LEN,
     hello::{Capabilities, Hello},
     io::{Io, SocketId},
     node_id::NodeId,
+    path::port_of_alias,
     quic::{InitialKey, LinkHealth, tls, transport},
     tunnel::{NewTunnel, Progress, Tunnel},
 };
@@ -48,19 +52,17 @@ impl Core {
         remote: SocketAddr,
         io: &mut impl Io,
     ) -> Result<(), Ended> {
+        if self.paths.way(SocketId::LISTEN, remote) == Way::Nowhere {
+            return Err(Ended::Failed("there is no path to the peer now".into()));
+        }
         let crypto = tls::client_config(&self.config.identity, peer)
             .map_err(|error| Ended::Failed(error.to_string()))?;
         let health = Arc::new(LinkHealth::default());
         let mut config = ClientConfig::new(crypto);
         let initial = InitialKey::of(peer);
-        config.initial_dst_cid_provider(Arc::new(move || initial.generate(lane))).transport_config(
-            transport::transport_config(
-                self.config.congestion,
-                health.clone(),
-                &remote,
-                io.first_hop_mtu(remote),
-            ),
-        );
+        config
+            .initial_dst_cid_provider(Arc::new(move || initial.generate(lane)))
+            .transport_config(self.transport_config(remote, health.clone(), io));
         let (handle, connection) = self
             .endpoint
             .connect(now, config, remote, tls::SERVER_NAME)
@@ -68,8 +70,16 @@ impl Core {
         let gauges = self.config.shared.tunnels.insert(id);
         let socket = if lane.0 == 0 { SocketId::LISTEN } else { io.dial_socket() };
         let direction = Direction::Dialled;
-        let mut tunnel =
-            Tunnel::new(NewTunnel { id, handle, connection, direction, socket, gauges, health });
+        let mut tunnel = Tunnel::new(NewTunnel {
+            id,
+            handle,
+            connection,
+            direction,
+            socket,
+            gauges,
+            health,
+            now,
+        });
         tunnel.dialled_lane = Some(lane);
         self.insert(tunnel, io);
         Ok(())
@@ -90,18 +100,13 @@ impl Core {
         }
         if self.handshakes >= RETRY_ABOVE_HANDSHAKES && incoming.may_retry() {
             if let Ok(transmit) = self.endpoint.retry(incoming, response) {
-                respond(socket, &transmit, response, io);
+                self.respond(socket, transmit, response, io);
             }
             return;
         }
         let health = Arc::new(LinkHealth::default());
         let mut config = ServerConfig::with_crypto(self.server_crypto.clone());
-        config.transport_config(transport::transport_config(
-            self.config.congestion,
-            health.clone(),
-            &remote,
-            io.first_hop_mtu(remote),
-        ));
+        config.transport_config(self.transport_config(remote, health.clone(), io));
         match self.endpoint.accept(incoming, now, response, Some(Arc::new(config))) {
             Ok((handle, connection)) => {
                 let id = self.new_id();
@@ -115,16 +120,33 @@ impl Core {
                     socket,
                     gauges,
                     health,
+                    now,
                 });
                 self.handshakes += 1;
                 self.insert(tunnel, io);
             }
             Err(error) => {
                 if let Some(transmit) = error.response {
-                    respond(socket, &transmit, response, io);
+                    self.respond(socket, transmit, response, io);
                 }
             }
         }
+    }
+
+    /// Settings of a connection to this address, or to the path that it stands for now. Discovery of the path MTU keeps its upper bound on every
+    /// later path, so one that may be relayed leaves room for the relay's header.
+    fn transport_config(
+        &self,
+        remote: SocketAddr,
+        health: Arc<LinkHealth>,
+        io: &impl Io,
+    ) -> Arc<TransportConfig> {
+        let (first_hop, header_len) = match self.paths.way(SocketId::LISTEN, remote) {
+            Way::Over(path) => (path.flow().1, channel_data::HEADER_LEN),
+            Way::Plain(_) | Way::Nowhere => (remote, 0),
+        };
+        let mtu = io.first_hop_mtu(first_hop).saturating_sub(header_len as u16);
+        transport::transport_config(self.config.congestion, health, &first_hop, mtu)
     }
 
     /// Names of accepted connections: the worker in the top byte; the next bit, which marks control's own names, is clear.
@@ -135,7 +157,10 @@ impl Core {
 
     fn insert(&mut self, mut tunnel: Tunnel, io: &mut impl Io) {
         let handle = tunnel.handle;
-        self.config.shared.add_own_flow(io.local_port(tunnel.socket), tunnel.remote);
+        if port_of_alias(tunnel.remote).is_none() {
+            self.config.shared.add_own_flow(io.local_port(tunnel.socket), tunnel.remote);
+            self.paths.add_plain_remote(tunnel.remote);
+        }
         self.by_id.insert(tunnel.id, handle);
         mark_dirty(&mut self.dirty, &mut tunnel);
         if self.tunnels.len() <= handle.0 {
@@ -147,10 +172,13 @@ impl Core {
     pub(super) fn activate(&mut self, connection: ConnectionId, port: PortId) {
         let Some(&handle) = self.by_id.get(&connection) else { return };
         let Some(tunnel) = self.tunnels[handle.0].as_mut() else { return };
-        let (Some(hello), false) = (&tunnel.hello, tunnel.ended) else { return };
+        let (Some(hello), true, false) = (&tunnel.hello, tunnel.proved.is_some(), tunnel.ended)
+        else {
+            return;
+        };
         let shared = self.config.shared.port(port);
         shared.set_probe_token(hello.probe_token);
-        shared.lane_up(Lane(hello.lane));
+        self.config.shared.lane_up(port, Lane(hello.lane));
         tunnel.active = true;
         let old = self.active[usize::from(port.0)].replace(handle);
         if let Some(old) = old.filter(|old| *old != handle)
@@ -169,9 +197,13 @@ impl Core {
         if tunnel.hello.is_none() && tunnel.direction == Direction::Accepted {
             self.handshakes = self.handshakes.saturating_sub(1);
         }
+        if let Some((_, port)) = tunnel.peer {
+            let frames = tunnel.take_unsent_frames();
+            self.switch.counters.port(port).drop_frames(DropReason::TunnelDown, frames);
+        }
         self.by_id.remove(&tunnel.id);
         self.config.shared.tunnels.remove(tunnel.id);
-        let announced = tunnel.hello.is_some() || tunnel.direction == Direction::Dialled;
+        let announced = tunnel.proved.is_some() || tunnel.direction == Direction::Dialled;
         if announced {
             self.switch.events.push(Event::Ended { connection: tunnel.id, why });
         } else if let Ended::Refused(why) = why
@@ -204,10 +236,15 @@ impl Core {
         {
             // What is queued goes out first.
             tunnel.end_burst();
-            transmit(now, tunnel, &self.switch, io);
+            let way = self.paths.way(tunnel.socket, tunnel.remote);
+            transmit(now, tunnel, way, &self.switch.counters.io, io);
             tunnel.close(now, reason, phrase);
             mark_dirty(&mut self.dirty, tunnel);
-            self.retire(now, handle, Ended::Closed(reason));
+            let why = match reason {
+                CloseReason::NotProved => Ended::Refused(phrase.into()),
+                other => Ended::Closed(other),
+            };
+            self.retire(now, handle, why);
         }
     }
 
@@ -219,7 +256,9 @@ impl Core {
         tunnel.drain_received(now, &mut inbound);
         tunnel.end_round(&mut inbound);
         tunnel.end_burst();
-        let more = transmit(now, &mut tunnel, &self.switch, io);
+        tunnel.write_signals();
+        let way = self.paths.way(tunnel.socket, tunnel.remote);
+        let more = transmit(now, &mut tunnel, way, &self.switch.counters.io, io);
         self.follow_move(&mut tunnel, io);
         let mut drained = false;
         while let Some(event) = tunnel.connection.poll_endpoint_events() {
@@ -241,8 +280,27 @@ impl Core {
         for step in progress {
             self.progress(now, handle, step, io);
         }
+        self.read_signals(now, handle);
         if drained {
             self.forget(now, handle, io);
+        }
+    }
+
+    fn read_signals(&mut self, now: Instant, handle: ConnectionHandle) {
+        let Some(tunnel) = self.tunnels[handle.0].as_mut() else { return };
+        let (connection, events) = (tunnel.id, &mut self.switch.events);
+        tunnel.read_signals(now, |peer, message| {
+            events.push(Event::Signal { connection, peer, message: message.to_vec() });
+        });
+    }
+
+    pub(super) fn signal(&mut self, connection: ConnectionId, message: &[u8]) {
+        match self.tunnel(connection) {
+            Some(tunnel) => {
+                tunnel.signal(message);
+                self.wake(connection);
+            }
+            None => self.switch.counters.io.dropped_signals.add(1),
         }
     }
 
@@ -264,17 +322,28 @@ impl Core {
     /// The peer's key is proven: its frames are welcome, and this node introduces itself.
     fn handshake_done(&mut self, now: Instant, handle: ConnectionHandle, io: &mut impl Io) {
         let Some(tunnel) = self.tunnels[handle.0].as_mut() else { return };
-        let node = tunnel.proven_node();
-        let Some((node, port)) =
-            node.and_then(|node| Some((node, self.config.admission.port_of(node)?)))
-        else {
-            self.close(now, handle, CloseReason::NotAdmitted, phrase(CloseReason::NotAdmitted), io);
-            return;
+        let proven = tunnel.proven_node().zip(tunnel.exported());
+        let Some((node, exported)) = proven else {
+            let reason = CloseReason::NotAdmitted;
+            return self.close(now, handle, reason, phrase(reason), io);
         };
+        let Verdict::Admitted(port) = self.config.admission.verdict(node) else {
+            let reason = CloseReason::NotAdmitted;
+            return self.close(now, handle, reason, phrase(reason), io);
+        };
+        if port_of_alias(tunnel.remote).is_some_and(|path| path != port) {
+            let phrase = "another node has this path";
+            self.close(now, handle, CloseReason::NotAdmitted, phrase, io);
+            return;
+        }
         tunnel.peer = Some((node, port));
+        let own = self.config.facts.node;
+        let binding = ProofBinding::new(own, node, tunnel.direction, exported);
         let facts = &self.config.facts;
         let hello = Hello {
-            capabilities: capabilities(&self.config.taps),
+            capabilities: Capabilities(
+                capabilities(&self.config.taps).0 | Capabilities::SIGNALLING,
+            ),
             max_frame_len: MAX_FRAME_LEN as u32,
             inner_mtu: facts.inner_mtu,
             lanes: facts.lanes,
@@ -283,6 +352,7 @@ impl Core {
             instance: facts.instance,
             probe_token: Some(facts.probe_token),
             agent: AGENT.into(),
+            proofs: self.config.admission.proofs(own, &binding),
         };
         tunnel.say_hello(&hello);
         mark_dirty(&mut self.dirty, tunnel);
@@ -290,7 +360,9 @@ impl Core {
 
     fn hello_read(&mut self, now: Instant, handle: ConnectionHandle, io: &mut impl Io) {
         let Some(tunnel) = self.tunnels[handle.0].as_mut() else { return };
-        let (Some((peer, _)), Some(hello)) = (tunnel.peer, tunnel.hello.clone()) else { return };
+        let (Some((peer, port)), Some(mut hello)) = (tunnel.peer, tunnel.hello.clone()) else {
+            return;
+        };
         if tunnel.direction == Direction::Accepted {
             self.handshakes = self.handshakes.saturating_sub(1);
         }
@@ -299,6 +371,25 @@ impl Core {
             self.close(now, handle, CloseReason::BadHello, phrase, io);
             return;
         }
+        let proofs = std::mem::take(&mut hello.proofs);
+        let verified = match tunnel.exported() {
+            Some(exported) => {
+                let own = self.config.facts.node;
+                let binding = ProofBinding::new(own, peer, tunnel.direction, exported);
+                self.config.admission.verify(peer, &binding, &proofs)
+            }
+            None => Err("the TLS session has no exporter".into()),
+        };
+        let proved = match verified {
+            Ok(proved) => proved,
+            Err(why) => return self.close(now, handle, CloseReason::NotProved, &why, io),
+        };
+        // Its right may have gone since the handshake, and its port with it.
+        if self.config.admission.verdict(peer) != Verdict::Admitted(port) {
+            let reason = CloseReason::NotAdmitted;
+            return self.close(now, handle, reason, phrase(reason), io);
+        }
+        tunnel.proved = Some(proved.clone());
         self.switch.events.push(Event::Connected {
             connection: tunnel.id,
             peer,
@@ -306,6 +397,7 @@ impl Core {
             remote: tunnel.remote,
             local_ip: tunnel.connection.local_ip(),
             hello,
+            proved,
         });
     }
 
@@ -317,6 +409,8 @@ impl Core {
         let local_port = io.local_port(tunnel.socket);
         self.config.shared.remove_own_flow(local_port, tunnel.remote);
         self.config.shared.add_own_flow(local_port, remote);
+        self.paths.remove_plain_remote(tunnel.remote);
+        self.paths.add_plain_remote(remote);
         tunnel.remote = remote;
         self.switch.events.push(Event::Moved { connection: tunnel.id, remote });
     }
@@ -326,7 +420,10 @@ impl Core {
         if let Some(mut tunnel) = self.tunnels[handle.0].take() {
             tunnel.abandon(&mut Inbound::of(now, &tunnel, &mut self.switch, io));
             take_counts(&mut tunnel, &self.switch.counters);
-            self.config.shared.remove_own_flow(io.local_port(tunnel.socket), tunnel.remote);
+            if port_of_alias(tunnel.remote).is_none() {
+                self.config.shared.remove_own_flow(io.local_port(tunnel.socket), tunnel.remote);
+                self.paths.remove_plain_remote(tunnel.remote);
+            }
         }
         self.dirty.retain(|dirty| *dirty != handle);
     }
@@ -345,12 +442,6 @@ impl Core {
             }
         }
     }
-}
-
-pub(super) fn respond(socket: SocketId, transmit: &Transmit, response: &[u8], io: &mut impl Io) {
-    let mut train = io.train_buffer();
-    train.extend_from_slice(&response[..transmit.size]);
-    io.send(socket, transmit, train);
 }
 
 fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
@@ -374,6 +465,7 @@ fn capabilities(taps: &[TapOffload]) -> Capabilities {
 /// Passes on what a tunnel has counted since the last call.
 pub(super) fn take_counts(tunnel: &mut Tunnel, counters: &WorkerCounters) {
     counters.io.unqueued_datagrams.add(tunnel.take_unqueued());
+    counters.io.dropped_signals.add(tunnel.take_dropped_signals());
     if let Some((_, port)) = tunnel.peer {
         let (missing, salvaged) = tunnel.take_reassembly_counts();
         counters.port(port).missing_frames.add(missing);
@@ -382,23 +474,26 @@ pub(super) fn take_counts(tunnel: &mut Tunnel, counters: &WorkerCounters) {
 }
 
 /// Sends the connection's trains; true if there is more to send.
-fn transmit(now: Instant, tunnel: &mut Tunnel, switch: &Switch, io: &mut impl Io) -> bool {
+pub(super) fn transmit(
+    now: Instant,
+    tunnel: &mut Tunnel,
+    way: Way,
+    counters: &IoCounters,
+    io: &mut impl Io,
+) -> bool {
     for _ in 0..TRAINS_PER_ROUND {
-        if !io.can_send(tunnel.socket) {
+        if !io.can_send(way.socket()) {
             return true;
         }
-        let mtu = usize::from(tunnel.connection.current_mtu());
+        let packet_len = usize::from(tunnel.connection.current_mtu()) + way.header_len();
         // A train is one UDP send: at most 65,507 bytes.
-        let segments = io.max_segments(tunnel.socket).min(65_507 / mtu).max(1);
+        let segments = io.max_segments(way.socket()).min(65_507 / packet_len).max(1);
         let mut train = io.train_buffer();
         let Some(transmit) = tunnel.connection.poll_transmit(now, segments, &mut train) else {
             io.return_buffer(train);
             return false;
         };
-        let packets = transmit.segment_size.map_or(1, |size| transmit.size.div_ceil(size));
-        switch.counters.io.sent_packets.add(packets as u64);
-        switch.counters.io.sent_trains.add(1);
-        io.send(tunnel.socket, &transmit, train);
+        way.send(transmit, train, counters, io);
     }
     true
 }

@@ -12,7 +12,7 @@ use crate::{
 /// Takes the frames of one tunnel.
 pub(super) struct Inbound<'a, I> {
     now: Instant,
-    /// `None` until the peer is known and while its connection is closing.
+    /// `None` until the peer is admitted.
     port: Option<PortId>,
     switch: &'a mut Switch,
     io: &'a mut I,
@@ -20,7 +20,7 @@ pub(super) struct Inbound<'a, I> {
 
 impl<'a, I: Io> Inbound<'a, I> {
     pub(super) fn of(now: Instant, tunnel: &Tunnel, switch: &'a mut Switch, io: &'a mut I) -> Self {
-        let port = tunnel.peer.map(|(_, port)| port).filter(|_| tunnel.hello.is_some());
+        let port = tunnel.peer.map(|(_, port)| port).filter(|_| tunnel.proved.is_some());
         Self { now, port, switch, io }
     }
 }

@@ -5,21 +5,19 @@
 
 mod connections;
 mod inbound;
+mod packets;
+mod paths;
 
 use std::{
     collections::HashMap,
-    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use bytes::BytesMut;
 use ipop_learning::{MacAddr, PortId};
-use quinn_proto::{
-    ConnectionHandle, DatagramEvent, Endpoint, ServerConfig, crypto::rustls::QuicServerConfig,
-};
+use quinn_proto::{ConnectionHandle, Endpoint, ServerConfig, crypto::rustls::QuicServerConfig};
 
-use self::connections::respond;
+use self::{packets::Allowance, paths::Paths};
 
 use crate::{
     admission::Admission,
@@ -28,9 +26,9 @@ use crate::{
     drops::DropReason,
     forward::{Egress, Switch, TapOffload},
     frame::{Offload, VNET_HEADER_LEN, flow_hash},
-    io::{FrameBytes, Io, SocketId},
+    io::{FrameBytes, Io},
     loop_probe::{LoopProbe, PROBE_INTERVAL},
-    quic::{CidKey, Congestion, InitialKey, TlsIdentity, cid::admit_packet, tls, transport},
+    quic::{CidKey, Congestion, InitialKey, TlsIdentity, tls, transport},
     shared::{NodeFacts, Shared},
     storm::TokenBucket,
     tunnel::Tunnel,
@@ -75,6 +73,9 @@ pub struct Core {
     cid_key: CidKey,
     server_crypto: Arc<QuicServerConfig>,
     endpoint: Endpoint,
+    paths: Paths,
+    /// Packets for control, which may come as often as they like.
+    allowance: Allowance,
     /// By [`ConnectionHandle`].
     tunnels: Vec<Option<Box<Tunnel>>>,
     by_id: HashMap<ConnectionId, ConnectionHandle>,
@@ -122,6 +123,8 @@ impl Core {
             cid_key,
             server_crypto,
             endpoint,
+            paths: Paths::default(),
+            allowance: Allowance::new(now),
             tunnels: Vec::new(),
             by_id: HashMap::new(),
             active: vec![None; ports],
@@ -162,44 +165,11 @@ impl Core {
     pub fn mailed(&mut self, port: PortId, offload: Offload, headers_len: u16, frame: &[u8]) {
         let sent = match self.active[usize::from(port.0)] {
             Some(handle) => self.enqueue(handle, port, offload, headers_len, frame),
-            None => Err(DropReason::TunnelDown),
+            None => Err(DropReason::NoPort),
         };
         if let Err(reason) = sent {
             self.switch.count_drop(port, reason);
         }
-    }
-
-    /// A UDP packet (one segment of a train). [`Core::end_of_train`] must follow.
-    pub fn packet(
-        &mut self,
-        now: Instant,
-        socket: SocketId,
-        remote: SocketAddr,
-        local_ip: Option<IpAddr>,
-        packet: BytesMut,
-        io: &mut impl Io,
-    ) {
-        if !admit_packet(&packet, &self.initial_key, &self.cid_key) {
-            self.switch.counters.io.strangers.add(1);
-            return;
-        }
-        let mut response = std::mem::take(&mut self.scratch);
-        response.clear();
-        let event = self.endpoint.handle(now, remote, local_ip, None, packet, &mut response);
-        match event {
-            Some(DatagramEvent::ConnectionEvent(handle, event)) => {
-                if let Some(tunnel) = self.tunnels.get_mut(handle.0).and_then(Option::as_mut) {
-                    tunnel.connection.handle_event(event);
-                    mark_dirty(&mut self.dirty, tunnel);
-                }
-            }
-            Some(DatagramEvent::NewConnection(incoming)) => {
-                self.accept(now, socket, remote, incoming, &mut response, io);
-            }
-            Some(DatagramEvent::Response(transmit)) => respond(socket, &transmit, &response, io),
-            None => {}
-        }
-        self.scratch = response;
     }
 
     /// Takes the frames out of the connections that the last packets belonged to.
@@ -236,7 +206,7 @@ impl Core {
         self.dirty
             .iter()
             .filter_map(|handle| self.tunnels[handle.0].as_ref())
-            .any(|tunnel| io.can_send(tunnel.socket))
+            .any(|tunnel| io.can_send(self.paths.way(tunnel.socket, tunnel.remote).socket()))
     }
 
     /// When [`Core::flush`] must be called at the latest.
@@ -269,12 +239,14 @@ impl Core {
                     self.wake(connection);
                 }
             }
-            Command::SetPath { .. }
-            | Command::AddSource { .. }
-            | Command::RemoveSource { .. }
-            | Command::AnswerStrangers(_) => {}
-            Command::SendPacket { .. } => self.switch.counters.io.dropped_control_packets.add(1),
-            Command::Signal { .. } => self.switch.counters.io.dropped_signals.add(1),
+            Command::SetPath { port, path } => self.set_path(now, port, path, io),
+            Command::AddSource { source, port } => self.paths.add_source(source, port),
+            Command::RemoveSource { source } => self.paths.remove_source(source),
+            Command::SendPacket { socket, local_ip, remote, payload } => {
+                self.send_packet(socket, local_ip, remote, &payload, io);
+            }
+            Command::AnswerStrangers(strangers) => self.paths.strangers = strangers,
+            Command::Signal { connection, message } => self.signal(connection, &message),
             Command::Shutdown => {
                 self.shutting_down = true;
                 let handles: Vec<_> =
@@ -351,7 +323,7 @@ impl Core {
         frame: &[u8],
     ) -> Result<(), DropReason> {
         let Some(tunnel) = self.tunnels[handle.0].as_mut() else {
-            return Err(DropReason::TunnelDown);
+            return Err(DropReason::NoPort);
         };
         let sent = self.switch.counters.port(port);
         let queued = tunnel.enqueue(offload, headers_len, frame, &mut self.scratch, sent);
@@ -395,6 +367,7 @@ fn phrase(reason: CloseReason) -> &'static str {
         CloseReason::BadHello => "malformed hello",
         CloseReason::NotAdmitted => "this node is not among the peers",
         CloseReason::DialledSelf => "the node dialled itself",
+        CloseReason::NotProved => "the network's secret was not proved",
     }
 }
 

@@ -20,6 +20,8 @@ use crate::{
 
 /// Trains that may be on their way through one submission: a megabyte, so that they are still in the cache when the kernel copies them.
 const TRAINS_IN_FLIGHT: usize = 16;
+/// Packets of control's beyond that.
+const CONTROL_PACKETS_IN_FLIGHT: usize = 256;
 /// The kernel's limit, `UDP_MAX_SEGMENTS` before Linux 6.9.
 const MAX_SEGMENTS: usize = 64;
 const TRAIN_BYTES: usize = 65_536;
@@ -39,6 +41,7 @@ struct Slot {
 
 /// One socket's state.
 pub(crate) struct Outlet {
+    pub(crate) id: SocketId,
     pub(crate) port: UdpPort,
     pub(crate) file: u32,
     blocked: bool,
@@ -48,8 +51,8 @@ pub(crate) struct Outlet {
 }
 
 impl Outlet {
-    pub(crate) fn new(port: UdpPort, file: u32) -> Self {
-        Self { port, file, blocked: false, waiting: VecDeque::new(), in_flight: 0 }
+    pub(crate) fn new(id: SocketId, port: UdpPort, file: u32) -> Self {
+        Self { id, port, file, blocked: false, waiting: VecDeque::new(), in_flight: 0 }
     }
 }
 
@@ -84,12 +87,24 @@ impl Sender {
     }
 
     pub(crate) fn can_send(&self, socket: SocketId) -> bool {
-        let outlet = &self.outlets[usize::from(socket.0)];
-        !outlet.blocked && outlet.in_flight < TRAINS_IN_FLIGHT
+        let outlet = &self.outlets[self.index(socket)];
+        outlet.id == socket && !outlet.blocked && outlet.in_flight < TRAINS_IN_FLIGHT
+    }
+
+    /// Whether a socket takes one more packet of control's, even while it is full.
+    pub(crate) fn can_send_packet(&self, socket: SocketId) -> bool {
+        let outlet = &self.outlets[self.index(socket)];
+        let on_their_way = outlet.in_flight + outlet.waiting.len();
+        outlet.id == socket && on_their_way < TRAINS_IN_FLIGHT + CONTROL_PACKETS_IN_FLIGHT
+    }
+
+    /// A socket's place; the listening socket's for one that is not there.
+    pub(crate) fn index(&self, socket: SocketId) -> usize {
+        index_of(&self.outlets, socket)
     }
 
     pub(crate) fn max_segments(&self, socket: SocketId) -> usize {
-        if self.outlets[usize::from(socket.0)].port.gso { MAX_SEGMENTS } else { 1 }
+        if self.outlets[self.index(socket)].port.gso { MAX_SEGMENTS } else { 1 }
     }
 
     pub(crate) fn send(
@@ -99,7 +114,7 @@ impl Sender {
         transmit: &Transmit,
         train: Vec<u8>,
     ) {
-        let v6 = self.outlets[usize::from(socket.0)].port.local.is_ipv6();
+        let v6 = self.outlets[self.index(socket)].port.local.is_ipv6();
         let (address, address_len) = raw_address(transmit.destination, v6);
         let index = self.slot();
         let slot = &mut self.slots[index];
@@ -131,7 +146,8 @@ impl Sender {
         let index = index as usize;
         let slot = &self.slots[index];
         let (socket, segmented) = (slot.socket, slot.segment_len.is_some());
-        let outlet = &mut self.outlets[usize::from(socket.0)];
+        let at = self.index(socket);
+        let outlet = &mut self.outlets[at];
         outlet.in_flight -= 1;
         match -result {
             ..=0 => {}
@@ -167,8 +183,8 @@ impl Sender {
     }
 
     /// The socket is writable again.
-    pub(crate) fn writable(&mut self, ring: &mut Ring, socket: u32) {
-        let outlet = &mut self.outlets[socket as usize];
+    pub(crate) fn writable(&mut self, ring: &mut Ring, index: u32) {
+        let outlet = &mut self.outlets[index as usize];
         outlet.blocked = false;
         let waiting = std::mem::take(&mut outlet.waiting);
         for index in waiting {
@@ -177,20 +193,22 @@ impl Sender {
     }
 
     fn block(&mut self, ring: &mut Ring, socket: SocketId) {
-        let outlet = &mut self.outlets[usize::from(socket.0)];
+        let index = self.index(socket);
+        let outlet = &mut self.outlets[index];
         if std::mem::replace(&mut outlet.blocked, true) {
             return;
         }
         let entry = opcode::PollAdd::new(Fixed(outlet.file), libc::POLLOUT as u32)
             .build()
-            .user_data(Op::Writable.user_data(u32::from(socket.0)));
+            .user_data(Op::Writable.user_data(index as u32));
         // SAFETY: a poll points to nothing.
         unsafe { ring.push(&entry) };
     }
 
     fn submit(&mut self, ring: &mut Ring, index: usize) {
         let slot = &self.slots[index];
-        let outlet = &mut self.outlets[usize::from(slot.socket.0)];
+        let at = index_of(&self.outlets, slot.socket);
+        let outlet = &mut self.outlets[at];
         outlet.in_flight += 1;
         let entry = opcode::SendMsg::new(Fixed(outlet.file), &raw const slot.header)
             .flags(libc::MSG_DONTWAIT as u32)
@@ -205,7 +223,7 @@ impl Sender {
         let slot = &self.slots[index];
         let segment_len = slot.segment_len.unwrap_or(slot.len).max(1);
         let (socket, len) = (slot.socket, slot.len);
-        let v6 = self.outlets[usize::from(socket.0)].port.local.is_ipv6();
+        let v6 = self.outlets[self.index(socket)].port.local.is_ipv6();
         for start in (0..len).step_by(segment_len) {
             let single = self.slot();
             let mut train = self.train_buffer();
@@ -256,6 +274,10 @@ impl Sender {
         self.return_buffer(train);
         self.free_slots.push(index);
     }
+}
+
+fn index_of(outlets: &[Outlet], socket: SocketId) -> usize {
+    outlets.iter().position(|outlet| outlet.id == socket).unwrap_or(0)
 }
 
 impl Slot {

@@ -37,6 +37,8 @@ use crate::{
 const REFUSED_SUPERFRAMES: u32 = 16;
 /// How long a stopping worker waits for its last packets to leave.
 const FAREWELL: Duration = Duration::from_millis(200);
+/// Events that wait for control before packets for it are dropped.
+const UNSENT_EVENTS_MAX: usize = 4_096;
 /// MTU assumed where the kernel does not tell.
 const COMMON_MTU: u16 = 1_500;
 
@@ -57,6 +59,8 @@ pub struct WorkerConfig {
     pub taps: Vec<TapQueues>,
     /// The listening socket, then the socket to dial from, if it is another.
     pub sockets: Vec<UdpPort>,
+    /// What to speak to TURN servers from; the first worker's business.
+    pub relay: Option<UdpPort>,
     /// How all workers are reached, by number.
     pub workers: Vec<WorkerHandle>,
     /// Where events go, with the worker's number.
@@ -117,10 +121,12 @@ impl Worker {
             }
         }
         let mut outlets = Vec::new();
-        for port in config.sockets {
+        let ids = [SocketId::LISTEN, SocketId::DIAL];
+        let relay = config.relay.map(|port| (SocketId::RELAY, port));
+        for (id, port) in ids.into_iter().zip(config.sockets).chain(relay) {
             let file = files.len() as u32;
             files.push(port.fd.as_raw_fd());
-            outlets.push(Outlet::new(port, file));
+            outlets.push(Outlet::new(id, port, file));
         }
         ring.uring
             .submitter()
@@ -262,7 +268,7 @@ impl Worker {
     }
 
     fn train_received(&mut self, now: Instant, completion: &Completion) {
-        let socket = SocketId(completion.index as u8);
+        let socket = self.io.sender.outlets[completion.index as usize].id;
         if let (Some(buffer), Ok(len)) = (completion.buffer(), usize::try_from(completion.result)) {
             match self.io.receiver.take(buffer, len) {
                 Some(train) => {
@@ -304,7 +310,15 @@ impl Worker {
     }
 
     fn post_events(&mut self) {
-        self.unsent_events.extend(self.core.drain_events());
+        for event in self.core.drain_events() {
+            // Control does not keep up. What only it can lose is lost; what happened to connections is kept.
+            let is_packet = matches!(event, Event::Packet { .. } | Event::ChannelPacket { .. });
+            if is_packet && self.unsent_events.len() >= UNSENT_EVENTS_MAX {
+                self.io.counters.io.dropped_control_packets.add(1);
+            } else {
+                self.unsent_events.push_back(event);
+            }
+        }
         while let Some(event) = self.unsent_events.pop_front() {
             match self.events.try_send((self.number, event)) {
                 Ok(()) => {}
@@ -377,6 +391,14 @@ impl Io for UringIo {
         self.sender.can_send(socket)
     }
 
+    fn has_socket(&self, socket: SocketId) -> bool {
+        self.sender.outlets.iter().any(|outlet| outlet.id == socket)
+    }
+
+    fn can_send_packet(&self, socket: SocketId) -> bool {
+        self.sender.can_send_packet(socket)
+    }
+
     fn max_segments(&self, socket: SocketId) -> usize {
         self.sender.max_segments(socket)
     }
@@ -386,10 +408,10 @@ impl Io for UringIo {
     }
 
     fn dial_socket(&self) -> SocketId {
-        SocketId(self.sender.outlets.len() as u8 - 1)
+        if self.has_socket(SocketId::DIAL) { SocketId::DIAL } else { SocketId::LISTEN }
     }
 
     fn local_port(&self, socket: SocketId) -> u16 {
-        self.sender.outlets[usize::from(socket.0)].port.local.port()
+        self.sender.outlets[self.sender.index(socket)].port.local.port()
     }
 }

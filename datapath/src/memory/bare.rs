@@ -14,7 +14,7 @@ use quinn_proto::{
 
 use super::{FIRST_HOP_MTU, MAX_SEGMENTS, ReceiveBuffers};
 use crate::{
-    admission::Admission,
+    admission::{Admission, Verdict},
     node_id::NodeId,
     quic::{
         CidKey, Congestion, LinkHealth, TlsIdentity, tls,
@@ -190,7 +190,7 @@ fn settings(remote: SocketAddr) -> Arc<quinn_proto::TransportConfig> {
 struct Anyone;
 
 impl Admission for Anyone {
-    fn port_of(&self, _: NodeId) -> Option<PortId> {
-        Some(PortId(1))
+    fn verdict(&self, _: NodeId) -> Verdict {
+        Verdict::Admitted(PortId(1))
     }
 }

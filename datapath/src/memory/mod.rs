@@ -27,7 +27,10 @@ use crate::{
     io::{FrameBytes, Io, SocketId},
 };
 
-pub use self::{bare::BarePair, pair::Pair};
+pub use self::{
+    bare::BarePair,
+    pair::{Only, PEER, Pair, TAP, node},
+};
 
 /// Trains that may wait before a socket counts as full, as in the io_uring engine.
 const TRAINS_MAX: usize = 16;
@@ -110,13 +113,20 @@ pub struct MemoryIoConfig {
     pub max_segments: usize,
     /// MTU of every interface, bytes of IP packet.
     pub first_hop_mtu: u16,
-    /// UDP ports by [`SocketId`]: the listening one, and one to dial from if it is another.
+    /// UDP ports: the listening one, and one to dial from if it is another.
     pub ports: Vec<u16>,
+    /// Port of the relay socket, if there is one.
+    pub relay_port: Option<u16>,
 }
 
 impl Default for MemoryIoConfig {
     fn default() -> Self {
-        Self { max_segments: MAX_SEGMENTS, first_hop_mtu: FIRST_HOP_MTU, ports: vec![5_800] }
+        Self {
+            max_segments: MAX_SEGMENTS,
+            first_hop_mtu: FIRST_HOP_MTU,
+            ports: vec![5_800],
+            relay_port: None,
+        }
     }
 }
 
@@ -218,8 +228,19 @@ impl Io for MemoryIo {
         });
     }
 
-    fn can_send(&self, _: SocketId) -> bool {
-        self.trains.len() < TRAINS_MAX
+    fn can_send(&self, socket: SocketId) -> bool {
+        self.has_socket(socket) && self.trains.len() < TRAINS_MAX
+    }
+
+    fn has_socket(&self, socket: SocketId) -> bool {
+        match socket {
+            SocketId::RELAY => self.config.relay_port.is_some(),
+            SocketId(number) => usize::from(number) < self.config.ports.len(),
+        }
+    }
+
+    fn can_send_packet(&self, socket: SocketId) -> bool {
+        self.has_socket(socket) && self.trains.len() < 2 * TRAINS_MAX
     }
 
     fn max_segments(&self, _: SocketId) -> usize {
@@ -235,7 +256,10 @@ impl Io for MemoryIo {
     }
 
     fn local_port(&self, socket: SocketId) -> u16 {
-        self.config.ports[usize::from(socket.0)]
+        match socket {
+            SocketId::RELAY => self.config.relay_port.unwrap_or(0),
+            SocketId(number) => self.config.ports[usize::from(number)],
+        }
     }
 }
 
@@ -289,11 +313,38 @@ impl Node {
 
     /// Shows the core a train that `from` sent.
     pub fn receive(&mut self, now: Instant, from: SocketAddr, train: &Train) {
-        let mut received = self.buffers.fill(train.packets());
-        let local_ip = Some(train.destination.ip());
-        while !received.is_empty() {
-            let packet = received.split_to(train.segment_len.min(received.len()));
-            self.core.packet(now, SocketId::LISTEN, from, local_ip, packet, &mut self.io);
+        let to_relay_port = self.io.config.relay_port == Some(train.destination.port());
+        let socket = if to_relay_port { SocketId::RELAY } else { SocketId::LISTEN };
+        let received = self.buffers.fill(train.packets());
+        let lens = train.packets().map(<[u8]>::len);
+        self.receive_buffer(now, socket, from, Some(train.destination.ip()), received, lens);
+    }
+
+    /// Shows the core packets that came in one buffer, of whatever lengths.
+    pub fn receive_packets(
+        &mut self,
+        now: Instant,
+        socket: SocketId,
+        from: SocketAddr,
+        packets: &[&[u8]],
+    ) {
+        let received = self.buffers.fill(packets.iter().copied());
+        let lens = packets.iter().map(|packet| packet.len());
+        self.receive_buffer(now, socket, from, Some(self.address.ip()), received, lens);
+    }
+
+    fn receive_buffer(
+        &mut self,
+        now: Instant,
+        socket: SocketId,
+        from: SocketAddr,
+        local_ip: Option<IpAddr>,
+        mut received: BytesMut,
+        lens: impl Iterator<Item = usize>,
+    ) {
+        for len in lens {
+            let packet = received.split_to(len);
+            self.core.packet(now, socket, from, local_ip, packet, &mut self.io);
         }
         self.core.end_of_train(now, &mut self.io);
     }

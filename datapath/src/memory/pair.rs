@@ -10,7 +10,7 @@ use ipop_learning::{MacAddr, MacTable, MacTableConfig, PortId};
 
 use super::{MemoryIo, MemoryIoConfig, Node};
 use crate::{
-    admission::Admission,
+    admission::{Admission, Verdict},
     command::{Command, ConnectionId, Event, Lane},
     core::{Core, CoreConfig},
     forward::TapOffload,
@@ -20,10 +20,10 @@ use crate::{
     shared::{NodeFacts, Shared},
 };
 
-/// The TAP of each node.
-const TAP: PortId = PortId(0);
-/// The other node's port.
-const PEER: PortId = PortId(1);
+/// The TAP of a [`node`].
+pub const TAP: PortId = PortId(0);
+/// The port of a [`node`]'s only peer.
+pub const PEER: PortId = PortId(1);
 /// ACK delays and MTU probes happen at this pace while the pair settles.
 const STEP: Duration = Duration::from_millis(5);
 
@@ -45,7 +45,10 @@ impl Pair {
         let [dialler, listener] = identities;
         let (dialler_id, listener_id) = (dialler.node, listener.node);
         let mut pair = Self {
-            nodes: [node(dialler, listener_id, 1, now), node(listener, dialler_id, 2, now)],
+            nodes: [
+                node(dialler, listener_id, 1, MemoryIoConfig::default(), now),
+                node(listener, dialler_id, 2, MemoryIoConfig::default(), now),
+            ],
             now,
         };
         let dial = Command::Dial {
@@ -118,15 +121,26 @@ fn carry(now: Instant, from: &mut Node, to: &mut Node) -> bool {
     carried
 }
 
-struct Only(NodeId);
+/// Admits one node, at [`PEER`].
+pub struct Only(pub NodeId);
 
 impl Admission for Only {
-    fn port_of(&self, node: NodeId) -> Option<PortId> {
-        (node == self.0).then_some(PEER)
+    fn verdict(&self, node: NodeId) -> Verdict {
+        if node == self.0 { Verdict::Admitted(PEER) } else { Verdict::Refused(String::new()) }
     }
 }
 
-fn node(identity: TlsIdentity, peer: NodeId, number: u8, now: Instant) -> Node {
+/// A node of one TAP and one worker at 10.0.0.`number` that admits one peer.
+///
+/// # Panics
+/// If the identity's certificate and key do not belong together.
+pub fn node(
+    identity: TlsIdentity,
+    peer: NodeId,
+    number: u8,
+    io: MemoryIoConfig,
+    now: Instant,
+) -> Node {
     let facts = NodeFacts {
         node: identity.node,
         instance: [number; 16],
@@ -135,7 +149,6 @@ fn node(identity: TlsIdentity, peer: NodeId, number: u8, now: Instant) -> Node {
         inner_mtu: 1_500,
         lanes: 1,
     };
-    let io = MemoryIoConfig::default();
     let config = CoreConfig {
         worker: 0,
         facts: Arc::new(facts),
@@ -145,7 +158,7 @@ fn node(identity: TlsIdentity, peer: NodeId, number: u8, now: Instant) -> Node {
         congestion: Congestion::Tunnel,
         taps: vec![TapOffload::Full],
         tap_macs: vec![MacAddr([2, 0, 0, 0, 0xff, number])],
-        udp_ports: io.ports.to_vec(),
+        udp_ports: io.ports.iter().copied().chain(io.relay_port).collect(),
         rng_seed: Some([number; 32]),
     };
     let core = Core::new(config, now).expect("certificate and key belong together");

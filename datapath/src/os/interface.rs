@@ -15,6 +15,7 @@ use rustix::{
 use super::{
     OsError,
     address::{self, Change},
+    bridge,
 };
 
 /// A handle on one interface, by name, in this network namespace.
@@ -178,15 +179,14 @@ impl Interface {
     }
 
     /// Lets the bridge that it is a port of forget the stations that it has learned there.
-    pub fn flush_bridge_port(&self) {
-        let path = format!("/sys/class/net/{}/brport/flush", self.name);
-        // Without it the stations age: what is lost is time.
-        match fs::write(&path, "1") {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                tracing::warn!("cannot write {path}, so the bridge remembers stations: {error}");
-            }
-            _ => {}
-        }
+    ///
+    /// # Errors
+    /// If it is in no bridge, or without CAP_NET_ADMIN.
+    pub fn flush_bridge_port(&self) -> Result<(), OsError> {
+        bridge::flush_port(self.index()?).map_err(|errno| {
+            let action = format!("cannot make the bridge of {} forget its stations", self.name);
+            OsError::new(action, errno)
+        })
     }
 
     /// Adds an IP address; says whether it was not there yet.
@@ -257,14 +257,17 @@ impl Interface {
     fn bridge_request(&self, bridge: &str, change: BridgeChange) -> Result<(), OsError> {
         let mut request = Self::named(bridge)?.ifreq();
         request.ifr_ifru.ifru_ifindex = self.index()?;
-        let (code, verb) = match change {
-            BridgeChange::Add => (SIOCBRADDIF, "put"),
-            BridgeChange::Remove => (SIOCBRDELIF, "take"),
+        let (code, action) = match change {
+            BridgeChange::Add => (SIOCBRADDIF, format!("cannot put {} into", self.name)),
+            BridgeChange::Remove => (SIOCBRDELIF, format!("cannot take {} out of", self.name)),
         };
         self.request(code, &mut request).map_err(|error| {
-            let action = format!("cannot {verb} {} into or out of bridge {bridge}", self.name);
-            OsError::new(action, error)
-                .hint("does the bridge exist? `ip link add NAME type bridge` makes one")
+            let error = OsError::new(format!("{action} bridge {bridge}"), error);
+            match error.errno() {
+                libc::EPERM => error.hint(NEEDS_NET_ADMIN),
+                libc::EBUSY => error.hint("it is in another bridge"),
+                _ => error.hint("does the bridge exist? `ip link add NAME type bridge` makes one"),
+            }
         })
     }
 

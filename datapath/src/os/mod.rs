@@ -1,8 +1,11 @@
 //! The kernel's side: TAP devices, UDP sockets, control messages. The only modules, with the ring, that see file descriptors and hold `unsafe` code.
 
 mod address;
+mod bridge;
 pub mod interface;
+mod netlink;
 pub mod tap;
+mod trial;
 pub mod udp;
 
 use std::{

@@ -15,7 +15,7 @@ use rustix::fs::{Mode, OFlags, open};
 use super::{
     OsError,
     interface::{Cidr, Interface, Ipv6Setting, LinkLocal, ifreq_named},
-    once_released,
+    once_released, trial,
 };
 use crate::{forward::TapOffload, frame::VNET_HEADER_LEN};
 
@@ -96,8 +96,13 @@ impl Tap {
         let interface = Interface::named(&config.name)?;
         let existed = once_released(|| exists_unused(&interface))?;
         let (queues, multi_queue) = open_queues(config, existed)?;
+        let mut features = set_offload(&queues, config.offload, multi_queue)?;
+        // One that is up already would pass the trial's frames on.
+        if !(existed && interface.is_up()?) {
+            features = without_refused(&queues, features);
+        }
         let mut tap = Self {
-            features: set_offload(&queues, config.offload, multi_queue)?,
+            features,
             queues,
             mac: config.mac,
             name: config.name.clone(),
@@ -125,7 +130,13 @@ impl Tap {
 
     /// Lets the bridge that the TAP is in, if any, forget the stations that it has learned on it.
     pub fn flush_bridge_port(&self) {
-        self.interface.flush_bridge_port();
+        if self.interface.bridge().is_none() {
+            return;
+        }
+        // Without it the stations age: what is lost is time.
+        if let Err(error) = self.interface.flush_bridge_port() {
+            tracing::warn!("{error}");
+        }
     }
 
     fn set_up(&mut self, config: &TapConfig) -> Result<(), OsError> {
@@ -225,7 +236,8 @@ pub fn probe(name: &str) -> Result<TapFeatures, OsError> {
     let (queues, multi_queue) = open_queues(&config, false)
         .or_else(|_| open_queues(&TapConfig { queues: 1, ..config }, false))?;
     let several = multi_queue && queues.len() > 1;
-    set_offload(&queues, TapOffload::Full, several)
+    let features = set_offload(&queues, TapOffload::Full, several)?;
+    Ok(without_refused(&queues, features))
 }
 
 /// A MAC address for this node's TAP of this name: the same after every restart, locally administered.
@@ -339,6 +351,26 @@ fn set_offload(
         }
     }
     Ok(features)
+}
+
+/// What is left of the features when the kernel was given superframes; the TAP must be down.
+fn without_refused(queues: &[OwnedFd], features: TapFeatures) -> TapFeatures {
+    let (true, Some(queue)) = (features.tso, queues.first()) else { return features };
+    let taken = trial::taken(queue);
+    let left = TapFeatures {
+        tso: taken.tso,
+        uso: features.uso && taken.uso && taken.tso,
+        multi_queue: features.multi_queue,
+    };
+    if left != features {
+        let what = if left.tso { "UDP" } else { "TCP" };
+        tracing::warn!("the kernel refuses {what} superframes at a TAP: they are cut by software");
+        let mask = if left.tso { TSO } else { 0 };
+        for queue in queues {
+            let _ = offload_ioctl(queue, mask);
+        }
+    }
+    left
 }
 
 fn offload_ioctl(queue: impl AsFd, mask: libc::c_uint) -> std::io::Result<()> {

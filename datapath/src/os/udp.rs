@@ -56,7 +56,7 @@ pub fn listen(address: SocketAddr, workers: u8) -> Result<Vec<UdpPort>, OsError>
     Ok(ports)
 }
 
-/// A socket on a port of the kernel's choice, to dial from.
+/// A socket on a port of the kernel's choice: to dial from, or to speak to TURN servers from.
 ///
 /// # Errors
 /// If the kernel refuses.
@@ -170,13 +170,16 @@ fn get_option(fd: impl AsFd, level: i32, name: i32) -> std::io::Result<i32> {
     if done < 0 { Err(std::io::Error::last_os_error()) } else { Ok(value) }
 }
 
-/// Steers packets among the sockets of a port: to the one whose number is the first byte of the destination connection id,
-/// modulo their count (`docs/WIRE.md`). Classic BPF, so that no privilege is needed.
+/// Steers packets among the sockets of a port: QUIC to the one whose number is the first byte of the destination connection id,
+/// modulo their count (`docs/WIRE.md`), STUN to the first. Classic BPF, so that no privilege is needed.
 fn steer(port: &UdpPort, workers: u8) -> Result<(), OsError> {
     let op = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt, jf, k };
     let load_byte = libc::BPF_LD | libc::BPF_B | libc::BPF_ABS;
     let program = [
         op(load_byte, 0, 0, 0),
+        // STUN (RFC 9443): the first worker, which all of ICE runs on.
+        op(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, 1, 0, 4),
+        op(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
         // A long header (top bit set) has its destination id behind version and length.
         op(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, 0, 2, 0x80),
         op(load_byte, 0, 0, 6),
@@ -381,6 +384,25 @@ mod tests {
         assert_eq!(received.segment_len, 1_452);
         for len in 0..control.len {
             parse_control(&control.bytes[..len]);
+        }
+    }
+
+    #[test]
+    fn packets_are_steered_to_their_worker_and_stun_to_the_first() {
+        let ports = listen("127.0.0.1:0".parse().unwrap(), 3).unwrap();
+        let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+        // First byte, and where the second one says that the packet belongs.
+        let cases = [(0x00, 0), (0x01, 0), (0x03, 0), (0x04, 2), (0x40, 1), (0x40, 2), (0x7f, 5)];
+        for (first, second) in cases {
+            let packet = [first, second, 1, 1, 1, 1, 1, 1];
+            sender.send_to(&packet, ports[0].local).unwrap();
+            let expected = if first < 4 { 0 } else { usize::from(second) % 3 };
+            let socket = UdpSocket::from(ports[expected].fd.try_clone().unwrap());
+            socket.set_nonblocking(false).unwrap();
+            socket.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
+            let mut received = [0; 100];
+            let len = socket.recv(&mut received);
+            assert_eq!(received[..len.unwrap_or(0)], packet, "{first:#x} {second}");
         }
     }
 

@@ -129,6 +129,14 @@ pub fn admit_packet(packet: &[u8], initial: &InitialKey, issued: &CidKey) -> boo
     }
 }
 
+/// Whether an admitted packet is a client's first one, before any connection.
+pub fn is_first_initial(packet: &[u8]) -> bool {
+    const LONG: u8 = 0x80;
+    const DESTINATION_LEN_AT: usize = 5;
+    packet.first().is_some_and(|first| first & LONG != 0)
+        && packet.get(DESTINATION_LEN_AT).is_some_and(|len| usize::from(*len) == INITIAL_ID_LEN)
+}
+
 /// Fills with random bytes from the operating system's generator.
 pub fn fill_random(bytes: &mut [u8]) {
     SystemRandom::new().fill(bytes).expect("the system's random generator works");

@@ -62,6 +62,8 @@ pub struct TunnelControllerConfig {
 
 impl ControllerFactory for TunnelControllerConfig {
     fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
+        // Also when a connection has moved to another path: the breaker of the old one says nothing of the new.
+        self.health.tripped.store(false, Relaxed);
         Box::new(TunnelController {
             health: self.health.clone(),
             mtu: current_mtu,

@@ -16,7 +16,10 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
-use crate::{admission::Admission, node_id::NodeId};
+use crate::{
+    admission::{Admission, Verdict},
+    node_id::NodeId,
+};
 
 const ALPN: &[u8] = b"ipop-switch/1";
 /// DER of an Ed25519 SubjectPublicKeyInfo up to the 32 key bytes (RFC 8410).
@@ -149,8 +152,31 @@ fn verify_signature(
     )
 }
 
-fn no_tls12() -> Error {
-    Error::General("QUIC has no TLS 1.2".into())
+/// What rustls asks of the verifier of either end in the same words, but by two traits.
+macro_rules! signatures_are_ed25519 {
+    () => {
+        fn verify_tls12_signature(
+            &self,
+            _: &[u8],
+            _: &CertificateDer<'_>,
+            _: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            Err(Error::General("QUIC has no TLS 1.2".into()))
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            certificate: &CertificateDer<'_>,
+            signature: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            verify_signature(message, certificate, signature, &self.provider)
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            vec![SignatureScheme::ED25519]
+        }
+    };
 }
 
 #[derive(Debug)]
@@ -178,27 +204,7 @@ impl ServerCertVerifier for ExpectedPeer {
         )))
     }
 
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(no_tls12())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_signature(message, certificate, signature, &self.provider)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ED25519]
-    }
+    signatures_are_ed25519!();
 }
 
 struct AdmittedPeers {
@@ -224,33 +230,11 @@ impl ClientCertVerifier for AdmittedPeers {
         _: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         let found = node_of_certificate(end_entity)?;
-        match self.admission.port_of(found) {
-            Some(_) => Ok(ClientCertVerified::assertion()),
-            None => Err(Error::General(format!(
-                "node {found} is not among this node's peers: add --peer {found} to let it in"
-            ))),
+        match self.admission.verdict(found) {
+            Verdict::Admitted(_) => Ok(ClientCertVerified::assertion()),
+            Verdict::Refused(why) => Err(Error::General(why)),
         }
     }
 
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(no_tls12())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_signature(message, certificate, signature, &self.provider)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ED25519]
-    }
+    signatures_are_ed25519!();
 }

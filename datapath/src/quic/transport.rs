@@ -50,9 +50,9 @@ pub fn transport_config(
         .keep_alive_interval(Some(KEEP_ALIVE))
         // A lost handshake packet is repeated after 3 x this.
         .initial_rtt(Duration::from_millis(100))
-        // One hello each way; nothing else uses streams.
+        // One stream each way for the hello, one for signalling.
         .max_concurrent_bidi_streams(VarInt::from_u32(0))
-        .max_concurrent_uni_streams(VarInt::from_u32(1))
+        .max_concurrent_uni_streams(VarInt::from_u32(2))
         .stream_receive_window(VarInt::from_u32(4_096))
         .receive_window(VarInt::from_u32(8_192))
         .crypto_buffer_size(16 * 1_024)

@@ -109,6 +109,11 @@ impl RecordWriter {
         }
     }
 
+    /// The number that the next frame gets.
+    pub fn next_frame(&self) -> Sequence {
+        self.next
+    }
+
     /// Bytes that wait in the open datagram; 0 if none does.
     #[inline]
     pub fn open_len(&self) -> usize {

@@ -59,6 +59,19 @@ mod kind {
     pub(super) const PIECE_TEMPLATE: u8 = 5;
 }
 
+/// The first frame that begins in a datagram of [`RecordWriter`]'s, or the one after it if only a piece of one is in it.
+#[inline]
+pub(crate) fn first_begun(datagram: &[u8]) -> Sequence {
+    let Some(&[kind, _, _, a, b, c, d]) = datagram.first_chunk() else {
+        return Sequence::default();
+    };
+    let frame = Sequence(u32::from_be_bytes([a, b, c, d]));
+    match kind {
+        kind::PIECE | kind::PIECE_TEMPLATE => frame.next(),
+        _ => frame,
+    }
+}
+
 /// Kind and length of the body.
 const RECORD_HEAD_LEN: usize = 3;
 /// A record's bytes before the frame's, by kind; for [`kind::PIECE_TEMPLATE`] without the template.

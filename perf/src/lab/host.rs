@@ -4,6 +4,7 @@ use std::{
     ffi::OsStr,
     fs::{self, File},
     io::{self, Write},
+    net::Ipv4Addr,
     os::fd::AsFd,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -72,6 +73,11 @@ pub fn enter_netns<T: Send>(netns: &str, closure: impl FnOnce() -> T + Send) -> 
         Ok(result) => result,
         Err(panic) => std::panic::resume_unwind(panic),
     })
+}
+
+/// Where `ip netns exec` looks for files that take the place of those in `/etc`.
+pub(super) fn netns_files(netns: &str) -> PathBuf {
+    Path::new("/etc/netns").join(netns)
 }
 
 impl Host {
@@ -218,6 +224,19 @@ impl Host {
         let path = self.0.dir.join(format!("{}-{number}.nft", self.name()));
         fs::write(&path, rules).with_context(|| format!("writing {}", path.display()))?;
         self.run("nft", ["-f".as_ref(), path.as_os_str()]).map(drop)
+    }
+
+    /// Programs started from now on ask this name server. (`ip netns exec` shows them the files of a directory that is
+    /// named after the namespace in the place of those in `/etc`.)
+    ///
+    /// # Errors
+    /// When the files can't be written.
+    pub fn set_name_server(&self, address: Ipv4Addr) -> Result<()> {
+        let dir = netns_files(self.netns());
+        fs::create_dir_all(&dir)
+            .and_then(|()| fs::write(dir.join("resolv.conf"), format!("nameserver {address}\n")))
+            .and_then(|()| fs::write(dir.join("nsswitch.conf"), "hosts: files dns\n"))
+            .with_context(|| format!("writing {}", dir.display()))
     }
 
     /// Runs `ip` on the namespace and gives back what it printed.

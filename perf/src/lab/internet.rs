@@ -23,7 +23,7 @@ use anyhow::{Context, Result, bail, ensure};
 use super::{
     Host, Lab, LinkOptions,
     nat::{Nat, NatOptions},
-    network::{plug, plug_wire},
+    network::{plug, plug_taps},
     route,
 };
 use crate::wire::{Impairments, Wire, WireOptions};
@@ -263,6 +263,15 @@ impl Internet {
         attached.host.ip(&["link", "delete", "dev", &attached.interface]).map(drop)
     }
 
+    /// Gives a NAT another outside, as when a provider hands out a new address: its clients notice nothing at first.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn move_nat(&self, nat: &Nat, place: Place<'_>) -> Result<()> {
+        self.detach(&nat.wan())?;
+        nat.move_outside(self.attach(nat.host(), place)?)
+    }
+
     /// Changes what happens to packets of one attachment to the router, in both directions.
     ///
     /// # Errors
@@ -323,27 +332,34 @@ impl Internet {
             ipv4: gateway,
             ipv6: both.then(|| ipv6(1)),
         };
-        self.connect(&port, &attached, number)?;
-        port.set_up_addresses(24)?;
-        attached.set_up(24, gateway, port.ipv6)?;
-        self.introduce(&port, &attached)?;
+        let ends = ((&port.host, &*port.interface), (&attached.host, &*attached.interface));
+        let up = || {
+            port.set_up_addresses(24)?;
+            attached.set_up(24, gateway, port.ipv6)?;
+            self.introduce(&port, &attached)
+        };
+        match self.wire_options(number) {
+            None => {
+                plug(ends.0, ends.1, &LinkOptions::new())?;
+                up()?;
+            }
+            Some(options) => {
+                let taps = plug_taps(ends.0, ends.1, &options)?;
+                up()?;
+                self.wires().insert(wire_key(&attached), Wire::start(taps, &options)?);
+            }
+        }
         Ok(attached)
     }
 
-    /// The cable: a wire if it has anything to do.
-    fn connect(&self, port: &Attached, attached: &Attached, number: u8) -> Result<()> {
-        let ends =
-            ((&port.host, &*port.interface), (&attached.host, &*attached.interface));
+    /// The wire of this attachment, if it has anything to do.
+    fn wire_options(&self, number: u8) -> Option<WireOptions> {
         let InternetOptions { one_way_delay, loss, seed, .. } = self.options;
-        if one_way_delay.is_zero() && loss == 0.0 {
-            return plug(ends.0, ends.1, &LinkOptions::new());
-        }
         let impairments = Impairments { delay: one_way_delay / 2, loss, ..Impairments::default() };
         // Each wire loses others.
-        let options = WireOptions::new(seed + (u64::from(number) << 32)).impairments(impairments);
-        let wire = plug_wire(ends.0, ends.1, &options)?;
-        self.wires().insert(wire_key(attached), wire);
-        Ok(())
+        let options =
+            WireOptions::new(seed.wrapping_add(u64::from(number) << 32)).impairments(impairments);
+        (!one_way_delay.is_zero() || loss > 0.0).then_some(options)
     }
 
     /// Both ends know each other's link-layer address: what a delay is measured with does not begin with ARP.

@@ -26,6 +26,8 @@ mod nat;
 mod network;
 mod process;
 mod reaper;
+pub mod servers;
+pub mod stun;
 pub mod tools;
 
 use std::{
@@ -95,7 +97,10 @@ impl Lab {
     pub fn host(&self, name: &str) -> Result<Host> {
         ensure!(is_plain(name), "a host's name is made of letters and digits, not {name:?}");
         let netns = format!("{}-{name}", self.name);
-        self.reaper.lock().unwrap_or_else(PoisonError::into_inner).register_netns(&netns)?;
+        let mut reaper = self.reaper.lock().unwrap_or_else(PoisonError::into_inner);
+        reaper.register_netns(&netns)?;
+        reaper.register_dir(&host::netns_files(&netns))?;
+        drop(reaper);
         ip(&["netns", "add", &netns])?;
         let host = Host::new(name, &netns, &self.dir);
         host.enter(quiet_ipv6)?.context("setting the IPv6 defaults of a namespace")?;

@@ -17,7 +17,7 @@
 use std::{
     net::Ipv4Addr,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU8, Ordering},
     },
 };
@@ -127,7 +127,8 @@ pub struct Nat(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    wan: Attached,
+    host: Host,
+    wan: Mutex<Attached>,
     options: NatOptions,
     lan: u8,
     clients: AtomicU8,
@@ -137,7 +138,8 @@ impl Nat {
     /// Turns a machine that is attached to its outside into a NAT; `number` is its own in the lab.
     pub(super) fn start(wan: Attached, number: u8, options: NatOptions) -> Result<Self> {
         let lan = options.lan.unwrap_or(number);
-        let nat = Self(Arc::new(Inner { wan, options, lan, clients: AtomicU8::new(0) }));
+        let (host, wan) = (wan.host.clone(), Mutex::new(wan));
+        let nat = Self(Arc::new(Inner { host, wan, options, lan, clients: AtomicU8::new(0) }));
         let host = nat.host();
         make_bridge(host, LAN)?;
         host.ip_batch(&[format!("address add {}/24 dev {LAN}", nat.gateway())])?;
@@ -153,12 +155,12 @@ impl Nat {
 
     /// Its namespace.
     pub fn host(&self) -> &Host {
-        &self.0.wan.host
+        &self.0.host
     }
 
     /// Its side towards the internet, or towards the NAT that it is behind.
-    pub fn wan(&self) -> &Attached {
-        &self.0.wan
+    pub fn wan(&self) -> Attached {
+        self.0.wan.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Its kind.
@@ -179,6 +181,12 @@ impl Nat {
         let ruleset = format!("delete table ip nat4\n{}", self.ruleset());
         self.host().load_firewall(&ruleset)?;
         self.host().run("conntrack", ["-F"]).map(drop)
+    }
+
+    /// From now on its outside is another one; what it had mapped is forgotten.
+    pub(super) fn move_outside(&self, wan: Attached) -> Result<()> {
+        *self.0.wan.lock().unwrap_or_else(PoisonError::into_inner) = wan;
+        self.restart()
     }
 
     /// Attaches a machine to the inside.
@@ -212,7 +220,7 @@ impl Nat {
 
     fn ruleset(&self) -> String {
         let inside = Ipv4Addr::new(192, 168, self.0.lan, 0);
-        let Attached { ipv4: outside, interface: wan, .. } = &self.0.wan;
+        let Attached { ipv4: outside, interface: wan, .. } = self.wan();
         let options = &self.0.options;
         format!(
             "define wan = \"{wan}\"
@@ -288,10 +296,8 @@ fn translation(options: &NatOptions) -> String {
         NatKind::FullCone => String::new(),
         _ => format!("oifname $lan ct state new ip daddr . udp dport . {sender} != @permits drop"),
     };
-    let bounds = format!(
-        "flags dynamic,timeout; timeout {}s; size 65535;",
-        options.mapping_timeout_s
-    );
+    let bounds =
+        format!("flags dynamic,timeout; timeout {}s; size 65535;", options.mapping_timeout_s);
     // Ports are counted up rather than tried: two endpoints never share one, whomever they talk to.
     format!(
         "    map mapped {{ type ipv4_addr . inet_service : inet_service; {bounds} }}

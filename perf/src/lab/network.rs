@@ -172,9 +172,10 @@ impl Lab {
             a: subnet.interface(a.next_interface(), 1),
             b: subnet.interface(b.next_interface(), 2),
         };
-        let wire = plug_wire((a, &link.a.name), (b, &link.b.name), options)?;
+        let taps = plug_taps((a, &link.a.name), (b, &link.b.name), options)?;
         set_up(a, &link.a, subnet.prefix_len)?;
         set_up(b, &link.b, subnet.prefix_len)?;
+        let wire = Wire::start(taps, options)?;
         Ok((wire, link))
     }
 
@@ -249,19 +250,19 @@ pub(super) fn plug(a: (&Host, &str), b: (&Host, &str), options: &LinkOptions) ->
     Ok(())
 }
 
-/// A wire between two TAPs, which are without addresses, down.
-pub(super) fn plug_wire(
+/// The ends of a wire, without addresses, down. It is to start when both are up, or it would carry to one that is not.
+pub(super) fn plug_taps(
     a: (&Host, &str),
     b: (&Host, &str),
     options: &WireOptions,
-) -> Result<Wire> {
+) -> Result<[Tap; 2]> {
     let tap = |(host, name): (&Host, &str)| -> Result<Tap> {
         let tap = host.enter(|| Tap::create(name))??;
         // So long that the wire's queue, and not the TAP's, is where frames are lost.
         host.ip_batch(&[format!("link set {name} txqueuelen 8192 mtu {}", options.tap_mtu)])?;
         Ok(tap)
     };
-    Wire::start([tap(a)?, tap(b)?], options)
+    Ok([tap(a)?, tap(b)?])
 }
 
 fn set_up(host: &Host, interface: &Interface, prefix_len: u8) -> Result<()> {

@@ -13,6 +13,8 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
+use super::host::netns_files;
+
 /// The names of namespaces and directories start so, followed by the pid of their owner and a dash.
 pub(super) const PREFIX: &str = "ipoplab-";
 
@@ -71,10 +73,11 @@ pub fn clean() -> Result<Vec<String>> {
         reaper.register_netns(&name)?;
         found.push(name);
     }
-    let temp = std::env::temp_dir();
-    for name in names_of_dead_owners(&temp)? {
-        reaper.register_dir(&temp.join(&name))?;
-        found.push(temp.join(name).display().to_string());
+    for dir in [std::env::temp_dir(), netns_files("")] {
+        for name in names_of_dead_owners(&dir)? {
+            reaper.register_dir(&dir.join(&name))?;
+            found.push(dir.join(name).display().to_string());
+        }
     }
     reaper.finish()?;
     Ok(found)

@@ -76,6 +76,7 @@ impl Node {
             instance,
             probe_token: None,
             agent: concat!("ipop-obvious ", env!("CARGO_PKG_VERSION")).into(),
+            proofs: Vec::new(),
         };
         let sessions = Mutex::default();
         Ok(Self { node_id, hello: hello.encode(), endpoint, bridge, sessions })

@@ -1,21 +1,19 @@
-//! Bytes sent through the segment and compared at the other side: a file over TCP, numbered datagrams over UDP.
+//! Bytes sent through the segment and compared at the other side: a stream over TCP, numbered datagrams over UDP.
 
 use std::{
-    fs,
-    io::Read as _,
-    net::{IpAddr, SocketAddr, UdpSocket},
+    io::{Read as _, Write as _},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     ops::Range,
     thread,
     time::{Duration, Instant},
 };
 
-use ipop_perf::lab::{Host, Lab};
+use ipop_perf::lab::Host;
 
 use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 
 use super::SOON;
 
-const TCP_PORT: u16 = 4000;
 const UDP_PORT: u16 = 4100;
 /// For every datagram that a test sends.
 const RECEIVE_BUFFER: usize = 64 << 20;
@@ -23,41 +21,60 @@ const RECEIVE_BUFFER: usize = 64 << 20;
 /// first, and neighbours have to be found.
 const WARM_UP: u32 = 50;
 
-/// Sends so many random bytes over TCP to the host at this address; they must arrive as they were sent.
-pub(crate) fn expect_file_crosses(
-    lab: &Lab,
+/// Sends so many bytes over one TCP connection to the host at this address; they must arrive as they were sent, without a pause
+/// longer than `limit`.
+#[track_caller]
+pub(crate) fn expect_bytes_cross(
     from: &Host,
     to: &Host,
     address: impl Into<IpAddr>,
-    len: u64,
+    len: usize,
+    limit: Duration,
 ) {
     let address = address.into();
-    let path = |what: &str| lab.dir().join(format!("{what}-{}-{}", from.name(), to.name()));
-    let (sent, received) = (path("sent"), path("received"));
-    let mut random = Vec::new();
-    fs::File::open("/dev/urandom").unwrap().take(len).read_to_end(&mut random).unwrap();
-    fs::write(&sent, &random).unwrap();
-    let listen = match address {
-        IpAddr::V4(_) => format!("TCP4-LISTEN:{TCP_PORT},reuseaddr"),
-        IpAddr::V6(_) => format!("TCP6-LISTEN:{TCP_PORT},reuseaddr"),
-    };
-    let create = format!("CREATE:{}", received.display());
-    let mut receiver = to.spawn("socat", ["-u", &listen, &create]).unwrap();
-    let open = format!("OPEN:{}", sent.display());
-    let socket = SocketAddr::new(address, TCP_PORT);
-    let connect = format!("TCP:{socket},retry=100,interval=0.1");
-    from.run("socat", ["-u", &open, &connect]).unwrap_or_else(|error| panic!("{error:#}"));
-    let exit = receiver.wait(SOON).unwrap_or_else(|error| panic!("{error:#}"));
-    assert!(exit.status.success(), "{}", receiver.stderr());
-    let arrived = fs::read(&received).unwrap();
-    let difference = arrived.iter().zip(&random).position(|(a, b)| a != b);
+    let listener = to.enter(|| TcpListener::bind((any(address), 0))).unwrap().unwrap();
+    let remote = SocketAddr::new(address, listener.local_addr().unwrap().port());
+    let mut sender = from.enter(|| TcpStream::connect_timeout(&remote, limit)).unwrap().unwrap();
+    let (mut receiver, _) = listener.accept().unwrap();
+    sender.set_write_timeout(Some(limit)).unwrap();
+    receiver.set_read_timeout(Some(limit)).unwrap();
+    let sent = noise(len);
+    let mut received = Vec::with_capacity(len);
+    thread::scope(|scope| {
+        let sent = &sent;
+        scope.spawn(move || sender.write_all(sent).expect("the connection takes it all"));
+        receiver.read_to_end(&mut received).unwrap_or_else(|error| panic!("it stops: {error}"));
+    });
+    let difference = received.iter().zip(&sent).position(|(a, b)| a != b);
     assert_eq!(
-        (arrived.len(), difference),
-        (random.len(), None),
-        "length and first difference of the file from {} to {}",
+        (received.len(), difference),
+        (len, None),
+        "length and first difference of what went from {} to {}",
         from.name(),
         to.name()
     );
+}
+
+/// Bytes without a pattern (xorshift64).
+fn noise(len: usize) -> Vec<u8> {
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+/// Every address of the host, of this address's family.
+fn any(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
 }
 
 /// Numbered datagrams of mixed sizes from one host to another and back, over several flows.
@@ -82,12 +99,8 @@ impl Numbers {
     /// Sends them at a modest pace, and gives back what arrived of each flow.
     pub(crate) fn run(self, from: &Host, to: &Host, address: impl Into<IpAddr>) -> Vec<Arrived> {
         let address = address.into();
-        let any: IpAddr = match address {
-            IpAddr::V4(_) => [0, 0, 0, 0].into(),
-            IpAddr::V6(_) => [0_u16; 8].into(),
-        };
         let bind = |host: &Host, port: u16| {
-            let socket = host.enter(|| UdpSocket::bind((any, port))).unwrap().unwrap();
+            let socket = host.enter(|| UdpSocket::bind((any(address), port))).unwrap().unwrap();
             socket.set_nonblocking(true).unwrap();
             // Whoever reads may have to wait for its turn: the socket must not be what loses datagrams.
             set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER).unwrap();

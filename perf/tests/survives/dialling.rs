@@ -125,7 +125,7 @@ fn a_name_is_resolved_again_at_each_dial() {
         hosts.display()
     );
     let mut a = node(&pair.lab, pair.a.host(), 1);
-    a.run_as(&script(&pair.lab, "with-hosts", &line));
+    a.run_as(&script(pair.lab.dir(), "with-hosts", &line));
     let far = format!("{}@far.test:5800", pair.b.node_id());
     a.args(&["--peer", &far]);
     pair.b.admit(a.node_id());

@@ -5,8 +5,8 @@ use std::time::Duration;
 use ipop_perf::{lab::Signal, tunnel::Running};
 
 use crate::support::{
-    DEAD_WITHIN, Pair, SOON, count_lines, counters, inner, node, peer_state, wait_for_counters,
-    wait_for_log,
+    DEAD_WITHIN, Pair, SOON, count_lines, counters, inner, lab, node, peer_state, script,
+    wait_for_counters, wait_for_log,
 };
 
 /// How the log explains a peer that said nothing any more.
@@ -62,6 +62,18 @@ fn a_switch_that_is_told_to_stop_says_goodbye() {
         assert!(down.contains("the peer was shut down"), "{down}");
         assert_ne!(peer_state(&counters(&mut a), pair.b.node_id()), "up");
     }
+}
+
+#[test]
+fn a_log_that_takes_nothing_more_does_no_harm() {
+    let lab = lab("fulllog");
+    let host = lab.host("a").unwrap();
+    let mut node = node(&lab, &host, 1);
+    let line = format!("exec {} \"$@\" 2>/dev/full", node.binary().display());
+    let mut running = node.run_as(&script(lab.dir(), "full-log", &line)).start().unwrap();
+    assert!(counters(&mut running)["taps"].is_array());
+    running.process.signal(Signal::TERM).unwrap();
+    assert_eq!(running.process.wait(SOON).unwrap().status.code(), Some(0));
 }
 
 #[test]

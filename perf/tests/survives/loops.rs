@@ -9,8 +9,8 @@ use ipop_perf::{
 use serde_json::Value;
 
 use crate::support::{
-    Pair, SOON, answers, count_lines, counters, inner, lab, peer_of, peer_state, wait_for_counters,
-    wait_for_lines, wait_for_log,
+    NET_ADMIN, Pair, SOON, answers, as_nobody, count_lines, counters, inner, lab, peer_of,
+    peer_state, wait_for_counters, wait_for_lines, wait_for_log,
 };
 
 /// How the log tells of a loop, and of its end.
@@ -155,6 +155,33 @@ fn two_taps_of_one_switch_in_one_bridge_make_no_storm() {
     host.ip(&["link", "set", "dev", "ipop1", "nomaster"]).unwrap();
     wait_for_lines(&running, LOOP_ENDED, 1, SOON);
     assert_eq!(blocked_taps(&mut running), 0);
+}
+
+/// What the bridge has learned on a TAP that is blocked leads nowhere. Making it forget takes CAP_NET_ADMIN and nothing else.
+#[test]
+fn the_bridge_forgets_the_stations_of_a_blocked_tap() {
+    const STATION: &str = "02:00:00:00:00:77";
+    let lab = lab("forget");
+    let host = lab.host("a").unwrap();
+    host.ip(&["link", "add", "br0", "up", "type", "bridge"]).unwrap();
+    let mut node = as_nobody(&lab, &host, 1, NET_ADMIN);
+    let mut running = node.args(&["--tap", "ipop1"]).start().unwrap();
+    host.ip(&["link", "set", "dev", "ipop1", "master", "br0"]).unwrap();
+    // Until this is taken back, no probe comes in on it.
+    let probes = |flood| {
+        host.run("bridge", ["link", "set", "dev", "ipop1", "mcast_flood", flood]).unwrap();
+    };
+    probes("off");
+    host.ip(&["link", "set", "dev", "ipop0", "master", "br0"]).unwrap();
+    host.run("bridge", ["fdb", "add", STATION, "dev", "ipop1", "master", "dynamic"]).unwrap();
+    let knows_station =
+        || host.run("bridge", ["fdb", "show", "brport", "ipop1"]).unwrap().contains(STATION);
+    assert!(knows_station());
+    probes("on");
+    let line = wait_for_log(&mut running, LOOP, SOON);
+    assert!(line.contains("ipop1 is blocked"), "{line}");
+    let forgotten = ipop_perf::lab::wait_until(SOON, || !knows_station());
+    assert!(forgotten, "{}", running.process.stderr());
 }
 
 /// The route to the peer leads into the tunnel itself.

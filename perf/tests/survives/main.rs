@@ -7,14 +7,18 @@
 //! * `loops`: segments that are connected twice; an underlay that leads through the overlay.
 //! * `devices`: TAPs and links that vanish or go down.
 //! * `strangers`: packets from nobody.
+//! * `secrets`: network secrets, and what the operator decides while the switch runs.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+#[path = "../common/mod.rs"]
+mod common;
 mod devices;
 mod dialling;
 mod ends;
 mod loops;
 mod refusals;
 mod seccomp;
+mod secrets;
 mod strangers;
 mod support;
 mod wires;

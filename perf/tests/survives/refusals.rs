@@ -2,23 +2,19 @@
 
 use std::{
     fs,
-    os::unix::fs::{PermissionsExt, chown},
+    os::unix::fs::PermissionsExt,
     path::Path,
     process::{Command, Stdio},
 };
 
-use ipop_perf::{
-    lab::{Host, Lab, LinkOptions, wait_until},
-    tunnel::{Node, Program},
-};
+use ipop_perf::lab::{Host, LinkOptions, wait_until};
 
 use crate::{
     seccomp,
-    support::{SOON, answers, ending, inner, lab, node, refusal, script},
+    support::{
+        NET_ADMIN, SOON, answers, as_nobody, ending, inner, lab, node, refusal, switch_binary,
+    },
 };
-
-/// nobody's number on every distribution.
-const NOBODY: u32 = 65_534;
 
 #[test]
 fn a_port_or_a_tap_that_is_taken_ends_with_4() {
@@ -56,16 +52,14 @@ fn an_interface_that_is_no_tap_is_refused() {
 
 #[test]
 fn net_admin_is_needed_and_enough() {
-    const NOBODY_OPTIONS: &str = "--reuid=65534 --regid=65534 --clear-groups";
     let lab = lab("rights");
     let (a, b) = (lab.host("a").unwrap(), lab.host("b").unwrap());
     let link = lab.link(&a, &b, LinkOptions::new()).unwrap();
-    let (code, said) = refusal(&as_nobody(&lab, &a, "without", NOBODY_OPTIONS));
+    let (code, said) = refusal(&as_nobody(&lab, &a, 1, ""));
     assert_eq!(code, 3, "{said}");
     assert!(said.contains("CAP_NET_ADMIN"), "{said}");
 
-    let options = format!("{NOBODY_OPTIONS} --inh-caps=+net_admin --ambient-caps=+net_admin");
-    let mut near = as_nobody(&lab, &a, "with", &options);
+    let mut near = as_nobody(&lab, &a, 1, NET_ADMIN);
     let mut far = node(&lab, &b, 2);
     far.admit(near.node_id());
     near.dial(far.node_id(), link.b.ipv4);
@@ -75,27 +69,6 @@ fn net_admin_is_needed_and_enough() {
     assert!(status.contains("Uid:\t65534"), "{status}");
     running.wait_for_answer(inner(2).into()).unwrap();
     assert!(answers(&b, inner(1)));
-}
-
-/// A node that runs as nobody, with what `setpriv` leaves it.
-fn as_nobody(lab: &Lab, host: &Host, name: &str, setpriv: &str) -> Node {
-    // Where nobody may read it, whatever the permissions of the build directory.
-    let copy = lab.dir().join(format!("{name}-ipop-switch"));
-    fs::copy(Program::Switch.find().unwrap(), &copy).unwrap();
-    // Most hosts let everybody open the device; where not, it is one of the script's own.
-    let tun = lab.dir().join(format!("{name}-tun"));
-    let line = format!(
-        "mknod -m 666 {tun} c 10 200 && exec unshare --mount sh -c \
-         'mount --bind {tun} /dev/net/tun && exec setpriv {setpriv} {copy} \"$@\"' sh \"$@\"",
-        tun = tun.display(),
-        copy = copy.display()
-    );
-    let mut node = node(lab, host, 1);
-    for path in [node.state().to_owned(), node.state().join("identity.pem")] {
-        chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
-    }
-    node.run_as(&script(lab, name, &line));
-    node
 }
 
 #[test]
@@ -114,7 +87,7 @@ fn a_host_without_io_uring_is_told_how_to_allow_it() {
 /// Runs the program where a seccomp filter refuses `io_uring_setup`, as container engines do.
 fn without_io_uring(host: &Host, dir: &Path, args: &[String]) -> (i32, String) {
     let output = dir.join("output");
-    let mut command = Command::new(Program::Switch.find().unwrap());
+    let mut command = Command::new(switch_binary());
     let file = fs::File::create(&output).unwrap();
     command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(file);
     seccomp::refuse_io_uring(&mut command);
@@ -138,7 +111,7 @@ fn a_configuration_file_is_obeyed_or_refused_by_name() {
     let with = |text: &str| {
         fs::write(&file, format!("state = \"{state}\"\n{text}")).unwrap();
         let args = ["--config".as_ref(), file.as_os_str()];
-        host.spawn(Program::Switch.find().unwrap(), args).unwrap()
+        host.spawn(switch_binary(), args).unwrap()
     };
     let (code, said) = ending(with("tap = \"ipop0\"\nbrigde = \"br0\"\n"));
     assert_eq!(code, 2, "{said}");

@@ -2,36 +2,33 @@
 
 use std::{
     fs,
-    io::{Read, Write},
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
-    os::unix::fs::PermissionsExt,
-    path::PathBuf,
-    process::Command,
-    sync::Once,
+    net::{IpAddr, Ipv4Addr},
+    os::unix::fs::{PermissionsExt, chown},
+    path::{Path, PathBuf},
     time::Duration,
 };
 
-use aws_lc_rs::digest;
 use ipop_datapath::node_id::NodeId;
 use ipop_perf::{
-    lab::{Host, Lab, Link, LinkOptions, Process, Signal, tools::Ping, wait_until},
+    lab::{Host, Lab, Link, LinkOptions, Process, tools::Ping, wait_until},
     tunnel::{Node, Program, Running},
     wire::{Wire, WireOptions},
 };
 use serde_json::Value;
 
-/// What should happen soon happens well within this, also on a busy machine.
-pub(crate) const SOON: Duration = Duration::from_secs(20);
+use crate::common::{self, report::Report};
+pub(crate) use crate::common::{SOON, switch_binary, transfer::expect_bytes_cross};
+
 /// Within this a dead peer must be reported: 10 s are promised, 2 s are left to the machine.
 pub(crate) const DEAD_WITHIN: Duration = Duration::from_secs(12);
 
 /// How the log tells that a peer, not just a lane of it, is up: this follows its name.
 pub(crate) const PEER_UP: &str = ") up";
 
-/// A lab with the program built.
+/// An empty lab, on whose hosts the program can run.
 pub(crate) fn lab(label: &str) -> Lab {
-    build_once();
-    Lab::new(label).unwrap_or_else(|error| panic!("{error:#}"))
+    switch_binary();
+    common::lab(label)
 }
 
 /// A node with the inner address of this number.
@@ -100,6 +97,33 @@ impl Pair {
     }
 }
 
+/// nobody's number on every distribution.
+const NOBODY: u32 = 65_534;
+/// What `setpriv` leaves a program that may set up the network and nothing else.
+pub(crate) const NET_ADMIN: &str = "--inh-caps=+net_admin --ambient-caps=+net_admin";
+
+/// A node of this number that runs as nobody, with what these options of `setpriv` leave it.
+pub(crate) fn as_nobody(lab: &Lab, host: &Host, number: u8, setpriv: &str) -> Node {
+    let mut node = node(lab, host, number);
+    let state = node.state().to_owned();
+    for path in [state.clone(), state.join("identity.pem")] {
+        chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+    }
+    // Where nobody may read it, whatever the permissions of the build directory.
+    let copy = state.join("ipop-switch");
+    fs::copy(switch_binary(), &copy).unwrap();
+    // Most hosts let everybody open the device; where not, it is one of the script's own.
+    let line = format!(
+        "mknod -m 666 {tun} c 10 200 && exec unshare --mount sh -c \
+         'mount --bind {tun} /dev/net/tun && \
+         exec setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups {setpriv} {copy} \"$@\"' sh \"$@\"",
+        tun = state.join("tun").display(),
+        copy = copy.display()
+    );
+    node.run_as(&script(&state, "as-nobody", &line));
+    node
+}
+
 /// Waits until this text is in the log.
 #[track_caller]
 pub(crate) fn wait_for_log(running: &mut Running, text: &str, limit: Duration) -> String {
@@ -121,17 +145,7 @@ pub(crate) fn count_lines(running: &Running, text: &str) -> usize {
 /// What the switch prints at SIGUSR1.
 #[track_caller]
 pub(crate) fn counters(running: &mut Running) -> Value {
-    let lines = |text: &str| text.bytes().filter(|byte| *byte == b'\n').count();
-    let before = lines(&running.process.stdout());
-    running.process.signal(Signal::USR1).unwrap();
-    let mut text = String::new();
-    let printed = wait_until(SOON, || {
-        text = running.process.stdout();
-        lines(&text) > before
-    });
-    assert!(printed, "no counters: {}", running.process.stderr());
-    let line = text.lines().nth(before).unwrap();
-    serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line}"))
+    Report::ask(&mut running.process).json().clone()
 }
 
 /// Asks for the counters until they are as wanted, and gives them back.
@@ -186,9 +200,9 @@ pub(crate) fn ending(mut process: Process) -> (i32, String) {
     (exit.status.code().unwrap_or_else(|| panic!("{}: {said}", exit.status)), said)
 }
 
-/// A shell script of one line, in the lab's directory.
-pub(crate) fn script(lab: &Lab, name: &str, line: &str) -> PathBuf {
-    let path = lab.dir().join(name);
+/// A shell script of one line, in this directory.
+pub(crate) fn script(directory: &Path, name: &str, line: &str) -> PathBuf {
+    let path = directory.join(name);
     fs::write(&path, format!("#!/bin/sh\n{line}\n")).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     path
@@ -197,59 +211,4 @@ pub(crate) fn script(lab: &Lab, name: &str, line: &str) -> PathBuf {
 /// Whether this address answers one of a few pings.
 pub(crate) fn answers(host: &Host, address: impl Into<IpAddr>) -> bool {
     Ping::to(address).count(2).run(host).is_ok_and(|report| report.received > 0)
-}
-
-/// Carries so many bytes over one TCP connection and compares their SHA-256 at both ends.
-#[track_caller]
-pub(crate) fn transfer(from: &Host, to: &Host, address: Ipv4Addr, len: usize, limit: Duration) {
-    let listener = to.enter(|| TcpListener::bind((address, 0))).unwrap().unwrap();
-    let remote = listener.local_addr().unwrap();
-    let connect = |remote: SocketAddr| TcpStream::connect_timeout(&remote, limit);
-    let mut sender = from.enter(|| connect(remote)).unwrap().unwrap();
-    let (mut receiver, _) = listener.accept().unwrap();
-    sender.set_write_timeout(Some(limit)).unwrap();
-    receiver.set_read_timeout(Some(limit)).unwrap();
-    let sent = noise(len);
-    let received = std::thread::scope(|scope| {
-        let sent = &sent;
-        scope.spawn(move || sender.write_all(sent).expect("the connection takes it all"));
-        let mut received = Vec::with_capacity(len);
-        receiver.read_to_end(&mut received).map(|_| received)
-    });
-    let received = received.unwrap_or_else(|error| panic!("the transfer stops: {error}"));
-    assert_eq!(received.len(), len);
-    assert_eq!(sha256(&received), sha256(&sent));
-}
-
-/// Bytes without a pattern (xorshift64).
-fn noise(len: usize) -> Vec<u8> {
-    let mut state = 0x2545_f491_4f6c_dd1d_u64;
-    let mut bytes = Vec::with_capacity(len + 8);
-    while bytes.len() < len {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend_from_slice(&state.to_le_bytes());
-    }
-    bytes.truncate(len);
-    bytes
-}
-
-fn sha256(bytes: &[u8]) -> Vec<u8> {
-    digest::digest(&digest::SHA256, bytes).as_ref().to_vec()
-}
-
-/// `cargo test -p ipop-perf` alone builds only this crate's programs.
-fn build_once() {
-    static BUILT: Once = Once::new();
-    BUILT.call_once(|| {
-        if Program::Switch.find().is_err() {
-            let mut cargo = Command::new(env!("CARGO"));
-            cargo.args(["build", "--package", "ipop-switch"]);
-            if !cfg!(debug_assertions) {
-                cargo.arg("--release");
-            }
-            assert!(cargo.status().is_ok_and(|status| status.success()), "{cargo:?} failed");
-        }
-    });
 }

@@ -9,7 +9,7 @@ use ipop_perf::{
 use serde_json::Value;
 
 use crate::support::{
-    DEAD_WITHIN, PEER_UP, Pair, SOON, count_lines, counters, inner, peer_of, transfer,
+    DEAD_WITHIN, PEER_UP, Pair, SOON, count_lines, counters, expect_bytes_cross, inner, peer_of,
     wait_for_counters, wait_for_lines, wait_for_log,
 };
 
@@ -25,8 +25,8 @@ fn tcp_stays_intact_and_pings_get_through_at_one_percent_of_loss_and_reordering(
     let impairments = Impairments { loss: 0.01, reordering: 0.01, ..Impairments::default() };
     let pair = pair("lossy", impairments);
     let [mut a, mut b] = pair.start();
-    transfer(&a.host, &b.host, inner(2), 16 << 20, TRANSFER_LIMIT);
-    transfer(&b.host, &a.host, inner(1), 4 << 20, TRANSFER_LIMIT);
+    expect_bytes_cross(&a.host, &b.host, inner(2), 16 << 20, TRANSFER_LIMIT);
+    expect_bytes_cross(&b.host, &a.host, inner(1), 4 << 20, TRANSFER_LIMIT);
     let interval = Duration::from_millis(10);
     let report = Ping::to(inner(2)).count(300).interval(interval).run(&a.host).unwrap();
     // Request and answer each take a chance of 1 %; a tenth would be something else.
@@ -48,7 +48,7 @@ fn what_the_wire_duplicates_is_delivered_once() {
     let report = Ping::to(inner(2)).count(100).interval(interval).run(&a.host).unwrap();
     assert_eq!((report.received, report.duplicates), (100, 0), "{report:?}");
     assert!(pair.wire().counters(ipop_perf::wire::Towards::B).duplicated > 30);
-    transfer(&a.host, &b.host, inner(2), 4 << 20, TRANSFER_LIMIT);
+    expect_bytes_cross(&a.host, &b.host, inner(2), 4 << 20, TRANSFER_LIMIT);
 }
 
 #[test]
@@ -59,7 +59,7 @@ fn twenty_milliseconds_of_delay_are_only_slow() {
     let report = Ping::to(inner(2)).count(20).interval(Duration::from_millis(50)).run(&a.host);
     let report = report.unwrap().expect_no_loss().unwrap();
     assert!(report.rtts_ms.iter().all(|rtt_ms| *rtt_ms >= 40.0), "{report:?}");
-    transfer(&a.host, &b.host, inner(2), 4 << 20, TRANSFER_LIMIT);
+    expect_bytes_cross(&a.host, &b.host, inner(2), 4 << 20, TRANSFER_LIMIT);
 }
 
 #[test]
@@ -68,9 +68,9 @@ fn a_path_that_shrinks_silently_is_found_out() {
     let [mut a, b] = pair.start();
     let smallest = |report: &Value| smallest_path_mtu(report, &pair);
     wait_for_counters(&mut a, SOON, |report| smallest(report) > 1_400);
-    transfer(&a.host, &b.host, inner(2), 1 << 20, TRANSFER_LIMIT);
+    expect_bytes_cross(&a.host, &b.host, inner(2), 1 << 20, TRANSFER_LIMIT);
     pair.wire().change(|both| both.mtu = 1_300);
-    transfer(&a.host, &b.host, inner(2), 4 << 20, TRANSFER_LIMIT);
+    expect_bytes_cross(&a.host, &b.host, inner(2), 4 << 20, TRANSFER_LIMIT);
     // The lane that carried it must have noticed; 28 bytes of the 1,300 are headers.
     wait_for_counters(&mut a, SOON, |report| smallest(report) <= 1_272);
     // Each lane has to notice for itself.

@@ -25,6 +25,8 @@ pub(super) struct Devices {
     /// By worker: the listening socket, and one to dial from for every lane but the first.
     sockets: VecDeque<Vec<UdpPort>>,
     listen: SocketAddr,
+    /// What the first worker speaks to TURN servers with, if there is a network.
+    relay: Option<UdpPort>,
     udp_ports: Vec<u16>,
 }
 
@@ -53,8 +55,10 @@ impl Devices {
         }
         let ports = sockets.iter().flatten().map(|socket| socket.local);
         let listen = ports.clone().next().unwrap_or_else(|| ([0; 4], 0).into());
-        let udp_ports = ports.map(|local| local.port()).collect();
-        Ok(Self { taps, offload, sockets, listen, udp_ports })
+        let relay = settings.network.as_ref().map(|_| udp::ephemeral(listen)).transpose()?;
+        let relay_port = relay.as_ref().map(|relay| relay.local);
+        let udp_ports = ports.chain(relay_port).map(|local| local.port()).collect();
+        Ok(Self { taps, offload, sockets, listen, relay, udp_ports })
     }
 
     /// The ports of all sockets.
@@ -66,9 +70,10 @@ impl Devices {
         self.listen
     }
 
-    /// A kernel that refuses to make UDP superframes of a TAP refuses to take them too.
+    /// What the kernel refuses to hand over is not given to it either.
     pub(super) fn tap_offloads(&self) -> Vec<TapOffload> {
         let of_tap = |tap: &Tap| match self.offload {
+            TapOffload::Full if !tap.features.tso => TapOffload::None,
             TapOffload::Full if !tap.features.uso => TapOffload::WithoutUso,
             offload => offload,
         };
@@ -87,6 +92,11 @@ impl Devices {
             Ok(TapQueues { queue, read: own.is_some() })
         };
         self.taps.iter().map(queue).collect()
+    }
+
+    /// The first worker's relay socket, once.
+    pub(super) fn take_relay(&mut self) -> Option<UdpPort> {
+        self.relay.take()
     }
 
     /// The sockets of the next worker.

@@ -3,7 +3,11 @@
 //! One channel brings everything to the control thread (workers' events, signals, resolved names); it feeds the sessions and carries out what they ask for.
 
 mod devices;
+mod network;
+mod refusals;
+mod reload;
 mod report;
+mod signals;
 
 use std::{
     net::ToSocketAddrs,
@@ -17,9 +21,10 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use ipop_control::{
     identity::Identity,
     local_addresses::local_addresses,
-    peer::PeerAddress,
-    sessions::{Action, Input, Notice, Sessions, SessionsConfig, Severity},
-    trust::StaticTrust,
+    peer::{PeerAddress, PeerSource},
+    sessions::{Action, Input, MAX_PEERS, Notice, Sessions, SessionsConfig, Severity},
+    trust::Trust,
+    xmpp::stream::FromStream,
 };
 use ipop_datapath::{
     PortId,
@@ -32,9 +37,14 @@ use ipop_datapath::{
     shared::{NodeFacts, Shared},
 };
 use ipop_learning::{MacTable, MacTableConfig};
-use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGHUP, SIGUSR1};
 
-use self::devices::Devices;
+use self::{
+    devices::Devices,
+    network::{Network, ResolvedServers},
+    refusals::Refusals,
+    reload::TrustFile,
+};
 use crate::{
     exit::{ExitCode, Failure},
     identity_cmd,
@@ -53,18 +63,31 @@ const SHUT_DOWN_WITHIN: Duration = Duration::from_secs(3);
 /// To the control thread.
 enum Message {
     Worker(u8, Event),
-    Resolved { peer: NodeId, result: Result<Vec<std::net::SocketAddr>, String> },
+    Resolved {
+        peer: NodeId,
+        result: Result<Vec<std::net::SocketAddr>, String>,
+    },
     Signal(i32),
+    /// From the XMPP stream.
+    Stream(Box<FromStream>),
+    /// STUN and TURN servers.
+    Servers(ResolvedServers),
 }
 
-/// Runs until it is told to stop.
-pub(crate) fn run(settings: &Settings) -> Result<(), Failure> {
+/// Runs until it is told to stop; SIGHUP has `reread` called.
+pub(crate) fn run(
+    settings: Settings,
+    reread: &dyn Fn() -> Result<Settings, Failure>,
+) -> Result<(), Failure> {
     let identity = identity_cmd::load(&settings.identity)?;
     let workers = worker_count(settings.workers);
     let taps = settings.taps.len() as u16;
-    let nodes = settings.peers.iter().map(|peer| peer.node);
-    let trust = Arc::new(StaticTrust::new(taps, nodes));
-    let sessions = Sessions::new(
+    let trust = Arc::new(Trust::new(identity.node_id(), taps, settings.policy.clone()));
+    let trust_file = TrustFile::load(&settings.state, &trust)?;
+    for peer in &settings.peers {
+        trust.name(peer.node, PeerSource::Configured, None);
+    }
+    let mut sessions = Sessions::new(
         SessionsConfig {
             local: identity.node_id(),
             inner_mtu: settings.mtu,
@@ -76,25 +99,38 @@ pub(crate) fn run(settings: &Settings) -> Result<(), Failure> {
         Instant::now(),
     )
     .map_err(|error| Failure::new(ExitCode::Usage, error))?;
+    sessions.handle(Instant::now(), Input::Secrets(reload::secret_ids(&settings.policy)));
     let (messages, inbox) = bounded(MESSAGES);
     // Before any device is touched, so that a signal finds someone who cleans up.
-    watch_signals(messages.clone())?;
-    let devices = Devices::open(settings, identity.node_id(), workers).map_err(os_failure)?;
+    signals::watch(messages.clone())?;
+    let devices = Devices::open(&settings, identity.node_id(), workers).map_err(os_failure)?;
     let facts = Arc::new(NodeFacts {
         node: identity.node_id(),
         instance: random_bytes(),
         probe_token: random_bytes(),
-        name: host_name(),
+        name: settings.name.clone().unwrap_or_else(host_name),
         inner_mtu: settings.mtu,
         lanes: workers,
     });
     let fdb = MacTable::new(MacTableConfig::default());
-    let shared =
-        Arc::new(Shared::new(fdb, taps, settings.peers.len() as u16, workers, Instant::now()));
-    let mut switch = Switch { sessions, shared, facts, devices, workers: Vec::new(), messages };
-    switch.start_workers(settings, &identity, &trust)?;
-    switch.announce(settings);
-    let ended = switch.serve(&inbox);
+    let shared = Arc::new(Shared::new(fdb, taps, MAX_PEERS as u16, workers, Instant::now()));
+    let mut switch = Switch {
+        sessions,
+        trust,
+        trust_file,
+        settings,
+        shared,
+        facts,
+        devices,
+        workers: Vec::new(),
+        messages,
+        refusals: Refusals::default(),
+        network: None,
+    };
+    switch.start_workers(&identity)?;
+    switch.announce();
+    switch.join_network(&identity)?;
+    let ended = switch.serve(&inbox, reread);
     switch.shut_down(&inbox);
     ended
 }
@@ -102,11 +138,17 @@ pub(crate) fn run(settings: &Settings) -> Result<(), Failure> {
 /// The parts of a running switch. Fields drop in order: the TAPs are left after the workers have ended.
 struct Switch {
     sessions: Sessions,
+    trust: Arc<Trust>,
+    trust_file: TrustFile,
+    /// What is in force: of a reload only what it changed.
+    settings: Settings,
     shared: Arc<Shared>,
     facts: Arc<NodeFacts>,
     workers: Vec<RunningWorker>,
     devices: Devices,
     messages: Sender<Message>,
+    refusals: Refusals,
+    network: Option<Network>,
 }
 
 struct RunningWorker {
@@ -115,12 +157,7 @@ struct RunningWorker {
 }
 
 impl Switch {
-    fn start_workers(
-        &mut self,
-        settings: &Settings,
-        identity: &Identity,
-        trust: &Arc<StaticTrust>,
-    ) -> Result<(), Failure> {
+    fn start_workers(&mut self, identity: &Identity) -> Result<(), Failure> {
         let count = self.facts.lanes;
         let handles = (0..count)
             .map(|_| WorkerHandle::new())
@@ -133,7 +170,7 @@ impl Switch {
             cid_secret: identity.derive_key(b"ipop-switch cid 1"),
             reset_secret: identity.derive_key(b"ipop-switch reset 1"),
         });
-        let congestion = match settings.congestion {
+        let congestion = match self.settings.congestion {
             settings::Congestion::Tunnel => Congestion::Tunnel,
             settings::Congestion::Cubic => Congestion::Cubic,
         };
@@ -146,7 +183,7 @@ impl Switch {
                 facts: self.facts.clone(),
                 shared: self.shared.clone(),
                 identity: identity.clone(),
-                admission: trust.clone(),
+                admission: self.trust.clone(),
                 congestion,
                 taps: self.devices.tap_offloads(),
                 tap_macs: self.devices.taps.iter().map(|tap| tap.mac).collect(),
@@ -157,9 +194,10 @@ impl Switch {
                 core,
                 taps: self.devices.queues_of(worker).map_err(os_failure)?,
                 sockets: self.devices.take_sockets(),
+                relay: if worker == 0 { self.devices.take_relay() } else { None },
                 workers: handles.clone(),
                 events: events.clone(),
-                busy_poll: settings.busy_poll.0,
+                busy_poll: self.settings.busy_poll.0,
             };
             let handle = handles[usize::from(worker)].clone();
             let thread = spawn_worker(worker, config, events.clone(), ready.clone())?;
@@ -171,7 +209,8 @@ impl Switch {
         Ok(())
     }
 
-    fn announce(&self, settings: &Settings) {
+    fn announce(&self) {
+        let settings = &self.settings;
         let facts = &self.facts;
         let workers = facts.lanes;
         tracing::info!(
@@ -187,22 +226,40 @@ impl Switch {
             let how = if peer.address.is_some() { "will be dialled" } else { "may connect" };
             tracing::debug!("peer {peer} {how}");
         }
-        if settings.peers.is_empty() {
+        if settings.peers.is_empty() && settings.network.is_none() {
             tracing::warn!(
-                "no peer is configured: only local TAPs are switched (--peer NODEID@HOST)"
+                "no peer is configured: only local TAPs are switched (--peer NODEID@HOST, or --join TOKEN)"
             );
         }
     }
 
+    /// Goes to the XMPP server, if there is a network to join.
+    fn join_network(&mut self, identity: &Identity) -> Result<(), Failure> {
+        let port = self.devices.listen_address().port();
+        let name = &self.facts.name;
+        self.network =
+            Network::start(&self.settings, identity, name, &self.trust, port, &self.messages)?;
+        if let Some(network) = &mut self.network {
+            network.look_at_interfaces(Instant::now(), &self.settings);
+        }
+        Ok(())
+    }
+
     /// Until a signal or a failure ends it.
-    fn serve(&mut self, inbox: &Receiver<Message>) -> Result<(), Failure> {
+    fn serve(
+        &mut self,
+        inbox: &Receiver<Message>,
+        reread: &dyn Fn() -> Result<Settings, Failure>,
+    ) -> Result<(), Failure> {
         let mut addresses_at = Instant::now();
         loop {
             self.carry_out();
             let now = Instant::now();
-            let until =
-                self.sessions.poll_timeout().map_or(addresses_at, |at| at.min(addresses_at));
+            let links = self.network.as_ref().and_then(|network| network.links.poll_timeout());
+            let due = [Some(addresses_at), self.sessions.poll_timeout(), links];
+            let until = due.into_iter().flatten().min().unwrap_or(addresses_at);
             match inbox.recv_timeout(until.saturating_duration_since(now)) {
+                Ok(Message::Signal(SIGHUP)) => self.reload(reread()),
                 Ok(message) => {
                     if let Some(ended) = self.take(message) {
                         return ended;
@@ -214,12 +271,19 @@ impl Switch {
             let now = Instant::now();
             if now >= addresses_at {
                 addresses_at = now + ADDRESSES_EVERY;
+                self.follow_trust_file();
                 match local_addresses() {
                     Ok(addresses) => self.sessions.handle(now, Input::LocalAddresses(addresses)),
                     Err(error) => tracing::debug!(%error, "cannot list this host's addresses"),
                 }
+                if let Some(network) = &mut self.network {
+                    network.look_at_interfaces(now, &self.settings);
+                }
             }
             self.sessions.handle_timeout(now);
+            if let Some(network) = &mut self.network {
+                network.links.handle_timeout(now);
+            }
         }
     }
 
@@ -232,8 +296,7 @@ impl Switch {
                 None
             }
             Message::Signal(signal) => {
-                let name = if signal == SIGINT { "SIGINT" } else { "SIGTERM" };
-                tracing::info!("{name}: closing the tunnels");
+                tracing::info!("{}: closing the tunnels", signals::name(signal));
                 Some(Ok(()))
             }
             Message::Resolved { peer, result } => {
@@ -241,6 +304,18 @@ impl Switch {
                 None
             }
             Message::Worker(worker, event) => self.take_event(now, worker, event),
+            Message::Stream(event) => {
+                if let Some(network) = &mut self.network {
+                    network.links.handle_stream(now, *event);
+                }
+                None
+            }
+            Message::Servers(servers) => {
+                if let Some(network) = &mut self.network {
+                    network.servers_resolved(now, servers);
+                }
+                None
+            }
         }
     }
 
@@ -264,7 +339,9 @@ impl Switch {
                 self.forget_stations_of_bridge(*port);
             }
             Event::Rejected { remote, why } => {
-                tracing::warn!("refused a connection from {remote}: {why}");
+                if let Some(line) = self.refusals.note(now, *remote, why.clone()) {
+                    tracing::warn!("{line}");
+                }
             }
             Event::LoopCleared { port } => {
                 tracing::info!("the loop is gone: {} forwards again", self.tap_name(*port));
@@ -283,22 +360,56 @@ impl Switch {
             }
             _ => {}
         }
+        if let Some(network) = &mut self.network {
+            network.links.handle_worker(now, &event);
+        }
         self.sessions.handle(now, Input::Event(event));
         None
     }
 
-    /// Does what the sessions ask for.
+    /// Does what sessions and links ask for. Links first: a path is there before it is dialled.
     fn carry_out(&mut self) {
-        while let Some(action) = self.sessions.poll_action() {
+        loop {
+            let any = self.carry_out_network();
+            let Some(action) = self.sessions.poll_action() else {
+                if any {
+                    continue;
+                }
+                return;
+            };
             match action {
-                Action::Notice(notice) => tell(&notice),
+                Action::Notice(notice) => self.tell(&notice),
                 Action::Resolve { peer, address } => self.resolve(peer, address),
-                Action::Command { worker, command } => {
-                    if self.workers[worker].handle.send(command).is_err() {
-                        tracing::error!("worker {worker} does not take commands: it hangs");
+                Action::Forgotten { peer, .. } => {
+                    tracing::debug!("peer {peer} is forgotten");
+                    if let Some(network) = &mut self.network {
+                        network.links.forgotten(Instant::now(), peer);
                     }
                 }
+                Action::Command { worker, command } => self.command(worker, command),
             }
+        }
+    }
+
+    fn command(&self, worker: usize, command: Command) {
+        if self.workers[worker].handle.send(command).is_err() {
+            tracing::error!("worker {worker} does not take commands: it hangs");
+        }
+    }
+
+    fn tell(&mut self, notice: &Notice) {
+        match notice {
+            Notice::PeerUp { .. } => tracing::info!("{notice}, engine io_uring"),
+            Notice::Refused { peer, remote, why } => {
+                let why = format!("peer {peer}: {why}");
+                if let Some(line) = self.refusals.note(Instant::now(), *remote, why) {
+                    tracing::warn!("{line}");
+                }
+            }
+            _ => match notice.severity() {
+                Severity::Warning => tracing::warn!("{notice}"),
+                Severity::Info => tracing::info!("{notice}"),
+            },
         }
     }
 
@@ -334,6 +445,9 @@ impl Switch {
 
     /// Closes the tunnels, so that the far sides know at once, and waits for the workers.
     fn shut_down(mut self, inbox: &Receiver<Message>) {
+        if let Some(network) = &mut self.network {
+            network.links.shut_down(Instant::now());
+        }
         self.sessions.shut_down();
         self.carry_out();
         let deadline = Instant::now() + SHUT_DOWN_WITHIN;
@@ -409,31 +523,6 @@ fn forward_events(events: Receiver<(u8, Event)>, messages: Sender<Message>) -> R
     };
     thread::Builder::new().name("events".into()).spawn(forward).context("cannot start a thread")?;
     Ok(())
-}
-
-fn watch_signals(messages: Sender<Message>) -> Result<(), Failure> {
-    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGUSR1])
-        .context("cannot watch for signals")?;
-    let watch = move || {
-        for signal in signals.forever() {
-            if messages.send(Message::Signal(signal)).is_err() {
-                return;
-            }
-        }
-    };
-    thread::Builder::new().name("signals".into()).spawn(watch).context("cannot start a thread")?;
-    Ok(())
-}
-
-fn tell(notice: &Notice) {
-    if let Notice::PeerUp { .. } = notice {
-        tracing::info!("{notice}, engine io_uring");
-        return;
-    }
-    match notice.severity() {
-        Severity::Warning => tracing::warn!("{notice}"),
-        Severity::Info => tracing::info!("{notice}"),
-    }
 }
 
 fn worker_count(workers: Workers) -> u8 {

@@ -7,7 +7,10 @@ use std::{
     time::Instant,
 };
 
-use ipop_control::sessions::PeerSnapshot;
+use ipop_control::{
+    links::{LinkReport, NetworkReport},
+    sessions::PeerSnapshot,
+};
 use ipop_datapath::{
     PortId,
     command::ConnectionId,
@@ -25,6 +28,8 @@ pub(super) struct Report {
     node: String,
     engine: &'static str,
     listen: String,
+    /// Nothing without a network.
+    network: Option<NetworkReport>,
     fdb: FdbReport,
     taps: Vec<TapReport>,
     peers: Vec<PeerReport>,
@@ -63,6 +68,8 @@ struct TapReport {
 struct PeerReport {
     #[serde(flatten)]
     session: PeerSnapshot,
+    /// Nothing for peers that are not of the room.
+    path: Option<LinkReport>,
     stations: usize,
     tunnels: Vec<TunnelReport>,
     #[serde(flatten)]
@@ -129,6 +136,7 @@ impl Report {
             node: switch.facts.node.to_string(),
             engine: "io_uring",
             listen: switch.devices.listen_address().to_string(),
+            network: switch.network.as_ref().map(|network| network.links.report()),
             fdb: FdbReport {
                 stations: shared.fdb.len(),
                 learned: fdb.learned,
@@ -143,7 +151,7 @@ impl Report {
                 .sessions
                 .snapshot(now)
                 .into_iter()
-                .map(|session| PeerReport::of(switch, session))
+                .map(|session| PeerReport::of(switch, now, session))
                 .collect(),
             workers: shared.counters.iter().map(|worker| WorkerReport::of(&worker.io)).collect(),
         }
@@ -187,8 +195,11 @@ fn kernel_tx_dropped(tap: &str) -> Option<u64> {
 }
 
 impl PeerReport {
-    fn of(switch: &Switch, session: PeerSnapshot) -> Self {
+    fn of(switch: &Switch, now: Instant, session: PeerSnapshot) -> Self {
         let port = PortId(session.port);
+        let links = switch.network.as_ref().map(|network| &network.links);
+        let path = links.zip(session.node.parse().ok());
+        let path = path.and_then(|(links, node)| links.report_of(now, node));
         let (total, workers) = PortReport::of(switch, port);
         let tunnels = session
             .lanes
@@ -208,7 +219,7 @@ impl PeerReport {
             })
             .collect();
         let stations = switch.shared.fdb.len_of_port(port);
-        Self { session, stations, tunnels, total, workers }
+        Self { session, path, stations, tunnels, total, workers }
     }
 }
 

@@ -3,7 +3,7 @@
 use clap::Parser;
 
 use super::*;
-use crate::cli::Cli;
+use crate::{cli::Cli, config::BeyondFlags};
 
 const PEER_A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 const PEER_B: &str = "baaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
@@ -14,8 +14,10 @@ fn flags(line: &str) -> Values {
 }
 
 fn merged(line: &str, file: Option<Values>) -> Result<Settings, String> {
-    let file = file.map(|values| ConfigFile { path: "/etc/x.toml".into(), values });
-    let layers = Layers { flags: &flags(line), file: file.as_ref(), state_directory: None };
+    let beyond_flags = BeyondFlags::default();
+    let file = file.map(|values| ConfigFile { path: "/etc/x.toml".into(), values, beyond_flags });
+    let environment = &Environment::default();
+    let layers = Layers { flags: &flags(line), file: file.as_ref(), environment };
     Settings::from_layers(layers).map_err(|error| error.to_string())
 }
 
@@ -40,6 +42,10 @@ fn defaults() {
         offload: Offload::Auto,
         busy_poll: BusyPoll(Duration::ZERO),
         log: LogLevel::Info,
+        name: None,
+        network: None,
+        policy: Policy::ConfiguredAlone,
+        ice: Ice::default(),
     };
     assert_eq!(settings, expected);
 }
@@ -84,9 +90,11 @@ fn flags_win_and_their_lists_replace_the_files() {
 fn the_state_directory_comes_from_flag_file_systemd_or_default() {
     let (none, flag) = (Values::default(), flags("--state /flag"));
     let values = Values { state: Some("/file".into()), ..Values::default() };
-    let file = ConfigFile { path: "/x".into(), values };
-    let identity = |flags, file, state_directory| {
-        Layers { flags, file, state_directory }.identity().display().to_string()
+    let file = ConfigFile { path: "/x".into(), values, beyond_flags: BeyondFlags::default() };
+    let identity = |flags, file, state_directory: Option<&str>| {
+        let state_directory = state_directory.map(str::to_owned);
+        let environment = &Environment { state_directory, ..Environment::default() };
+        Layers { flags, file, environment }.identity().display().to_string()
     };
     assert_eq!(identity(&flag, Some(&file), Some("/systemd")), "/flag/identity.pem");
     assert_eq!(identity(&none, Some(&file), Some("/systemd")), "/file/identity.pem");

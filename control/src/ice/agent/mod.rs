@@ -1,0 +1,476 @@
+//! ICE with one peer (RFC 8445), without I/O: the check list, nomination, consent, and what carries on when paths die.
+//!
+//! * **Roles are fixed** by the caller. A request that claims our own role is refused (487), and nobody ever swaps.
+//! * **Nomination is repeated**: the controlling end nominates the first pair that answers, and a better one later. The
+//!   number of the nomination (attribute NOMINATION) makes sure that the newest wins at the controlled end, whatever
+//!   is repeated or overtaken on the way. Traffic first moves when the nominating check is answered: then the other
+//!   end has proved the pair too. When the selected pair dies it moves at once.
+//! * **Epochs**: a pair is checked with the credentials with which it was made. A restart or a new description makes a
+//!   new epoch, with new pairs; the selected pair and its back-up of before carry on, with their old credentials,
+//!   until the new epoch has a proved pair. So a description that somebody replays can harm nothing that works.
+//! * Pairs that answered but are not needed get no more checks; failed pairs are tried again, ever more rarely, while
+//!   there is no direct path.
+
+use std::{
+    collections::VecDeque,
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+mod checks;
+mod decisions;
+
+pub(super) use self::checks::{Pacing, RequestOutcome, Triggered};
+use super::{
+    Role,
+    candidate::{Candidate, CandidateKind, priority},
+    credentials::Credentials,
+    pair::{Base, Pair, PairId, PairState},
+    stun::ClaimedRole,
+    timing::Timing,
+};
+
+/// Remote candidates that are taken from one description; more are refused.
+pub(in crate::ice) const MAX_REMOTE_CANDIDATES: usize = 24;
+/// Pairs of one peer, those that requests from unknown addresses make included.
+const MAX_PAIRS: usize = 72;
+/// Of those, through the relay: each needs a channel. Reflexive and relayed remote addresses, then host addresses.
+const MAX_RELAY_TARGETS: usize = 4;
+const MAX_RELAY_HOST_TARGETS: usize = 2;
+/// Requests that came before the peer's description.
+const MAX_EARLY_REQUESTS: usize = 8;
+
+/// A place from which checks leave.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::ice) struct LocalBase {
+    pub(in crate::ice) base: Base,
+    /// The host address, or the relayed one.
+    pub(in crate::ice) address: SocketAddr,
+    /// Its preference among those of its kind.
+    pub(in crate::ice) preference: u16,
+}
+
+impl LocalBase {
+    fn kind(&self) -> CandidateKind {
+        match self.base {
+            Base::Host(_) => CandidateKind::Host,
+            Base::Relay => CandidateKind::Relayed,
+        }
+    }
+}
+
+/// How an agent stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum IceState {
+    /// The peer's description has not come yet.
+    Waiting,
+    /// Looking for a path.
+    Checking,
+    /// There is a path.
+    Connected,
+    /// There was one.
+    Lost,
+    /// None was found in good time. It goes on, more slowly.
+    Failed,
+}
+
+#[derive(Debug)]
+struct Epoch {
+    number: u32,
+    local: Credentials,
+    remote: Credentials,
+}
+
+#[derive(Debug)]
+struct EarlyRequest {
+    base: Base,
+    remote: SocketAddr,
+    remote_ufrag: String,
+    priority: u32,
+    nomination: Option<u32>,
+}
+
+#[derive(Debug)]
+pub(in crate::ice) struct Agent {
+    role: Role,
+    tie_breaker: u64,
+    timing: Timing,
+    local: Credentials,
+    local_generation: u32,
+    remote: Option<(Credentials, u32)>,
+    /// Descriptions of older generations are refused.
+    oldest_generation: u32,
+    epochs: Vec<Epoch>,
+    epochs_made: u32,
+    bases: Vec<LocalBase>,
+    reflexive: Vec<SocketAddr>,
+    remote_candidates: Vec<Candidate>,
+    pairs: Vec<Pair>,
+    pairs_made: u64,
+    selected: Option<PairId>,
+    /// Nominated by this end, not answered yet.
+    nominating: Option<PairId>,
+    /// The newest nomination made or seen, and the epoch in which it was seen: a newer epoch always wins.
+    nomination: u32,
+    nomination_epoch: u32,
+    early: VecDeque<EarlyRequest>,
+    state: IceState,
+    /// When the present search began.
+    since: Instant,
+    /// When the selected pair was selected.
+    selected_at: Option<Instant>,
+    lost_at: Option<Instant>,
+    retry_at: Option<Instant>,
+    retry_pause: Duration,
+    wanted_channels: Vec<SocketAddr>,
+    /// A pair through the relay has failed that worked before.
+    doubts_relay: bool,
+}
+
+impl Agent {
+    pub(in crate::ice) fn new(
+        now: Instant,
+        role: Role,
+        timing: Timing,
+        tie_breaker: u64,
+        local: Credentials,
+    ) -> Self {
+        Self {
+            role,
+            tie_breaker,
+            timing,
+            local,
+            local_generation: 0,
+            remote: None,
+            oldest_generation: 0,
+            epochs: Vec::new(),
+            epochs_made: 0,
+            bases: Vec::new(),
+            reflexive: Vec::new(),
+            remote_candidates: Vec::new(),
+            pairs: Vec::new(),
+            pairs_made: 0,
+            selected: None,
+            nominating: None,
+            nomination: 0,
+            nomination_epoch: 0,
+            early: VecDeque::new(),
+            state: IceState::Waiting,
+            since: now,
+            selected_at: None,
+            lost_at: None,
+            retry_at: None,
+            retry_pause: timing.first_retry,
+            wanted_channels: Vec::new(),
+            doubts_relay: false,
+        }
+    }
+
+    pub(in crate::ice) fn state(&self) -> IceState {
+        self.state
+    }
+
+    pub(in crate::ice) fn role(&self) -> Role {
+        self.role
+    }
+
+    pub(in crate::ice) fn local(&self) -> (&Credentials, u32) {
+        (&self.local, self.local_generation)
+    }
+
+    pub(in crate::ice) fn remote_candidates(&self) -> &[Candidate] {
+        &self.remote_candidates
+    }
+
+    pub(in crate::ice) fn pairs(&self) -> &[Pair] {
+        &self.pairs
+    }
+
+    pub(in crate::ice) fn selected(&self) -> Option<&Pair> {
+        self.selected.and_then(|id| self.pair(id))
+    }
+
+    /// All local ufrags under which requests are taken.
+    pub(in crate::ice) fn local_ufrags(&self) -> impl Iterator<Item = &str> {
+        let carried = self.epochs.iter().map(|epoch| epoch.local.ufrag.as_str());
+        carried.chain([self.local.ufrag.as_str()])
+    }
+
+    /// Addresses to which the relay needs a channel.
+    pub(in crate::ice) fn take_wanted_channels(&mut self) -> Vec<SocketAddr> {
+        std::mem::take(&mut self.wanted_channels)
+    }
+
+    /// Whether some pair goes through the relay to `remote`.
+    pub(in crate::ice) fn relays_to(&self, remote: SocketAddr) -> bool {
+        self.pairs.iter().any(|pair| pair.base == Base::Relay && pair.remote == remote)
+    }
+
+    /// Whether the relay should be asked if it still serves this node.
+    pub(in crate::ice) fn take_relay_doubt(&mut self) -> bool {
+        std::mem::take(&mut self.doubts_relay)
+    }
+
+    /// New credentials of this end. The peer may have started anew, so it may count its generations from 0 again.
+    pub(in crate::ice) fn restart(&mut self, now: Instant, local: Credentials) {
+        self.oldest_generation = 0;
+        self.local = local;
+        self.local_generation += 1;
+        self.since = now;
+        self.begin_epoch(now);
+    }
+
+    /// The credentials of the other end. `false` if they are older than those known.
+    pub(in crate::ice) fn set_remote(
+        &mut self,
+        now: Instant,
+        remote: Credentials,
+        generation: u32,
+    ) -> bool {
+        if generation < self.oldest_generation {
+            return false;
+        }
+        self.oldest_generation = generation;
+        if let Some((known, known_generation)) = &mut self.remote {
+            if known.ufrag == remote.ufrag && known.password == remote.password {
+                *known_generation = generation;
+                return true;
+            }
+            self.remote_candidates.clear();
+        }
+        self.remote = Some((remote, generation));
+        self.since = now;
+        self.begin_epoch(now);
+        true
+    }
+
+    pub(in crate::ice) fn remote_generation(&self) -> Option<u32> {
+        self.remote.as_ref().map(|(_, generation)| *generation)
+    }
+
+    /// Takes a candidate of the peer, whose address has been checked. `false` if there are too many.
+    pub(in crate::ice) fn add_remote_candidate(
+        &mut self,
+        now: Instant,
+        candidate: Candidate,
+    ) -> bool {
+        let same = |known: &Candidate| known.address == candidate.address;
+        if self.remote_candidates.iter().any(same) {
+            return true;
+        }
+        if self.remote_candidates.len() >= MAX_REMOTE_CANDIDATES {
+            return false;
+        }
+        self.remote_candidates.push(candidate);
+        self.search_again(now);
+        self.form_pairs(now);
+        true
+    }
+
+    /// Takes what this host has now. Pairs of bases that are gone go.
+    pub(in crate::ice) fn set_bases(
+        &mut self,
+        now: Instant,
+        bases: Vec<LocalBase>,
+        reflexive: Vec<SocketAddr>,
+    ) {
+        self.reflexive = reflexive;
+        if self.bases == bases {
+            return;
+        }
+        let added = bases.iter().any(|base| !self.bases.contains(base));
+        let gone: Vec<_> =
+            self.bases.iter().filter(|old| !bases.contains(old)).map(|old| old.base).collect();
+        self.bases = bases;
+        self.pairs.retain(|pair| !gone.contains(&pair.base));
+        if added {
+            self.search_again(now);
+        }
+        if !gone.is_empty() || added {
+            // The peer may have to learn a new way: every proved pair is looked at now.
+            for pair in self.pairs.iter_mut().filter(|pair| pair.is_proved()) {
+                pair.check_soon(now);
+            }
+        }
+        self.form_pairs(now);
+        self.evaluate(now);
+    }
+
+    /// The relay can now send to `remote`.
+    pub(in crate::ice) fn channel_bound(&mut self, now: Instant, remote: SocketAddr) {
+        for pair in self.pairs.iter_mut().filter(|pair| pair.base == Base::Relay) {
+            let has_waited = pair.state == PairState::Waiting && pair.next_check.is_none();
+            if pair.remote == remote && has_waited {
+                pair.check_soon(now);
+            }
+        }
+    }
+
+    /// The relay cannot send to `remote` any more.
+    pub(in crate::ice) fn channel_gone(&mut self, now: Instant, remote: SocketAddr) {
+        for pair in self.pairs.iter_mut().filter(|pair| pair.base == Base::Relay) {
+            if pair.remote == remote {
+                pair.fail();
+            }
+        }
+        self.evaluate(now);
+    }
+
+    /// Somebody has reason to think that the selected path is dead: it is checked at once.
+    pub(in crate::ice) fn suspect(&mut self, now: Instant) {
+        if let Some(pair) = self.selected.and_then(|id| self.pair_mut(id)) {
+            pair.check_soon(now);
+        }
+    }
+
+    fn pair(&self, id: PairId) -> Option<&Pair> {
+        self.pairs.iter().find(|pair| pair.id == id)
+    }
+
+    fn pair_mut(&mut self, id: PairId) -> Option<&mut Pair> {
+        self.pairs.iter_mut().find(|pair| pair.id == id)
+    }
+
+    fn begin_epoch(&mut self, now: Instant) {
+        let Some((remote, _)) = &self.remote else { return };
+        self.epochs_made += 1;
+        let number = self.epochs_made;
+        self.epochs.push(Epoch { number, local: self.local.clone(), remote: remote.clone() });
+        let backup = self.backup();
+        let carried = [self.selected, backup];
+        self.pairs.retain(|pair| pair.is_proved() && carried.contains(&Some(pair.id)));
+        self.nominating = None;
+        self.drop_unused_epochs();
+        self.search_again(now);
+        if self.state == IceState::Waiting {
+            self.state = IceState::Checking;
+        }
+        self.form_pairs(now);
+        for early in std::mem::take(&mut self.early) {
+            if self.remote.as_ref().is_some_and(|(remote, _)| remote.ufrag == early.remote_ufrag) {
+                self.heard(now, number, &early);
+            }
+        }
+        self.evaluate(now);
+    }
+
+    fn drop_unused_epochs(&mut self) {
+        let newest = self.epochs_made;
+        let pairs = &self.pairs;
+        self.epochs.retain(|epoch| {
+            epoch.number == newest || pairs.iter().any(|pair| pair.epoch == epoch.number)
+        });
+    }
+
+    fn search_again(&mut self, now: Instant) {
+        self.retry_pause = self.timing.first_retry;
+        self.retry_at = self.retry_at.map(|_| now + self.retry_pause);
+        if self.state == IceState::Failed {
+            self.state = IceState::Checking;
+            self.since = now;
+        }
+    }
+
+    /// Makes the pairs of the newest epoch that are missing.
+    fn form_pairs(&mut self, now: Instant) {
+        let Some(epoch) = self.epochs.last().map(|epoch| epoch.number) else { return };
+        let mut wanted: Vec<(LocalBase, Candidate)> = Vec::new();
+        for base in &self.bases {
+            let remotes = match base.base {
+                Base::Host(_) => self.remote_candidates.clone(),
+                Base::Relay => relay_targets(&self.remote_candidates),
+            };
+            let fits = |remote: &Candidate| can_pair(base, remote.address);
+            wanted.extend(remotes.into_iter().filter(fits).map(|remote| (*base, remote)));
+        }
+        wanted.sort_by_key(|(base, remote)| std::cmp::Reverse(self.pair_priority(base, remote)));
+        let mut position = 0;
+        for (base, remote) in wanted {
+            let priority = self.pair_priority(&base, &remote);
+            let known = self.pairs.iter_mut().find(|pair| {
+                pair.epoch == epoch && pair.base == base.base && pair.remote == remote.address
+            });
+            if let Some(pair) = known {
+                // What was learned from a check is now known by its name.
+                pair.remote_kind = remote.kind;
+                pair.priority = priority;
+                continue;
+            }
+            if self.pairs.len() >= MAX_PAIRS - MAX_EARLY_REQUESTS {
+                break;
+            }
+            // Spread by rank, so that the first pairs of all peers come before the second of any.
+            let due = now + self.timing.pace * position;
+            position += 1;
+            self.add_pair(due, base, (remote.address, remote.kind), priority, epoch);
+        }
+    }
+
+    fn add_pair(
+        &mut self,
+        due: Instant,
+        base: LocalBase,
+        remote: (SocketAddr, CandidateKind),
+        priority: u64,
+        epoch: u32,
+    ) -> PairId {
+        self.pairs_made += 1;
+        let id = PairId(self.pairs_made);
+        let local = (base.base, base.kind());
+        let mut pair = Pair::new(id, local, remote, priority, epoch, &self.timing);
+        match base.base {
+            Base::Host(_) => pair.next_check = Some(due),
+            Base::Relay => self.wanted_channels.push(remote.0),
+        }
+        self.pairs.push(pair);
+        id
+    }
+
+    /// RFC 8445, section 6.1.2.3.
+    fn pair_priority(&self, base: &LocalBase, remote: &Candidate) -> u64 {
+        let local = u64::from(priority(base.kind(), base.preference));
+        let remote = u64::from(remote.priority);
+        let (controlling, controlled) = match self.role {
+            Role::Controlling => (local, remote),
+            Role::Controlled => (remote, local),
+        };
+        let tie = u64::from(controlling > controlled);
+        (controlling.min(controlled) << 32) + 2 * controlling.max(controlled) + tie
+    }
+}
+
+/// Families must match, and an address of the loopback network reaches only its like.
+fn can_pair(base: &LocalBase, remote: SocketAddr) -> bool {
+    let is_loopback = |ip: IpAddr| ip.is_loopback();
+    base.address.is_ipv4() == remote.is_ipv4()
+        && (base.base == Base::Relay || is_loopback(base.address.ip()) == is_loopback(remote.ip()))
+}
+
+/// To which addresses of the peer the relay shall send: one for each IP, since the permission is for the IP, and the
+/// surest first.
+fn relay_targets(candidates: &[Candidate]) -> Vec<Candidate> {
+    let mut targets: Vec<Candidate> = Vec::new();
+    let mut sorted = candidates.to_vec();
+    sorted.sort_by_key(|candidate| (candidate.kind, std::cmp::Reverse(candidate.priority)));
+    for candidate in sorted {
+        let is_host = candidate.kind == CandidateKind::Host;
+        let limit = if is_host { MAX_RELAY_HOST_TARGETS } else { MAX_RELAY_TARGETS };
+        let same_sort = |target: &&Candidate| (target.kind == CandidateKind::Host) == is_host;
+        let is_known = targets
+            .iter()
+            .any(|t| t.address.ip() == candidate.address.ip() && t.kind == candidate.kind);
+        if !is_known && targets.iter().filter(same_sort).count() < limit {
+            targets.push(candidate);
+        }
+    }
+    targets
+}
+
+impl Role {
+    pub(in crate::ice) fn claimed(self) -> ClaimedRole {
+        match self {
+            Self::Controlling => ClaimedRole::Controlling,
+            Self::Controlled => ClaimedRole::Controlled,
+        }
+    }
+}

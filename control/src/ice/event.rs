@@ -1,0 +1,301 @@
+//! What the rest of the program hears: the difference between what was said before and what is the case now.
+
+use std::time::Instant;
+
+use ipop_datapath::{
+    node_id::NodeId,
+    path::{Path, Source},
+};
+
+use super::{
+    Candidate, CandidateKind, Ice, IceState, Wakeup,
+    agent::Pacing,
+    pair::{Base, Pair},
+};
+
+/// Something happened.
+#[derive(Clone, PartialEq, Eq)]
+pub enum IceEvent {
+    /// The peer must learn this.
+    LocalDescription {
+        /// Whom it is for.
+        peer: NodeId,
+        /// This side's user name fragment.
+        ufrag: String,
+        /// This side's password.
+        password: String,
+        /// Grows with each restart of this side.
+        generation: u32,
+    },
+    /// The peer must learn these too: candidates that are new since the last such event.
+    LocalCandidates {
+        /// Whom they are for.
+        peer: NodeId,
+        /// The generation of the description that they belong to.
+        generation: u32,
+        /// Best first.
+        candidates: Vec<Candidate>,
+    },
+    /// All servers have answered or failed. More candidates may come when something changes.
+    EndOfCandidates {
+        /// Whom to tell.
+        peer: NodeId,
+        /// The generation of the description.
+        generation: u32,
+    },
+    /// From now on packets to the peer take this path.
+    Selected {
+        /// To whom.
+        peer: NodeId,
+        /// Which.
+        path: Path,
+        /// What this end's candidate is.
+        local: CandidateKind,
+        /// What the peer's candidate is.
+        remote: CandidateKind,
+    },
+    /// From now on packets from there are the peer's.
+    SourceValid {
+        /// Whose.
+        peer: NodeId,
+        /// From where.
+        source: Source,
+    },
+    /// Not any more.
+    SourceGone {
+        /// Whose it was.
+        peer: NodeId,
+        /// From where.
+        source: Source,
+    },
+    /// There was a path, and there is none now. The search goes on.
+    Lost {
+        /// To whom.
+        peer: NodeId,
+        /// For people.
+        why: String,
+    },
+    /// No path was found in good time. The search goes on, more slowly.
+    Failed {
+        /// To whom.
+        peer: NodeId,
+        /// For people.
+        why: String,
+    },
+    /// Something that the operator should know.
+    Problem {
+        /// What, and what to do.
+        text: String,
+    },
+}
+
+impl std::fmt::Debug for IceEvent {
+    /// Without passwords.
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::LocalDescription { peer, ufrag, generation, .. } => {
+                write!(formatter, "LocalDescription({peer}, {ufrag}, {generation})")
+            }
+            Self::LocalCandidates { peer, candidates, .. } => {
+                write!(formatter, "LocalCandidates({peer}, {candidates:?})")
+            }
+            Self::EndOfCandidates { peer, .. } => write!(formatter, "EndOfCandidates({peer})"),
+            Self::Selected { peer, path, local, remote } => {
+                write!(formatter, "Selected({peer}, {path:?}, {local} to {remote})")
+            }
+            Self::SourceValid { peer, source } => {
+                write!(formatter, "SourceValid({peer}, {source:?})")
+            }
+            Self::SourceGone { peer, source } => {
+                write!(formatter, "SourceGone({peer}, {source:?})")
+            }
+            Self::Lost { peer, why } => write!(formatter, "Lost({peer}, {why})"),
+            Self::Failed { peer, why } => write!(formatter, "Failed({peer}, {why})"),
+            Self::Problem { text } => write!(formatter, "Problem({text})"),
+        }
+    }
+}
+
+/// What was said about one peer.
+#[derive(Debug)]
+pub(super) struct Announced {
+    pub(super) selected: Option<(Path, CandidateKind, CandidateKind)>,
+    pub(super) sources: Vec<Source>,
+    state: IceState,
+    candidates: Vec<Candidate>,
+    end_of_candidates: bool,
+}
+
+impl Default for Announced {
+    fn default() -> Self {
+        Self {
+            selected: None,
+            sources: Vec::new(),
+            state: IceState::Waiting,
+            candidates: Vec::new(),
+            end_of_candidates: false,
+        }
+    }
+}
+
+impl Announced {
+    /// A new description begins: all candidates have to be told again.
+    pub(super) fn forget_candidates(&mut self) {
+        self.candidates.clear();
+        self.end_of_candidates = false;
+    }
+}
+
+impl Ice {
+    /// Tells all peers the candidates that they do not know yet, if there is anything new at all.
+    pub(super) fn announce_candidates(&mut self) {
+        let known = (self.local_candidates(), self.is_gathered());
+        if known == self.announced {
+            return;
+        }
+        self.announced = known;
+        let peers: Vec<_> = self.peers.keys().copied().collect();
+        for peer in peers {
+            self.announce_candidates_to(peer);
+        }
+    }
+
+    pub(super) fn announce_candidates_to(&mut self, peer: NodeId) {
+        let candidates = self.local_candidates();
+        let is_gathered = self.is_gathered();
+        let Some(entry) = self.peers.get_mut(&peer) else { return };
+        let generation = entry.agent.local().1;
+        let announced = &mut entry.announced;
+        announced.candidates.retain(|known| candidates.contains(known));
+        let is_new = |candidate: &&Candidate| !announced.candidates.contains(candidate);
+        let new: Vec<_> = candidates.iter().filter(is_new).copied().collect();
+        if !new.is_empty() {
+            announced.candidates.extend_from_slice(&new);
+            self.events.push_back(IceEvent::LocalCandidates { peer, generation, candidates: new });
+        }
+        if is_gathered && !announced.end_of_candidates {
+            announced.end_of_candidates = true;
+            self.events.push_back(IceEvent::EndOfCandidates { peer, generation });
+        }
+    }
+
+    fn is_gathered(&self) -> bool {
+        !self.stun.is_gathering() && !self.turn.is_allocating()
+    }
+
+    /// To be called whenever an agent was touched: passes on what it wants, says what is new, plans its next turn.
+    pub(super) fn sync(&mut self, now: Instant, peer: NodeId) {
+        let Some(entry) = self.peers.get_mut(&peer) else { return };
+        for remote in entry.agent.take_wanted_channels() {
+            self.turn.want_channel(now, remote, &mut self.entropy);
+            if self.turn.channel(now, remote).is_some() {
+                entry.agent.channel_bound(now, remote);
+            }
+        }
+        if entry.agent.take_relay_doubt() {
+            self.turn.suspect(now, &mut self.entropy);
+        }
+        let agent = &entry.agent;
+        entry.wakeup = Wakeup {
+            free: [agent.poll_timeout(), agent.next_check_at(Pacing::Free)]
+                .into_iter()
+                .flatten()
+                .min(),
+            paced: agent.next_check_at(Pacing::Paced),
+        };
+        self.collect_turn_transmits();
+        self.sync_sources(now, peer);
+        self.sync_path(now, peer);
+    }
+
+    fn sync_sources(&mut self, now: Instant, peer: NodeId) {
+        let Some(entry) = self.peers.get(&peer) else { return };
+        let proved = entry.agent.pairs().iter().filter(|pair| pair.is_proved());
+        let mut sources: Vec<Source> = Vec::new();
+        // Two pairs, of an old epoch and of the new one, can have one source.
+        for (_, source) in proved.filter_map(|pair| self.path_of(now, pair)) {
+            if !sources.contains(&source) {
+                sources.push(source);
+            }
+        }
+        let known = &entry.announced.sources;
+        let is_gone = |source: &&Source| !sources.contains(source);
+        let gone: Vec<_> = known.iter().filter(is_gone).copied().collect();
+        let mut new: Vec<_> = sources;
+        new.retain(|source| !known.contains(source));
+        for source in new {
+            // One address is one socket, so it is one node's. Who proved it first keeps it for as long as it answers.
+            let owner = *self.sources.entry(source).or_insert(peer);
+            if owner != peer {
+                self.counters.contested_sources += 1;
+                self.contesting.insert(peer);
+                continue;
+            }
+            if let Some(entry) = self.peers.get_mut(&peer) {
+                entry.announced.sources.push(source);
+            }
+            self.events.push_back(IceEvent::SourceValid { peer, source });
+        }
+        for source in gone {
+            if let Some(entry) = self.peers.get_mut(&peer) {
+                entry.announced.sources.retain(|known| *known != source);
+            }
+            self.release_source(now, peer, source);
+        }
+    }
+
+    /// `source` is not this peer's any more; those who claimed it too get another chance.
+    pub(super) fn release_source(&mut self, now: Instant, peer: NodeId, source: Source) {
+        self.sources.remove(&source);
+        self.events.push_back(IceEvent::SourceGone { peer, source });
+        for contesting in std::mem::take(&mut self.contesting) {
+            self.sync_sources(now, contesting);
+        }
+    }
+
+    fn sync_path(&mut self, now: Instant, peer: NodeId) {
+        let Some(entry) = self.peers.get(&peer) else { return };
+        let selected = entry.agent.selected().and_then(|pair| {
+            let (path, source) = self.path_of(now, pair)?;
+            let is_own = entry.announced.sources.contains(&source);
+            is_own.then_some((path, pair.local_kind, pair.remote_kind))
+        });
+        let state = entry.agent.state();
+        let before = entry.announced.state;
+        let why = match state {
+            IceState::Lost | IceState::Failed if before != state => Some(self.explain(peer)),
+            _ => None,
+        };
+        let Some(entry) = self.peers.get_mut(&peer) else { return };
+        entry.announced.state = state;
+        if selected.is_some() && selected != entry.announced.selected {
+            entry.announced.selected = selected;
+            if let Some((path, local, remote)) = selected {
+                self.events.push_back(IceEvent::Selected { peer, path, local, remote });
+            }
+        }
+        match (state, why) {
+            (IceState::Lost, Some(why)) => {
+                entry.announced.selected = None;
+                self.events.push_back(IceEvent::Lost { peer, why });
+            }
+            (_, Some(why)) => self.events.push_back(IceEvent::Failed { peer, why }),
+            _ => {}
+        }
+    }
+
+    /// The path to and the source of a pair's remote address, or `None` if the relay has no channel for it.
+    pub(super) fn path_of(&self, now: Instant, pair: &Pair) -> Option<(Path, Source)> {
+        match pair.base {
+            Base::Host(ip) => Some((
+                Path::Direct { remote: pair.remote, local_ip: Some(ip) },
+                Source::Direct(pair.remote),
+            )),
+            Base::Relay => {
+                let server = self.turn.server()?;
+                let channel = self.turn.channel(now, pair.remote)?;
+                Some((Path::Relay { server, channel }, Source::Channel(channel)))
+            }
+        }
+    }
+}

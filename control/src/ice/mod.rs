@@ -1,0 +1,574 @@
+//! Ways to peers through NATs: ICE (RFC 8445), STUN and TURN, as one state machine for the whole node, without I/O and
+//! without a clock.
+//!
+//! All peers share the listening socket, so gathering, the TURN allocation and the pace of checks are shared too, and
+//! live here; what concerns one peer is an [`agent`](self). Requests find their agent by the ufrag in USERNAME,
+//! responses by their transaction. The caller feeds packets, addresses, servers and what peers say, polls transmits
+//! and events, and calls [`Ice::handle_timeout`] when [`Ice::poll_timeout`] says so. Randomness comes from
+//! [`Entropy`], so a simulation runs the very same code.
+//!
+//! What the datapath is told follows from the pairs that are proved: [`IceEvent::Selected`] is where packets to a peer
+//! go, [`IceEvent::SourceValid`] from where its packets may come. Nothing else moves a path.
+
+mod agent;
+mod candidate;
+mod credentials;
+mod entropy;
+mod event;
+pub mod fuzzing;
+mod input;
+mod pair;
+mod report;
+mod servers;
+mod stun;
+mod timing;
+mod turn;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use ipop_datapath::node_id::NodeId;
+pub use ipop_datapath::path::{Path, Source};
+
+pub use self::{
+    agent::IceState,
+    candidate::{AddressRefused, Candidate, CandidateKind, Loopback, check_address},
+    entropy::Entropy,
+    event::IceEvent,
+    input::{Packet, Via},
+    report::{IceCounters, PathSnapshot, SelectedPair},
+    servers::{NatMapping, StunServer, TurnServer},
+    timing::Timing,
+};
+use self::{
+    agent::{Agent, LocalBase, Pacing, Triggered},
+    candidate::{canonical, check_ip, host_preference},
+    credentials::Credentials,
+    event::Announced,
+    pair::Base,
+    servers::StunServers,
+    stun::TransactionId,
+    turn::{Turn, TurnEvent},
+};
+
+/// As many as the sessions take.
+pub const MAX_PEERS: usize = crate::sessions::MAX_PEERS;
+/// Addresses of this host of which candidates are made; the others are left.
+const MAX_LOCAL_ADDRESSES: usize = 8;
+/// Paced checks that may leave at once after a pause.
+const BURST: u32 = 4;
+/// Transactions of checks are forgotten after this: nobody waits for later answers.
+const TRANSACTION_LIFETIME: Duration = Duration::from_secs(8);
+
+/// What is fixed from the start.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct IceConfig {
+    /// The port of the listening socket.
+    pub listen_port: u16,
+    /// Whether loopback addresses are taken.
+    pub loopback: Loopback,
+    /// Where random numbers come from.
+    pub entropy: Entropy,
+    /// How often and how long.
+    pub timing: Timing,
+}
+
+/// Who decides. The lower node id is controlling.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// Nominates pairs.
+    Controlling,
+    /// Follows.
+    Controlled,
+}
+
+/// Of which socket of worker 0.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Socket {
+    /// The listening socket.
+    Listen,
+    /// The one that speaks with the TURN server.
+    Relay,
+}
+
+/// A packet to be sent.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Transmit {
+    /// Of which socket.
+    pub socket: Socket,
+    /// With which source address; the kernel's choice if not given.
+    pub local_ip: Option<IpAddr>,
+    /// Where to.
+    pub remote: SocketAddr,
+    /// What.
+    pub payload: Vec<u8>,
+}
+
+/// What the peer says about itself.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RemoteDescription {
+    /// Its user name fragment.
+    pub ufrag: String,
+    /// Its password.
+    pub password: String,
+    /// Grows with each restart of the peer's side; older ones are ignored.
+    pub generation: u32,
+}
+
+impl std::fmt::Debug for RemoteDescription {
+    /// Without the password.
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("RemoteDescription")
+            .field("ufrag", &self.ufrag)
+            .field("generation", &self.generation)
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug)]
+struct Peer {
+    agent: Agent,
+    announced: Announced,
+    wakeup: Wakeup,
+}
+
+/// When an agent has something to do.
+#[derive(Clone, Copy, Debug, Default)]
+struct Wakeup {
+    /// Timers and checks of proved pairs.
+    free: Option<Instant>,
+    /// Checks that have to wait for the pacer.
+    paced: Option<Instant>,
+}
+
+/// ICE for all peers.
+#[derive(Debug)]
+pub struct Ice {
+    listen_port: u16,
+    loopback: Loopback,
+    entropy: Entropy,
+    timing: Timing,
+    addresses: Vec<IpAddr>,
+    peers: BTreeMap<NodeId, Peer>,
+    by_ufrag: HashMap<String, NodeId>,
+    transactions: HashMap<TransactionId, NodeId>,
+    transactions_by_age: VecDeque<(Instant, TransactionId)>,
+    sources: HashMap<Source, NodeId>,
+    /// Peers that proved a source which belongs to another one.
+    contesting: BTreeSet<NodeId>,
+    stun: StunServers,
+    turn: Turn,
+    /// The candidates that all peers have been told, and whether they are all.
+    announced: (Vec<Candidate>, bool),
+    /// When the checks sent so far are paid for.
+    paced_until: Instant,
+    transmits: VecDeque<Transmit>,
+    events: VecDeque<IceEvent>,
+    counters: IceCounters,
+}
+
+impl Ice {
+    /// No peers, no servers, no addresses yet.
+    #[must_use]
+    pub fn new(config: IceConfig, now: Instant) -> Self {
+        Self {
+            listen_port: config.listen_port,
+            loopback: config.loopback,
+            entropy: config.entropy,
+            timing: config.timing,
+            addresses: Vec::new(),
+            peers: BTreeMap::new(),
+            by_ufrag: HashMap::new(),
+            transactions: HashMap::new(),
+            transactions_by_age: VecDeque::new(),
+            sources: HashMap::new(),
+            contesting: BTreeSet::new(),
+            stun: StunServers::default(),
+            turn: Turn::new(),
+            announced: (Vec::new(), false),
+            paced_until: now,
+            transmits: VecDeque::new(),
+            events: VecDeque::new(),
+            counters: IceCounters::default(),
+        }
+    }
+
+    /// The addresses that this host has now, best first, without those of the overlay and of ignored interfaces.
+    pub fn set_local_addresses(&mut self, now: Instant, addresses: &[IpAddr]) {
+        let mut taken: Vec<IpAddr> = Vec::new();
+        for ip in addresses.iter().map(IpAddr::to_canonical) {
+            if check_ip(ip, self.loopback).is_err() || taken.contains(&ip) {
+                continue;
+            }
+            if taken.len() < MAX_LOCAL_ADDRESSES {
+                taken.push(ip);
+            } else {
+                self.counters.local_addresses_left += 1;
+            }
+        }
+        if taken == self.addresses {
+            return;
+        }
+        self.addresses = taken;
+        self.stun.ask_again(now);
+        self.turn.address_changed(now, &mut self.entropy);
+        self.local_candidates_changed(now);
+    }
+
+    /// The servers to use. TURN servers are tried in order; an allocation that stands stays.
+    pub fn set_servers(&mut self, now: Instant, stun: &[StunServer], turn: Vec<TurnServer>) {
+        let usable = |address| check_address(address, self.loopback).is_ok();
+        let (stun, unusable): (Vec<_>, Vec<_>) =
+            stun.iter().copied().partition(|server| usable(server.address));
+        let (turn, unusable_turn): (Vec<_>, Vec<_>) =
+            turn.into_iter().partition(|server| usable(server.address));
+        let unusable = unusable.iter().map(|server| server.address);
+        for address in unusable.chain(unusable_turn.iter().map(|server| server.address)) {
+            let text = format!("the STUN or TURN server {address} cannot be right and is not used");
+            self.events.push_back(IceEvent::Problem { text });
+        }
+        self.stun.set_servers(now, &stun);
+        self.turn.set_servers(now, turn, &mut self.entropy);
+        self.advance_servers(now);
+    }
+
+    /// Begins to look for ways to `peer`. Nothing happens if it has been begun, or if there are too many peers, which is
+    /// counted.
+    pub fn start(&mut self, now: Instant, peer: NodeId, role: Role) {
+        if self.peers.contains_key(&peer) {
+            return;
+        }
+        if self.peers.len() >= MAX_PEERS {
+            self.counters.refused_peers += 1;
+            return;
+        }
+        let local = Credentials::generate(&mut self.entropy);
+        let tie_breaker = self.entropy.u64();
+        let agent = Agent::new(now, role, self.timing, tie_breaker, local);
+        let entry = Peer { agent, announced: Announced::default(), wakeup: Wakeup::default() };
+        self.peers.insert(peer, entry);
+        self.describe(now, peer);
+    }
+
+    /// New credentials and a new search. What works now carries on until the new search has found something. Also to be
+    /// called when signalling with the peer begins anew: from then on descriptions of any generation are taken.
+    pub fn restart(&mut self, now: Instant, peer: NodeId) {
+        let local = Credentials::generate(&mut self.entropy);
+        let Some(entry) = self.peers.get_mut(&peer) else { return };
+        entry.agent.restart(now, local);
+        entry.announced.forget_candidates();
+        self.describe(now, peer);
+    }
+
+    /// The peer's description. One that is older than the known one, or that cannot be right, is counted and ignored.
+    pub fn set_remote(&mut self, now: Instant, peer: NodeId, remote: &RemoteDescription) {
+        let Some(entry) = self.peers.get_mut(&peer) else { return };
+        let parsed = Credentials::parse(&remote.ufrag, &remote.password);
+        let Some(credentials) = parsed else {
+            self.counters.bad_descriptions += 1;
+            return;
+        };
+        if !entry.agent.set_remote(now, credentials, remote.generation) {
+            self.counters.old_descriptions += 1;
+        }
+        self.sync(now, peer);
+    }
+
+    /// Candidates of the peer's description `generation`. What is not taken is counted.
+    pub fn add_remote_candidates(
+        &mut self,
+        now: Instant,
+        peer: NodeId,
+        generation: u32,
+        candidates: &[Candidate],
+    ) {
+        let loopback = self.loopback;
+        let Some(entry) = self.peers.get_mut(&peer) else { return };
+        if entry.agent.remote_generation() != Some(generation) {
+            self.counters.old_candidates += candidates.len() as u64;
+            return;
+        }
+        for candidate in candidates {
+            let candidate = Candidate { address: canonical(candidate.address), ..*candidate };
+            let is_usable = check_address(candidate.address, loopback).is_ok();
+            if !is_usable || !entry.agent.add_remote_candidate(now, candidate) {
+                self.counters.refused_candidates += 1;
+            }
+        }
+        self.sync(now, peer);
+    }
+
+    /// The path to `peer` seems dead (QUIC waits in vain): it is checked at once.
+    pub fn suspect(&mut self, now: Instant, peer: NodeId) {
+        if let Some(entry) = self.peers.get_mut(&peer) {
+            entry.agent.suspect(now);
+            self.sync(now, peer);
+        }
+    }
+
+    /// Forgets `peer`, with its sources.
+    pub fn stop(&mut self, now: Instant, peer: NodeId) {
+        let Some(entry) = self.peers.remove(&peer) else { return };
+        for ufrag in entry.agent.local_ufrags() {
+            self.by_ufrag.remove(ufrag);
+        }
+        self.contesting.remove(&peer);
+        for source in entry.announced.sources {
+            self.release_source(now, peer, source);
+        }
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while self.transactions_by_age.front().is_some_and(|(until, _)| *until <= now) {
+            if let Some((_, transaction)) = self.transactions_by_age.pop_front() {
+                self.transactions.remove(&transaction);
+            }
+        }
+        self.stun.handle_timeout(now, &mut self.entropy);
+        self.turn.handle_timeout(now, &mut self.entropy);
+        self.advance_servers(now);
+        let is_due = |entry: &Peer| {
+            [entry.wakeup.free, entry.wakeup.paced].iter().flatten().any(|at| *at <= now)
+        };
+        let due: Vec<_> =
+            self.peers.iter().filter(|(_, entry)| is_due(entry)).map(|(peer, _)| *peer).collect();
+        for peer in due {
+            let Some(entry) = self.peers.get_mut(&peer) else { continue };
+            entry.agent.handle_timeout(now);
+            while self.send_check(now, peer, Pacing::Free) {}
+            self.sync(now, peer);
+        }
+        self.send_paced_checks(now);
+    }
+
+    /// When [`Ice::handle_timeout`] is to be called; may be in the past.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let ready = self.pacer_ready_at();
+        let of = |entry: &Peer| {
+            let paced = entry.wakeup.paced.map(|at| at.max(ready));
+            [entry.wakeup.free, paced].into_iter().flatten().min()
+        };
+        let peers = self.peers.values().filter_map(of).min();
+        [peers, self.stun.poll_timeout(), self.turn.poll_timeout()].into_iter().flatten().min()
+    }
+
+    /// The next packet to send.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.transmits.pop_front()
+    }
+
+    /// The next thing that happened.
+    pub fn poll_event(&mut self) -> Option<IceEvent> {
+        self.events.pop_front()
+    }
+}
+
+/// Checks and their pace.
+impl Ice {
+    fn pacer_ready_at(&self) -> Instant {
+        let burst = self.timing.pace * BURST;
+        self.paced_until.checked_sub(burst).unwrap_or(self.paced_until)
+    }
+
+    /// Sends checks of unproved pairs as far as the pace allows: the peers' triggered ones first, then by time.
+    fn send_paced_checks(&mut self, now: Instant) {
+        while self.pacer_ready_at() <= now {
+            let due = |(peer, entry): (&NodeId, &Peer)| {
+                entry.wakeup.paced.filter(|at| *at <= now)?;
+                let (at, triggered) = entry.agent.next_check(Pacing::Paced)?;
+                (at <= now).then_some((triggered, at, *peer))
+            };
+            let next: Option<(Triggered, Instant, NodeId)> =
+                self.peers.iter().filter_map(due).min();
+            let Some((_, _, peer)) = next else { return };
+            self.paced_until = self.paced_until.max(now) + self.timing.pace;
+            self.send_check(now, peer, Pacing::Paced);
+            self.sync(now, peer);
+        }
+    }
+
+    fn send_check(&mut self, now: Instant, peer: NodeId, pacing: Pacing) -> bool {
+        let Some(entry) = self.peers.get_mut(&peer) else { return false };
+        let Some(check) = entry.agent.make_check(now, pacing, &mut self.entropy) else {
+            return false;
+        };
+        self.transactions.insert(check.transaction, peer);
+        self.transactions_by_age.push_back((now + TRANSACTION_LIFETIME, check.transaction));
+        self.counters.checks_sent += 1;
+        self.send_from(now, check.base, check.remote, check.payload);
+        true
+    }
+
+    /// Sends a STUN message by way of `base`. Through the relay only if there is a channel; it is asked for otherwise.
+    fn send_from(&mut self, now: Instant, base: Base, remote: SocketAddr, payload: Vec<u8>) {
+        match base {
+            Base::Host(ip) => self.transmits.push_back(Transmit {
+                socket: Socket::Listen,
+                local_ip: Some(ip),
+                remote,
+                payload,
+            }),
+            Base::Relay => {
+                match (self.turn.server(), self.turn.channel(now, remote)) {
+                    (Some(server), Some(channel)) => self.transmits.push_back(Transmit {
+                        socket: Socket::Relay,
+                        local_ip: None,
+                        remote: server,
+                        payload: channel_data(channel, &payload),
+                    }),
+                    _ => self.counters.without_channel += 1,
+                }
+                self.turn.want_channel(now, remote, &mut self.entropy);
+            }
+        }
+    }
+}
+
+/// What is shared by all peers: local candidates and servers.
+impl Ice {
+    /// Collects what the servers' state machines want to send and say.
+    fn advance_servers(&mut self, now: Instant) {
+        while let Some((remote, payload)) = self.stun.poll_transmit() {
+            let socket = Socket::Listen;
+            self.transmits.push_back(Transmit { socket, local_ip: None, remote, payload });
+        }
+        let mut candidates_changed = false;
+        while let Some(event) = self.turn.poll_event() {
+            match event {
+                TurnEvent::Allocated { .. } | TurnEvent::Gone => candidates_changed = true,
+                TurnEvent::ChannelBound { remote } => {
+                    let uses = |agent: &Agent| agent.relays_to(remote);
+                    self.for_agents(now, uses, |agent| agent.channel_bound(now, remote));
+                }
+                TurnEvent::ChannelGone { remote } => {
+                    let uses = |agent: &Agent| agent.relays_to(remote);
+                    self.for_agents(now, uses, |agent| agent.channel_gone(now, remote));
+                }
+                TurnEvent::Problem(text) => self.events.push_back(IceEvent::Problem { text }),
+            }
+        }
+        if candidates_changed {
+            self.local_candidates_changed(now);
+        } else {
+            self.announce_candidates();
+        }
+        self.counters.turn_ignored = self.turn.ignored();
+        self.collect_turn_transmits();
+    }
+
+    fn collect_turn_transmits(&mut self) {
+        while let Some((remote, payload)) = self.turn.poll_transmit() {
+            let socket = Socket::Relay;
+            self.transmits.push_back(Transmit { socket, local_ip: None, remote, payload });
+        }
+    }
+
+    fn for_agents(
+        &mut self,
+        now: Instant,
+        concerns: impl Fn(&Agent) -> bool,
+        act: impl Fn(&mut Agent),
+    ) {
+        let concerned = self.peers.iter().filter(|(_, entry)| concerns(&entry.agent));
+        let peers: Vec<_> = concerned.map(|(peer, _)| *peer).collect();
+        for peer in peers {
+            if let Some(entry) = self.peers.get_mut(&peer) {
+                act(&mut entry.agent);
+            }
+            self.sync(now, peer);
+        }
+    }
+
+    fn local_candidates_changed(&mut self, now: Instant) {
+        let (bases, reflexive) = (self.bases(), self.reflexive());
+        self.for_agents(
+            now,
+            |_| true,
+            |agent| {
+                agent.set_bases(now, bases.clone(), reflexive.clone());
+            },
+        );
+        self.announce_candidates();
+    }
+
+    fn bases(&self) -> Vec<LocalBase> {
+        let hosts = self.addresses.iter().enumerate().map(|(position, ip)| LocalBase {
+            base: Base::Host(*ip),
+            address: SocketAddr::new(*ip, self.listen_port),
+            preference: host_preference(*ip, position),
+        });
+        let relay = self.turn.relayed().map(|address| LocalBase {
+            base: Base::Relay,
+            address,
+            preference: u16::MAX,
+        });
+        hosts.chain(relay).collect()
+    }
+
+    fn reflexive(&self) -> Vec<SocketAddr> {
+        self.stun.mappings().iter().map(|mapping| mapping.mapped).collect()
+    }
+
+    /// All candidates of this node, best first.
+    #[must_use]
+    pub fn local_candidates(&self) -> Vec<Candidate> {
+        let hosts = self.bases().into_iter().map(|base| match base.base {
+            Base::Host(_) => {
+                Candidate::local(CandidateKind::Host, base.address, None, base.preference)
+            }
+            Base::Relay => {
+                let related =
+                    self.reflexive().into_iter().find(|a| a.is_ipv4() == base.address.is_ipv4());
+                Candidate::local(CandidateKind::Relayed, base.address, related, base.preference)
+            }
+        });
+        let is_host = |address: &SocketAddr| {
+            self.addresses.contains(&address.ip()) && address.port() == self.listen_port
+        };
+        let mappings = self.stun.mappings();
+        let mapped = mappings
+            .iter()
+            .enumerate()
+            .filter(|(_, m)| !is_host(&m.mapped) && check_address(m.mapped, self.loopback).is_ok());
+        let reflexive = mapped.map(|(position, mapping)| {
+            let related = mapping.base.map(|ip| SocketAddr::new(ip, self.listen_port));
+            let preference = host_preference(mapping.mapped.ip(), position);
+            Candidate::local(CandidateKind::ServerReflexive, mapping.mapped, related, preference)
+        });
+        let mut candidates: Vec<_> = hosts.chain(reflexive).collect();
+        candidates.sort_by_key(|candidate| std::cmp::Reverse(candidate.priority));
+        candidates
+    }
+
+    /// Announces a peer's description and candidates, from the start.
+    fn describe(&mut self, now: Instant, peer: NodeId) {
+        let (bases, reflexive) = (self.bases(), self.reflexive());
+        if let Some(entry) = self.peers.get_mut(&peer) {
+            entry.agent.set_bases(now, bases, reflexive);
+            let (local, generation) = entry.agent.local();
+            for ufrag in entry.agent.local_ufrags() {
+                self.by_ufrag.insert(ufrag.to_owned(), peer);
+            }
+            self.events.push_back(IceEvent::LocalDescription {
+                peer,
+                ufrag: local.ufrag.clone(),
+                password: local.password.clone(),
+                generation,
+            });
+        }
+        self.announce_candidates_to(peer);
+        self.sync(now, peer);
+    }
+}
+
+/// RFC 8656, section 12.4, without padding, as over UDP.
+fn channel_data(channel: u16, payload: &[u8]) -> Vec<u8> {
+    let length = payload.len().min(usize::from(u16::MAX)) as u16;
+    [&channel.to_be_bytes()[..], &length.to_be_bytes(), payload].concat()
+}

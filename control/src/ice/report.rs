@@ -1,0 +1,166 @@
+//! What operators see: counters, how each path stands, and why it is not better.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use ipop_datapath::node_id::NodeId;
+
+use super::{Candidate, CandidateKind, Ice, IceState, NatMapping, Path, Role, pair::Pair};
+
+/// What came in and was not believed, and what was left. All of it is harmless in small numbers.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct IceCounters {
+    /// Checks sent.
+    pub checks_sent: u64,
+    /// Packets that are no STUN message, or not one for this place.
+    pub unreadable: u64,
+    /// Requests with a user name that was given to nobody.
+    pub unknown_ufrag: u64,
+    /// Requests to an address of which there is no candidate.
+    pub unknown_destination: u64,
+    /// Requests that are not signed right.
+    pub bad_integrity: u64,
+    /// Requests of a peer that claims the role of this end.
+    pub role_conflicts: u64,
+    /// Responses to no request.
+    pub unknown_response: u64,
+    /// Responses that are not signed right, or came from elsewhere.
+    pub bad_response: u64,
+    /// ChannelData of a channel that is not bound.
+    pub unknown_channel: u64,
+    /// Messages to a peer for which the relay had no channel yet.
+    pub without_channel: u64,
+    /// What came to the relay socket and was not the server's answer.
+    pub turn_ignored: u64,
+    /// Descriptions that cannot be right.
+    pub bad_descriptions: u64,
+    /// Descriptions that are older than the known one.
+    pub old_descriptions: u64,
+    /// Candidates of another description than the present one.
+    pub old_candidates: u64,
+    /// Candidates whose address cannot be a peer's, or that are too many.
+    pub refused_candidates: u64,
+    /// Peers that are too many.
+    pub refused_peers: u64,
+    /// Addresses of this host that are too many.
+    pub local_addresses_left: u64,
+    /// A peer proved an address that is another peer's.
+    pub contested_sources: u64,
+}
+
+/// The pair that carries the traffic.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SelectedPair {
+    /// The way.
+    pub path: Path,
+    /// What this end's candidate is.
+    pub local: CandidateKind,
+    /// What the peer's candidate is.
+    pub remote: CandidateKind,
+    /// The peer's address, behind the relay if there is one.
+    pub remote_address: SocketAddr,
+    /// Smoothed.
+    pub rtt: Option<Duration>,
+}
+
+/// How the way to one peer stands.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PathSnapshot {
+    /// In one word.
+    pub state: IceState,
+    /// What carries the traffic.
+    pub selected: Option<SelectedPair>,
+    /// Proved pairs, the selected one included.
+    pub proved_pairs: usize,
+    /// What is known of the NAT in front of this host.
+    pub nat_mapping: NatMapping,
+    /// Why it is relayed or not there at all; nothing if it is direct.
+    pub why: Option<String>,
+}
+
+impl Ice {
+    /// What was counted.
+    #[must_use]
+    pub fn counters(&self) -> IceCounters {
+        self.counters
+    }
+
+    /// What is known of the NAT in front of this host.
+    #[must_use]
+    pub fn nat_mapping(&self) -> NatMapping {
+        self.stun.nat_mapping()
+    }
+
+    /// How the way to `peer` stands, or `None` if ICE was not started for it.
+    #[must_use]
+    pub fn snapshot(&self, now: Instant, peer: NodeId) -> Option<PathSnapshot> {
+        let entry = self.peers.get(&peer)?;
+        let pair = entry.agent.selected();
+        let selected = pair.and_then(|pair| {
+            let (path, _) = self.path_of(now, pair)?;
+            let (local, remote) = (pair.local_kind, pair.remote_kind);
+            Some(SelectedPair { path, local, remote, remote_address: pair.remote, rtt: pair.rtt })
+        });
+        let is_direct = pair.is_some_and(|pair| !pair.is_relayed());
+        Some(PathSnapshot {
+            state: entry.agent.state(),
+            selected,
+            proved_pairs: entry.agent.pairs().iter().filter(|pair| pair.is_proved()).count(),
+            nat_mapping: self.nat_mapping(),
+            why: (!is_direct).then(|| self.explain(peer)),
+        })
+    }
+
+    /// Why there is no direct path to `peer`, as far as it can be told from here.
+    pub(super) fn explain(&self, peer: NodeId) -> String {
+        let Some(entry) = self.peers.get(&peer) else { return "not started".to_owned() };
+        let remote = entry.agent.remote_candidates();
+        let local = self.local_candidates();
+        if entry.agent.remote_generation().is_none() {
+            return "the peer has not answered yet".to_owned();
+        }
+        let mut parts =
+            vec![format!("no direct pair answers (here {}; there {})", list(&local), list(remote))];
+        match self.nat_mapping() {
+            NatMapping::EndpointDependent => parts.push(
+                "the NAT here is symmetric: it maps each destination to another port".to_owned(),
+            ),
+            NatMapping::Unknown | NatMapping::EndpointIndependent => {}
+        }
+        let is_relayed = entry.agent.selected().is_some_and(Pair::is_relayed);
+        if !is_relayed {
+            parts.push(match (self.turn.relayed(), self.turn.last_problem()) {
+                (Some(_), _) => "the relay does not reach the peer either".to_owned(),
+                (None, Some(problem)) => problem.to_owned(),
+                (None, None) if self.turn.has_servers() => "no relay yet".to_owned(),
+                (None, None) => "no TURN server is known, so nothing can be relayed".to_owned(),
+            });
+        }
+        parts.join("; ")
+    }
+
+    /// Channels bound at the TURN server.
+    #[must_use]
+    pub fn bound_channels(&self) -> usize {
+        self.turn.bound_channels()
+    }
+
+    /// Which role this end has towards `peer`.
+    #[must_use]
+    pub fn role(&self, peer: NodeId) -> Option<Role> {
+        self.peers.get(&peer).map(|entry| entry.agent.role())
+    }
+}
+
+/// "2 host, 1 relayed".
+fn list(candidates: &[Candidate]) -> String {
+    use CandidateKind::{Host, PeerReflexive, Relayed, ServerReflexive};
+    let counts = [Host, ServerReflexive, PeerReflexive, Relayed].map(|kind| {
+        let count = candidates.iter().filter(|candidate| candidate.kind == kind).count();
+        (count > 0).then(|| format!("{count} {kind}"))
+    });
+    let counts: Vec<_> = counts.into_iter().flatten().collect();
+    if counts.is_empty() { "no candidates".to_owned() } else { counts.join(", ") }
+}

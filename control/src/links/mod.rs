@@ -1,0 +1,398 @@
+//! Ways to the peers that the network's room names: room, Jingle, ICE, trust and sessions tied together, without I/O and
+//! without a clock.
+//!
+//! An occupant of the room is judged by [`Trust`]. One that may connect is named to the sessions, gets a Jingle session
+//! and an ICE agent; what ICE finds becomes the path of the peer's alias in the datapath and is told to the sessions,
+//! which dial. `stream` is what comes and goes over XMPP, `paths` what ICE decides, `signal` what nodes say to each other
+//! inside a tunnel, `saved` the peers known from before, `report` what operators see.
+//!
+//! Signalling can only add: presence that ends, a stream that is lost, a Jingle session that is terminated take no tunnel
+//! and no path away. What takes the right to connect is a change of affiliation, or the operator.
+
+mod paths;
+mod report;
+mod saved;
+mod signal;
+mod stream;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use ipop_datapath::{
+    PortId,
+    command::{Command, ConnectionId, Strangers},
+    node_id::NodeId,
+};
+use xmpp_parsers::jid::{BareJid, FullJid};
+
+pub use self::{
+    report::{LinkReport, NetworkReport},
+    signal::{Message as SignalMessage, read as read_signal},
+};
+use self::{saved::Memory, stream::Questions};
+use crate::{
+    ice::{Candidate, Ice, IceConfig, Role, StunServer, TurnServer},
+    peer::PeerSource,
+    sessions::{Input, NamedPeer},
+    trust::{Claim, SavedPeers, Standing, Trust},
+    xmpp::{
+        answers::Answers,
+        jingle::{IceDescription, Jingle, JingleConfig},
+        room::{Room, RoomConfig},
+        services::{Service, ServiceKind, Services},
+        stream::ToStream,
+    },
+};
+
+/// A claim of a node id that has led to no tunnel for so long gives way to another occupant with the same claim.
+const CLAIM_PATIENCE: Duration = Duration::from_secs(15);
+
+/// What is fixed from the start.
+#[derive(Clone, Debug)]
+pub struct LinksConfig {
+    /// This node.
+    pub local: NodeId,
+    /// The room, and this node's card in it.
+    pub room: RoomConfig,
+    /// Jingle's part.
+    pub jingle: JingleConfig,
+    /// ICE's part.
+    pub ice: IceConfig,
+    /// Whether STUN and TURN servers are configured: then the XMPP server's are not asked for.
+    pub servers: Servers,
+    /// What is remembered of earlier runs.
+    pub saved: SavedPeers,
+    /// This host's clock when the links began, seconds since 1970.
+    pub unix_s: u64,
+}
+
+/// Who says which STUN and TURN servers are used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Servers {
+    /// The configuration; see [`Links::set_servers`].
+    Configured,
+    /// The XMPP server (XEP-0215).
+    Offered,
+}
+
+/// Something is to be done.
+#[derive(Debug)]
+pub enum Action {
+    /// Send this to the XMPP stream.
+    Stream(ToStream),
+    /// Send this to worker 0.
+    Worker(Command),
+    /// Send this to the worker of the connection.
+    Connection(ConnectionId, Command),
+    /// Tell the sessions.
+    Sessions(Input),
+    /// Resolve these hosts and call [`Links::set_servers`].
+    Resolve(Vec<Service>),
+    /// A node was seen in the room: the operator's list of nodes is to take note of it.
+    Observe(NodeId, Claim),
+    /// Write this to the file of saved peers.
+    Save(SavedPeers),
+    /// Tell the operator.
+    Tell(Told),
+}
+
+/// A line for the operator.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Told {
+    /// Something to do about.
+    Warning(String),
+    /// Good to know.
+    Info(String),
+    /// For those who look closely.
+    Debug(String),
+}
+
+/// A node that the room names, or did.
+#[derive(Debug)]
+struct Link {
+    claim: Claim,
+    port: Option<PortId>,
+    /// Occupants that claim to be it; signalling goes to the current one.
+    jids: BTreeSet<FullJid>,
+    current: Option<(FullJid, Instant)>,
+    /// What ICE said last, for sessions that begin later.
+    description: Option<IceDescription>,
+    candidates: Vec<Candidate>,
+    /// Whether a Jingle session was given the description.
+    told: bool,
+    ice: Started,
+    /// The connection that signals go over.
+    connection: Option<ConnectionId>,
+    /// Where it is reached directly.
+    address: Option<SocketAddr>,
+    /// Why there is no path, when there is none.
+    last_error: Option<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Started {
+    No,
+    Yes,
+}
+
+/// The links to all peers of a network.
+#[derive(Debug)]
+pub struct Links {
+    local: NodeId,
+    trust: Arc<Trust>,
+    servers: Servers,
+    room: Room,
+    jingle: Jingle,
+    services: Services,
+    answers: Answers,
+    ice: Ice,
+    links: BTreeMap<NodeId, Link>,
+    by_jid: HashMap<FullJid, NodeId>,
+    own_account: Option<BareJid>,
+    questions: Questions,
+    memory: Memory,
+    /// Peers that the configuration names: they may come from anywhere.
+    configured: usize,
+    strangers: Option<Strangers>,
+    stream_state: report::StreamState,
+    actions: VecDeque<Action>,
+    /// The clock: seconds since 1970 at an instant.
+    clock: (Instant, u64),
+}
+
+impl Links {
+    /// No stream yet; saved peers are named at once.
+    pub fn new(config: LinksConfig, trust: Arc<Trust>, configured: usize, now: Instant) -> Self {
+        let room = config.room.room.to_string();
+        let mut links = Self {
+            local: config.local,
+            trust,
+            servers: config.servers,
+            room: Room::new(config.room),
+            jingle: Jingle::new(now, config.jingle),
+            services: Services::default(),
+            answers: Answers::new(now),
+            ice: Ice::new(config.ice, now),
+            links: BTreeMap::new(),
+            by_jid: HashMap::new(),
+            own_account: None,
+            questions: Questions::default(),
+            memory: Memory::new(config.saved, room, now),
+            configured,
+            strangers: None,
+            stream_state: report::StreamState::default(),
+            actions: VecDeque::new(),
+            clock: (now, config.unix_s),
+        };
+        links.name_saved(now);
+        links.follow_strangers();
+        links
+    }
+
+    /// What is to be done next; to be polled after every call.
+    pub fn poll_action(&mut self, now: Instant) -> Option<Action> {
+        if self.actions.is_empty() {
+            self.pump(now);
+        }
+        self.actions.pop_front()
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        [
+            self.room.poll_timeout(),
+            self.jingle.poll_timeout(),
+            self.services.poll_timeout().filter(|_| self.servers == Servers::Offered),
+            self.ice.poll_timeout(),
+            Some(self.memory.next_look()),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// The time has come.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.room.handle_timeout(now);
+        self.jingle.handle_timeout(now);
+        if self.ice.poll_timeout().is_some_and(|at| at <= now) {
+            self.ice.handle_timeout(now);
+        }
+        if self.memory.next_look() <= now {
+            self.look_after(now);
+        }
+    }
+
+    /// This host's addresses, best first, without those of the overlay and of interfaces that are to be ignored.
+    pub fn set_local_addresses(&mut self, now: Instant, addresses: &[IpAddr]) {
+        self.ice.set_local_addresses(now, addresses);
+    }
+
+    /// The network has changed: the stream finds out whether it still lives.
+    pub fn network_changed(&mut self) {
+        self.actions.push_back(Action::Stream(ToStream::NetworkChanged));
+    }
+
+    /// STUN and TURN servers, resolved. TURN servers are STUN servers too.
+    pub fn set_servers(&mut self, now: Instant, stun: Vec<StunServer>, turn: Vec<TurnServer>) {
+        let mut asked = stun;
+        for server in &turn {
+            if asked.iter().all(|known| known.address != server.address) {
+                asked.push(StunServer { address: server.address });
+            }
+        }
+        self.ice.set_servers(now, &asked, turn);
+    }
+
+    /// The operator decided about nodes, or the policy is another: who may connect now is connected.
+    pub fn admit(&mut self, now: Instant, node: NodeId) {
+        let waits = self.links.get(&node).is_some_and(|link| link.port.is_none());
+        if waits {
+            self.judge(now, node);
+        }
+    }
+
+    /// The room's password is another one.
+    pub fn set_password(&mut self, now: Instant, password: Option<String>) {
+        self.room.set_password(now, password.map(crate::xmpp::room::RoomPassword));
+    }
+
+    /// How many peers the configuration names.
+    pub fn set_configured(&mut self, configured: usize) {
+        self.configured = configured;
+        self.follow_strangers();
+    }
+
+    /// Leaves the room and ends the stream.
+    pub fn shut_down(&mut self, now: Instant) {
+        self.remember_all(now);
+        self.room.leave();
+        self.pump(now);
+        self.actions.push_back(Action::Stream(ToStream::Shutdown));
+    }
+
+    fn unix_s(&self, now: Instant) -> u64 {
+        self.clock.1 + now.saturating_duration_since(self.clock.0).as_secs()
+    }
+
+    fn role(&self, peer: NodeId) -> Role {
+        if self.local < peer { Role::Controlling } else { Role::Controlled }
+    }
+
+    fn tell(&mut self, told: Told) {
+        self.actions.push_back(Action::Tell(told));
+    }
+
+    /// Brings what the parts have to say to where it belongs, until none has anything.
+    fn pump(&mut self, now: Instant) {
+        loop {
+            let before = self.actions.len();
+            let mut moved = self.pump_stream(now);
+            moved |= self.pump_ice(now);
+            if !moved && self.actions.len() == before {
+                return;
+            }
+        }
+    }
+
+    /// Whether Initials of strangers are looked at: only if somebody may come from an address that nobody told.
+    fn follow_strangers(&mut self) {
+        let anybody = self.configured > 0 || self.memory.names_anybody();
+        let strangers = if anybody { Strangers::Answered } else { Strangers::Ignored };
+        if self.strangers != Some(strangers) {
+            self.strangers = Some(strangers);
+            self.actions.push_back(Action::Worker(Command::AnswerStrangers(strangers)));
+        }
+    }
+
+    /// Asks trust about a node that the room names, and does what follows.
+    fn judge(&mut self, now: Instant, node: NodeId) {
+        let Some(link) = self.links.get(&node) else { return };
+        let claim = link.claim.clone();
+        match self.trust.name(node, PeerSource::Room, Some(claim.clone())) {
+            Standing::Admitted(port) => {
+                let named = NamedPeer {
+                    node,
+                    port,
+                    source: PeerSource::Room,
+                    address: None,
+                    last_addresses: Vec::new(),
+                };
+                self.actions.push_back(Action::Sessions(Input::Named(named)));
+                let Some(link) = self.links.get_mut(&node) else { return };
+                link.port = Some(port);
+                for jid in link.jids.clone() {
+                    self.jingle.peer_seen(now, jid, node);
+                }
+                self.start_ice(now, node);
+            }
+            Standing::Pending => self.tell(Told::Warning(format!(
+                "node {node} ({} of {}) waits to be accepted: `ipop-switch trust accept {node}` lets it in",
+                claim.name, claim.account
+            ))),
+            Standing::Refused(why) => self.tell(Told::Warning(format!(
+                "node {node} ({} of {}) {why}",
+                claim.name, claim.account
+            ))),
+        }
+    }
+
+    fn start_ice(&mut self, now: Instant, node: NodeId) {
+        let role = self.role(node);
+        if let Some(link) = self.links.get_mut(&node)
+            && link.ice == Started::No
+        {
+            link.ice = Started::Yes;
+            self.ice.start(now, node, role);
+        }
+    }
+
+    /// An account lost its right: its nodes lose theirs, unless something else names them.
+    fn revoke(&mut self, now: Instant, lost: impl Fn(&str) -> bool) {
+        let of_room = self.links.iter().filter(|(_, link)| lost(&link.claim.account));
+        let mut nodes: BTreeSet<NodeId> = of_room.map(|(node, _)| *node).collect();
+        nodes.extend(self.memory.nodes_of(&lost));
+        for node in nodes {
+            self.trust.unname(node, PeerSource::Room);
+            self.trust.unname(node, PeerSource::Saved);
+            self.forget_saved(node);
+            if matches!(self.trust.standing(node), Standing::Admitted(_)) {
+                continue;
+            }
+            let why = "its account was removed from the room".to_owned();
+            self.actions.push_back(Action::Sessions(Input::Revoked { peer: node, why }));
+            self.drop_link(now, node);
+        }
+    }
+
+    /// Nothing of a node's link is left.
+    fn drop_link(&mut self, now: Instant, node: NodeId) {
+        self.ice.stop(now, node);
+        self.pump_ice(now);
+        if let Some(link) = self.links.remove(&node) {
+            for jid in link.jids {
+                self.jingle.peer_gone(&jid);
+                self.by_jid.remove(&jid);
+            }
+            if let Some(port) = link.port {
+                self.actions.push_back(Action::Worker(Command::SetPath { port, path: None }));
+            }
+        }
+    }
+
+    /// The sessions forgot a node that nothing names and that has no connection.
+    pub fn forgotten(&mut self, now: Instant, node: NodeId) {
+        if self.links.get(&node).is_some_and(|link| link.jids.is_empty()) {
+            self.drop_link(now, node);
+        }
+    }
+}
+
+/// The servers of an offer, by what they do; hosts are still to be resolved.
+pub fn split_offer(offer: &[Service]) -> (Vec<&Service>, Vec<&Service>) {
+    offer.iter().partition(|service| service.kind == ServiceKind::Stun)
+}

@@ -1,0 +1,112 @@
+//! What operators see of the network and of the way to each peer.
+
+use std::time::Instant;
+
+use ipop_datapath::{node_id::NodeId, path::Path};
+use serde::Serialize;
+
+use super::Links;
+use crate::ice::NatMapping;
+
+/// The XMPP side.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct NetworkReport {
+    /// The room.
+    pub room: String,
+    /// `online` or `offline`: the stream to the server.
+    pub xmpp: &'static str,
+    /// The full JID of the session, if there was one.
+    pub jid: Option<String>,
+    /// Whether this node is in the room.
+    pub joined: bool,
+    /// Nodes of the room.
+    pub occupants: usize,
+    /// What is known of the NAT in front of this host: `unknown`, `endpoint_independent`, `symmetric`.
+    pub nat: &'static str,
+    /// What went wrong last.
+    pub last_error: Option<String>,
+}
+
+/// The way to one peer.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct LinkReport {
+    /// `direct`, `relayed` or `none`.
+    pub kind: &'static str,
+    /// Where packets go: the peer's address, or the relay's.
+    pub remote: Option<String>,
+    /// Kinds of both ends' candidates, such as `srflx to host`.
+    pub candidates: Option<String>,
+    /// Why it is relayed, or not there.
+    pub why: Option<String>,
+    /// Round-trip time by the checks, microseconds.
+    pub rtt_us: Option<u64>,
+    /// The account that the node is in the room with.
+    pub account: String,
+}
+
+/// How the stream stands.
+#[derive(Debug, Default)]
+pub(super) struct StreamState {
+    online: bool,
+    jid: Option<String>,
+    last_error: Option<String>,
+}
+
+impl StreamState {
+    pub(super) fn online(jid: String) -> Self {
+        Self { online: true, jid: Some(jid), last_error: None }
+    }
+
+    pub(super) fn offline(why: String) -> Self {
+        Self { online: false, jid: None, last_error: Some(why) }
+    }
+
+    pub(super) fn joined(&mut self, _nick: String) {
+        self.last_error = None;
+    }
+
+    pub(super) fn problem(&mut self, text: String) {
+        self.last_error = Some(text);
+    }
+}
+
+impl Links {
+    /// The XMPP side now.
+    pub fn report(&self) -> NetworkReport {
+        let state = &self.stream_state;
+        NetworkReport {
+            room: self.memory_room().to_owned(),
+            xmpp: if state.online { "online" } else { "offline" },
+            jid: state.jid.clone(),
+            joined: state.online && self.room.is_joined(),
+            occupants: self.by_jid.len(),
+            nat: match self.ice.nat_mapping() {
+                NatMapping::Unknown => "unknown",
+                NatMapping::EndpointIndependent => "endpoint_independent",
+                NatMapping::EndpointDependent => "symmetric",
+            },
+            last_error: state.last_error.clone(),
+        }
+    }
+
+    /// The way to a peer now; none for a node that the room never named.
+    pub fn report_of(&self, now: Instant, node: NodeId) -> Option<LinkReport> {
+        let link = self.links.get(&node)?;
+        let snapshot = self.ice.snapshot(now, node);
+        let selected = snapshot.as_ref().and_then(|snapshot| snapshot.selected);
+        let (kind, remote) = match selected.map(|pair| pair.path) {
+            Some(Path::Direct { remote, .. }) => ("direct", Some(remote.to_string())),
+            Some(Path::Relay { server, .. }) => ("relayed", Some(server.to_string())),
+            None => ("none", None),
+        };
+        let why = snapshot.and_then(|snapshot| snapshot.why);
+        Some(LinkReport {
+            kind,
+            remote,
+            candidates: selected.map(|pair| format!("{} to {}", pair.local, pair.remote)),
+            why: why.or_else(|| link.last_error.clone().filter(|_| kind == "none")),
+            rtt_us: selected.and_then(|pair| pair.rtt).map(|rtt| rtt.as_micros() as u64),
+            account: link.claim.account.clone(),
+        })
+    }
+}

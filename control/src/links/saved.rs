@@ -1,0 +1,134 @@
+//! Peers known from before: named at the start, remembered when they are reached, forgotten when their right ends.
+
+use std::time::{Duration, Instant};
+
+use ipop_datapath::node_id::NodeId;
+
+use super::{Action, Links};
+use crate::{
+    peer::PeerSource,
+    sessions::{Input, NamedPeer},
+    trust::{
+        SavedPeers, Standing,
+        saved::{DEFAULT_KEEP_S, Seen},
+    },
+};
+
+/// How often the time of last sight of connected peers is renewed, and expired rights are looked for.
+const LOOK_EVERY: Duration = Duration::from_secs(600);
+
+#[derive(Debug)]
+pub(super) struct Memory {
+    saved: SavedPeers,
+    room: String,
+    next_look: Instant,
+    /// How many of them are named to trust now.
+    named: usize,
+}
+
+impl Memory {
+    pub(super) fn new(saved: SavedPeers, room: String, now: Instant) -> Self {
+        Self { saved, room, next_look: now + LOOK_EVERY, named: 0 }
+    }
+
+    pub(super) fn next_look(&self) -> Instant {
+        self.next_look
+    }
+
+    pub(super) fn names_anybody(&self) -> bool {
+        self.named > 0
+    }
+
+    /// Saved nodes of accounts for which this holds.
+    pub(super) fn nodes_of(&self, account: impl Fn(&str) -> bool) -> Vec<NodeId> {
+        let all = self.saved.of_room(&self.room, u64::MAX, 0);
+        let of = all.filter(|peer| peer.claim.as_ref().is_some_and(|claim| account(&claim.account)));
+        of.map(|peer| peer.node).collect()
+    }
+}
+
+impl Links {
+    /// Names the saved peers whose right still lasts.
+    pub(super) fn name_saved(&mut self, now: Instant) {
+        let unix_s = self.unix_s(now);
+        let saved: Vec<_> =
+            self.memory.saved.of_room(&self.memory.room, DEFAULT_KEEP_S, unix_s).cloned().collect();
+        for peer in saved {
+            let node = peer.node;
+            let standing = self.trust.name(node, PeerSource::Saved, peer.claim);
+            if let Standing::Admitted(port) = standing {
+                self.memory.named += 1;
+                let (source, last_addresses) = (PeerSource::Saved, peer.addresses);
+                let named = NamedPeer { node, port, source, address: None, last_addresses };
+                self.actions.push_back(Action::Sessions(Input::Named(named)));
+            }
+        }
+    }
+
+    /// A peer of the room is connected, or is reached another way.
+    pub(super) fn remember(&mut self, now: Instant, node: NodeId) {
+        let unix_s = self.unix_s(now);
+        let Some(link) = self.links.get(&node).filter(|link| link.connection.is_some()) else {
+            return;
+        };
+        let before = self.memory.saved.clone();
+        let seen = Seen {
+            node,
+            claim: Some(&link.claim),
+            room: &self.memory.room,
+            address: link.address,
+        };
+        self.memory.saved.seen(&seen, unix_s);
+        if self.memory.saved != before {
+            self.actions.push_back(Action::Save(self.memory.saved.clone()));
+        }
+        let claim = Some(link.claim.clone());
+        let last_addresses: Vec<_> = link.address.into_iter().collect();
+        if let Standing::Admitted(port) = self.trust.name(node, PeerSource::Saved, claim) {
+            let source = PeerSource::Saved;
+            let named = NamedPeer { node, port, source, address: None, last_addresses };
+            self.actions.push_back(Action::Sessions(Input::Named(named)));
+            self.memory.named += 1;
+            self.follow_strangers();
+        }
+    }
+
+    pub(super) fn remember_all(&mut self, now: Instant) {
+        for node in self.links.keys().copied().collect::<Vec<_>>() {
+            self.remember(now, node);
+        }
+    }
+
+    /// Renews and expires.
+    pub(super) fn look_after(&mut self, now: Instant) {
+        self.memory.next_look = now + LOOK_EVERY;
+        self.remember_all(now);
+        let unix_s = self.unix_s(now);
+        for node in self.memory.saved.expire(DEFAULT_KEEP_S, unix_s) {
+            self.unname_saved(node);
+        }
+        self.actions.push_back(Action::Save(self.memory.saved.clone()));
+    }
+
+    /// The room took a node's right back.
+    pub(super) fn forget_saved(&mut self, node: NodeId) {
+        let room = self.memory.room.clone();
+        if self.memory.saved.revoke(node, &room) {
+            self.unname_saved(node);
+            self.actions.push_back(Action::Save(self.memory.saved.clone()));
+        }
+    }
+
+    fn unname_saved(&mut self, node: NodeId) {
+        self.trust.unname(node, PeerSource::Saved);
+        let source = PeerSource::Saved;
+        self.actions.push_back(Action::Sessions(Input::Unnamed { peer: node, source }));
+    }
+}
+
+impl Links {
+    /// The room's name.
+    pub(super) fn memory_room(&self) -> &str {
+        &self.memory.room
+    }
+}

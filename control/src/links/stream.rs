@@ -1,0 +1,311 @@
+//! What comes and goes over XMPP: the stream's ups and downs, stanzas to the part that they concern, questions and
+//! their answers.
+
+use std::{collections::HashMap, time::Instant};
+
+use xmpp_parsers::{
+    iq::Iq,
+    jid::{BareJid, FullJid},
+    message::Message,
+    presence::Presence,
+    stanza::Stanza,
+};
+
+use super::{Action, Link, Links, Servers, Started, Told, report::StreamState};
+use crate::{
+    peer::PeerSource,
+    sessions::Input,
+    trust::Claim,
+    xmpp::{
+        jingle::{self, ANSWER_TIMEOUT, Taken},
+        request::{Answer, Ask, Failure, Request, Token},
+        room::{self, Occupant, Outcome, Stream, StreamEnd},
+        stream::{FromStream, IqError, IqToken, Question, Request as Asked, Resumed, ToStream},
+    },
+};
+use ipop_datapath::node_id::NodeId;
+
+/// Which part asked a question.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Part {
+    Room,
+    Jingle,
+    Services,
+}
+
+/// Questions that wait for their answers.
+#[derive(Debug, Default)]
+pub(super) struct Questions {
+    last: u64,
+    open: HashMap<IqToken, (Part, Token)>,
+}
+
+impl Links {
+    /// The stream tells something.
+    pub fn handle_stream(&mut self, now: Instant, event: FromStream) {
+        match event {
+            FromStream::Online { jid, resumed } => self.online(now, jid, resumed),
+            FromStream::Offline { why, retry_in } => {
+                self.offline(now);
+                let text = why.to_string();
+                self.stream_state = StreamState::offline(text.clone());
+                let seconds = retry_in.as_secs_f64();
+                self.tell(Told::Warning(format!("XMPP: {text}; next try in {seconds:.0} s")));
+            }
+            FromStream::Refused { why } => {
+                self.offline(now);
+                let text = why.to_string();
+                self.stream_state = StreamState::offline(text.clone());
+                self.tell(Told::Warning(format!("XMPP: {text}; not tried again")));
+            }
+            FromStream::Stanza(stanza) => self.handle_stanza(now, *stanza),
+            FromStream::IqAnswer { token, result } => {
+                let Some((part, token)) = self.questions.open.remove(&token) else { return };
+                self.handle_answer(now, part, token, result.map_err(failure));
+            }
+        }
+    }
+
+    fn online(&mut self, now: Instant, jid: FullJid, resumed: Resumed) {
+        let stream = match resumed {
+            Resumed::Yes => Stream::Resumed,
+            Resumed::No => Stream::New,
+        };
+        let account = jid.to_bare();
+        self.stream_state = StreamState::online(jid.to_string());
+        self.tell(Told::Info(format!("XMPP: logged in as {jid}")));
+        self.jingle.online(now, jid.clone(), stream);
+        if stream == Stream::New && self.servers == Servers::Offered {
+            self.services.online(now, &account);
+        }
+        self.own_account = Some(account);
+        self.room.online(now, jid, stream);
+    }
+
+    fn offline(&mut self, now: Instant) {
+        self.room.offline(now, StreamEnd::Lost);
+        self.jingle.offline();
+        self.services.offline();
+    }
+
+    fn handle_stanza(&mut self, now: Instant, stanza: Stanza) {
+        match stanza {
+            Stanza::Presence(presence) => self.handle_presence(now, &presence),
+            Stanza::Message(message) => self.handle_message(now, &message),
+            Stanza::Iq(iq) => self.handle_iq(now, &iq),
+        }
+    }
+
+    fn handle_presence(&mut self, now: Instant, presence: &Presence) {
+        self.room.handle_presence(now, presence);
+    }
+
+    fn handle_message(&mut self, now: Instant, message: &Message) {
+        if self.jingle.handle_message(now, message) == Taken::No {
+            self.room.handle_message(now, message);
+        }
+    }
+
+    fn handle_iq(&mut self, now: Instant, iq: &Iq) {
+        if self.jingle.handle_iq(now, iq) == Taken::No
+            && let Some(answer) = self.answers.answer(now, iq)
+        {
+            self.send(Stanza::Iq(answer));
+        }
+    }
+
+    fn handle_answer(&mut self, now: Instant, part: Part, token: Token, answer: Answer) {
+        match part {
+            Part::Room => self.room.handle_answer(now, token, answer),
+            Part::Jingle => self.jingle.handle_answer(now, token, &answer),
+            Part::Services => {
+                let unix_s = self.unix_s(now) as i64;
+                if let Some(offer) = self.services.handle_answer(now, unix_s, token, &answer) {
+                    self.tell(Told::Debug(format!("STUN and TURN servers on offer: {offer:?}")));
+                    self.actions.push_back(Action::Resolve(offer));
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, stanza: Stanza) {
+        self.actions.push_back(Action::Stream(ToStream::Send(Box::new(stanza))));
+    }
+
+    fn ask(&mut self, part: Part, request: Request) {
+        self.questions.last += 1;
+        let token = IqToken(self.questions.last);
+        self.questions.open.insert(token, (part, request.token));
+        let question = Question {
+            to: Some(request.to),
+            request: match request.ask {
+                Ask::Get(payload) => Asked::Get(payload),
+                Ask::Set(payload) => Asked::Set(payload),
+            },
+            token,
+            timeout: ANSWER_TIMEOUT,
+        };
+        self.actions.push_back(Action::Stream(ToStream::Iq(Box::new(question))));
+    }
+
+    /// What room, Jingle and services have to say; true if there was anything.
+    pub(super) fn pump_stream(&mut self, now: Instant) -> bool {
+        let mut any = false;
+        while let Some(action) = self.room.poll_action() {
+            any = true;
+            match action {
+                room::Action::Presence(presence) => self.send(Stanza::Presence(*presence)),
+                room::Action::Request(request) => self.ask(Part::Room, request),
+                room::Action::Event(event) => self.handle_room(now, event),
+            }
+        }
+        while let Some(action) = self.jingle.poll_action(now) {
+            any = true;
+            match action {
+                jingle::Action::Request(request) => self.ask(Part::Jingle, request),
+                jingle::Action::Reply(iq) => self.send(Stanza::Iq(*iq)),
+                jingle::Action::Message(message) => self.send(Stanza::Message(*message)),
+                jingle::Action::Event(event) => self.handle_jingle(now, event),
+            }
+        }
+        if self.servers == Servers::Offered
+            && let Some(request) = self.services.poll_request(now)
+        {
+            any = true;
+            self.ask(Part::Services, request);
+        }
+        any
+    }
+
+    fn handle_room(&mut self, now: Instant, event: room::Event) {
+        match event {
+            room::Event::Joined { nick } => {
+                self.stream_state.joined(nick.clone());
+                self.tell(Told::Info(format!("in the room as {nick}")));
+            }
+            room::Event::Occupant(occupant) => self.occupant(now, occupant),
+            room::Event::OccupantGone(jid) => self.occupant_gone(now, &jid),
+            room::Event::Revoked(account) => {
+                let account = account.to_string();
+                self.tell(Told::Warning(format!("{account} was removed from the room")));
+                self.revoke(now, |other| other == account);
+            }
+            room::Event::Entitled(accounts) => {
+                let own = self.own_account.clone();
+                self.revoke(now, |other| {
+                    let Ok(other) = BareJid::new(other) else { return true };
+                    !accounts.contains(&other) && own.as_ref() != Some(&other)
+                });
+            }
+            room::Event::Problem(problem) => {
+                let then = match problem.outcome {
+                    Outcome::RetriedIn(wait) => format!("; next try in {} s", wait.as_secs()),
+                    Outcome::Goes => String::new(),
+                };
+                self.stream_state.problem(problem.text.clone());
+                self.tell(Told::Warning(format!("room: {}{then}", problem.text)));
+            }
+        }
+    }
+
+    fn occupant(&mut self, now: Instant, occupant: Occupant) {
+        let (jid, node) = (occupant.jid, occupant.card.node);
+        if node == self.local {
+            return self.tell(Told::Warning(format!(
+                "{jid} is in the room with this node's id: the key file was copied to another host; delete it on one of them"
+            )));
+        }
+        let claim = Claim { account: jid.to_bare().to_string(), name: occupant.card.name };
+        self.actions.push_back(Action::Observe(node, claim.clone()));
+        self.by_jid.insert(jid.clone(), node);
+        let link = self.links.entry(node).or_insert_with(|| Link {
+            claim: claim.clone(),
+            port: None,
+            jids: Default::default(),
+            current: None,
+            description: None,
+            candidates: Vec::new(),
+            told: false,
+            ice: Started::No,
+            connection: None,
+            address: None,
+            last_error: None,
+        });
+        link.jids.insert(jid.clone());
+        if link.current.is_none() {
+            link.claim = claim;
+            link.current = Some((jid, now));
+        } else if link.jids.len() == 2 {
+            let text = format!("several occupants of the room say that they are node {node}");
+            self.tell(Told::Warning(text));
+        }
+        self.judge(now, node);
+    }
+
+    fn occupant_gone(&mut self, now: Instant, jid: &FullJid) {
+        self.jingle.peer_gone(jid);
+        let Some(node) = self.by_jid.remove(jid) else { return };
+        let Some(link) = self.links.get_mut(&node) else { return };
+        link.jids.remove(jid);
+        if link.current.as_ref().is_some_and(|(current, _)| current == jid) {
+            link.current = link.jids.first().map(|jid| (jid.clone(), now));
+        }
+        if !link.jids.is_empty() {
+            return;
+        }
+        let admitted = link.port.is_some();
+        self.trust.unname(node, PeerSource::Room);
+        if admitted {
+            let source = PeerSource::Room;
+            self.actions.push_back(Action::Sessions(Input::Unnamed { peer: node, source }));
+        } else {
+            self.drop_link(now, node);
+        }
+    }
+
+    fn handle_jingle(&mut self, now: Instant, event: jingle::Event) {
+        match event {
+            jingle::Event::Describe { jid, node } => self.describe(now, &jid, node),
+            jingle::Event::Remote { jid, node, ice } => {
+                if self.is_current(now, &jid, node) {
+                    self.remote_description(now, node, &ice);
+                }
+            }
+            jingle::Event::RemoteCandidates { jid, node, generation, candidates } => {
+                if self.is_current(now, &jid, node) {
+                    self.ice.add_remote_candidates(now, node, generation, &candidates);
+                }
+            }
+            jingle::Event::Ended { .. } => {}
+        }
+    }
+
+    /// Whether signalling about a node goes to this occupant. If several claim to be it, one that brings no tunnel gives
+    /// way after a while.
+    fn is_current(&mut self, now: Instant, jid: &FullJid, node: NodeId) -> bool {
+        let Some(link) = self.links.get_mut(&node) else { return false };
+        match &link.current {
+            Some((current, _)) if current == jid => true,
+            Some((_, since)) => {
+                let gives_way = link.connection.is_none()
+                    && now.saturating_duration_since(*since) > super::CLAIM_PATIENCE;
+                if gives_way {
+                    link.current = Some((jid.clone(), now));
+                }
+                gives_way
+            }
+            None => {
+                link.current = Some((jid.clone(), now));
+                true
+            }
+        }
+    }
+}
+
+fn failure(error: IqError) -> Failure {
+    match error {
+        IqError::Stanza(error) => Failure::Refused(error),
+        IqError::Timeout => Failure::TimedOut,
+        IqError::Disconnected | IqError::TooMany | IqError::Unwritable => Failure::Offline,
+    }
+}

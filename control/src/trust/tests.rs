@@ -1,0 +1,241 @@
+//! The policies as workers see them, and the files.
+
+use std::fs;
+
+use ipop_datapath::command::Direction;
+use proptest::prelude::*;
+
+use super::{file::Patience, *};
+use crate::private_file::PrivateFileError;
+
+const LOCAL: NodeId = NodeId([1; 32]);
+const PEER: NodeId = NodeId([2; 32]);
+const OTHER: NodeId = NodeId([3; 32]);
+
+fn secrets(texts: &[&str]) -> Policy {
+    Policy::Secret(texts.join("\n").parse().unwrap())
+}
+
+fn trust(policy: Policy) -> Trust {
+    Trust::new(LOCAL, 1, policy)
+}
+
+fn refused(trust: &Trust, node: NodeId) -> String {
+    match trust.verdict(node) {
+        Verdict::Refused(why) => why,
+        Verdict::Admitted(port) => panic!("{node} is admitted through port {port}"),
+    }
+}
+
+fn claim(name: &str) -> Option<Claim> {
+    Some(Claim { account: "a@x".into(), name: name.into() })
+}
+
+#[test]
+fn without_a_network_only_configured_peers_are_admitted() {
+    let trust = trust(Policy::ConfiguredAlone);
+    assert_eq!(trust.name(PEER, PeerSource::Configured, None), Standing::Admitted(PortId(1)));
+    assert_eq!(trust.verdict(PEER), Verdict::Admitted(PortId(1)));
+    assert!(refused(&trust, OTHER).contains(&format!("--peer {OTHER}")));
+    let standing = trust.name(OTHER, PeerSource::Room, claim("rack7"));
+    assert_eq!(standing, Standing::Refused(Refusal::Unnamed(OTHER)));
+    let itself = trust.name(LOCAL, PeerSource::Configured, None);
+    assert_eq!(itself, Standing::Refused(Refusal::Itself));
+}
+
+#[test]
+fn a_node_keeps_its_port_whatever_names_it_and_loses_its_right_with_the_last() {
+    let trust = trust(secrets(&["mfrggzdfmztwq2lknnwg23tpobyxe43u"]));
+    assert_eq!(trust.name(PEER, PeerSource::Room, claim("rack7")), Standing::Admitted(PortId(1)));
+    assert_eq!(trust.name(OTHER, PeerSource::Room, claim("rack8")), Standing::Admitted(PortId(2)));
+    assert_eq!(trust.name(PEER, PeerSource::Saved, None), Standing::Admitted(PortId(1)));
+    trust.unname(PEER, PeerSource::Room);
+    assert_eq!(trust.verdict(PEER), Verdict::Admitted(PortId(1)));
+    trust.unname(PEER, PeerSource::Saved);
+    refused(&trust, PEER);
+}
+
+fn proved(from: &Trust, to: &Trust) -> Result<Proved, String> {
+    // `from` is the node PEER, which dialled.
+    let binding = ProofBinding::new(LOCAL, PEER, Direction::Accepted, [7; 32]);
+    to.name(PEER, PeerSource::Configured, None);
+    to.verify(PEER, &binding, &from.proofs(PEER, &binding))
+}
+
+#[test]
+fn secrets_are_proved_and_may_be_exchanged_for_others() {
+    const OLD: &str = "old-mfrggzdfmztwq2lknnwg23tpobyx";
+    const NEW: &str = "new-mfrggzdfmztwq2lknnwg23tpobyx";
+    let [old, both, new] = [&[OLD][..], &[NEW, OLD], &[NEW]].map(|texts| trust(secrets(texts)));
+    let none = trust(Policy::ConfiguredAlone);
+    assert!(matches!(proved(&old, &old), Ok(Proved::Secrets(ids)) if ids.len() == 1));
+    assert!(matches!(proved(&old, &both), Ok(Proved::Secrets(ids)) if ids.len() == 1));
+    assert!(matches!(proved(&both, &new), Ok(Proved::Secrets(ids)) if ids.len() == 1));
+    assert!(matches!(proved(&both, &both), Ok(Proved::Secrets(ids)) if ids.len() == 2));
+    assert_eq!(proved(&none, &none), Ok(Proved::KeyAlone));
+    for (from, to, why) in [
+        (&old, &new, "different"),
+        (&new, &old, "different"),
+        (&none, &old, "only one"),
+        (&old, &none, "only one"),
+    ] {
+        let error = proved(from, to).unwrap_err();
+        assert!(error.contains(why) && error.contains("--network-secret-file"), "{error}");
+    }
+}
+
+#[test]
+fn pinned_nodes_are_listed_or_accepted() {
+    let trust = trust(Policy::Pinned([PEER].into()));
+    assert!(matches!(trust.name(PEER, PeerSource::Room, claim("a")), Standing::Admitted(_)));
+    let not_pinned = Standing::Refused(Refusal::NotPinned(OTHER));
+    assert_eq!(trust.name(OTHER, PeerSource::Room, claim("b")), not_pinned);
+    assert!(refused(&trust, OTHER).contains(&format!("trust accept {OTHER}")));
+    let mut store = TrustStore::default();
+    store.accept(&OTHER.to_string(), 5).unwrap();
+    let changes = trust.apply(trust.policy(), store.clone());
+    assert_eq!((changes.gained, changes.lost), (vec![(OTHER, PortId(2))], vec![]));
+    assert!(matches!(trust.verdict(OTHER), Verdict::Admitted(_)));
+    store.deny(&PEER.to_string(), 6).unwrap();
+    let lost = vec![(PEER, Standing::Refused(Refusal::Denied(PEER)))];
+    assert_eq!(trust.apply(trust.policy(), store).lost, lost);
+    assert!(refused(&trust, PEER).contains("denied"));
+}
+
+#[test]
+fn at_first_sight_a_node_waits_and_a_changed_key_is_refused() {
+    let trust = trust(Policy::FirstSight(NewNodes::Wait));
+    assert_eq!(trust.name(PEER, PeerSource::Room, claim("rack7")), Standing::Pending);
+    assert!(refused(&trust, PEER).contains(&format!("trust accept {PEER}")));
+    let mut store = TrustStore::default();
+    store.observe(PEER, &claim("rack7").unwrap(), NewNodes::Wait, 5);
+    store.accept("rack7", 6).unwrap();
+    trust.apply(trust.policy(), store);
+    assert!(matches!(trust.verdict(PEER), Verdict::Admitted(_)));
+    let changed = Refusal::KeyChanged { node: OTHER, known: PEER };
+    let standing = trust.name(OTHER, PeerSource::Room, claim("rack7"));
+    assert_eq!(standing, Standing::Refused(changed));
+    assert!(refused(&trust, OTHER).contains(&format!("trust forget {PEER}")));
+}
+
+#[test]
+fn denied_nodes_stay_out_of_every_policy() {
+    let mut store = TrustStore::default();
+    store.deny(&PEER.to_string(), 5).unwrap();
+    for policy in [
+        Policy::ConfiguredAlone,
+        secrets(&["mfrggzdfmztwq2lknnwg23tpobyxe43u"]),
+        Policy::Pinned([PEER].into()),
+        Policy::FirstSight(NewNodes::Accept),
+    ] {
+        let trust = trust(policy);
+        trust.name(PEER, PeerSource::Configured, None);
+        let lost = vec![(PEER, Standing::Refused(Refusal::Denied(PEER)))];
+        assert_eq!(trust.apply(trust.policy(), store.clone()).lost, lost);
+        assert!(refused(&trust, PEER).contains("denied"));
+    }
+}
+
+#[test]
+fn a_state_file_is_made_changed_and_its_change_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = StateFile::<TrustStore>::in_directory(&dir.path().join("state"));
+    assert_eq!(file.load().unwrap(), TrustStore::default());
+    assert_eq!(file.stamp(), None);
+    let accept = |store: &mut TrustStore| {
+        Ok::<_, PrivateFileError>(store.accept(&PEER.to_string(), 5).unwrap())
+    };
+    assert_eq!(file.update(Patience::Wait, accept).unwrap(), PEER);
+    let stamp = file.stamp();
+    assert!(file.load().unwrap().is_accepted(PEER) && stamp.is_some());
+    file.update(Patience::GiveUp, accept).unwrap();
+    assert_eq!(file.stamp(), stamp, "nothing changed, nothing is written");
+    let busy = file.update(Patience::GiveUp, |_| file.update(Patience::GiveUp, accept));
+    let Err(PrivateFileError::NotWritten { cause, .. }) = busy else { panic!("{busy:?}") };
+    assert_eq!(cause.kind(), std::io::ErrorKind::WouldBlock);
+}
+
+#[test]
+fn a_corrupted_state_file_is_named_with_the_cure() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = StateFile::<TrustStore>::in_directory(dir.path());
+    let mut store = TrustStore::default();
+    store.deny(&PEER.to_string(), 5).unwrap();
+    file.store(&store).unwrap();
+    let sound = fs::read_to_string(file.path()).unwrap();
+    for bad in [
+        "",
+        "version = 2\n",
+        "version = 1\n[[accepted]]\nnode = \"abc\"\nsince_unix_s = 1\n",
+        &sound[..sound.len() / 2],
+        &sound.replace("since_unix_s", "since"),
+        "\u{0}\u{1}",
+    ] {
+        fs::write(file.path(), bad).unwrap();
+        let error = file.load().unwrap_err().to_string();
+        assert!(error.contains("trust.toml") && error.contains("backup"), "{bad:?}: {error}");
+    }
+    fs::write(file.path(), [0xff, 0xfe]).unwrap();
+    assert!(file.load().unwrap_err().to_string().contains("UTF-8"));
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Observe(u8, u8, u8, NewNodes),
+    Accept(u8),
+    AcceptName(u8),
+    Deny(u8),
+    Forget(u8),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let new = prop::sample::select(vec![NewNodes::Wait, NewNodes::Accept]);
+    prop_oneof![
+        (0..6u8, 0..2u8, 0..3u8, new).prop_map(|(n, a, c, new)| Step::Observe(n, a, c, new)),
+        (0..6u8).prop_map(Step::Accept),
+        (0..3u8).prop_map(Step::AcceptName),
+        (0..6u8).prop_map(Step::Deny),
+        (0..6u8).prop_map(Step::Forget),
+    ]
+}
+
+proptest! {
+    /// Whatever happens: a node is on one list at most, a name in an account belongs to one accepted key, nobody is accepted without
+    /// being seen or told, and the file round-trips.
+    #[test]
+    fn the_trust_store_keeps_its_rules(steps in prop::collection::vec(step(), 0..60)) {
+        let node = |number: u8| NodeId([number; 32]);
+        let mut store = TrustStore::default();
+        for step in steps {
+            let denied: Vec<NodeId> = store.denied().iter().map(|entry| entry.node).collect();
+            match step {
+                Step::Observe(n, account, name, new) => {
+                    let claim = Claim { account: format!("{account}@x"), name: format!("n{name}") };
+                    store.observe(node(n), &claim, new, 1);
+                    prop_assert!(denied.iter().all(|node| store.is_denied(*node)));
+                }
+                Step::Accept(n) => drop(store.accept(&node(n).to_string(), 2)),
+                Step::AcceptName(n) => drop(store.accept(&format!("n{n}"), 2)),
+                Step::Deny(n) => drop(store.deny(&node(n).to_string(), 3)),
+                Step::Forget(n) => drop(store.forget(&node(n).to_string())),
+            }
+            let mut nodes: Vec<NodeId> = store.accepted().iter().map(|entry| entry.node)
+                .chain(store.pending().iter().map(|entry| entry.node))
+                .chain(store.denied().iter().map(|entry| entry.node))
+                .collect();
+            let mut claims: Vec<String> =
+                store.accepted().iter().filter_map(|entry| Some(format!("{:?}", entry.claim.as_ref()?))).collect();
+            let (node_count, claim_count) = (nodes.len(), claims.len());
+            nodes.sort();
+            nodes.dedup();
+            claims.sort();
+            claims.dedup();
+            prop_assert_eq!(nodes.len(), node_count, "{:?}", &store);
+            prop_assert_eq!(claims.len(), claim_count, "{:?}", &store);
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let file = StateFile::<TrustStore>::in_directory(dir.path());
+        file.store(&store).unwrap();
+        prop_assert_eq!(file.load().unwrap(), store);
+    }
+}

@@ -1,0 +1,593 @@
+//! Two to eight nodes, each a room and its sessions, on a small model of a chat server that lies for a while: it omits,
+//! repeats, delays and reorders stanzas, puts other nodes' ids into them, and answers in place of whom it should ask.
+//! Somebody outside the room writes to everybody all the time.
+//!
+//! Whatever it does, nobody outside gets a word through and what a node remembers stays bounded. When the server is
+//! replaced by an honest one, every pair ends with one session on which both ends agree. Time is virtual; a seed is a
+//! test case, and a failure names it.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::{Duration, Instant},
+};
+
+use proptest::{prelude::any, proptest, test_runner::Config as ProptestConfig};
+use xmpp_parsers::{
+    iq::Iq,
+    jid::BareJid,
+    minidom::Element,
+    presence::{Presence, Type},
+    stanza::Stanza,
+};
+
+use super::*;
+use crate::{
+    ice::CandidateKind,
+    xmpp::{
+        request::Failure,
+        room::{self, Card, Entry, Room, RoomConfig, RoomPassword, StreamEnd},
+    },
+};
+
+const ROOM: &str = "net@muc.x";
+const OUTSIDER: &str = "mallory@x/r";
+const CONFIGURATION: &str = "<query xmlns='http://jabber.org/protocol/disco#info'><feature var='muc_hidden'/>\
+     <feature var='muc_passwordprotected'/><feature var='muc_nonanonymous'/></query>";
+/// The server is honest from here on.
+const LIES_END: Duration = Duration::from_secs(120);
+const END: Duration = Duration::from_secs(420);
+/// ICE gives up and restarts after this long.
+const ICE_PATIENCE: Duration = Duration::from_secs(20);
+
+/// What ICE would know of one peer.
+#[derive(Default)]
+struct FakeIce {
+    local: Option<IceDescription>,
+    candidates: Vec<Candidate>,
+    remote: Option<IceDescription>,
+    remote_candidates: Vec<Candidate>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Asker {
+    Room(Token),
+    Jingle(Token),
+}
+
+struct Node {
+    jid: FullJid,
+    id: NodeId,
+    room: Room,
+    jingle: Jingle,
+    ice: BTreeMap<FullJid, FakeIce>,
+    /// Questions that wait for an answer, by the ids of their stanzas.
+    questions: BTreeMap<String, (Asker, Instant)>,
+    next_id: u64,
+}
+
+struct World {
+    now: Instant,
+    start: Instant,
+    rng: Rng,
+    nodes: Vec<Node>,
+    /// Stanzas on their way to nodes.
+    wires: BTreeMap<(Instant, u64), (usize, Element)>,
+    sent: u64,
+    /// Who is in the room, and the card it showed.
+    inside: BTreeMap<usize, Vec<Element>>,
+    /// What was delivered, for replays.
+    past: VecDeque<(usize, Element)>,
+}
+
+fn node(number: usize, now: Instant, seed: u64) -> Node {
+    let id = NodeId::of_spki(format!("{seed}/{number}").as_bytes());
+    let card =
+        Card { node: id, name: format!("n{number}"), version: "1".into(), capabilities: vec![] };
+    let config = RoomConfig {
+        room: BareJid::new(ROOM).expect("a JID"),
+        entry: Entry::Password,
+        password: Some(RoomPassword("derived".into())),
+        card,
+        seed: seed ^ number as u64,
+    };
+    let jingle =
+        JingleConfig { local: id, fingerprint: None, loopback: Loopback::Refused, seed: !seed };
+    Node {
+        jid: FullJid::new(&format!("u{number}@x/r")).expect("a JID"),
+        id,
+        room: Room::new(config),
+        jingle: Jingle::new(now, jingle),
+        ice: BTreeMap::new(),
+        questions: BTreeMap::new(),
+        next_id: 0,
+    }
+}
+
+impl Node {
+    fn new_credentials(&mut self, jid: &FullJid, generation: u32, rng: &mut Rng) {
+        let ice = self.ice.entry(jid.clone()).or_default();
+        let local = IceDescription {
+            ufrag: format!("u{:x}", rng.next()),
+            password: format!("{:032x}", rng.next()),
+            generation,
+        };
+        ice.local = Some(local.clone());
+        ice.candidates.clear();
+        self.jingle.describe(jid, local);
+        self.more_candidates(jid, 2, rng);
+    }
+
+    fn more_candidates(&mut self, jid: &FullJid, count: usize, rng: &mut Rng) {
+        let Some(ice) = self.ice.get_mut(jid) else { return };
+        let Some(generation) = ice.local.as_ref().map(|local| local.generation) else { return };
+        let address = |random: u64| format!("192.0.2.{}:{}", random % 250 + 1, random % 50_000 + 1);
+        let candidates: Vec<Candidate> = (0..count.min(8 - ice.candidates.len()))
+            .map(|_| address(rng.next()).parse().expect("an address"))
+            .map(|address| Candidate::local(CandidateKind::Host, address, None, 1))
+            .collect();
+        ice.candidates.extend(&candidates);
+        self.jingle.add_candidates(jid, generation, &candidates);
+    }
+
+    fn restart(&mut self, jid: &FullJid, rng: &mut Rng) {
+        let known = self.ice.get(jid).and_then(|ice| ice.local.as_ref());
+        let generation = known.map_or(0, |local| local.generation + 1);
+        self.new_credentials(jid, generation, rng);
+    }
+
+    fn heard(&mut self, event: Event, rng: &mut Rng) {
+        let (Event::Describe { jid, .. }
+        | Event::Remote { jid, .. }
+        | Event::RemoteCandidates { jid, .. }
+        | Event::Ended { jid, .. }) = &event;
+        assert_ne!(jid.as_str(), OUTSIDER, "{event:?}");
+        let jid = jid.clone();
+        match event {
+            Event::Describe { .. } => {
+                if let Some(ice) = self.ice.get_mut(&jid) {
+                    (ice.remote, ice.remote_candidates) = (None, Vec::new());
+                }
+                self.restart(&jid, rng);
+            }
+            Event::Remote { ice, .. } => {
+                let known = self.ice.entry(jid).or_default();
+                known.remote = Some(ice);
+                known.remote_candidates.clear();
+            }
+            Event::RemoteCandidates { generation, candidates, .. } => {
+                let known = self.ice.entry(jid).or_default();
+                let of = known.remote.as_ref().map(|remote| remote.generation);
+                assert_eq!(of, Some(generation));
+                known.remote_candidates.extend(candidates);
+                assert!(known.remote_candidates.len() <= MAX_CANDIDATES);
+            }
+            Event::Ended { .. } => {}
+        }
+    }
+}
+
+impl World {
+    fn new(seed: u64, nodes: usize) -> Self {
+        let now = Instant::now();
+        Self {
+            now,
+            start: now,
+            rng: Rng::new(seed),
+            nodes: (0..nodes).map(|number| node(number, now, seed)).collect(),
+            wires: BTreeMap::new(),
+            sent: 0,
+            inside: BTreeMap::new(),
+            past: VecDeque::new(),
+        }
+    }
+
+    fn lies(&self) -> bool {
+        self.now < self.start + LIES_END
+    }
+
+    fn chance(&mut self, one_in: u64) -> bool {
+        self.lies() && self.rng.next() % one_in == 0
+    }
+
+    /// From the server to a node, as the server likes.
+    fn deliver(&mut self, to: usize, stanza: impl Into<Element>) {
+        let mut stanza = stanza.into();
+        self.past.push_back((to, stanza.clone()));
+        if self.past.len() > 100 {
+            self.past.pop_front();
+        }
+        if self.chance(10) {
+            return;
+        }
+        if self.chance(10) {
+            let pick = (self.rng.next() % self.past.len() as u64) as usize;
+            let (whose, again) = self.past[pick].clone();
+            let to = if self.rng.next() % 4 == 0 { to } else { whose };
+            self.enqueue(to, again);
+        }
+        if self.chance(15) {
+            let ids: Vec<String> = self.nodes.iter().map(|node| node.id.to_string()).collect();
+            let (one, other) = (self.rng.next() as usize % ids.len(), self.rng.next() as usize);
+            let text = String::from(&stanza).replace(&ids[one], &ids[other % ids.len()]);
+            stanza = text.parse().expect("XML");
+        }
+        self.enqueue(to, stanza);
+    }
+
+    fn enqueue(&mut self, to: usize, stanza: Element) {
+        let mut delay_ms = 20;
+        if self.chance(5) {
+            delay_ms += self.rng.next() % 3_000;
+        }
+        self.sent += 1;
+        let at = self.now + Duration::from_millis(delay_ms);
+        self.wires.insert((at, self.sent), (to, stanza));
+    }
+
+    /// From a node to the server.
+    fn serve(&mut self, from: usize, stanza: Stanza) {
+        match stanza {
+            Stanza::Presence(presence) => self.serve_presence(from, &presence),
+            Stanza::Message(mut message) => {
+                message.from = Some(self.nodes[from].jid.clone().into());
+                if let Some(to) = self.find(message.to.as_ref()) {
+                    self.deliver(to, message);
+                }
+            }
+            Stanza::Iq(iq) => self.serve_iq(from, iq),
+        }
+    }
+
+    fn find(&self, jid: Option<&Jid>) -> Option<usize> {
+        self.nodes.iter().position(|node| jid.is_some_and(|jid| *jid == node.jid))
+    }
+
+    fn shown(&self, who: usize, to: usize, cards: &[Element], type_: Type) -> Presence {
+        let nick = format!("{ROOM}/n{who}");
+        let role = if type_ == Type::None { "participant" } else { "none" };
+        let own = if who == to { "<status code='110'/>" } else { "" };
+        let x = format!(
+            "<x xmlns='http://jabber.org/protocol/muc#user'>{own}<item affiliation='none' role='{role}' jid='{}'/></x>",
+            self.nodes[who].jid
+        );
+        let mut payloads = cards.to_vec();
+        payloads.push(x.parse().expect("XML"));
+        Presence::new(type_).with_from(Jid::new(&nick).expect("a JID")).with_payloads(payloads)
+    }
+
+    fn serve_presence(&mut self, from: usize, presence: &Presence) {
+        if presence.type_ == Type::Unavailable {
+            if self.inside.remove(&from).is_some() {
+                for to in self.inside.keys().copied().chain([from]).collect::<Vec<_>>() {
+                    self.deliver(to, self.shown(from, to, &[], Type::Unavailable));
+                }
+            }
+            return;
+        }
+        let cards: Vec<Element> = presence
+            .payloads
+            .iter()
+            .filter(|payload| payload.is("node", room::NAMESPACE))
+            .cloned()
+            .collect();
+        for (other, theirs) in self.inside.clone() {
+            if other != from {
+                self.deliver(from, self.shown(other, from, &theirs, Type::None));
+                self.deliver(other, self.shown(from, other, &cards, Type::None));
+            }
+        }
+        self.deliver(from, self.shown(from, from, &cards, Type::None));
+        self.inside.insert(from, cards);
+    }
+
+    fn serve_iq(&mut self, from: usize, mut iq: Iq) {
+        let asks = matches!(iq, Iq::Get { .. } | Iq::Set { .. });
+        let result = |payload: Option<Element>, iq: &Iq| Iq::Result {
+            from: iq.to().cloned(),
+            to: None,
+            id: iq.id().to_owned(),
+            payload,
+        };
+        if asks && self.chance(20) {
+            let forged = result(None, &iq);
+            return self.deliver(from, forged);
+        }
+        let to = iq.to().cloned().expect("an address");
+        if to.to_string() == ROOM {
+            let answer = result(Some(CONFIGURATION.parse().expect("XML")), &iq);
+            return self.deliver(from, answer);
+        }
+        if to.to_bare().to_string() == ROOM {
+            let answer = match self.inside.contains_key(&from) {
+                true => result(None, &iq),
+                false => {
+                    refusal(&iq, ErrorType::Cancel, Condition::NotAcceptable).expect("an error")
+                }
+            };
+            return self.deliver(from, answer);
+        }
+        *iq.from_mut() = Some(self.nodes[from].jid.clone().into());
+        match self.find(Some(&to)) {
+            Some(to) => self.deliver(to, iq),
+            None if asks => {
+                let error = refusal(&iq, ErrorType::Cancel, Condition::ServiceUnavailable);
+                self.deliver(from, error.expect("an error"));
+            }
+            None => {}
+        }
+    }
+
+    /// Somebody who is not in the room writes what would be right if he were.
+    fn outsider_writes(&mut self) {
+        let to = self.rng.next() as usize % self.nodes.len();
+        let Some((_, old)) =
+            self.past.iter().find(|(whom, stanza)| *whom == to && stanza.name() != "presence")
+        else {
+            return;
+        };
+        let mut stanza = old.clone();
+        let Some(from) = old.attr("from") else { return };
+        let (from, text) = (from.to_owned(), String::from(&stanza));
+        stanza = text.replace(&from, OUTSIDER).parse().expect("XML");
+        self.enqueue(to, stanza);
+    }
+
+    fn node_receives(&mut self, to: usize, element: Element) {
+        let now = self.now;
+        let Ok(stanza) = Stanza::try_from(element) else { return };
+        match stanza {
+            Stanza::Presence(presence) => self.nodes[to].room.handle_presence(now, &presence),
+            Stanza::Message(message) => {
+                if self.nodes[to].jingle.handle_message(now, &message) == Taken::No {
+                    self.nodes[to].room.handle_message(now, &message);
+                }
+            }
+            Stanza::Iq(iq @ (Iq::Get { .. } | Iq::Set { .. })) => {
+                let _ = self.nodes[to].jingle.handle_iq(now, &iq);
+            }
+            Stanza::Iq(iq) => {
+                let asker = self.nodes[to].questions.remove(iq.id());
+                let answer = match iq {
+                    Iq::Result { payload, .. } => Ok(payload),
+                    Iq::Error { error, .. } => Err(Failure::Refused(Box::new(error))),
+                    Iq::Get { .. } | Iq::Set { .. } => return,
+                };
+                if let Some((asker, _)) = asker {
+                    self.answered(to, asker, answer);
+                }
+            }
+        }
+        self.run_node(to);
+    }
+
+    fn answered(&mut self, node: usize, asker: Asker, answer: Answer) {
+        let now = self.now;
+        match asker {
+            Asker::Room(token) => self.nodes[node].room.handle_answer(now, token, answer),
+            Asker::Jingle(token) => self.nodes[node].jingle.handle_answer(now, token, &answer),
+        }
+    }
+
+    fn ask(&mut self, node: usize, asker: Asker, request: Request) {
+        let asking = &mut self.nodes[node];
+        asking.next_id += 1;
+        let id = format!("q{}", asking.next_id);
+        asking.questions.insert(id.clone(), (asker, self.now + ANSWER_TIMEOUT));
+        assert!(asking.questions.len() < 200, "questions pile up");
+        let (from, to) = (None, Some(request.to));
+        let iq = match request.ask {
+            Ask::Get(payload) => Iq::Get { from, to, id, payload },
+            Ask::Set(payload) => Iq::Set { from, to, id, payload },
+        };
+        self.serve(node, iq.into());
+    }
+
+    /// Lets a node do what it wants to.
+    fn run_node(&mut self, number: usize) {
+        let now = self.now;
+        let room_due = |node: &Node| node.room.poll_timeout().is_some_and(|at| at <= now);
+        if room_due(&self.nodes[number]) {
+            self.nodes[number].room.handle_timeout(now);
+        }
+        while let Some(action) = self.nodes[number].room.poll_action() {
+            match action {
+                room::Action::Presence(presence) => self.serve(number, (*presence).into()),
+                room::Action::Request(request) => {
+                    self.ask(number, Asker::Room(request.token), request)
+                }
+                room::Action::Event(room::Event::Occupant(occupant)) => {
+                    assert_ne!(occupant.jid.as_str(), OUTSIDER);
+                    self.nodes[number].jingle.peer_seen(now, occupant.jid, occupant.card.node);
+                }
+                room::Action::Event(room::Event::OccupantGone(jid)) => {
+                    self.nodes[number].jingle.peer_gone(&jid);
+                }
+                room::Action::Event(_) => {}
+            }
+        }
+        if self.nodes[number].jingle.poll_timeout().is_some_and(|at| at <= now) {
+            self.nodes[number].jingle.handle_timeout(now);
+        }
+        while let Some(action) = self.nodes[number].jingle.poll_action(now) {
+            match action {
+                Action::Request(request) => self.ask(number, Asker::Jingle(request.token), request),
+                Action::Reply(iq) => self.serve(number, (*iq).into()),
+                Action::Message(message) => self.serve(number, (*message).into()),
+                Action::Event(event) => self.nodes[number].heard(event, &mut self.rng),
+            }
+        }
+        let node = &self.nodes[number];
+        assert!(node.jingle.peers.len() < self.nodes.len(), "peers pile up");
+        assert!(node.jingle.asked.len() < 200, "tokens pile up");
+    }
+
+    /// The next moment at which something happens, not later than `until`.
+    fn next_moment(&self, until: Instant) -> Instant {
+        let wire = self.wires.keys().next().map(|(at, _)| *at);
+        let timers = self.nodes.iter().flat_map(|node| {
+            let question = node.questions.values().map(|(_, at)| *at).min();
+            [node.room.poll_timeout(), node.jingle.poll_timeout(), question]
+        });
+        let next = timers.chain([wire]).flatten().min().unwrap_or(until);
+        // A timer of the past must not stop the clock.
+        next.max(self.now + Duration::from_millis(1)).min(until)
+    }
+
+    fn run_until(&mut self, until: Instant) {
+        while self.now < until {
+            self.now = self.next_moment(until);
+            while let Some(entry) =
+                self.wires.first_entry().filter(|entry| entry.key().0 <= self.now)
+            {
+                let (to, stanza) = entry.remove();
+                self.node_receives(to, stanza);
+            }
+            for number in 0..self.nodes.len() {
+                let now = self.now;
+                let late = |(_, at): &(Asker, Instant)| *at <= now;
+                while let Some(id) = self.nodes[number]
+                    .questions
+                    .iter()
+                    .find_map(|(id, question)| late(question).then(|| id.clone()))
+                {
+                    if let Some((asker, _)) = self.nodes[number].questions.remove(&id) {
+                        self.answered(number, asker, Err(Failure::TimedOut));
+                    }
+                }
+                self.run_node(number);
+            }
+        }
+    }
+
+    fn log_in(&mut self, number: usize) {
+        let (now, jid) = (self.now, self.nodes[number].jid.clone());
+        let node = &mut self.nodes[number];
+        node.questions.clear();
+        node.room.online(now, jid.clone(), Stream::New);
+        node.jingle.online(now, jid, Stream::New);
+        self.run_node(number);
+    }
+
+    /// Another server takes over: it knows nobody.
+    fn server_restarts(&mut self) {
+        self.wires.clear();
+        self.past.clear();
+        self.inside.clear();
+        for node in &mut self.nodes {
+            node.room.offline(self.now, StreamEnd::Lost);
+            node.jingle.offline();
+        }
+        for number in 0..self.nodes.len() {
+            self.log_in(number);
+        }
+    }
+
+    /// What this end and the other one know of each other, if they agree.
+    fn agree(&self, a: usize, b: usize) -> bool {
+        let known = |here: usize, there: usize| {
+            let node = &self.nodes[here];
+            let agreement = node.jingle.peers.get(&self.nodes[there].jid)?.agreement()?;
+            let ice = node.ice.get(&self.nodes[there].jid)?;
+            Some((agreement, ice))
+        };
+        let (Some((at_a, ice_a)), Some((at_b, ice_b))) = (known(a, b), known(b, a)) else {
+            return false;
+        };
+        let same = |one: &FakeIce, other: &FakeIce| {
+            one.remote == other.local && one.remote_candidates == other.candidates
+        };
+        at_a.0 == at_b.0
+            && at_a.1 == at_b.2
+            && at_a.2 == at_b.1
+            && same(ice_a, ice_b)
+            && same(ice_b, ice_a)
+    }
+
+    /// ICE restarts where it found nothing, and finds more candidates or another network now and then elsewhere.
+    fn ice_moves(&mut self) {
+        for a in 0..self.nodes.len() {
+            for b in 0..self.nodes.len() {
+                let jid = self.nodes[b].jid.clone();
+                if a == b || !self.nodes[a].ice.contains_key(&jid) {
+                    continue;
+                }
+                let changes = self.chance(5);
+                if changes || !self.agree(a, b) {
+                    self.nodes[a].restart(&jid, &mut self.rng);
+                } else if self.chance(3) {
+                    self.nodes[a].more_candidates(&jid, 1, &mut self.rng);
+                }
+            }
+            self.run_node(a);
+        }
+    }
+}
+
+fn simulate(seed: u64, nodes: usize) {
+    let mut world = World::new(seed, nodes);
+    for number in 0..nodes {
+        world.log_in(number);
+        let pause = Duration::from_millis(world.rng.next() % 2_000);
+        world.run_until(world.now + pause);
+    }
+    while world.lies() {
+        world.run_until(world.now + ICE_PATIENCE / 4);
+        world.outsider_writes();
+        world.ice_moves();
+        if world.rng.next() % 8 == 0 {
+            let who = world.rng.next() as usize % nodes;
+            world.nodes[who].room.offline(world.now, StreamEnd::Lost);
+            world.nodes[who].jingle.offline();
+            world.serve(who, Presence::unavailable().into());
+            world.log_in(who);
+        }
+    }
+    world.server_restarts();
+    while world.now < world.start + END {
+        world.run_until(world.now + ICE_PATIENCE);
+        world.outsider_writes();
+        world.ice_moves();
+    }
+    for a in 0..nodes {
+        for b in 0..a {
+            assert!(
+                world.agree(a, b),
+                "seed {seed}: {a} and {b} of {nodes} do not agree: {:#?} {:#?}",
+                world.nodes[a].jingle.peers.get(&world.nodes[b].jid),
+                world.nodes[b].jingle.peers.get(&world.nodes[a].jid),
+            );
+        }
+    }
+    let refused: u64 = world.nodes.iter().map(|node| node.jingle.counters().strangers).sum();
+    assert!(refused > 0, "seed {seed}: nobody heard the outsider");
+}
+
+#[test]
+fn an_honest_server_needs_one_session_for_each_pair() {
+    let mut world = World::new(1, 4);
+    world.start = world.now - LIES_END;
+    for number in 0..4 {
+        world.log_in(number);
+        world.run_until(world.now + Duration::from_millis(100));
+    }
+    world.run_until(world.now + Duration::from_secs(1));
+    for a in 0..4 {
+        for b in 0..a {
+            assert!(world.agree(a, b), "{a} and {b}");
+        }
+        let described =
+            world.nodes[a].ice.values().map(|ice| ice.local.as_ref().map(|local| local.generation));
+        assert!(
+            described.into_iter().all(|generation| generation == Some(0)),
+            "more than one session"
+        );
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+    #[test]
+    fn pairs_agree_when_the_server_has_stopped_lying(seed in any::<u64>(), nodes in 2..=8_usize) {
+        simulate(seed, nodes);
+    }
+}

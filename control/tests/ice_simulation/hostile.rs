@@ -1,0 +1,255 @@
+//! Signalling, peers and strangers that mean harm: what works goes on, and nobody is made a weapon.
+
+use std::{net::SocketAddr, time::Duration};
+
+use ipop_control::ice::{Candidate, CandidateKind, IceEvent, RemoteDescription, Role};
+
+use crate::{
+    network::{Datagram, Hairpin, INTERNET, NatKind},
+    world::{Attack, PORT, World},
+};
+
+const SEEDS: std::ops::Range<u64> = 0..10;
+
+fn connected(seed: u64) -> World {
+    let mut world = World::new(seed);
+    let kind = NatKind::PortRestricted;
+    let lan = world.network.add_nat(kind, Hairpin::No, INTERNET, "203.0.113.1");
+    world.add_node(lan, "192.168.1.2");
+    world.add_node(INTERNET, "192.0.2.77");
+    world.connect(0, 1);
+    world.run(Duration::from_secs(10));
+    assert!(world.flows(0, 1) && world.is_direct(0, 1), "seed {seed}");
+    world
+}
+
+fn candidate(address: SocketAddr) -> Candidate {
+    Candidate { kind: CandidateKind::Host, address, related: None, priority: u32::MAX >> 1 }
+}
+
+/// A member or the server makes a node send checks to whom they like: few, and slowly.
+#[test]
+fn candidates_that_point_at_third_parties_get_few_packets() {
+    let victim: SocketAddr = "192.0.2.200:53".parse().unwrap();
+    for victims in [1, 24, 10_000] {
+        let mut world = World::new(1);
+        world.add_node(INTERNET, "192.0.2.1");
+        world.add_node(INTERNET, "192.0.2.2");
+        let peer = world.nodes[1].id;
+        let (now, ice) = (world.now, &mut world.nodes[0].ice);
+        ice.start(now, peer, Role::Controlling);
+        let remote = RemoteDescription {
+            ufrag: "ufrag".to_owned(),
+            password: "0123456789abcdef012345".to_owned(),
+            generation: 0,
+        };
+        ice.set_remote(now, peer, &remote);
+        let candidates: Vec<_> = (0..victims)
+            .map(|n: u16| candidate(SocketAddr::new(victim.ip(), victim.port() + n)))
+            .collect();
+        ice.add_remote_candidates(now, peer, 0, &candidates);
+        let sent = |world: &World| -> usize {
+            let to_victim = world.to_nobody.iter().filter(|(to, _)| to.ip() == victim.ip());
+            to_victim.map(|(_, packets)| packets).sum()
+        };
+        for _ in 0..100 {
+            let before = sent(&world);
+            world.run(Duration::from_millis(100));
+            // One each 5 milliseconds, and a few at once.
+            assert!(sent(&world) - before <= 25);
+        }
+        let first = sent(&world);
+        assert!((5..=24 * 6 + 12).contains(&first), "{victims}: {first} packets in 10 s");
+        world.run(Duration::from_secs(300));
+        let later = sent(&world) - first;
+        assert!(later <= 200, "{victims}: {later} packets in 5 minutes");
+        let counters = world.nodes[0].ice.counters();
+        assert_eq!(counters.refused_candidates, u64::from(victims.saturating_sub(24)));
+    }
+}
+
+/// Everything that node 1 ever got, again and again, from an address of the attacker.
+#[test]
+fn replayed_packets_move_nothing() {
+    for seed in SEEDS {
+        let mut world = connected(seed);
+        let captured = world.captured.clone();
+        assert!(captured.len() > 10);
+        let before = (world.nodes[1].paths.clone(), world.nodes[1].sources.clone());
+        world.network.add_address(INTERNET, "192.0.2.66".parse().unwrap());
+        for round in 0..20 {
+            for (to_node, datagram) in &captured {
+                if *to_node == 1 && datagram.to.port() == PORT {
+                    let from = SocketAddr::from(([192, 0, 2, 66], 1_000 + round));
+                    world.inject(INTERNET, Datagram { from, ..datagram.clone() });
+                }
+            }
+            world.run(Duration::from_millis(500));
+        }
+        let node = &world.nodes[1];
+        assert_eq!(before.0, node.paths, "seed {seed}");
+        let is_attacker = |source: &_| format!("{source:?}").contains("192.0.2.66");
+        assert!(!node.sources.keys().any(is_attacker), "seed {seed}: {:?}", node.sources);
+        assert!(world.flows(0, 1), "seed {seed}");
+        assert!(world.longest_silence(0, 1) < Duration::from_millis(300), "seed {seed}");
+    }
+}
+
+/// A candidate of somebody who is not the peer, but sees the checks.
+#[test]
+fn a_forged_or_detoured_answer_proves_nothing() {
+    let attacker: SocketAddr = "192.0.2.66:5800".parse().unwrap();
+    let other: SocketAddr = "192.0.2.2:5800".parse().unwrap();
+    for attack in [Attack::Answer, Attack::PassOnTo(other)] {
+        let mut world = World::new(1);
+        world.add_node(INTERNET, "192.0.2.1");
+        world.add_node(INTERNET, "192.0.2.2");
+        world.network.add_address(INTERNET, attacker.ip());
+        world.attacker = Some((attacker, attack));
+        world.connect(0, 1);
+        world.run(Duration::from_millis(65));
+        let (now, peer) = (world.now, world.nodes[1].id);
+        world.nodes[0].ice.add_remote_candidates(now, peer, 0, &[candidate(attacker)]);
+        world.run(Duration::from_secs(10));
+        assert!(world.flows(0, 1), "{attack:?}");
+        assert!(world.nodes[0].ice.counters().bad_response > 0, "{attack:?}");
+        let sources: Vec<_> = world.nodes[0].sources.keys().collect();
+        assert!(!format!("{sources:?}").contains("192.0.2.66"), "{attack:?}: {sources:?}");
+    }
+}
+
+#[test]
+fn strangers_get_no_answer() {
+    let mut world = connected(1);
+    let request = world
+        .captured
+        .iter()
+        .find(|(to, datagram)| *to == 1 && datagram.payload[..2] == [0, 1])
+        .map(|(_, datagram)| datagram.clone())
+        .unwrap();
+    let stranger: SocketAddr = "192.0.2.66:7".parse().unwrap();
+    let before = world.nodes[1].ice.counters();
+    for at in 20..request.payload.len() - 8 {
+        let mut payload = request.payload.clone();
+        payload[at] ^= 0x55;
+        // Without the FINGERPRINT, so that the damage reaches the signature.
+        payload.truncate(payload.len() - 8);
+        let length = (payload.len() - 20) as u16;
+        payload[2..4].copy_from_slice(&length.to_be_bytes());
+        world.inject(INTERNET, Datagram { from: stranger, to: request.to, payload });
+    }
+    world.run(Duration::from_secs(3));
+    assert_eq!(world.to_nobody.get(&stranger), None);
+    let after = world.nodes[1].ice.counters();
+    assert!(after.bad_integrity > before.bad_integrity);
+    assert!(after.unknown_ufrag > before.unknown_ufrag);
+    assert!(after.unreadable > before.unreadable);
+}
+
+/// The server replays an old description, or makes one up, after every connection is there.
+#[test]
+fn false_descriptions_harm_no_path_that_works() {
+    for seed in SEEDS {
+        let mut world = connected(seed);
+        for generation in [0, 0, 5, 1_000, u32::MAX] {
+            for node in 0..2 {
+                let peer = world.nodes[1 - node].id;
+                let remote = RemoteDescription {
+                    ufrag: format!("false{generation}"),
+                    password: "0123456789abcdef012345".to_owned(),
+                    generation,
+                };
+                let now = world.now;
+                world.nodes[node].ice.set_remote(now, peer, &remote);
+            }
+            world.run(Duration::from_secs(20));
+        }
+        assert!(world.flows(0, 1), "seed {seed}");
+        let silence = world.longest_silence(0, 1);
+        assert!(silence < Duration::from_millis(200), "seed {seed}: {silence:?}");
+        let lost = |(_, event): &(_, IceEvent)| matches!(event, IceEvent::Lost { .. });
+        assert!(!world.nodes.iter().any(|node| node.events.iter().any(lost)), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_restart_of_either_or_both_sides_loses_nothing() {
+    for seed in SEEDS {
+        for sides in [&[0][..], &[1], &[0, 1]] {
+            let mut world = connected(seed);
+            for side in sides {
+                let (now, peer) = (world.now, world.nodes[1 - *side].id);
+                world.nodes[*side].ice.restart(now, peer);
+                world.drain(*side);
+            }
+            let before = world.nodes[1].ice.counters().checks_sent;
+            world.run(Duration::from_secs(40));
+            assert!(world.flows(0, 1) && world.is_direct(0, 1), "seed {seed} {sides:?}");
+            let silence = world.longest_silence(0, 1);
+            assert!(silence < Duration::from_millis(200), "seed {seed} {sides:?}: {silence:?}");
+            assert!(world.nodes[1].ice.counters().checks_sent > before);
+        }
+    }
+}
+
+/// A program that starts anew knows nothing of before; its peer does not know that yet.
+#[test]
+fn a_peer_whose_program_starts_anew_is_found_again() {
+    for seed in SEEDS {
+        for anew in [0, 1] {
+            let mut world = connected(seed);
+            // So that the generation of the new program, 0, is older than the last one known.
+            let (now, peer) = (world.now, world.nodes[1 - anew].id);
+            world.nodes[anew].ice.restart(now, peer);
+            world.drain(anew);
+            world.run(Duration::from_secs(1));
+            world.replace_node(anew);
+            let (now, peer) = (world.now, world.nodes[1 - anew].id);
+            let role = if anew == 0 { Role::Controlling } else { Role::Controlled };
+            world.nodes[anew].ice.start(now, peer, role);
+            world.drain(anew);
+            // The other end says again who it is, as it does to whoever asks.
+            let own = world.nodes[anew].id;
+            world.nodes[1 - anew].ice.restart(now, own);
+            world.drain(1 - anew);
+            let took = world.run_until(Duration::from_secs(3), |world| world.flows(0, 1));
+            assert!(took.is_some(), "seed {seed} {anew}: {:#?}", world.nodes[1 - anew].events);
+            world.run(Duration::from_secs(20));
+            assert!(world.flows(0, 1) && world.is_direct(0, 1), "seed {seed} {anew}");
+        }
+    }
+}
+
+#[test]
+fn two_that_claim_one_role_do_not_connect_and_do_not_flood() {
+    let mut world = World::new(1);
+    world.add_node(INTERNET, "192.0.2.1");
+    world.add_node(INTERNET, "192.0.2.2");
+    for node in 0..2 {
+        let (now, peer) = (world.now, world.nodes[1 - node].id);
+        world.nodes[node].ice.start(now, peer, Role::Controlling);
+        world.drain(node);
+    }
+    world.run(Duration::from_secs(60));
+    let counters = world.nodes[0].ice.counters();
+    assert!(counters.role_conflicts > 0);
+    assert!(counters.checks_sent < 300, "{}", counters.checks_sent);
+    assert!(world.nodes[0].paths.is_empty());
+}
+
+/// One node and many others on one network, all at once.
+#[test]
+fn sixty_peers_at_once() {
+    let mut world = World::new(1);
+    for node in 0..61 {
+        world.add_node(INTERNET, &format!("192.0.2.{}", node + 1));
+    }
+    for peer in 1..61 {
+        world.connect(0, peer);
+    }
+    let all = |world: &World| (1..61).all(|peer| world.flows(0, peer));
+    let took = world.run_until(Duration::from_secs(5), all);
+    assert!(took.is_some_and(|took| took < Duration::from_secs(2)), "{took:?}");
+    world.run(Duration::from_secs(30));
+    assert!((1..61).all(|peer| world.flows(0, peer) && world.is_direct(0, peer)));
+}

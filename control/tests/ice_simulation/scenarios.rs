@@ -1,0 +1,348 @@
+//! What must work, through which NATs, and how fast.
+
+use std::time::Duration;
+
+use ipop_control::ice::{IceEvent, IceState, NatMapping};
+
+use crate::{
+    network::{Hairpin, INTERNET, NatKind},
+    world::World,
+};
+
+const SEEDS: std::ops::Range<u64> = 0..10;
+const KINDS: [NatKind; 4] =
+    [NatKind::FullCone, NatKind::AddressRestricted, NatKind::PortRestricted, NatKind::Symmetric];
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// Two nodes behind a NAT each, already connecting.
+fn behind_nats(seed: u64, one: NatKind, other: NatKind) -> World {
+    let mut world = World::new(seed);
+    let first = world.network.add_nat(one, Hairpin::No, INTERNET, "203.0.113.1");
+    let second = world.network.add_nat(other, Hairpin::No, INTERNET, "203.0.113.2");
+    world.add_node(first, "192.168.1.2");
+    world.add_node(second, "192.168.1.3");
+    world.connect(0, 1);
+    world
+}
+
+fn connects(world: &mut World, limit: Duration, seed: u64) -> Duration {
+    world.run_until(limit, |world| world.flows(0, 1)).unwrap_or_else(|| {
+        panic!("seed {seed}: no path\n{:#?}\n{:#?}", world.nodes[0].events, world.nodes[1].events)
+    })
+}
+
+#[test]
+fn on_one_lan_it_takes_less_than_300_milliseconds() {
+    for seed in SEEDS {
+        let mut world = World::new(seed);
+        world.signal_delay = Duration::from_millis(5);
+        world.add_node(INTERNET, "192.0.2.1");
+        world.add_node(INTERNET, "192.0.2.2");
+        world.connect(0, 1);
+        let took = connects(&mut world, seconds(10), seed);
+        assert!(took < Duration::from_millis(100), "seed {seed}: {took:?}");
+        assert!(world.is_direct(0, 1), "seed {seed}");
+    }
+}
+
+#[test]
+fn ipv6_without_servers() {
+    for seed in SEEDS {
+        let mut world = World::new(seed);
+        world.turn.clear();
+        world.add_node(INTERNET, "2001:db8::1");
+        world.add_node(INTERNET, "2001:db8::2");
+        world.connect(0, 1);
+        let took = connects(&mut world, seconds(10), seed);
+        assert!(took < Duration::from_millis(300), "seed {seed}: {took:?}");
+        assert!(world.is_direct(0, 1), "seed {seed}");
+    }
+}
+
+#[test]
+fn every_kind_of_nat_against_every_other() {
+    for seed in SEEDS {
+        for one in KINDS {
+            for other in KINDS {
+                let mut world = behind_nats(seed, one, other);
+                let took = connects(&mut world, seconds(10), seed);
+                assert!(
+                    took < Duration::from_millis(1_500),
+                    "seed {seed}: {one:?} {other:?} {took:?}"
+                );
+                world.run(seconds(6));
+                use NatKind::{PortRestricted, Symmetric};
+                let is_hopeless = matches!(
+                    (one, other),
+                    (Symmetric, Symmetric | PortRestricted) | (PortRestricted, Symmetric)
+                );
+                assert!(world.flows(0, 1), "seed {seed}: {one:?} {other:?}");
+                assert_eq!(world.is_direct(0, 1), !is_hopeless, "seed {seed}: {one:?} {other:?}");
+                let expected = if one == Symmetric {
+                    NatMapping::EndpointDependent
+                } else {
+                    NatMapping::EndpointIndependent
+                };
+                assert_eq!(world.nodes[0].ice.nat_mapping(), expected);
+                let why = world.nodes[0].ice.snapshot(world.now, world.nodes[1].id).unwrap().why;
+                assert_eq!(why.is_some(), is_hopeless, "{why:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn with_a_lossy_internet() {
+    for seed in 0..40 {
+        let mut world = behind_nats(seed, NatKind::PortRestricted, NatKind::PortRestricted);
+        world.network.loss = 0.1;
+        world.run(seconds(60));
+        let is_direct = world.run_until(seconds(40), |world| world.is_direct(0, 1));
+        assert!(is_direct.is_some(), "seed {seed}");
+        assert!(world.longest_silence(0, 1) < seconds(3), "seed {seed}");
+    }
+}
+
+#[test]
+fn two_nats_in_a_row() {
+    for seed in SEEDS {
+        let mut world = World::new(seed);
+        let outer =
+            world.network.add_nat(NatKind::PortRestricted, Hairpin::No, INTERNET, "203.0.113.1");
+        let inner =
+            world.network.add_nat(NatKind::AddressRestricted, Hairpin::No, outer, "10.0.0.5");
+        let other =
+            world.network.add_nat(NatKind::PortRestricted, Hairpin::No, INTERNET, "203.0.113.2");
+        world.add_node(inner, "192.168.1.2");
+        world.add_node(other, "192.168.1.3");
+        world.connect(0, 1);
+        connects(&mut world, seconds(5), seed);
+        world.run(seconds(3));
+        assert!(world.is_direct(0, 1) && world.flows(0, 1), "seed {seed}");
+    }
+}
+
+/// Both listen on port 5800 behind one NAT.
+#[test]
+fn two_hosts_behind_one_nat() {
+    for seed in SEEDS {
+        let mut world = World::new(seed);
+        let lan =
+            world.network.add_nat(NatKind::PortRestricted, Hairpin::No, INTERNET, "203.0.113.1");
+        world.add_node(lan, "192.168.1.2");
+        world.add_node(lan, "192.168.1.3");
+        world.connect(0, 1);
+        let took = connects(&mut world, seconds(5), seed);
+        assert!(took < Duration::from_millis(300), "seed {seed}: {took:?}");
+        assert!(world.is_direct(0, 1), "seed {seed}");
+    }
+}
+
+#[test]
+fn hairpin_when_hosts_are_hidden() {
+    for (hairpin, is_direct) in [(Hairpin::Yes, true), (Hairpin::No, false)] {
+        for seed in SEEDS {
+            let mut world = World::new(seed);
+            let lan =
+                world.network.add_nat(NatKind::PortRestricted, hairpin, INTERNET, "203.0.113.1");
+            for address in ["192.168.1.2", "192.168.1.3"] {
+                let node = world.add_node(lan, address);
+                world.hide_host_candidates(node);
+            }
+            // The direct way inside the LAN exists for whoever is told of it, so nobody is.
+            world.connect(0, 1);
+            connects(&mut world, seconds(5), seed);
+            world.run(seconds(3));
+            assert!(world.flows(0, 1), "seed {seed}");
+            assert_eq!(world.is_direct(0, 1), is_direct, "seed {seed} {hairpin:?}");
+        }
+    }
+}
+
+#[test]
+fn a_relayed_path_becomes_direct_when_the_way_opens() {
+    for seed in SEEDS {
+        let mut world = behind_nats(seed, NatKind::PortRestricted, NatKind::PortRestricted);
+        world.is_direct_cut = true;
+        connects(&mut world, seconds(10), seed);
+        world.run(seconds(30));
+        assert!(!world.is_direct(0, 1) && world.flows(0, 1), "seed {seed}");
+        world.is_direct_cut = false;
+        let took = world.run_until(seconds(70), |world| world.is_direct(0, 1));
+        assert!(took.is_some(), "seed {seed}");
+        world.run(seconds(2));
+        assert!(world.flows(0, 1), "seed {seed}");
+        assert!(world.longest_silence(0, 1) < Duration::from_millis(200), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_cut_direct_path_falls_back_on_the_relay_within_5_seconds() {
+    for seed in 0..30 {
+        let mut world = behind_nats(seed, NatKind::PortRestricted, NatKind::FullCone);
+        connects(&mut world, seconds(10), seed);
+        // Long enough that only the back-up is left, and at no round moment.
+        world.run(seconds(100) + Duration::from_millis(137 * seed));
+        assert!(world.is_direct(0, 1), "seed {seed}");
+        world.is_direct_cut = true;
+        world.run(seconds(6));
+        assert!(world.flows(0, 1) && !world.is_direct(0, 1), "seed {seed}");
+        let silence = world.longest_silence(0, 1);
+        assert!(silence < seconds(5), "seed {seed}: {silence:?}");
+        world.is_direct_cut = false;
+        let back = world.run_until(seconds(40), |world| world.is_direct(0, 1));
+        assert!(back.is_some(), "seed {seed}: not direct again");
+        world.run(seconds(30));
+        assert!(world.flows(0, 1) && world.is_direct(0, 1), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_suspicion_makes_the_switch_faster() {
+    let mut world = behind_nats(1, NatKind::PortRestricted, NatKind::FullCone);
+    connects(&mut world, seconds(10), 1);
+    world.run(seconds(20));
+    world.is_direct_cut = true;
+    let (now, peer) = (world.now, world.nodes[1].id);
+    world.nodes[0].ice.suspect(now, peer);
+    world.run(Duration::from_millis(2_000));
+    assert!(world.flows(0, 1) && !world.is_direct(0, 1));
+}
+
+/// Whoever moves, controlling or not; the peer can be reached directly.
+#[test]
+fn a_changed_address_is_survived_without_signalling() {
+    for seed in SEEDS {
+        for mover in [0, 1] {
+            let mut world = World::new(seed);
+            let public = if mover == 0 { 1 } else { 0 };
+            for node in 0..2 {
+                if node == public {
+                    world.add_node(INTERNET, "192.0.2.77");
+                } else {
+                    let kind = NatKind::PortRestricted;
+                    let lan = world.network.add_nat(kind, Hairpin::No, INTERNET, "203.0.113.1");
+                    world.add_node(lan, "192.168.1.2");
+                }
+            }
+            let elsewhere =
+                world.network.add_nat(NatKind::Symmetric, Hairpin::No, INTERNET, "203.0.113.50");
+            world.connect(0, 1);
+            connects(&mut world, seconds(5), seed);
+            world.run(seconds(25) + Duration::from_millis(171 * seed));
+            world.is_signalling = false;
+            world.move_node(mover, elsewhere, "10.9.9.9");
+            world.run(seconds(4));
+            let silence = world.longest_silence(0, 1);
+            assert!(
+                world.flows(0, 1),
+                "seed {seed}, {mover} moved\n{:#?}\n{:#?}",
+                world.nodes[0].events,
+                world.nodes[1].events
+            );
+            assert!(silence < seconds(3), "seed {seed}, {mover} moved: {silence:?}");
+        }
+    }
+}
+
+/// Both behind NATs: the one that moved cannot be heard directly, but through its new allocation and the old relay.
+#[test]
+fn a_changed_address_behind_nats_is_survived_through_the_relay() {
+    for seed in SEEDS {
+        for mover in [0, 1] {
+            let mut world = behind_nats(seed, NatKind::PortRestricted, NatKind::PortRestricted);
+            let elsewhere = world.network.add_nat(
+                NatKind::PortRestricted,
+                Hairpin::No,
+                INTERNET,
+                "203.0.113.50",
+            );
+            connects(&mut world, seconds(5), seed);
+            world.run(seconds(25) + Duration::from_millis(171 * seed));
+            world.is_signalling = false;
+            world.move_node(mover, elsewhere, "10.9.9.9");
+            world.run(seconds(4));
+            let silence = world.longest_silence(0, 1);
+            assert!(
+                world.flows(0, 1),
+                "seed {seed}, {mover} moved\n{:#?}\n{:#?}",
+                world.nodes[0].events,
+                world.nodes[1].events
+            );
+            assert!(silence < seconds(3), "seed {seed}, {mover} moved: {silence:?}");
+        }
+    }
+}
+
+#[test]
+fn a_restarted_relay_is_used_again() {
+    for seed in SEEDS {
+        let mut world = behind_nats(seed, NatKind::Symmetric, NatKind::Symmetric);
+        connects(&mut world, seconds(10), seed);
+        world.run(seconds(10));
+        world.turn[0].restart();
+        let took = world.run_until(seconds(600), |world| !world.flows(0, 1));
+        assert!(took.is_some());
+        let took = world.run_until(seconds(600), |world| world.flows(0, 1));
+        assert!(took.is_some(), "seed {seed}: {:#?}", world.nodes[0].events);
+    }
+}
+
+#[test]
+fn a_vanished_relay_harms_no_direct_path_and_is_replaced() {
+    for seed in SEEDS {
+        let mut world = behind_nats(seed, NatKind::PortRestricted, NatKind::PortRestricted);
+        connects(&mut world, seconds(10), seed);
+        world.run(seconds(20));
+        world.turn[0].is_alive = false;
+        world.run(seconds(700));
+        assert!(world.is_direct(0, 1) && world.flows(0, 1), "seed {seed}");
+        assert!(world.longest_silence(0, 1) < Duration::from_millis(200), "seed {seed}");
+        let is_told = |(_, event): &(_, IceEvent)| matches!(event, IceEvent::Problem { text } if text.contains("no answer"));
+        assert!(world.nodes[0].events.iter().any(is_told), "seed {seed}");
+        world.turn[0].is_alive = true;
+        world.turn[0].restart();
+        world.run(seconds(90));
+        world.is_direct_cut = true;
+        world.run(seconds(6));
+        assert!(world.flows(0, 1), "seed {seed}: the relay serves again");
+    }
+}
+
+#[test]
+fn wrong_turn_credentials_are_explained_and_right_ones_cure() {
+    let mut world = World::new(3);
+    for (nat, address) in [("203.0.113.1", "192.168.1.2"), ("203.0.113.2", "192.168.1.3")] {
+        let lan = world.network.add_nat(NatKind::Symmetric, Hairpin::No, INTERNET, nat);
+        let node = world.add_node(lan, address);
+        world.set_servers(node, "wrong");
+    }
+    world.connect(0, 1);
+    world.run(seconds(30));
+    assert!(!world.flows(0, 1));
+    let failed = world.nodes[0].events.iter().find_map(|(_, event)| match event {
+        IceEvent::Failed { why, .. } => Some(why.clone()),
+        _ => None,
+    });
+    let why = failed.unwrap();
+    assert!(why.contains("refuses the credentials") && why.contains("symmetric"), "{why}");
+    let state = world.nodes[0].ice.snapshot(world.now, world.nodes[1].id).unwrap().state;
+    assert_eq!(state, IceState::Failed);
+    for node in 0..2 {
+        world.set_servers(node, crate::servers::PASSWORD);
+    }
+    connects(&mut world, seconds(5), 3);
+}
+
+#[test]
+fn an_idle_tunnel_costs_less_than_100_bytes_a_second_each_way() {
+    let mut world = behind_nats(1, NatKind::PortRestricted, NatKind::PortRestricted);
+    world.run(seconds(60));
+    world.stun_bytes = 0;
+    world.run(seconds(600));
+    let each_way = world.stun_bytes / 600 / 2;
+    assert!(each_way < 100, "{each_way} bytes a second, keep-alives of the servers included");
+}

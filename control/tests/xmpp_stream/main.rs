@@ -1,0 +1,9 @@
+//! The XMPP stream against a real server (Prosody), and against servers that mean harm.
+
+mod against_hostile_servers;
+mod against_prosody;
+mod certificates;
+mod client;
+mod prosody;
+mod proxy;
+mod scripted;

@@ -1,0 +1,340 @@
+//! UDP packets in: STUN and TURN to control, QUIC to its connection, the rest nowhere.
+//!
+//! Each packet of a train is looked at by itself, since the kernel joins what came from one address, whatever it is: STUN behind QUIC, or packets of
+//! several peers behind one relay. At the listening socket the first byte tells STUN from QUIC (RFC 9443). At the relay socket there is
+//! nothing but TURN; ChannelData of known channels is unwrapped.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Instant,
+};
+
+use bytes::{Buf as _, BytesMut};
+use ipop_learning::PortId;
+use quinn_proto::{ConnectionEvent, ConnectionHandle, DatagramEvent, Transmit};
+
+use super::{
+    Core, mark_dirty,
+    paths::{Origin, PathChange},
+};
+use crate::{
+    channel_data,
+    command::{Event, Strangers},
+    io::{Io, SocketId},
+    path::{Path, alias, port_of_alias},
+    quic::cid::{admit_packet, is_first_initial},
+    storm::TokenBucket,
+};
+
+/// Packets a second that are handed to control, of each [`Audience`]: what checks and consent of a thousand peers need.
+const CONTROL_PACKETS_RATE: u32 = 1_000;
+/// Packets at once.
+const CONTROL_PACKETS_BURST: u32 = 1_000;
+/// Longer packets are none of control's, in or out. A STUN message fits any path's MTU (RFC 8489 section 6.1).
+const MAX_CONTROL_PACKET_LEN: usize = 2_048;
+
+/// Who sent a packet for control. Each has an allowance of its own, so that strangers cannot use up that of peers.
+#[derive(Clone, Copy)]
+enum Audience {
+    Stranger,
+    Peer,
+    Relay,
+}
+
+/// How a packet of QUIC came.
+#[derive(Clone, Copy)]
+struct Arrival {
+    socket: SocketId,
+    remote: SocketAddr,
+    local_ip: Option<IpAddr>,
+    origin: Origin,
+}
+
+/// What may still be handed to control now.
+pub(super) struct Allowance([TokenBucket; 3]);
+
+impl Allowance {
+    pub(super) fn new(now: Instant) -> Self {
+        let bucket = TokenBucket::new(CONTROL_PACKETS_RATE, CONTROL_PACKETS_BURST, now);
+        Self([bucket.clone(), bucket.clone(), bucket])
+    }
+}
+
+impl Core {
+    /// A UDP packet (one segment of a train). [`Core::end_of_train`] must follow.
+    pub fn packet(
+        &mut self,
+        now: Instant,
+        socket: SocketId,
+        remote: SocketAddr,
+        local_ip: Option<IpAddr>,
+        mut packet: BytesMut,
+        io: &mut impl Io,
+    ) {
+        let origin = match socket {
+            SocketId::LISTEN if is_stun(&packet) => {
+                let audience = match self.paths.origin(remote) {
+                    Origin::Unmapped => Audience::Stranger,
+                    Origin::Peer(_) | Origin::PeerOrPlain(_) => Audience::Peer,
+                };
+                self.tell_control(now, audience, &packet, |payload| Event::Packet {
+                    socket,
+                    local_ip,
+                    remote,
+                    payload,
+                });
+                return;
+            }
+            SocketId::LISTEN => self.paths.origin(remote),
+            SocketId::RELAY => match self.unwrap_relayed(now, remote, local_ip, &mut packet) {
+                Some(peer) => Origin::Peer(peer),
+                None => return,
+            },
+            _ => Origin::Unmapped,
+        };
+        self.quic_packet(now, Arrival { socket, remote, local_ip, origin }, packet, io);
+    }
+
+    /// Takes the ChannelData header off; the peer that the packet comes from, unless the packet was for control.
+    fn unwrap_relayed(
+        &mut self,
+        now: Instant,
+        remote: SocketAddr,
+        local_ip: Option<IpAddr>,
+        packet: &mut BytesMut,
+    ) -> Option<PortId> {
+        let peer = channel_data::parse(packet).and_then(|(channel, content)| {
+            Some((self.paths.peer_of_channel(channel)?, channel, content))
+        });
+        let Some((peer, channel, content)) = peer else {
+            self.tell_control(now, Audience::Relay, packet, |payload| Event::Packet {
+                socket: SocketId::RELAY,
+                local_ip,
+                remote,
+                payload,
+            });
+            return None;
+        };
+        packet.truncate(content.end);
+        packet.advance(content.start);
+        if is_stun(packet) {
+            self.tell_control(now, Audience::Relay, packet, |payload| Event::ChannelPacket {
+                channel,
+                payload,
+            });
+            return None;
+        }
+        Some(peer)
+    }
+
+    fn tell_control(
+        &mut self,
+        now: Instant,
+        audience: Audience,
+        packet: &[u8],
+        event: impl FnOnce(Vec<u8>) -> Event,
+    ) {
+        let counters = &self.switch.counters.io;
+        let fits = packet.len() <= MAX_CONTROL_PACKET_LEN;
+        if fits && self.allowance.0[audience as usize].take(now) {
+            counters.received_control_packets.add(1);
+            self.switch.events.push(event(packet.to_vec()));
+        } else {
+            counters.dropped_control_packets.add(1);
+        }
+    }
+
+    fn quic_packet(&mut self, now: Instant, arrival: Arrival, packet: BytesMut, io: &mut impl Io) {
+        let Arrival { socket, remote, local_ip, origin } = arrival;
+        let counters = self.switch.counters.clone();
+        if !admit_packet(&packet, &self.initial_key, &self.cid_key) {
+            counters.io.strangers.add(1);
+            return;
+        }
+        let ignored = origin == Origin::Unmapped && self.paths.strangers == Strangers::Ignored;
+        if ignored && is_first_initial(&packet) {
+            counters.io.ignored_initials.add(1);
+            return;
+        }
+        let (from, reached) = match origin {
+            Origin::Unmapped => (remote, local_ip),
+            Origin::Peer(peer) | Origin::PeerOrPlain(peer) => (alias(peer), None),
+        };
+        let spare = matches!(origin, Origin::PeerOrPlain(_)).then(|| packet.clone());
+        let mut response = std::mem::take(&mut self.scratch);
+        response.clear();
+        let event = self.endpoint.handle(now, from, reached, None, packet, &mut response);
+        match event {
+            Some(DatagramEvent::ConnectionEvent(handle, event)) => {
+                let again = |core: &mut Self, response: &mut Vec<u8>| {
+                    core.endpoint.handle(now, remote, local_ip, None, spare?, response)
+                };
+                if self.is_from(handle, from) {
+                    self.deliver(handle, event);
+                } else if let Some(DatagramEvent::ConnectionEvent(handle, event)) =
+                    again(self, &mut response)
+                {
+                    self.deliver(handle, event);
+                } else {
+                    counters.io.unmapped_packets.add(1);
+                }
+            }
+            // An Initial that repeats the token of a Retry: its destination is an issued id.
+            Some(DatagramEvent::NewConnection(incoming)) if ignored => {
+                counters.io.ignored_initials.add(1);
+                self.endpoint.ignore(incoming);
+            }
+            Some(DatagramEvent::NewConnection(incoming)) => {
+                self.accept(now, socket, from, incoming, &mut response, io);
+            }
+            Some(DatagramEvent::Response(transmit)) => {
+                self.respond(socket, transmit, &response, io);
+            }
+            None => {}
+        }
+        self.scratch = response;
+    }
+
+    /// Whether a connection takes packets from this address: one to an alias from there alone, another one from any real address,
+    /// since QUIC validates those itself.
+    fn is_from(&self, handle: ConnectionHandle, from: SocketAddr) -> bool {
+        let tunnel = self.tunnels.get(handle.0).and_then(Option::as_ref);
+        tunnel.is_none_or(|tunnel| {
+            tunnel.remote == from
+                || (port_of_alias(tunnel.remote).is_none() && port_of_alias(from).is_none())
+        })
+    }
+
+    fn deliver(&mut self, handle: ConnectionHandle, event: ConnectionEvent) {
+        if let Some(tunnel) = self.tunnels.get_mut(handle.0).and_then(Option::as_mut) {
+            tunnel.connection.handle_event(event);
+            mark_dirty(&mut self.dirty, tunnel);
+        }
+    }
+
+    /// Sends what QUIC has to say without a connection.
+    pub(super) fn respond(
+        &self,
+        socket: SocketId,
+        transmit: Transmit,
+        response: &[u8],
+        io: &mut impl Io,
+    ) {
+        let mut train = io.train_buffer();
+        train.extend_from_slice(&response[..transmit.size]);
+        let way = self.paths.way(socket, transmit.destination);
+        way.send(transmit, train, &self.switch.counters.io, io);
+    }
+
+    /// Sends a packet of control's.
+    pub(super) fn send_packet(
+        &self,
+        socket: SocketId,
+        local_ip: Option<IpAddr>,
+        remote: SocketAddr,
+        payload: &[u8],
+        io: &mut impl Io,
+    ) {
+        let counters = &self.switch.counters.io;
+        let fits = (1..=MAX_CONTROL_PACKET_LEN).contains(&payload.len());
+        if !fits || !io.can_send_packet(socket) {
+            counters.dropped_control_packets.add(1);
+            return;
+        }
+        let mut train = io.train_buffer();
+        train.extend_from_slice(payload);
+        let transmit = Transmit {
+            destination: remote,
+            ecn: None,
+            size: payload.len(),
+            segment_size: None,
+            src_ip: local_ip,
+        };
+        counters.sent_control_packets.add(1);
+        io.send(socket, &transmit, train);
+    }
+
+    /// Moves a peer's packets to another path.
+    pub(super) fn set_path(
+        &mut self,
+        now: Instant,
+        port: PortId,
+        path: Option<Path>,
+        io: &mut impl Io,
+    ) {
+        let usable = path.filter(|path| io.has_socket(path.flow().0));
+        if usable != path {
+            tracing::warn!("this worker has no relay socket: {port:?} is left without a path");
+        }
+        let change = self.paths.set(port, usable);
+        self.guard_flows(&change, io);
+        let counters = self.switch.counters.clone();
+        if change.is_elsewhere {
+            counters.io.path_changes.add(1);
+        }
+        for index in 0..self.tunnels.len() {
+            let Some(tunnel) = self.tunnels[index].as_mut() else { continue };
+            if tunnel.remote != alias(port) || tunnel.ended {
+                continue;
+            }
+            mark_dirty(&mut self.dirty, tunnel);
+            if change.is_elsewhere {
+                self.leave_path(now, index, io);
+            }
+        }
+    }
+
+    /// The own-packet guard knows the real addresses of the paths.
+    fn guard_flows(&self, change: &PathChange, io: &mut impl Io) {
+        let shared = &self.config.shared;
+        if let Some((socket, remote)) = change.new.map(Path::flow) {
+            shared.add_own_flow(io.local_port(socket), remote);
+        }
+        if let Some((socket, remote)) = change.old.map(Path::flow) {
+            shared.remove_own_flow(io.local_port(socket), remote);
+        }
+    }
+
+    /// QUIC starts to measure anew, from its smallest packets on. What is queued in larger ones would be lost with that, so it goes out
+    /// first, on the new path, as far as the socket takes it at once.
+    fn leave_path(&mut self, now: Instant, index: usize, io: &mut impl Io) {
+        let Some(tunnel) = self.tunnels[index].as_mut() else { return };
+        let way = self.paths.way(tunnel.socket, tunnel.remote);
+        let counters = &self.switch.counters.io;
+        tunnel.end_burst();
+        if usize::from(tunnel.connection.current_mtu()) <= way.max_payload_len(io) {
+            super::connections::transmit(now, tunnel, way, counters, io);
+        }
+        counters.oversized_datagrams.add(tunnel.path_changed(now));
+    }
+}
+
+/// Whether a packet is a STUN message (RFC 8489 section 5), by its fixed bits, cookie and length.
+fn is_stun(packet: &[u8]) -> bool {
+    const HEADER_LEN: usize = 20;
+    const COOKIE: [u8; 4] = [0x21, 0x12, 0xa4, 0x42];
+    let Some(head) = packet.first_chunk::<HEADER_LEN>() else { return false };
+    let len = usize::from(u16::from_be_bytes([head[2], head[3]]));
+    head[0] < 4 && head[4..8] == COOKIE && len % 4 == 0 && HEADER_LEN + len == packet.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stun_is_told_from_quic_and_from_noise() {
+        let mut request = [0; 28];
+        request[1] = 1;
+        request[3] = 8;
+        request[4..8].copy_from_slice(&[0x21, 0x12, 0xa4, 0x42]);
+        assert!(is_stun(&request));
+        assert!(!is_stun(&request[..27]), "cut short");
+        for (at, byte) in [(0, 0x40), (0, 0xc0), (3, 4), (3, 7), (4, 0x22)] {
+            let mut other = request;
+            other[at] = byte;
+            assert!(!is_stun(&other), "{at}");
+        }
+        assert!(!is_stun(&[]));
+    }
+}

@@ -1,0 +1,289 @@
+//! The two translations between QUIC's addresses and the network's: alias to path on the way out, source to alias on the way in.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr, SocketAddrV6},
+};
+
+use ipop_learning::PortId;
+use quinn_proto::Transmit;
+
+use crate::{
+    channel_data,
+    command::Strangers,
+    counters::IoCounters,
+    io::{Io, SocketId},
+    path::{Path, Source, port_of_alias},
+    quic::transport::ip_udp_overhead,
+};
+
+/// Sources of all peers together: 16 for each of 1,024 peers.
+const MAX_SOURCES: usize = 16_384;
+
+/// See the head of this file.
+#[derive(Default)]
+pub(super) struct Paths {
+    routes: HashMap<PortId, Route>,
+    sources: HashMap<Source, PortId>,
+    /// How many connections there are to each address that is no alias.
+    plain_remotes: HashMap<SocketAddr, u32>,
+    /// The last answer of [`Paths::origin`]: packets come in trains.
+    last_origin: Option<(SocketAddr, Origin)>,
+    pub(super) strangers: Strangers,
+}
+
+/// A peer's path.
+struct Route {
+    /// The last path that control chose.
+    path: Path,
+    /// Cleared when control took it away.
+    is_open: bool,
+}
+
+/// Whose packet it may be, by where it came from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Origin {
+    /// From no peer's source.
+    Unmapped,
+    /// From a source of this peer.
+    Peer(PortId),
+    /// The same, but a connection that has no alias has this address too.
+    PeerOrPlain(PortId),
+}
+
+/// How packets to a connection's remote address are sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Way {
+    /// To that address, from this socket.
+    Plain(SocketId),
+    /// To the path of the peer that the address stands for.
+    Over(Path),
+    /// The address stands for a peer that has no path now.
+    Nowhere,
+}
+
+/// What became of a peer's path.
+pub(super) struct PathChange {
+    pub(super) old: Option<Path>,
+    pub(super) new: Option<Path>,
+    /// Whether QUIC has to forget what it measured: packets go elsewhere than the last ones did.
+    pub(super) is_elsewhere: bool,
+}
+
+impl Paths {
+    pub(super) fn set(&mut self, port: PortId, path: Option<Path>) -> PathChange {
+        let before = self.routes.get(&port).map(|route| (route.path, route.is_open));
+        let old = before.filter(|(_, was_open)| *was_open).map(|(path, _)| path);
+        match path {
+            Some(path) => {
+                self.routes.insert(port, Route { path, is_open: true });
+            }
+            None => {
+                if let Some(route) = self.routes.get_mut(&port) {
+                    route.is_open = false;
+                }
+            }
+        }
+        let is_elsewhere = before.zip(path).is_some_and(|((last_path, _), path)| last_path != path);
+        PathChange { old, new: path, is_elsewhere }
+    }
+
+    pub(super) fn add_source(&mut self, source: Source, port: PortId) {
+        self.last_origin = None;
+        let source = canonical(source);
+        if self.sources.len() >= MAX_SOURCES && !self.sources.contains_key(&source) {
+            tracing::warn!("more than {MAX_SOURCES} sources of peers: {source:?} is not heard");
+            return;
+        }
+        self.sources.insert(source, port);
+    }
+
+    pub(super) fn remove_source(&mut self, source: Source) {
+        self.last_origin = None;
+        self.sources.remove(&canonical(source));
+    }
+
+    /// A connection to this address begins; aliases do not matter here.
+    pub(super) fn add_plain_remote(&mut self, remote: SocketAddr) {
+        self.last_origin = None;
+        *self.plain_remotes.entry(remote).or_default() += 1;
+    }
+
+    /// It has ended.
+    pub(super) fn remove_plain_remote(&mut self, remote: SocketAddr) {
+        self.last_origin = None;
+        if let Some(count) = self.plain_remotes.get_mut(&remote) {
+            *count -= 1;
+            if *count == 0 {
+                self.plain_remotes.remove(&remote);
+            }
+        }
+    }
+
+    /// Whose a packet at the listening socket may be.
+    pub(super) fn origin(&mut self, remote: SocketAddr) -> Origin {
+        match self.last_origin {
+            Some((last, origin)) if last == remote => origin,
+            _ => {
+                let port = self.sources.get(&Source::Direct(remote)).copied();
+                let origin = match port {
+                    None => Origin::Unmapped,
+                    Some(port) if self.plain_remotes.contains_key(&remote) => {
+                        Origin::PeerOrPlain(port)
+                    }
+                    Some(port) => Origin::Peer(port),
+                };
+                self.last_origin = Some((remote, origin));
+                origin
+            }
+        }
+    }
+
+    /// The peer behind a relay's channel.
+    pub(super) fn peer_of_channel(&self, channel: u16) -> Option<PortId> {
+        self.sources.get(&Source::Channel(channel)).copied()
+    }
+
+    /// The way to a remote address of QUIC's, for a connection of this socket.
+    pub(super) fn way(&self, socket: SocketId, remote: SocketAddr) -> Way {
+        let Some(port) = port_of_alias(remote) else { return Way::Plain(socket) };
+        match self.routes.get(&port) {
+            Some(Route { path, is_open: true }) => Way::Over(*path),
+            _ => Way::Nowhere,
+        }
+    }
+}
+
+impl Way {
+    /// The socket that packets leave from.
+    pub(super) fn socket(self) -> SocketId {
+        match self {
+            Self::Plain(socket) => socket,
+            Self::Over(Path::Direct { .. }) | Self::Nowhere => SocketId::LISTEN,
+            Self::Over(Path::Relay { .. }) => SocketId::RELAY,
+        }
+    }
+
+    /// Bytes that each packet grows by.
+    pub(super) fn header_len(self) -> usize {
+        match self {
+            Self::Over(Path::Relay { .. }) => channel_data::HEADER_LEN,
+            _ => 0,
+        }
+    }
+
+    /// The largest QUIC packet that the first hop takes, bytes.
+    pub(super) fn max_payload_len(self, io: &impl Io) -> usize {
+        let Self::Over(path) = self else { return usize::MAX };
+        let (_, remote) = path.flow();
+        let headers_len = usize::from(ip_udp_overhead(&remote)) + self.header_len();
+        usize::from(io.first_hop_mtu(remote)).saturating_sub(headers_len)
+    }
+
+    /// Sends a train that QUIC has built. Without a path its packets are counted and dropped.
+    pub(super) fn send(
+        self,
+        mut transmit: Transmit,
+        mut train: Vec<u8>,
+        counters: &IoCounters,
+        io: &mut impl Io,
+    ) {
+        let packets = transmit.segment_size.map_or(1, |size| transmit.size.div_ceil(size)) as u64;
+        match self {
+            Self::Plain(_) => {}
+            Self::Nowhere => {
+                counters.pathless_packets.add(packets);
+                io.return_buffer(train);
+                return;
+            }
+            Self::Over(Path::Direct { remote, local_ip }) => {
+                (transmit.destination, transmit.src_ip) = (remote, local_ip);
+            }
+            Self::Over(Path::Relay { server, channel }) => {
+                (transmit.destination, transmit.src_ip) = (server, None);
+                train.truncate(transmit.size);
+                channel_data::wrap(
+                    &mut train,
+                    transmit.segment_size.unwrap_or(transmit.size),
+                    channel,
+                );
+                transmit.size = train.len();
+                transmit.segment_size =
+                    transmit.segment_size.map(|size| size + channel_data::HEADER_LEN);
+            }
+        }
+        counters.sent_packets.add(packets);
+        counters.sent_trains.add(1);
+        io.send(self.socket(), &transmit, train);
+    }
+}
+
+impl Path {
+    /// The UDP flow that packets of the path form: its socket, and the first host that they go to.
+    pub(super) fn flow(self) -> (SocketId, SocketAddr) {
+        match self {
+            Self::Direct { remote, .. } => (SocketId::LISTEN, remote),
+            Self::Relay { server, .. } => (SocketId::RELAY, server),
+        }
+    }
+}
+
+/// As the kernel's addresses of received packets are read: IPv4 as such, no flow label.
+fn canonical(source: Source) -> Source {
+    match source {
+        Source::Direct(SocketAddr::V6(v6)) => Source::Direct(match v6.ip().to_canonical() {
+            IpAddr::V4(v4) => (v4, v6.port()).into(),
+            IpAddr::V6(ip) => SocketAddrV6::new(ip, v6.port(), 0, v6.scope_id()).into(),
+        }),
+        source => source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PEER: PortId = PortId(3);
+
+    fn address(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn mapped_sources_are_the_address_that_they_map() {
+        let mut paths = Paths::default();
+        paths.add_source(Source::Direct(address("[::ffff:192.0.2.1]:7")), PEER);
+        assert_eq!(paths.origin(address("192.0.2.1:7")), Origin::Peer(PEER));
+        assert_eq!(paths.origin(address("192.0.2.1:8")), Origin::Unmapped);
+        paths.remove_source(Source::Direct(address("192.0.2.1:7")));
+        assert_eq!(paths.origin(address("192.0.2.1:7")), Origin::Unmapped);
+    }
+
+    #[test]
+    fn a_source_that_a_plain_connection_has_too_is_ambiguous() {
+        let mut paths = Paths::default();
+        let both = address("192.0.2.1:7");
+        paths.add_source(Source::Direct(both), PEER);
+        paths.add_plain_remote(both);
+        paths.add_plain_remote(both);
+        paths.remove_plain_remote(both);
+        assert_eq!(paths.origin(both), Origin::PeerOrPlain(PEER));
+        paths.remove_plain_remote(both);
+        assert_eq!(paths.origin(both), Origin::Peer(PEER));
+    }
+
+    #[test]
+    fn only_another_path_than_the_last_is_elsewhere() {
+        let mut paths = Paths::default();
+        let direct = Path::Direct { remote: address("192.0.2.1:7"), local_ip: None };
+        let relay = Path::Relay { server: address("192.0.2.9:3478"), channel: 0x4000 };
+        let mut elsewhere = |path| paths.set(PEER, path).is_elsewhere;
+        assert!(!elsewhere(None));
+        assert!(!elsewhere(Some(relay)), "the first one");
+        assert!(!elsewhere(Some(relay)));
+        assert!(!elsewhere(None));
+        assert!(!elsewhere(Some(relay)), "back on the same");
+        assert!(!elsewhere(None));
+        assert!(elsewhere(Some(direct)), "another after a pause");
+    }
+}

@@ -1,0 +1,300 @@
+//! Workers on real sockets of the loopback: a peer over a relay, then direct, with STUN on the same port.
+//!
+//! Sockets that keep message boundaries stand in for TAPs.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use std::{
+    io::ErrorKind,
+    net::{SocketAddr, UdpSocket},
+    os::{fd::OwnedFd, unix::net::UnixDatagram},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use common::identity;
+use crossbeam::channel::{Receiver, unbounded};
+use ipop_datapath::{
+    MacAddr, TapOffload, channel_data,
+    command::{Command, ConnectionId, Event, Lane, Strangers},
+    core::CoreConfig,
+    engine::{TapQueues, Worker, WorkerConfig, WorkerHandle},
+    frame::VNET_HEADER_LEN,
+    io::SocketId,
+    memory::{Only, PEER},
+    node_id::NodeId,
+    os::udp::{self, UdpPort},
+    path::{Path, Source, alias},
+    quic::{Congestion, TlsIdentity},
+    shared::{NodeFacts, Shared},
+};
+use ipop_learning::{MacTable, MacTableConfig};
+
+const SOON: Duration = Duration::from_secs(30);
+const WORKERS: u8 = 2;
+const CHANNELS: [u16; 2] = [0x4003, 0x4004];
+const DIALLED: ConnectionId = ConnectionId(1 << 55);
+/// Some 25 packets before the path MTU is known.
+const FRAME_LEN: usize = 30_000;
+
+struct Node {
+    id: NodeId,
+    listen: SocketAddr,
+    relay: SocketAddr,
+    tap: UnixDatagram,
+    workers: Vec<(WorkerHandle, JoinHandle<()>)>,
+    events: Receiver<(u8, Event)>,
+    shared: Arc<Shared>,
+}
+
+impl Node {
+    fn start(identity: TlsIdentity, peer: NodeId) -> Self {
+        let mut sockets = udp::listen(local(), WORKERS).unwrap();
+        let mut relay = Some(udp::ephemeral(local()).unwrap());
+        let (tap, switch_end) = UnixDatagram::pair().unwrap();
+        switch_end.set_nonblocking(true).unwrap();
+        let tap_end = OwnedFd::from(switch_end);
+        tap.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        let (events_in, events) = unbounded();
+        let handles: Vec<_> = (0..WORKERS).map(|_| WorkerHandle::new().unwrap()).collect();
+        let shared =
+            Shared::new(MacTable::new(MacTableConfig::default()), 1, 1, WORKERS, Instant::now());
+        let mut node = Self {
+            id: identity.node,
+            listen: sockets[0].local,
+            relay: relay.as_ref().unwrap().local,
+            tap,
+            workers: vec![],
+            events,
+            shared: Arc::new(shared),
+        };
+        let identity = Arc::new(identity);
+        for worker in 0..WORKERS {
+            let mut own = vec![sockets.remove(0)];
+            if worker > 0 {
+                own.push(udp::ephemeral(local()).unwrap());
+            }
+            let config = WorkerConfig {
+                core: node.core_config(worker, &identity, peer),
+                taps: vec![TapQueues { queue: tap_end.try_clone().unwrap(), read: worker == 0 }],
+                sockets: own,
+                relay: relay.take(),
+                workers: handles.clone(),
+                events: events_in.clone(),
+                // Worker 0 also polls, so that both ways of waiting are exercised.
+                busy_poll: Duration::from_micros(if worker == 0 { 500 } else { 0 }),
+            };
+            let handle = handles[usize::from(worker)].clone();
+            let thread = thread::spawn(move || Worker::new(config).unwrap().run().unwrap());
+            node.workers.push((handle, thread));
+        }
+        node
+    }
+
+    fn core_config(&self, worker: u8, identity: &Arc<TlsIdentity>, peer: NodeId) -> CoreConfig {
+        CoreConfig {
+            worker,
+            facts: Arc::new(NodeFacts {
+                node: self.id,
+                instance: self.id.0[..16].try_into().unwrap(),
+                probe_token: [1; 16],
+                name: String::new(),
+                inner_mtu: 1_500,
+                lanes: WORKERS,
+            }),
+            shared: self.shared.clone(),
+            identity: identity.clone(),
+            admission: Arc::new(Only(peer)),
+            congestion: Congestion::Tunnel,
+            taps: vec![TapOffload::Full],
+            tap_macs: vec![MacAddr([2, 0, 0, 0, 0xff, 1])],
+            udp_ports: vec![self.listen.port(), self.relay.port()],
+            rng_seed: None,
+        }
+    }
+
+    /// To the first worker.
+    fn command(&self, command: Command) {
+        self.workers[0].0.send(command).unwrap();
+    }
+
+    /// Waits for an event that this picks.
+    fn wait_for<T>(&self, mut pick: impl FnMut(u8, Event) -> Option<T>) -> T {
+        let deadline = Instant::now() + SOON;
+        loop {
+            let (worker, event) = self.events.recv_deadline(deadline).expect("the event comes");
+            if let Some(picked) = pick(worker, event) {
+                return picked;
+            }
+        }
+    }
+
+    fn activate(&self) {
+        let connection = self.wait_for(|_, event| match event {
+            Event::Connected { connection, remote, .. } => {
+                assert_eq!(remote, alias(PEER));
+                Some(connection)
+            }
+            _ => None,
+        });
+        self.command(Command::Activate { connection, port: PEER });
+    }
+
+    fn shut_down(self) {
+        for (handle, _) in &self.workers {
+            handle.send(Command::Shutdown).unwrap();
+        }
+        for (_, thread) in self.workers {
+            thread.join().unwrap();
+        }
+    }
+}
+
+fn local() -> SocketAddr {
+    "127.0.0.1:0".parse().unwrap()
+}
+
+/// A TURN server whose channels are bound already.
+struct RelayServer {
+    address: SocketAddr,
+    packets: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl RelayServer {
+    fn start(clients: [SocketAddr; 2]) -> Self {
+        // With the buffers of a worker's socket, but without GRO: packet by packet.
+        let UdpPort { fd, local: address, .. } = udp::ephemeral(local()).unwrap();
+        let socket = UdpSocket::from(fd);
+        socket.set_nonblocking(false).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        let packets = Arc::new(AtomicU64::new(0));
+        let stop = Arc::new(AtomicBool::new(false));
+        let (counted, stopped) = (packets.clone(), stop.clone());
+        let thread = thread::spawn(move || {
+            let mut buffer = vec![0; 65_536];
+            while !stopped.load(SeqCst) {
+                let Ok((len, from)) = socket.recv_from(&mut buffer) else { continue };
+                let client = clients.iter().position(|client| *client == from).unwrap();
+                let (channel, content) = channel_data::parse(&buffer[..len]).expect("ChannelData");
+                assert_eq!((channel, content.end), (CHANNELS[client], len), "one packet, unpadded");
+                buffer[..2].copy_from_slice(&CHANNELS[1 - client].to_be_bytes());
+                let _ = socket.send_to(&buffer[..len], clients[1 - client]);
+                counted.fetch_add(1, SeqCst);
+            }
+        });
+        Self { address, packets, stop, thread }
+    }
+}
+
+/// Sends numbered frames one after the other until each has come out at the other end.
+fn exchange(from: &Node, to: &Node, frames: u8) {
+    let mut received = vec![0; 70_000];
+    for number in 0..frames {
+        let mut frame = vec![0; VNET_HEADER_LEN];
+        frame
+            .extend_from_slice(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, 1, 0x88, 0xb6]);
+        frame.resize(VNET_HEADER_LEN + FRAME_LEN, number);
+        let deadline = Instant::now() + SOON;
+        'sent: loop {
+            assert!(Instant::now() < deadline, "frame {number} never came");
+            from.tap.send(&frame).unwrap();
+            loop {
+                match to.tap.recv(&mut received) {
+                    Ok(len) if len == frame.len() && received[len - 1] == number => {
+                        assert_eq!(received[VNET_HEADER_LEN..len], frame[VNET_HEADER_LEN..]);
+                        break 'sent;
+                    }
+                    // A loop probe, or an earlier frame that was sent twice.
+                    Ok(_) => {}
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_relayed_peer_becomes_a_direct_one_while_stun_shares_the_port() {
+    let [a, b] = [identity(), identity()];
+    let [a_id, b_id] = [a.node, b.node];
+    let nodes = [Node::start(a, b_id), Node::start(b, a_id)];
+    let server = RelayServer::start([nodes[0].relay, nodes[1].relay]);
+    let listening = [nodes[0].listen, nodes[1].listen];
+    for ((node, channel), other) in nodes.iter().zip(CHANNELS).zip(listening.iter().rev()) {
+        node.command(Command::AnswerStrangers(Strangers::Ignored));
+        // Both ways are known before either is used: what comes first would be dropped, counted.
+        for source in [Source::Channel(channel), Source::Direct(*other)] {
+            node.command(Command::AddSource { source, port: PEER });
+        }
+        let path = Some(Path::Relay { server: server.address, channel });
+        node.command(Command::SetPath { port: PEER, path });
+    }
+    let (lane, remote) = (Lane(0), alias(PEER));
+    nodes[0].command(Command::Dial { connection: DIALLED, peer: b_id, lane, remote });
+    nodes.iter().for_each(Node::activate);
+    exchange(&nodes[0], &nodes[1], 20);
+    exchange(&nodes[1], &nodes[0], 20);
+    assert!(server.packets.load(SeqCst) > 100);
+
+    stun_is_answered(&nodes[1]);
+
+    for (node, other) in [(0, 1), (1, 0)] {
+        let remote = nodes[other].listen;
+        let local_ip = Some(nodes[node].listen.ip());
+        let path = Some(Path::Direct { remote, local_ip });
+        nodes[node].command(Command::SetPath { port: PEER, path });
+    }
+    // What was on its way over the relay has arrived when both directions have been used.
+    exchange(&nodes[0], &nodes[1], 1);
+    exchange(&nodes[1], &nodes[0], 1);
+    let relayed = server.packets.load(SeqCst);
+    exchange(&nodes[0], &nodes[1], 20);
+    exchange(&nodes[1], &nodes[0], 20);
+    assert_eq!(server.packets.load(SeqCst), relayed, "packets went over the relay still");
+
+    let message = b"candidates".to_vec();
+    nodes[0].command(Command::Signal { connection: DIALLED, message: message.clone() });
+    let told = nodes[1].wait_for(|_, event| match event {
+        Event::Signal { peer, message, .. } => Some((peer, message)),
+        _ => None,
+    });
+    assert_eq!(told, (a_id, message));
+    for node in nodes {
+        let io = &node.shared.counters[0].io;
+        assert_eq!((io.path_changes.get(), io.pathless_packets.get()), (1, 0));
+        assert_eq!((io.send_errors.get(), io.unmapped_packets.get()), (0, 0));
+        node.shut_down();
+    }
+    server.stop.store(true, SeqCst);
+    server.thread.join().unwrap();
+}
+
+/// A binding request reaches control through the first worker, and what control answers comes from the listening port.
+fn stun_is_answered(node: &Node) {
+    let client = UdpSocket::bind(local()).unwrap();
+    client.set_read_timeout(Some(SOON)).unwrap();
+    let mut request = vec![0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42];
+    request.extend_from_slice(&[9; 12]);
+    client.send_to(&request, node.listen).unwrap();
+    let (local_ip, remote) = node.wait_for(|worker, event| match event {
+        Event::Packet { socket, local_ip, remote, payload } => {
+            assert_eq!((worker, socket, payload), (0, SocketId::LISTEN, request.clone()));
+            Some((local_ip, remote))
+        }
+        _ => None,
+    });
+    assert_eq!((local_ip, remote), (Some(node.listen.ip()), client.local_addr().unwrap()));
+    let payload = b"an answer".to_vec();
+    node.command(Command::SendPacket { socket: SocketId::LISTEN, local_ip, remote, payload });
+    let mut answer = [0; 100];
+    let (len, from) = client.recv_from(&mut answer).unwrap();
+    assert_eq!((&answer[..len], from), (&b"an answer"[..], node.listen));
+}

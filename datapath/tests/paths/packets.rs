@@ -1,0 +1,168 @@
+//! STUN and TURN among QUIC.
+
+use std::net::{IpAddr, SocketAddr};
+
+use ipop_datapath::{
+    channel_data,
+    command::{Command, Event},
+    io::SocketId,
+};
+
+use crate::net::{CHANNELS, Net, Way, server};
+
+const EVERYBODY: [u8; 6] = [0xff; 6];
+
+/// A binding request (RFC 8489) that differs from others by its transaction id.
+fn stun(number: u8) -> Vec<u8> {
+    let mut message = vec![0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42];
+    message.extend_from_slice(&[number; 12]);
+    message
+}
+
+fn wrapped(mut content: Vec<u8>, channel: u16) -> Vec<u8> {
+    let len = content.len();
+    channel_data::wrap(&mut content, len, channel);
+    content
+}
+
+fn drain(net: &mut Net, node: usize) -> Vec<Event> {
+    net.nodes[node].core.drain_events().collect()
+}
+
+/// One frame's packet, as the peer sent it.
+fn quic(net: &mut Net, way: Way) -> Vec<u8> {
+    net.send(0, EVERYBODY, 1_000);
+    let (now, [sender, _]) = (net.now, &mut net.nodes);
+    sender.core.flush(now, &mut sender.io);
+    let train = sender.io.trains.pop_front().expect("a packet");
+    assert!(sender.io.trains.is_empty());
+    let packet = train.packets().next().unwrap().to_vec();
+    match way {
+        Way::Direct => packet,
+        Way::Relay => {
+            let (_, content) = channel_data::parse(&packet).unwrap();
+            wrapped(packet[content].to_vec(), CHANNELS[1])
+        }
+    }
+}
+
+#[test]
+fn stun_in_the_middle_of_a_buffer_goes_to_control_and_the_rest_to_quic() {
+    let mut net = Net::connected(Way::Direct);
+    let [first, second] = [(); 2].map(|()| quic(&mut net, Way::Direct));
+    let (now, from) = (net.now, net.nodes[0].address);
+    let packets: [&[u8]; 4] = [&first, &stun(7), &second, &stun(8)];
+    net.nodes[1].receive_packets(now, SocketId::LISTEN, from, &packets);
+    net.exchange();
+    assert_eq!(net.take_frames(1), 2);
+    let told: Vec<_> = net.events[1]
+        .iter()
+        .filter_map(|event| match event {
+            Event::Packet { socket, local_ip, remote, payload } => {
+                Some((*socket, *local_ip, *remote, payload.clone()))
+            }
+            _ => None,
+        })
+        .collect();
+    let local_ip = Some(IpAddr::from([10, 0, 0, 2]));
+    let expected = [stun(7), stun(8)].map(|payload| (SocketId::LISTEN, local_ip, from, payload));
+    assert_eq!(told, expected);
+    assert_eq!(net.io(1).received_control_packets.get(), 2);
+}
+
+#[test]
+fn a_relays_buffer_holds_several_peers_and_packets_for_control() {
+    let mut net = Net::connected(Way::Relay);
+    let [first, second] = [(); 2].map(|()| quic(&mut net, Way::Relay));
+    let unknown = wrapped(vec![0x40; 50], 0x4abc);
+    let mut padded = wrapped(stun(3), CHANNELS[1]);
+    padded.extend_from_slice(&[0; 3]);
+    let packets: [&[u8]; 5] = [&first, &padded, &unknown, &stun(4), &second];
+    let now = net.now;
+    net.nodes[1].receive_packets(now, SocketId::RELAY, server(), &packets);
+    net.exchange();
+    assert_eq!(net.take_frames(1), 2);
+    let from_server = |payload: Vec<u8>| Event::Packet {
+        socket: SocketId::RELAY,
+        local_ip: Some([10, 0, 0, 2].into()),
+        remote: server(),
+        payload,
+    };
+    for event in [
+        Event::ChannelPacket { channel: CHANNELS[1], payload: stun(3) },
+        from_server(unknown),
+        from_server(stun(4)),
+    ] {
+        assert!(net.events[1].contains(&event), "{event:?}");
+    }
+}
+
+#[test]
+fn floods_of_strangers_are_cut_and_leave_peers_their_part() {
+    let mut net = Net::connected(Way::Direct);
+    let (now, peer) = (net.now, net.nodes[0].address);
+    let stranger: SocketAddr = "10.0.0.66:1".parse().unwrap();
+    let flood = stun(1);
+    for _ in 0..100 {
+        let packets = [&flood[..]; 50];
+        net.nodes[1].receive_packets(now, SocketId::LISTEN, stranger, &packets);
+    }
+    let told = drain(&mut net, 1).len() as u64;
+    assert_eq!(told, 1_000);
+    assert_eq!(net.io(1).dropped_control_packets.get(), 5_000 - told);
+    net.nodes[1].receive_packets(now, SocketId::LISTEN, peer, &[&stun(2)]);
+    net.nodes[1].receive_packets(now, SocketId::RELAY, server(), &[&stun(3)]);
+    assert_eq!(drain(&mut net, 1).len(), 2);
+    // A message that no path's MTU takes.
+    let mut giant = stun(4);
+    giant.resize(20 + 4_000, 0);
+    giant[2..4].copy_from_slice(&4_000_u16.to_be_bytes());
+    net.nodes[1].receive_packets(now, SocketId::LISTEN, peer, &[&giant]);
+    assert_eq!(drain(&mut net, 1), []);
+}
+
+#[test]
+fn noise_at_either_socket_is_survived() {
+    let mut net = Net::connected(Way::Relay);
+    let (now, from) = (net.now, net.nodes[0].address);
+    for first in 0..=u8::MAX {
+        for len in [0, 1, 4, 5, 20, 29, 1_200] {
+            let mut packet = vec![first; len];
+            if let Some(byte) = packet.get_mut(3) {
+                *byte = len as u8;
+            }
+            for socket in [SocketId::LISTEN, SocketId::RELAY, SocketId::DIAL] {
+                net.nodes[1].receive_packets(now, socket, from, &[&packet]);
+            }
+        }
+    }
+    net.exchange();
+    net.send(0, EVERYBODY, 1_000);
+    net.exchange();
+    assert_eq!(net.take_frames(1), 1, "the tunnel lives");
+}
+
+#[test]
+fn control_sends_from_the_socket_and_address_that_it_names() {
+    let mut net = Net::strangers();
+    for (socket, local_ip, remote) in [
+        (SocketId::LISTEN, Some(IpAddr::from([10, 0, 0, 1])), "10.0.0.77:9"),
+        (SocketId::RELAY, None, "10.0.9.9:3478"),
+    ] {
+        let remote = remote.parse().unwrap();
+        net.command(0, Command::SendPacket { socket, local_ip, remote, payload: stun(5) });
+        let train = net.nodes[0].io.trains.pop_front().unwrap();
+        assert_eq!((train.socket, train.source_ip, train.destination), (socket, local_ip, remote));
+        assert_eq!(train.packets().collect::<Vec<_>>(), [&stun(5)[..]]);
+    }
+    for payload in [vec![], vec![0; 5_000]] {
+        let remote = server();
+        net.command(
+            0,
+            Command::SendPacket { socket: SocketId::RELAY, local_ip: None, remote, payload },
+        );
+    }
+    assert!(net.nodes[0].io.trains.is_empty());
+    assert_eq!(net.io(0).sent_control_packets.get(), 2);
+    assert_eq!(net.io(0).dropped_control_packets.get(), 2);
+}

@@ -1,0 +1,102 @@
+//! What peers meet at: real servers of Debian's packages, run as processes of a lab.
+//!
+//! * [`Prosody`]: XMPP with rooms.
+//! * [`Coturn`]: STUN and TURN.
+//! * [`Dns`]: a name server for one's own names (dnsmasq).
+//! * [`Authority`]: the certificates.
+//!
+//! Each is configured in a directory of the lab, listens at one address of its machine, and is ready when its `start`
+//! returns. What they print is in the lab's directory too, and shown when a test fails.
+
+mod authority;
+mod coturn;
+mod dns;
+mod prosody;
+
+use std::{
+    fs,
+    net::{SocketAddr, TcpStream},
+    path::PathBuf,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+
+pub use self::{
+    authority::{Authority, Validity},
+    coturn::{Coturn, CoturnOptions},
+    dns::{Dns, DnsRecords},
+    prosody::{Prosody, ProsodyOptions, TlsVersions},
+};
+use super::{Attached, Internet, Lab, Place, Process, wait_until};
+
+/// How long a server may take until it answers: much more than it does, on a machine that is busy with other things.
+const READY_LIMIT: Duration = Duration::from_secs(20);
+/// The secret that a room's server and the TURN server share.
+const TURN_SECRET: &str = "turn-secret-of-the-lab";
+
+/// A machine `server` with both: what most tests want.
+#[derive(Debug)]
+pub struct Servers {
+    /// The machine.
+    pub machine: Attached,
+    /// Its XMPP server, which hands out credentials for the other one.
+    pub prosody: Prosody,
+    /// Its STUN and TURN server.
+    pub coturn: Coturn,
+}
+
+impl Servers {
+    /// Attaches the machine to the router and starts both.
+    ///
+    /// # Errors
+    /// When one of them does not come up.
+    pub fn start(internet: &Internet, options: ProsodyOptions) -> Result<Self> {
+        let machine = internet.machine("server", Place::Internet)?;
+        let coturn = Coturn::start(internet.lab(), &machine, CoturnOptions::new())?;
+        let prosody = Prosody::start(internet.lab(), &machine, options.turn(&coturn))?;
+        Ok(Self { machine, prosody, coturn })
+    }
+}
+
+/// A new directory of the lab for one server.
+fn directory(lab: &Lab, at: &Attached, program: &str) -> Result<PathBuf> {
+    let mut number = 0;
+    loop {
+        let dir = lab.dir().join(format!("{}-{program}{number}", at.host.name()));
+        match fs::create_dir(&dir) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => number += 1,
+            result => return result.map(|()| dir).with_context(|| format!("for {program}")),
+        }
+    }
+}
+
+/// Waits until a TCP port answers, asked from the server's own machine.
+fn wait_for_port(process: &mut Process, at: &Attached, port: u16) -> Result<()> {
+    let address = SocketAddr::from((at.ipv4, port));
+    wait_until_ready(process, &format!("port {port}"), || {
+        let connect = || TcpStream::connect_timeout(&address, Duration::from_millis(500));
+        at.host.enter(connect).is_ok_and(|connected| connected.is_ok())
+    })
+}
+
+fn wait_until_ready(
+    process: &mut Process,
+    what: &str,
+    mut ready: impl FnMut() -> bool,
+) -> Result<()> {
+    let mut is_ready = false;
+    let _ = wait_until(READY_LIMIT, || {
+        is_ready = ready();
+        is_ready || !process.is_running()
+    });
+    let printed = process.stdout() + &process.stderr();
+    let lines: Vec<_> = printed.lines().rev().take(20).collect();
+    let end = lines.into_iter().rev().collect::<Vec<_>>().join("\n");
+    ensure!(
+        is_ready,
+        "{}: {what} does not answer. The end of what it said:\n{end}",
+        process.label()
+    );
+    Ok(())
+}

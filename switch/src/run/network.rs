@@ -1,0 +1,350 @@
+//! The network in the running switch: the XMPP stream's thread, the links, and what they ask for.
+//!
+//! The links decide; here are the channels, the names to be resolved, the files and the host's interfaces.
+
+use std::{
+    net::{IpAddr, SocketAddr, ToSocketAddrs},
+    sync::Arc,
+    thread,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::Context as _;
+use crossbeam::channel::Sender;
+use ipop_control::{
+    ice::{Entropy, IceConfig, Loopback, StunServer, Timing, TurnServer},
+    identity::Identity,
+    links::{Action, Links, LinksConfig, Servers, Told},
+    local_addresses::{Interface, interfaces},
+    peer::Host,
+    private_file::PrivateFileError,
+    trust::{NewNodes, Patience, Policy, SavedPeers, StateFile, Trust, TrustStore},
+    xmpp::{
+        jingle::JingleConfig,
+        room::{Card, Entry, RoomConfig, RoomPassword},
+        services::{Service, ServiceKind},
+        stream::{self, Account, Authorities, Events, Handle, Limits, PlainAuth},
+    },
+};
+use ipop_datapath::node_id::NodeId;
+
+use super::{Message, Switch, random};
+use crate::{
+    exit::{ExitCode, Failure},
+    settings::{self, PlainPassword, ServerAddress, Settings},
+};
+
+/// See the head of this file.
+pub(super) struct Network {
+    pub(super) links: Links,
+    stream: Handle,
+    saved: StateFile<SavedPeers>,
+    trusted: StateFile<TrustStore>,
+    /// Addresses that the links know now.
+    addresses: Vec<IpAddr>,
+}
+
+/// STUN and TURN servers, resolved.
+pub(super) struct ResolvedServers {
+    stun: Vec<StunServer>,
+    turn: Vec<TurnServer>,
+    failed: Vec<String>,
+}
+
+impl Network {
+    /// Starts the stream; `None` if no network is configured.
+    pub(super) fn start(
+        settings: &Settings,
+        identity: &Identity,
+        name: &str,
+        trust: &Arc<Trust>,
+        listen_port: u16,
+        messages: &Sender<Message>,
+    ) -> Result<Option<Self>, Failure> {
+        let Some(network) = &settings.network else { return Ok(None) };
+        let account = account(&network.account, identity.node_id())?;
+        let saved = StateFile::<SavedPeers>::in_directory(&settings.state);
+        let config = LinksConfig {
+            local: identity.node_id(),
+            room: room(settings, network, identity.node_id(), name)?,
+            jingle: JingleConfig {
+                local: identity.node_id(),
+                fingerprint: Some(identity.certificate_fingerprint()),
+                loopback: Loopback::Refused,
+                seed: random(),
+            },
+            ice: IceConfig {
+                listen_port,
+                loopback: Loopback::Refused,
+                entropy: Entropy::System,
+                timing: Timing::default(),
+            },
+            servers: if settings.ice.stun.is_empty() && settings.ice.turn.is_empty() {
+                Servers::Offered
+            } else {
+                Servers::Configured
+            },
+            saved: saved.load().map_err(of_file)?,
+            unix_s: unix_s(),
+        };
+        let (stream, events) = stream::spawn(account, Limits::default())
+            .context("cannot start the XMPP thread")
+            .map_err(Failure::from)?;
+        forward(events, messages.clone())?;
+        let now = Instant::now();
+        let configured = settings.peers.len();
+        let links = Links::new(config, trust.clone(), configured, now);
+        if !settings.ice.stun.is_empty() || !settings.ice.turn.is_empty() {
+            resolve(configured_servers(&settings.ice), messages.clone());
+        }
+        let trusted = StateFile::in_directory(&settings.state);
+        Ok(Some(Self { links, stream, saved, trusted, addresses: Vec::new() }))
+    }
+
+    /// Puts resolved servers into use.
+    pub(super) fn servers_resolved(&mut self, now: Instant, servers: ResolvedServers) {
+        for why in servers.failed {
+            tracing::warn!("{why}");
+        }
+        self.links.set_servers(now, servers.stun, servers.turn);
+    }
+
+    /// Looks at the host's interfaces. Those of the overlay are not offered, nor those that are to be ignored.
+    pub(super) fn look_at_interfaces(&mut self, now: Instant, settings: &Settings) {
+        let own: Vec<&str> =
+            settings.taps.iter().chain(&settings.bridge).map(|name| name.as_str()).collect();
+        let ignored = &settings.ice.ignore_interfaces;
+        let offered = |interface: &Interface| {
+            !own.contains(&&*interface.name)
+                && !ignored.iter().any(|pattern| matches(pattern, &interface.name))
+                && !is_special(interface.address)
+        };
+        let Ok(interfaces) = interfaces() else { return };
+        let addresses: Vec<IpAddr> =
+            interfaces.iter().filter(|interface| offered(interface)).map(|i| i.address).collect();
+        if addresses != self.addresses {
+            if !self.addresses.is_empty() {
+                self.links.network_changed();
+            }
+            self.links.set_local_addresses(now, &addresses);
+            self.addresses = addresses;
+        }
+    }
+}
+
+impl Switch {
+    /// Does what the links ask for; true if there was anything.
+    pub(super) fn carry_out_network(&mut self) -> bool {
+        let mut any = false;
+        let now = Instant::now();
+        while let Some(action) = self.network.as_mut().and_then(|n| n.links.poll_action(now)) {
+            any = true;
+            match action {
+                Action::Stream(what) => {
+                    if let Some(network) = &self.network
+                        && network.stream.send(what).is_err()
+                    {
+                        tracing::warn!("the XMPP stream does not keep up: a stanza is dropped");
+                    }
+                }
+                Action::Worker(command) => self.command(0, command),
+                Action::Connection(connection, command) => {
+                    self.command((connection.0 >> 56) as usize, command);
+                }
+                Action::Sessions(input) => self.sessions.handle(now, input),
+                Action::Resolve(offer) => resolve(offer, self.messages.clone()),
+                Action::Observe(node, claim) => self.observe(node, &claim),
+                Action::Save(saved) => self.save(&saved),
+                Action::Tell(Told::Warning(text)) => tracing::warn!("{text}"),
+                Action::Tell(Told::Info(text)) => tracing::info!("{text}"),
+                Action::Tell(Told::Debug(text)) => tracing::debug!("{text}"),
+            }
+        }
+        any
+    }
+
+    fn save(&self, saved: &SavedPeers) {
+        if let Some(network) = &self.network
+            && let Err(error) = network.saved.store(saved)
+        {
+            tracing::warn!("known peers cannot be saved: {error}");
+        }
+    }
+
+    /// Under first-sight trust the operator's list takes note of who is there.
+    fn observe(&mut self, node: NodeId, claim: &ipop_control::trust::Claim) {
+        let Policy::FirstSight(new) = self.trust.policy() else { return };
+        self.observe_first_sight(node, claim, new);
+    }
+
+    fn observe_first_sight(
+        &mut self,
+        node: NodeId,
+        claim: &ipop_control::trust::Claim,
+        new: NewNodes,
+    ) {
+        let Some(network) = &self.network else { return };
+        let observed = network.trusted.update(Patience::GiveUp, |store| {
+            Ok::<_, PrivateFileError>(store.observe(node, claim, new, unix_s()))
+        });
+        match observed {
+            Ok(_) => self.follow_trust_file(),
+            Err(error) => tracing::warn!("{error}"),
+        }
+    }
+}
+
+fn account(account: &settings::Account, node: NodeId) -> Result<Account, Failure> {
+    let jid = account.jid.as_str().parse();
+    let jid = jid.with_context(|| format!("account {}", account.jid)).map_err(usage)?;
+    Ok(Account {
+        jid,
+        password: stream::Password::new(account.password.reveal()),
+        // The same at each start, so that a session that the server still keeps is replaced; another on each node.
+        resource: format!("ipop-{}", node.to_string().chars().take(12).collect::<String>()),
+        server: account.server.as_ref().map(server_address),
+        authorities: account.ca.clone().map_or(Authorities::System, Authorities::File),
+        plain: match account.plain {
+            PlainPassword::Refused => PlainAuth::Never,
+            PlainPassword::Allowed => PlainAuth::Allowed,
+        },
+    })
+}
+
+fn room(
+    settings: &Settings,
+    network: &settings::Network,
+    node: NodeId,
+    name: &str,
+) -> Result<RoomConfig, Failure> {
+    let room = network.room.as_str().parse();
+    let entry = match settings.policy {
+        Policy::Secret(_) => Entry::Password,
+        _ => Entry::Members,
+    };
+    Ok(RoomConfig {
+        room: room.with_context(|| format!("room {}", network.room)).map_err(usage)?,
+        entry,
+        password: room_password(network).map(RoomPassword),
+        card: Card {
+            node,
+            name: name.to_owned(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            capabilities: Vec::new(),
+        },
+        seed: random(),
+    })
+}
+
+/// The room's password, by the network's first secret.
+pub(super) fn room_password(network: &settings::Network) -> Option<String> {
+    network.secrets.as_ref().map(|secrets| secrets.first().room_password().to_owned())
+}
+
+fn server_address(address: &ServerAddress) -> stream::ServerAddress {
+    stream::ServerAddress { host: host_text(&address.0.host), port: address.0.port }
+}
+
+fn host_text(host: &Host) -> String {
+    match host {
+        Host::Name(name) => name.clone(),
+        Host::Ip(ip) => ip.to_string(),
+    }
+}
+
+fn configured_servers(ice: &settings::Ice) -> Vec<Service> {
+    let stun = ice.stun.iter().map(|server| Service {
+        kind: ServiceKind::Stun,
+        host: host_text(&server.0.host),
+        port: server.0.port,
+        credentials: None,
+    });
+    let turn = ice.turn.iter().map(|turn| Service {
+        kind: ServiceKind::Turn,
+        host: host_text(&turn.server.0.host),
+        port: turn.server.0.port,
+        credentials: Some((turn.username.clone(), turn.password.reveal().to_owned())),
+    });
+    stun.chain(turn).collect()
+}
+
+/// Resolves the servers' names in a thread of their own, which may take long.
+fn resolve(offer: Vec<Service>, messages: Sender<Message>) {
+    let run = move || {
+        let mut servers =
+            ResolvedServers { stun: Vec::new(), turn: Vec::new(), failed: Vec::new() };
+        for service in offer {
+            let found = (service.host.as_str(), service.port).to_socket_addrs();
+            let address: Option<SocketAddr> = found.ok().and_then(|mut found| found.next());
+            match (address, service.kind, service.credentials) {
+                (Some(address), ServiceKind::Turn, Some((username, password))) => {
+                    servers.turn.push(TurnServer { address, username, password, expires: None })
+                }
+                (Some(address), _, _) => servers.stun.push(StunServer { address }),
+                (None, kind, _) => servers
+                    .failed
+                    .push(format!("{kind:?} server {}: its name cannot be resolved", service.host)),
+            }
+        }
+        let _ = messages.send(Message::Servers(servers));
+    };
+    if let Err(error) = thread::Builder::new().name("resolve".into()).spawn(run) {
+        tracing::warn!(
+            "cannot start a thread to resolve the names of STUN and TURN servers: {error}"
+        );
+    }
+}
+
+/// The stream's events into the control thread's one channel.
+fn forward(mut events: Events, messages: Sender<Message>) -> Result<(), Failure> {
+    let run = move || {
+        while let Some(event) = events.recv() {
+            if messages.send(Message::Stream(Box::new(event))).is_err() {
+                return;
+            }
+        }
+    };
+    thread::Builder::new()
+        .name("xmpp-events".into())
+        .spawn(run)
+        .context("cannot start a thread")?;
+    Ok(())
+}
+
+/// Where no peer can reach this host.
+fn is_special(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(ip) => ip.is_loopback() || ip.is_link_local() || ip.is_unspecified(),
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unicast_link_local() || ip.is_unspecified(),
+    }
+}
+
+fn matches(pattern: &str, name: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(start) => name.starts_with(start),
+        None => name == pattern,
+    }
+}
+
+fn unix_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+fn usage(error: anyhow::Error) -> Failure {
+    Failure::new(ExitCode::Usage, error)
+}
+
+fn of_file(error: PrivateFileError) -> Failure {
+    Failure::new(ExitCode::Usage, error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_stands_for_anything() {
+        assert!(matches("docker*", "docker0") && matches("br0", "br0") && matches("*", "x"));
+        assert!(!matches("docker*", "dock") && !matches("br0", "br01"));
+    }
+}

@@ -1,0 +1,475 @@
+//! The network that the node joins: account, room, secrets, trust, and the servers that help through NATs.
+//!
+//! Passwords and secrets come from files that only their owner can read, or from systemd's credentials. Everything is read here, so that what
+//! is wrong is said before any device is touched, and again by SIGHUP.
+
+use std::{
+    env, fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use ipop_control::{
+    network::{JoinToken, Secret, Secrets, secret},
+    peer::PeerAddress,
+    private_file::{self, PrivateFileError, Readers},
+    trust::{NewNodes, Policy},
+};
+use ipop_datapath::node_id::NodeId;
+
+use super::{Layers, Origin, SettingsError};
+use crate::{cli::Values, config::TurnEntry};
+
+/// A password of an account has at most this many bytes.
+const MAX_PASSWORD_LEN: u64 = 1_024;
+/// Names in systemd's `$CREDENTIALS_DIRECTORY`.
+const PASSWORD_CREDENTIAL: &str = "xmpp.password";
+const SECRET_CREDENTIAL: &str = "network.secret";
+/// Servers of one kind that are asked at most.
+const MAX_SERVERS: usize = 8;
+/// STUN and TURN (RFC 8489, RFC 8656).
+const STUN_PORT: u16 = 3_478;
+
+/// What the surroundings say, apart from flags and file.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Environment {
+    /// `$STATE_DIRECTORY`, which systemd sets.
+    pub(crate) state_directory: Option<String>,
+    /// `$CREDENTIALS_DIRECTORY`, which systemd sets.
+    pub(crate) credentials_directory: Option<PathBuf>,
+    /// `$IPOP_XMPP_PASSWORD`.
+    pub(crate) xmpp_password: Option<String>,
+}
+
+/// A room and the account to join it with.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Network {
+    pub(crate) account: Account,
+    /// The room's bare JID.
+    pub(crate) room: BareJid,
+    /// The network's secrets: the room's password is derived from the first. With [`Policy::Secret`] they are proved in the tunnels too.
+    pub(crate) secrets: Option<Secrets>,
+}
+
+/// An account at an XMPP server.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Account {
+    pub(crate) jid: BareJid,
+    pub(crate) password: Password,
+    /// Instead of what DNS says.
+    pub(crate) server: Option<ServerAddress>,
+    /// PEM file of the CA that the server's certificate comes from; the system's roots if there is none.
+    pub(crate) ca: Option<PathBuf>,
+    pub(crate) plain: PlainPassword,
+}
+
+/// Whether the password may be sent as it is (SASL PLAIN) to a server that offers nothing better.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) enum PlainPassword {
+    #[default]
+    Refused,
+    Allowed,
+}
+
+/// A text that is not shown in logs.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Password(String);
+
+/// `local@domain`, without a resource.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct BareJid(String);
+
+/// A host with a port.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct ServerAddress(pub(crate) PeerAddress);
+
+/// Servers that help through NATs, and interfaces that must not.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Ice {
+    /// STUN servers; those that the XMPP server names if there are none.
+    pub(crate) stun: Vec<ServerAddress>,
+    /// TURN servers, likewise.
+    pub(crate) turn: Vec<TurnServer>,
+    /// Interfaces whose addresses are not offered to peers; `*` at the end stands for anything.
+    pub(crate) ignore_interfaces: Vec<String>,
+}
+
+/// A TURN server over UDP with its long-term credential.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct TurnServer {
+    pub(crate) server: ServerAddress,
+    pub(crate) username: String,
+    pub(crate) password: Password,
+}
+
+/// How peers that a room names become trusted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum TrustMode {
+    Secret,
+    Pinned,
+    Tofu,
+}
+
+words!(TrustMode: "secret" => Secret, "pinned" => Pinned, "tofu" => Tofu);
+
+struct NewNodesWord(NewNodes);
+
+impl FromStr for NewNodesWord {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "wait" => Ok(Self(NewNodes::Wait)),
+            "accept" => Ok(Self(NewNodes::Accept)),
+            _ => Err(format!("{text:?} is none of wait, accept")),
+        }
+    }
+}
+
+impl Environment {
+    /// That of this process.
+    pub(crate) fn of_process() -> Self {
+        Self {
+            state_directory: env::var("STATE_DIRECTORY").ok(),
+            credentials_directory: env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
+            xmpp_password: env::var("IPOP_XMPP_PASSWORD").ok(),
+        }
+    }
+
+    /// A systemd credential, if it was given.
+    fn credential(&self, name: &str, max_len: u64) -> Result<Option<String>, SettingsError> {
+        let Some(directory) = &self.credentials_directory else { return Ok(None) };
+        match private_file::read_text(&directory.join(name), max_len, Readers::GroupToo) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.is_absent() => Ok(None),
+            Err(error) => Err(SettingsError::of_file(&error)),
+        }
+    }
+}
+
+/// What the layers say about the network, each part read once.
+pub(super) struct Parts {
+    pub(super) network: Option<Network>,
+    pub(super) policy: Policy,
+    pub(super) ice: Ice,
+}
+
+impl Layers<'_> {
+    /// Network, policy and servers.
+    pub(super) fn network_parts(&self) -> Result<Parts, SettingsError> {
+        let token = self.join_token()?;
+        let secrets = self.secrets(token.as_ref())?;
+        let room = self.room(token.as_ref())?;
+        let policy = self.policy(room.is_some(), secrets.as_ref())?;
+        let jid: Option<BareJid> =
+            self.parsed("xmpp-jid", |values| values.network.xmpp_jid.as_ref())?;
+        let network = match (room, jid) {
+            (Some(room), Some(jid)) => {
+                Some(Network { account: self.account(jid, token.as_ref())?, room, secrets })
+            }
+            (Some(_), None) => {
+                return Err(SettingsError(
+                    "a room is named but no account to join it with; give one with --xmpp-jid or jid in [xmpp]".into(),
+                ));
+            }
+            (None, Some(_)) => {
+                return Err(SettingsError(
+                    "an account is named but no room; give one with --room or --join, or room in [network]".into(),
+                ));
+            }
+            (None, None) => None,
+        };
+        Ok(Parts { network, policy, ice: self.ice()? })
+    }
+
+    fn join_token(&self) -> Result<Option<JoinToken>, SettingsError> {
+        let picked = self.pick("join", |values| values.network.join.as_ref());
+        let Some((text, origin)) = picked else { return Ok(None) };
+        text.parse().map(Some).map_err(|error| origin.error(error))
+    }
+
+    fn room(&self, token: Option<&JoinToken>) -> Result<Option<BareJid>, SettingsError> {
+        let configured: Option<BareJid> =
+            self.parsed("room", |values| values.network.room.as_ref())?;
+        let Some(token) = token else { return Ok(configured) };
+        let invited: BareJid = token
+            .room
+            .parse()
+            .map_err(|why| SettingsError(format!("the join token's room: {why}")))?;
+        match configured {
+            Some(room) if room != invited => Err(SettingsError(format!(
+                "the join token is for room {invited}, the configuration names {room}; leave one out"
+            ))),
+            _ => Ok(Some(invited)),
+        }
+    }
+
+    /// Those of the file first, then the token's, else systemd's.
+    fn secrets(&self, token: Option<&JoinToken>) -> Result<Option<Secrets>, SettingsError> {
+        let mut found: Vec<Secret> = Vec::new();
+        let picked =
+            self.pick("network-secret-file", |values| values.network.network_secret_file.as_ref());
+        if let Some((path, _)) = picked {
+            let text = private_file::read_text(path, secret::MAX_FILE_LEN, Readers::OwnerAlone)
+                .map_err(|error| SettingsError::of_file(&error))?;
+            let secrets: Secrets = text.parse().map_err(|error| in_file(path, &error))?;
+            found.extend(secrets.iter().cloned());
+        } else if token.is_none()
+            && let Some(text) =
+                self.environment.credential(SECRET_CREDENTIAL, secret::MAX_FILE_LEN)?
+        {
+            let name = Path::new(SECRET_CREDENTIAL);
+            let secrets: Secrets = text.parse().map_err(|error| in_file(name, &error))?;
+            found.extend(secrets.iter().cloned());
+        }
+        found.extend(token.map(|token| token.secret.clone()));
+        if found.is_empty() {
+            return Ok(None);
+        }
+        Secrets::new(found).map(Some).map_err(|error| SettingsError(error.to_string()))
+    }
+
+    fn policy(&self, has_room: bool, secrets: Option<&Secrets>) -> Result<Policy, SettingsError> {
+        let mode: Option<TrustMode> =
+            self.parsed("trust", |values| values.network.trust.as_ref())?;
+        let new_nodes: Option<NewNodesWord> =
+            self.of_file("new_nodes", |file| file.new_nodes.as_ref())?;
+        match (mode, secrets) {
+            (Some(TrustMode::Pinned), _) => Ok(Policy::Pinned(self.pinned()?)),
+            (Some(TrustMode::Tofu), _) => {
+                Ok(Policy::FirstSight(new_nodes.map_or(NewNodes::default(), |word| word.0)))
+            }
+            (Some(TrustMode::Secret) | None, Some(secrets)) => Ok(Policy::Secret(secrets.clone())),
+            (Some(TrustMode::Secret), None) => Err(SettingsError(
+                "trust = \"secret\" needs the network's secret; give it with --network-secret-file or --join".into(),
+            )),
+            (None, None) if has_room => Err(SettingsError(
+                "a room is named but not who may join by it; give --network-secret-file FILE (recommended; make one with \
+                 `ipop-switch secret new`), or choose --trust pinned or --trust tofu"
+                    .into(),
+            )),
+            (None, None) => Ok(Policy::ConfiguredAlone),
+        }
+    }
+
+    fn pinned(&self) -> Result<std::collections::BTreeSet<NodeId>, SettingsError> {
+        let Some(file) = self.file else { return Ok(std::collections::BTreeSet::new()) };
+        let origin = Origin { key: "pinned", file: Some(&file.path) };
+        let nodes = file.beyond_flags.pinned.iter().flatten();
+        nodes.map(|text| text.parse().map_err(|error| origin.error(error))).collect()
+    }
+
+    fn account(&self, jid: BareJid, token: Option<&JoinToken>) -> Result<Account, SettingsError> {
+        let server: Option<ServerAddress> =
+            self.parsed("xmpp-server", |values| values.network.xmpp_server.as_ref())?;
+        let invited = token.and_then(|token| token.server.as_deref()).map(str::parse).transpose();
+        let invited =
+            invited.map_err(|why| SettingsError(format!("the join token's server: {why}")))?;
+        let ca = self.pick("xmpp-ca", |values| values.network.xmpp_ca.as_ref());
+        let allowed = self.file.and_then(|file| file.beyond_flags.allow_plain).unwrap_or(false);
+        Ok(Account {
+            jid,
+            password: self.password()?,
+            server: server.or(invited),
+            ca: ca.map(|(path, _)| path.clone()),
+            plain: if allowed { PlainPassword::Allowed } else { PlainPassword::Refused },
+        })
+    }
+
+    fn password(&self) -> Result<Password, SettingsError> {
+        let of_flags = self.flags.network.xmpp_password_file.as_ref();
+        if let Some(path) = of_flags {
+            return Password::read(path);
+        }
+        if let Some(text) = &self.environment.xmpp_password {
+            return Password::new(text)
+                .map_err(|why| SettingsError(format!("$IPOP_XMPP_PASSWORD {why}")));
+        }
+        let of_file = |values: &Values| values.network.xmpp_password_file.clone();
+        if let Some(path) = self.file.and_then(|file| of_file(&file.values)) {
+            return Password::read(&path);
+        }
+        let inline = self.of_file::<Password>("password", |file| file.xmpp_password.as_ref())?;
+        if let Some(password) = inline {
+            return Ok(password);
+        }
+        if let Some(text) = self.environment.credential(PASSWORD_CREDENTIAL, MAX_PASSWORD_LEN)? {
+            return Password::new(&text).map_err(|why| {
+                SettingsError(format!("the credential {PASSWORD_CREDENTIAL} {why}"))
+            });
+        }
+        Err(SettingsError(
+            "the account has no password here; give it with --xmpp-password-file FILE, password_file in [xmpp], \
+             $IPOP_XMPP_PASSWORD, or systemd's LoadCredential=xmpp.password:FILE"
+                .into(),
+        ))
+    }
+
+    fn ice(&self) -> Result<Ice, SettingsError> {
+        let Some(file) = self.file else { return Ok(Ice::default()) };
+        let (beyond, path) = (&file.beyond_flags, Some(&*file.path));
+        let stun_origin = Origin { key: "stun", file: path };
+        let stun = beyond.stun.iter().flatten().map(|text| stun_server(text, "stun:"));
+        let stun: Vec<_> = stun.collect::<Result<_, _>>().map_err(|why| stun_origin.error(why))?;
+        let turn_origin = Origin { key: "turn", file: path };
+        let turn = beyond.turn.iter().flatten().map(|entry| turn_server(entry, turn_origin));
+        let turn: Vec<_> = turn.collect::<Result<_, _>>()?;
+        for (count, origin) in [(stun.len(), stun_origin), (turn.len(), turn_origin)] {
+            if count > MAX_SERVERS {
+                return Err(
+                    origin.error(format_args!("{count} servers are more than {MAX_SERVERS}"))
+                );
+            }
+        }
+        let ignore_interfaces = beyond.ignore_interfaces.clone().unwrap_or_default();
+        Ok(Ice { stun, turn, ignore_interfaces })
+    }
+
+    /// A value that only the file can have.
+    fn of_file<T: FromStr<Err = String>>(
+        &self,
+        key: &'static str,
+        get: impl Fn(&crate::config::BeyondFlags) -> Option<&String>,
+    ) -> Result<Option<T>, SettingsError> {
+        let Some(file) = self.file else { return Ok(None) };
+        let origin = Origin { key, file: Some(&file.path) };
+        let parsed = get(&file.beyond_flags).map(|text| text.parse()).transpose();
+        parsed.map_err(|why| origin.error(why))
+    }
+}
+
+impl SettingsError {
+    fn of_file(error: &PrivateFileError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+fn in_file(path: &Path, error: &dyn fmt::Display) -> SettingsError {
+    SettingsError(format!("{}: {error}", path.display()))
+}
+
+/// `HOST[:PORT]`, with or without the scheme of RFC 7064 or RFC 7065 before it.
+fn stun_server(text: &str, scheme: &str) -> Result<ServerAddress, String> {
+    let address = text.strip_prefix(scheme).unwrap_or(text);
+    with_port(address, Some(STUN_PORT))
+}
+
+fn turn_server(entry: &TurnEntry, origin: Origin<'_>) -> Result<TurnServer, SettingsError> {
+    let server = stun_server(&entry.server, "turn:").map_err(|why| origin.error(why))?;
+    let password = match (&entry.password, &entry.password_file) {
+        (Some(text), None) => text.parse().map_err(|why: String| origin.error(why))?,
+        (None, Some(path)) => Password::read(path)?,
+        _ => {
+            return Err(origin.error(format_args!(
+                "server {} needs either password or password_file",
+                entry.server
+            )));
+        }
+    };
+    Ok(TurnServer { server, username: entry.username.clone(), password })
+}
+
+/// The address; one without a port gets `default`, or is refused.
+fn with_port(text: &str, default: Option<u16>) -> Result<ServerAddress, String> {
+    let mut address: PeerAddress = text.parse()?;
+    let has_port = text.ends_with(&format!(":{}", address.port)) && !text.ends_with(']');
+    match default {
+        _ if has_port => {}
+        Some(port) => address.port = port,
+        None => return Err(format!("{text:?} has no port; write HOST:PORT")),
+    }
+    Ok(ServerAddress(address))
+}
+
+impl FromStr for ServerAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        with_port(text, None)
+    }
+}
+
+impl fmt::Display for ServerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Password {
+    /// What it is, for whoever logs in with it.
+    pub(crate) fn reveal(&self) -> &str {
+        &self.0
+    }
+
+    fn read(path: &Path) -> Result<Self, SettingsError> {
+        let text = private_file::read_text(path, MAX_PASSWORD_LEN, Readers::OwnerAlone)
+            .map_err(|error| SettingsError::of_file(&error))?;
+        Self::new(&text).map_err(|why| in_file(path, &format_args!("the password {why}")))
+    }
+
+    /// The line end that editors add does not belong to it.
+    fn new(text: &str) -> Result<Self, &'static str> {
+        let text = text.trim_end_matches(['\r', '\n']);
+        if text.is_empty() {
+            return Err("is empty");
+        }
+        if text.len() as u64 > MAX_PASSWORD_LEN {
+            return Err("is too long");
+        }
+        if text.contains(['\r', '\n', '\0']) {
+            return Err("has more than one line");
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl FromStr for Password {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::new(text).map_err(|why| format!("the password {why}"))
+    }
+}
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Password(..)")
+    }
+}
+
+impl BareJid {
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for BareJid {
+    type Err = String;
+
+    /// RFC 7622, as far as typing errors go; the server knows the rest.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong =
+            |why: &str| format!("{text:?} {why}; write NAME@DOMAIN, like vmnet@muc.example.org");
+        let (local, domain) = text.split_once('@').ok_or_else(|| wrong("has no @"))?;
+        if text.contains('/') {
+            return Err(wrong("has a resource, which is chosen by the program"));
+        }
+        let odd = |c: char| c.is_whitespace() || c.is_control() || "\"&'/:<>@".contains(c);
+        if !(1..=1_023).contains(&local.len()) || local.contains(odd) {
+            return Err(wrong("has no usable name before the @"));
+        }
+        if !(1..=255).contains(&domain.len()) || domain.contains(odd) {
+            return Err(wrong("has no usable domain after the @"));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for BareJid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests;

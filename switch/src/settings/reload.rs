@@ -1,0 +1,50 @@
+//! What SIGHUP changes: configured peers, policy, secrets. Everything else needs a restart, and the operator is told which.
+
+use ipop_control::{peer::PeerSpec, trust::Policy};
+use ipop_datapath::node_id::NodeId;
+
+use super::Settings;
+
+/// The difference between what was in force and what is configured now.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub(crate) struct Reload {
+    /// Peers that are new, or have another address.
+    pub(crate) added: Vec<PeerSpec>,
+    /// Peers that are no longer configured.
+    pub(crate) removed: Vec<NodeId>,
+    /// The policy, with its secrets and pins, if it is another.
+    pub(crate) policy: Option<Policy>,
+    /// Keys that changed and take effect only when the program starts again.
+    pub(crate) needs_restart: Vec<&'static str>,
+}
+
+impl Reload {
+    /// From `old` to `new`.
+    pub(crate) fn between(old: &Settings, new: &Settings) -> Self {
+        let added = new.peers.iter().filter(|peer| !old.peers.contains(peer)).cloned().collect();
+        let gone = |peer: &&PeerSpec| new.peers.iter().all(|other| other.node != peer.node);
+        let removed = old.peers.iter().filter(gone).map(|peer| peer.node).collect();
+        let policy = (old.policy != new.policy).then(|| new.policy.clone());
+        let account = |settings: &Settings| {
+            settings.network.as_ref().map(|n| (n.account.clone(), n.room.clone()))
+        };
+        let fixed = [
+            ("tap", old.taps != new.taps),
+            ("bridge", old.bridge != new.bridge),
+            ("address", old.address != new.address),
+            ("listen", old.listen != new.listen),
+            ("state", old.state != new.state),
+            ("identity", old.identity != new.identity),
+            ("mtu", old.mtu != new.mtu),
+            ("workers", old.workers != new.workers),
+            ("congestion", old.congestion != new.congestion),
+            ("offload", old.offload != new.offload),
+            ("log", old.log != new.log),
+            ("name", old.name != new.name),
+            ("[xmpp] or room", account(old) != account(new)),
+            ("[ice]", old.ice != new.ice),
+        ];
+        let changed = fixed.into_iter().filter(|(_, changed)| *changed);
+        Self { added, removed, policy, needs_restart: changed.map(|(key, _)| key).collect() }
+    }
+}
