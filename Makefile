@@ -8,7 +8,7 @@ ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 AS_ROOT := $(if $(ROOT),env CARGO_TARGET_$(shell ./perf/toolchain triple)_RUNNER="sudo -E env PATH=$(PATH):/usr/sbin:/sbin")
 
 .NOTPARALLEL:
-.PHONY: build demo test test-all test-loom test-docs bench bench-micro bench-tcp lint packages toolchain clean
+.PHONY: build demo test test-all test-loom test-docs bench bench-micro bench-tcp bench-compare bench-switch soak lint packages toolchain clean
 
 build: toolchain
 	$(CARGO) build --release --locked -p ipop-switch -p ipop-perf
@@ -37,14 +37,30 @@ test-loom:
 test-docs:
 	$(CARGO) test --locked --workspace --doc
 
-bench: packages toolchain bench-micro bench-tcp
+# Quick looks at everything; docs/BENCHMARKS.md says how to measure. Quiet machines give quiet figures.
+bench: packages toolchain bench-micro bench-tcp bench-compare bench-switch
+
+# Empty for figures: make bench QUICK=
+QUICK ?= --quick
 
 bench-micro:
-	$(CARGO) bench --locked -p ipop-benches
+	$(CARGO) bench --locked -p ipop-benches -- $(QUICK)
 
-# One TCP flow through this switch and through the obvious implementation, in turn. Quiet machines give quiet figures.
+# One TCP flow through this switch and through the obvious implementation, in turn.
 bench-tcp: build
 	$(ROOT) $(TARGET)/release/ipop-perf tcp
+
+# The same work for all tunnels that are installed; perf/install-peers installs them.
+bench-compare: build
+	$(ROOT) $(TARGET)/release/ipop-perf compare $(QUICK) --out $(TARGET)/perf-compare
+
+# RFC 2544, RFC 2889, RFC 9004.
+bench-switch: build
+	$(ROOT) $(TARGET)/release/ipop-perf switch $(QUICK) --out $(TARGET)/perf-switch
+
+# An hour of traffic, churn, loss, cuts and kills.
+soak: build
+	$(ROOT) $(TARGET)/release/ipop-perf soak --out $(TARGET)/perf-soak
 
 lint: toolchain
 	$(CARGO) fmt --all --check

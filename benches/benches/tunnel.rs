@@ -1,21 +1,24 @@
 //! Frames from a TAP of one switch to a TAP of another through QUIC, all in memory: both ends' costs, without the kernel's.
 //!
-//! Beside them bare `quinn-proto` datagrams of 1,400 bytes with the same settings: the difference is what the switch adds, or
-//! saves by filling datagrams.
+//! Beside them bare `quinn-proto` datagrams with the same settings: the difference is what the switch adds, or saves by filling
+//! datagrams. They are measured with either cipher and without cryptography.
 
-use std::{hint::black_box, time::Duration};
+use std::{hint::black_box, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use ipop_benches::no_crypto::{NoCryptoClient, NoCryptoServer};
 use ipop_control::identity::Identity;
 use ipop_datapath::{
     frame::{Gso, Offload, VNET_HEADER_LEN},
-    memory::{BarePair, Pair},
+    memory::{BareCrypto, BarePair, Pair},
     quic::TlsIdentity,
 };
+use rustls::CipherSuite;
 
 /// What is sent at once: a full train, as an eager reader of the TAP collects under load.
 const BURST_BYTES: usize = 64 * 1_024;
+const DATAGRAM_LENS: [usize; 2] = [64, 1_400];
 const FRAME_LENS: [usize; 4] = [64, 1_400, 1_514, 65_226];
 const SENDER: [u8; 6] = [2, 0, 0, 0, 0, 8];
 const RECEIVER: [u8; 6] = [2, 0, 0, 0, 0, 9];
@@ -84,19 +87,35 @@ fn frames(c: &mut Criterion) {
     group.finish();
 }
 
+/// With each cipher, and without any: what is left then is the library's own work and the copies.
 fn bare_datagrams(c: &mut Criterion) {
-    const LEN: usize = 1_400;
-    let burst = BURST_BYTES.div_ceil(LEN);
-    let mut pair = BarePair::connect([identity(), identity()]);
-    let datagram = Bytes::from(vec![0x5a; LEN]);
+    let identities = [identity(), identity()];
+    let of = |cipher| BareCrypto::of(&identities, cipher);
+    let aes = of(CipherSuite::TLS13_AES_128_GCM_SHA256);
+    let none = BareCrypto {
+        client: Arc::new(NoCryptoClient(aes.client.clone())),
+        server: Arc::new(NoCryptoServer(aes.server.clone())),
+    };
+    let cryptos = [
+        ("bare_aes_128_gcm", aes),
+        ("bare_chacha20_poly1305", of(CipherSuite::TLS13_CHACHA20_POLY1305_SHA256)),
+        ("bare_no_crypto", none),
+    ];
     let mut group = c.benchmark_group("tunnel");
-    group.throughput(Throughput::Elements(burst as u64));
-    group.bench_function(BenchmarkId::new("bare_quinn_proto_datagrams", LEN), |b| {
-        b.iter(|| {
-            (0..burst).for_each(|_| pair.send(black_box(&datagram).clone()));
-            assert_eq!(pair.advance(Duration::from_millis(1)), burst * LEN);
-        });
-    });
+    for (name, crypto) in cryptos {
+        let mut pair = BarePair::connect_by(&identities, crypto);
+        for len in DATAGRAM_LENS {
+            let burst = BURST_BYTES.div_ceil(len);
+            let datagram = Bytes::from(vec![0x5a; len]);
+            group.throughput(Throughput::Elements(burst as u64));
+            group.bench_function(BenchmarkId::new(name, len), |b| {
+                b.iter(|| {
+                    (0..burst).for_each(|_| pair.send(black_box(&datagram).clone()));
+                    assert_eq!(pair.advance(Duration::from_millis(1)), burst * len);
+                });
+            });
+        }
+    }
     group.finish();
 }
 

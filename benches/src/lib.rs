@@ -1,1 +1,3 @@
-//! (skeleton)
+//! What the benchmarks share.
+
+pub mod no_crypto;

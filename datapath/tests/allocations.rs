@@ -89,7 +89,7 @@ fn check(burst: &Burst) {
     pair.send(1, &[0; VNET_HEADER_LEN], &[&SENDER[..], &RECEIVER, &[0; 48]].concat());
     pair.exchange();
     pair.take_frames(0, |_, _| {});
-    let mut bare = BarePair::connect([identity(), identity()]);
+    let mut bare = BarePair::connect(&[identity(), identity()]);
     let ours = measured(|| burst.carry(&mut pair));
     let theirs = bare_allocations(&mut bare, burst.frames * burst.frame.len());
     println!(

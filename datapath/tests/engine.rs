@@ -84,6 +84,7 @@ impl Node {
                 taps: vec![TapQueues { queue: tap_end.try_clone().unwrap(), read: worker == 0 }],
                 sockets: own,
                 relay: relay.take(),
+                busy_poll: Duration::ZERO,
                 workers: handles.clone(),
                 events: events_in.clone(),
                 // Worker 0 also polls, so that both ways of waiting are exercised.

@@ -7,13 +7,27 @@
 //! * [`wire`]: the Ethernet wire emulator.
 //! * [`obvious`]: the obvious implementation, `ipop-obvious`.
 //! * [`tunnel`]: the programs under test, started in the lab.
-//! * [`tcp`], [`demo`]: the commands of `ipop-perf`.
-//! * [`machine`]: what a measurement ran on.
+//! * [`compare`], [`switch`], [`soak`], [`tcp`], [`demo`]: the commands of `ipop-perf`.
+//! * [`batch`], [`stream`], [`flood`]: frames and datagrams in numbers, and what became of them.
+//! * [`counters`]: what the switch says that it did.
+//! * [`machine`], [`quiet`]: what a measurement ran on, and whether it was alone.
+//! * [`folder`], [`chart`], [`progress`]: what a run leaves, and what it says on the way.
 
+pub mod batch;
+pub mod chart;
+pub mod compare;
+pub mod counters;
 pub mod demo;
+pub mod flood;
+pub mod folder;
 pub mod lab;
 pub mod machine;
 pub mod obvious;
+pub mod progress;
+pub mod quiet;
+pub mod soak;
+pub mod stream;
+pub mod switch;
 pub mod tcp;
 pub mod tunnel;
 pub mod wire;

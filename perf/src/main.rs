@@ -1,123 +1,36 @@
 //! `ipop-perf`: whole-program measurements and the demo, each in a lab of network namespaces. See `--help`.
 
-use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
+mod arguments;
 
-use anyhow::{Context, Result};
-use clap::{Args, Parser, Subcommand};
+use std::{
+    fs,
+    path::PathBuf,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
 use ipop_perf::{
-    demo, lab,
+    compare::{self, contender::Contender, scenario::Scenario},
+    demo, folder, lab, progress, soak, switch,
     tcp::{Plan, Report, Run},
     tunnel::Program,
     wire::{Impairments, Tap, Wire, WireOptions},
 };
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Measurements of ipop-switch, and its demo, in network namespaces of this machine. Needs root.
-#[derive(Debug, Parser)]
-#[command(version)]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// One TCP flow through ipop-switch and through the obvious implementation, in turn; medians and their ratio.
-    Tcp(TcpArgs),
-    /// Two sites become one Ethernet segment, shown step by step.
-    Demo(DemoArgs),
-    /// An Ethernet wire between two TAPs that loses, delays and reorders; until Ctrl-C.
-    Wire(WireArgs),
-    /// Removes what runs that were killed left behind, if anything.
-    Clean,
-}
-
-#[derive(Debug, Args)]
-struct Binaries {
-    /// The program ipop-switch [default: beside this program].
-    #[arg(long, value_name = "FILE")]
-    switch_binary: Option<PathBuf>,
-    /// The program ipop-obvious [default: beside this program].
-    #[arg(long, value_name = "FILE")]
-    obvious_binary: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-struct TcpArgs {
-    #[command(flatten)]
-    binaries: Binaries,
-    /// Which programs, in the order of their turns.
-    #[arg(long, value_delimiter = ',', default_value = "switch,obvious")]
-    programs: Vec<Program>,
-    /// Runs of each program.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    runs: u32,
-    /// Length of a run.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=3600))]
-    seconds: u32,
-    /// Inner MTU; above 1400 the obvious implementation can't follow.
-    #[arg(long, default_value_t = 1400, value_parser = clap::value_parser!(u16).range(576..))]
-    mtu: u16,
-    /// TCP's congestion control inside the tunnel: cubic, bbr, or what else this kernel has.
-    #[arg(long, default_value = "cubic")]
-    congestion: String,
-    /// Write all runs to this file as JSON.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-struct DemoArgs {
-    #[command(flatten)]
-    binaries: Binaries,
-    /// Which program makes the tunnel.
-    #[arg(long, default_value = "switch")]
-    program: Program,
-    /// Inner MTU [default: 1500; with the obvious implementation 1400].
-    #[arg(long)]
-    mtu: Option<u16>,
-}
-
-#[derive(Debug, Args)]
-struct WireArgs {
-    /// The TAP to make at one end, in another namespace if one is given.
-    #[arg(long, value_name = "NAME[@NETNS]")]
-    a: String,
-    /// The TAP at the other end.
-    #[arg(long, value_name = "NAME[@NETNS]")]
-    b: String,
-    /// What decides which frames are hit.
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
-    /// Frames lost, percent.
-    #[arg(long, default_value_t = 0.0, value_name = "PERCENT")]
-    loss: f64,
-    /// Frames that arrive twice, percent.
-    #[arg(long, default_value_t = 0.0, value_name = "PERCENT")]
-    duplication: f64,
-    /// Frames that others overtake, percent.
-    #[arg(long, default_value_t = 0.0, value_name = "PERCENT")]
-    reordering: f64,
-    /// Delay in each direction, milliseconds.
-    #[arg(long, default_value_t = 0.0, value_name = "MS")]
-    delay: f64,
-    /// Up to so much more delay, milliseconds.
-    #[arg(long, default_value_t = 0.0, value_name = "MS")]
-    jitter: f64,
-    /// Larger frames vanish; bytes of payload.
-    #[arg(long)]
-    mtu: Option<u32>,
-    /// The line's rate, Mbit/s.
-    #[arg(long, value_name = "MBIT")]
-    rate: Option<u64>,
-    /// Capture what arrives in this file.
-    #[arg(long, value_name = "FILE")]
-    pcap: Option<PathBuf>,
-}
+use self::arguments::{
+    Binaries, Cli, Command, CompareArgs, DemoArgs, SoakArgs, SwitchArgs, TcpArgs, WireArgs,
+};
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Tcp(args) => tcp(args),
+        Command::Compare(args) => compare(args),
+        Command::Switch(args) => switch(&args),
+        Command::Soak(args) => soak(&args),
+        Command::Document(args) => folder::insert(&args.folder, &args.into, &args.between),
         Command::Demo(args) => demo(&args),
         Command::Wire(args) => wire(&args),
         Command::Clean => clean(),
@@ -198,6 +111,97 @@ fn print_report(report: &Report) {
         machine.cpu, machine.cpus, machine.kernel, machine.iperf3
     );
     println!("{}", report.versions.join("; "));
+}
+
+fn compare(args: CompareArgs) -> Result<()> {
+    let or_all =
+        |given: Vec<Contender>| if given.is_empty() { Contender::ALL.into() } else { given };
+    let scenarios = match (args.scenarios.is_empty(), args.quick) {
+        (false, _) => args.scenarios,
+        (true, true) => Scenario::ALL[..1].into(),
+        (true, false) => Scenario::ALL.into(),
+    };
+    let plan = compare::Plan {
+        contenders: or_all(args.peers),
+        scenarios,
+        rounds: args.rounds.unwrap_or(if args.quick { 1 } else { 5 }),
+        seconds: args.seconds.unwrap_or(if args.quick { 1 } else { 5 }),
+        congestion: args.congestion,
+        quiet_within: Duration::from_secs(if args.quick { 0 } else { 30 }),
+    };
+    let earlier = args.out.join(folder::FIGURES);
+    let earlier = if args.add && earlier.exists() {
+        let text = fs::read_to_string(&earlier);
+        Some(text.with_context(|| format!("reading {}", earlier.display()))?)
+    } else {
+        None
+    };
+    let joined = |comparison: compare::Comparison| match &earlier {
+        Some(earlier) => comparison.join(earlier),
+        None => Ok(comparison),
+    };
+    let start = Instant::now();
+    let mut done = 0;
+    let comparison = plan.measure(|so_far, count| {
+        if let Some(turn) = so_far.turns.last() {
+            done += u32::from(!turn.repeated);
+            let left = progress::time_left(start.elapsed(), done, count as u32);
+            print_turn(turn, done, count, &left.map_or_else(String::new, progress::clock));
+        }
+        // Hours of measuring are not to be lost by an interruption.
+        joined(so_far.clone())?.write(&args.out)
+    })?;
+    let comparison = joined(comparison)?;
+    comparison.write(&args.out)?;
+    println!("\n{}", comparison.markdown());
+    println!("All of it is in {}", args.out.display());
+    Ok(())
+}
+
+fn print_turn(turn: &compare::Turn, done: u32, count: usize, left: &str) {
+    let figures = turn.figures.iter().map(|figure| {
+        let (measure, value) = (figure.measure, figure.value);
+        format!("{} {value:.*}", measure.heading(), measure.decimals())
+    });
+    let failure = turn.failed.as_ref().map(|why| why.lines().next().unwrap_or_default().to_owned());
+    let said = failure.unwrap_or_else(|| figures.collect::<Vec<_>>().join("; "));
+    let again = if turn.repeated { "; disturbed, again" } else { "" };
+    eprintln!("[{done}/{count}{left}] {}, {}: {said}{again}", turn.scenario, turn.contender);
+}
+
+fn switch(args: &SwitchArgs) -> Result<()> {
+    let sizes: &[usize] = if args.quick { &[64] } else { &switch::forwarding::SIZES };
+    let given: Vec<usize> = args.sizes.iter().map(|size| usize::from(*size)).collect();
+    let seconds = args.seconds.unwrap_or(if args.quick { 0.2 } else { 2.0 });
+    let plan = switch::Plan {
+        frame_bytes: if given.is_empty() { sizes.into() } else { given },
+        trial: Duration::try_from_secs_f64(seconds).context("a trial takes some seconds")?,
+        workers: args.workers,
+        learning_tries: if args.quick { 1 } else { usize::MAX },
+        quiet_within: Duration::from_secs(if args.quick { 0 } else { 30 }),
+    };
+    let benchmark = plan.measure(&mut |line| eprintln!("{line}"))?;
+    benchmark.write(&args.out)?;
+    println!("\n{}", benchmark.markdown());
+    println!("All of it is in {}", args.out.display());
+    Ok(())
+}
+
+fn soak(args: &SoakArgs) -> Result<()> {
+    let seconds = |seconds| Duration::try_from_secs_f64(seconds).context("a time is above 0");
+    let plan = soak::Plan {
+        length: seconds(args.minutes * 60.0)?,
+        workers: args.workers,
+        loss_percent: args.loss,
+        delay: seconds(args.delay / 1e3)?,
+        seed: args.seed,
+    };
+    let soak = plan.run(&mut |line| eprintln!("{line}"))?;
+    soak.write(&args.out)?;
+    println!("\n{}", soak.markdown());
+    println!("All of it is in {}", args.out.display());
+    ensure!(soak.problems.is_empty(), "{} problems", soak.problems.len());
+    Ok(())
 }
 
 fn demo(args: &DemoArgs) -> Result<()> {

@@ -101,8 +101,7 @@ impl Plan {
         let (a, b) = (lab.host("a")?, lab.host("b")?);
         let link = lab.link(&a, &b, LinkOptions::new())?;
         for host in [&a, &b] {
-            let set = || fs::write("/proc/sys/net/ipv4/tcp_congestion_control", &self.congestion);
-            host.enter(set)?.with_context(|| format!("choosing TCP {}", self.congestion))?;
+            set_congestion(host, &self.congestion)?;
         }
         let versions = self.programs.iter().map(|(_, file)| a.run(file, ["--version"]));
         let versions = versions.map(|text| Ok(text?.trim().to_owned())).collect::<Result<_>>()?;
@@ -160,6 +159,15 @@ impl Plan {
             repeated: false,
         })
     }
+}
+
+/// Sets the congestion control of all TCP in this host, by the kernel's name for it.
+///
+/// # Errors
+/// When this kernel lacks it.
+pub fn set_congestion(host: &Host, name: &str) -> Result<()> {
+    host.enter(|| fs::write("/proc/sys/net/ipv4/tcp_congestion_control", name))?
+        .with_context(|| format!("choosing TCP {name}"))
 }
 
 impl Report {

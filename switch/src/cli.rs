@@ -40,13 +40,79 @@ pub(crate) enum Command {
     Run(Box<RunArgs>),
     /// Print this node's id; makes the key if there is none
     Identity(IdentityArgs),
-    /// Show what this host offers, what is missing and how to get it
-    Check,
+    /// Show what this host offers, what is missing and how to get it; with a network configured, try
+    /// each step to it
+    Check(Box<CheckArgs>),
     /// Make a network secret
     #[command(subcommand)]
     Secret(SecretCommand),
     /// See and decide who may connect; works while the switch runs
     Trust(TrustArgs),
+    /// Make a network's room, and decide who is in it
+    #[command(subcommand)]
+    Room(Box<RoomCommand>),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct CheckArgs {
+    #[command(flatten)]
+    pub(crate) network: NetworkValues,
+    /// Configuration file, as for `run`
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+#[derive(Subcommand, Clone, Debug)]
+pub(crate) enum RoomCommand {
+    /// Make the room; prints the join token alone on standard output if the network has a secret
+    #[command(after_help = exit::HELP)]
+    Create {
+        #[command(flatten)]
+        at: RoomArgs,
+        /// Set a room right that exists and belongs to this account
+        #[arg(long)]
+        reconfigure: bool,
+    },
+    /// Make an account a member, or lift its ban
+    #[command(after_help = exit::HELP)]
+    Add {
+        #[command(flatten)]
+        at: RoomArgs,
+        /// The account, like site-b@example.org
+        #[arg(value_name = "JID")]
+        member: String,
+    },
+    /// Take an account's right away; in a room with a password it is banned
+    #[command(after_help = exit::HELP)]
+    Remove {
+        #[command(flatten)]
+        at: RoomArgs,
+        /// The account, like site-b@example.org
+        #[arg(value_name = "JID")]
+        member: String,
+    },
+    /// Show what the room is, who has a right in it, and which nodes are there
+    #[command(after_help = exit::HELP)]
+    Show {
+        #[command(flatten)]
+        at: RoomArgs,
+    },
+}
+
+/// Which room, and the account that does it.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct RoomArgs {
+    /// The room, like vmnet@muc.example.org
+    #[arg(value_name = "ROOM")]
+    pub(crate) address: String,
+    #[command(flatten)]
+    pub(crate) account: AccountValues,
+    /// State directory, as for `run`; nothing of it is needed
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state: Option<PathBuf>,
+    /// Configuration file, as for `run`
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
 }
 
 #[derive(Subcommand, Clone, Copy, Debug)]
@@ -161,12 +227,26 @@ pub(crate) struct Values {
     pub(crate) log: Option<String>,
 }
 
-/// The network to join. `room` and `check` take the same.
+/// The network to join. `check` takes the same.
 #[derive(Args, Clone, PartialEq, Debug, Default)]
 pub(crate) struct NetworkValues {
     /// This node's name, for people [default: the host name]
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<String>,
+    #[command(flatten)]
+    pub(crate) account: AccountValues,
+    /// Room whose members make up the network
+    #[arg(long, value_name = "JID")]
+    pub(crate) room: Option<String>,
+    /// Room, secret and perhaps server in one word, as `room create` prints it. Other users see it in
+    /// the list of processes: in the configuration file they do not
+    #[arg(long, value_name = "TOKEN")]
+    pub(crate) join: Option<String>,
+}
+
+/// The account, and the network's secret and trust. `room` takes the same.
+#[derive(Args, Clone, PartialEq, Debug, Default)]
+pub(crate) struct AccountValues {
     /// XMPP account that joins the room
     #[arg(long, value_name = "JID")]
     pub(crate) xmpp_jid: Option<String>,
@@ -179,9 +259,6 @@ pub(crate) struct NetworkValues {
     /// CA certificates (PEM) that the XMPP server's certificate must come from [default: the system's]
     #[arg(long, value_name = "FILE")]
     pub(crate) xmpp_ca: Option<PathBuf>,
-    /// Room whose members make up the network
-    #[arg(long, value_name = "JID")]
-    pub(crate) room: Option<String>,
     /// File with the network's secret, mode 0600; further lines hold older ones that are still valid
     #[arg(long, value_name = "FILE")]
     pub(crate) network_secret_file: Option<PathBuf>,
@@ -189,10 +266,6 @@ pub(crate) struct NetworkValues {
     /// who was accepted at first sight [default: secret]
     #[arg(long, value_name = "secret|pinned|tofu")]
     pub(crate) trust: Option<String>,
-    /// Room, secret and perhaps server in one word, as `room create` prints it. Other users see it in
-    /// the list of processes: in the configuration file they do not
-    #[arg(long, value_name = "TOKEN")]
-    pub(crate) join: Option<String>,
 }
 
 #[cfg(test)]
@@ -228,7 +301,17 @@ mod tests {
         let cli = parse("ipop-switch identity --identity /k.pem --state /s").unwrap();
         let Some(Command::Identity(args)) = cli.command else { panic!("{cli:?}") };
         assert_eq!((args.identity, args.state), (Some("/k.pem".into()), Some("/s".into())));
-        assert!(matches!(parse("ipop-switch check").unwrap().command, Some(Command::Check)));
+        let cli = parse("ipop-switch check --join TOKEN --xmpp-jid a@b").unwrap();
+        let Some(Command::Check(args)) = cli.command else { panic!("{cli:?}") };
+        assert_eq!(args.network.join, Some("TOKEN".into()));
+        let cli = parse("ipop-switch room add r@muc.b c@b --xmpp-jid a@b --trust tofu").unwrap();
+        let Some(Command::Room(command)) = cli.command else { panic!("{cli:?}") };
+        let RoomCommand::Add { at, member } = *command else { panic!("{command:?}") };
+        assert_eq!((&*at.address, &*member), ("r@muc.b", "c@b"));
+        assert_eq!(
+            (at.account.xmpp_jid, at.account.trust),
+            (Some("a@b".into()), Some("tofu".into()))
+        );
         let cli = parse("ipop-switch trust deny rack7 --state /s").unwrap();
         let Some(Command::Trust(args)) = cli.command else { panic!("{cli:?}") };
         assert!(matches!(args.command, TrustCommand::Deny { node } if node == "rack7"));
@@ -241,6 +324,8 @@ mod tests {
             ("ipop-switch check --tap x", ErrorKind::UnknownArgument),
             ("ipop-switch secret", ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand),
             ("ipop-switch trust accept", ErrorKind::MissingRequiredArgument),
+            ("ipop-switch room create", ErrorKind::MissingRequiredArgument),
+            ("ipop-switch room show r@b --tap x", ErrorKind::UnknownArgument),
         ] {
             let error = parse(line).unwrap_err();
             assert_eq!(error.kind(), kind, "{line}");

@@ -9,7 +9,7 @@ use std::{
 
 use serde::Deserialize;
 
-use crate::cli::{NetworkValues, Values};
+use crate::cli::{AccountValues, NetworkValues, Values};
 
 /// Read when no other file is named, if it exists.
 pub(crate) const DEFAULT_PATH: &str = "/etc/ipop-switch/config.toml";
@@ -235,17 +235,16 @@ impl Keys {
             turn: ice.turn,
             ignore_interfaces: ice.ignore_interfaces.map(Into::into),
         };
-        let network = NetworkValues {
-            name: keys.name,
+        let account = AccountValues {
             xmpp_jid: xmpp.jid,
             xmpp_password_file: xmpp.password_file,
             xmpp_server: xmpp.server,
             xmpp_ca: xmpp.ca,
-            room: network.room,
             network_secret_file: network.secret_file,
             trust: network.trust,
-            join: network.join,
         };
+        let network =
+            NetworkValues { name: keys.name, account, room: network.room, join: network.join };
         let values = Values {
             tap: keys.tap.map(Into::into),
             bridge: keys.bridge,

@@ -22,8 +22,8 @@ Exit codes:
   0  ended as asked (SIGINT, SIGTERM), or the command succeeded
   1  failed while running; `check`: this host cannot run the switch
   2  the command line or the configuration is wrong
-  3  a permission is missing (CAP_NET_ADMIN, a file)
-  4  a resource is taken (the UDP port, the TAP)";
+  3  a permission is missing (CAP_NET_ADMIN, a file, a right in the room)
+  4  a resource is taken (the UDP port, the TAP, the name of the room)";
 
 /// An error that ends the program.
 #[derive(Debug)]

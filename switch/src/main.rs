@@ -7,6 +7,7 @@ mod config;
 mod exit;
 mod identity_cmd;
 mod log;
+mod room_cmd;
 mod run;
 mod secret_cmd;
 mod settings;
@@ -21,7 +22,7 @@ use std::{
 use clap::Parser;
 
 use crate::{
-    cli::{Cli, Command, IdentityArgs, RunArgs, TrustArgs, Values},
+    cli::{CheckArgs, Cli, Command, IdentityArgs, RoomCommand, RunArgs, TrustArgs, Values},
     config::ConfigFile,
     exit::{ExitCode, Failure},
     settings::{Environment, Layers, Settings},
@@ -36,9 +37,10 @@ fn main() -> process::ExitCode {
         None => run(&cli.run),
         Some(Command::Run(args)) => run(&args),
         Some(Command::Identity(args)) => identity(args),
-        Some(Command::Check) => check::print(),
+        Some(Command::Check(args)) => check(*args),
         Some(Command::Secret(command)) => secret_cmd::run(command),
         Some(Command::Trust(args)) => trust(args),
+        Some(Command::Room(command)) => room(&command),
     };
     match result {
         Ok(()) => process::ExitCode::SUCCESS,
@@ -63,6 +65,22 @@ fn read_settings(args: &RunArgs) -> Result<Settings, Failure> {
     let environment = Environment::of_process();
     let layers = Layers { flags: &args.values, file: file.as_ref(), environment: &environment };
     Settings::from_layers(layers).map_err(|error| Failure::new(ExitCode::Usage, error))
+}
+
+/// A configuration that cannot be read is one of the things that are found out.
+fn check(args: CheckArgs) -> Result<(), Failure> {
+    let flags = Values { network: args.network, ..Values::default() };
+    let environment = Environment::of_process();
+    let network = read_config(args.config.as_deref()).and_then(|file| {
+        let layers = Layers { flags: &flags, file: file.as_ref(), environment: &environment };
+        layers.network().map_err(|error| Failure::new(ExitCode::Usage, error))
+    });
+    check::print(network)
+}
+
+fn room(command: &RoomCommand) -> Result<(), Failure> {
+    let file = read_config(room_cmd::at(command).config.as_deref())?;
+    room_cmd::run(command, file.as_ref())
 }
 
 fn trust(args: TrustArgs) -> Result<(), Failure> {

@@ -38,7 +38,9 @@ use ipop_control::{
 use ipop_datapath::{command::MAX_LANES, hello::MAX_NAME_LEN};
 
 pub(crate) use self::{
-    network::{Account, Environment, Ice, Network, PlainPassword, ServerAddress},
+    network::{
+        Account, BareJid, Environment, Ice, Network, PlainPassword, RoomSettings, ServerAddress,
+    },
     reload::Reload,
 };
 use crate::{

@@ -18,6 +18,7 @@ mod event;
 pub mod fuzzing;
 mod input;
 mod pair;
+mod probe;
 mod report;
 mod servers;
 mod stun;
@@ -39,6 +40,7 @@ pub use self::{
     entropy::Entropy,
     event::IceEvent,
     input::{Packet, Via},
+    probe::{Allocation, Probe},
     report::{IceCounters, PathSnapshot, SelectedPair},
     servers::{NatMapping, StunServer, TurnServer},
     timing::Timing,

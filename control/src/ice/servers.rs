@@ -135,6 +135,12 @@ impl StunServers {
         mappings
     }
 
+    /// What this server sees.
+    pub(super) fn mapped_by(&self, address: SocketAddr) -> Option<SocketAddr> {
+        let server = self.servers.iter().find(|server| server.address == address)?;
+        server.mapping.map(|mapping| mapping.mapped)
+    }
+
     pub(super) fn nat_mapping(&self) -> NatMapping {
         let answered: Vec<_> = self
             .servers

@@ -32,10 +32,8 @@ impl Links {
                 self.ice.handle_packet(now, Packet { via, payload });
             }
             Event::Signal { peer, message, .. } => self.signalled(now, *peer, message),
-            Event::Connected { connection, peer, hello, .. } => {
-                if hello.lane == 0 {
-                    self.connected(now, *peer, *connection);
-                }
+            Event::Connected { connection, peer, hello, .. } if hello.lane == 0 => {
+                self.connected(now, *peer, *connection);
             }
             Event::Ended { connection, .. } => {
                 let ended = |link: &&mut super::Link| link.connection == Some(*connection);
@@ -226,9 +224,7 @@ impl Links {
             Path::Direct { remote, .. } => format!("direct, {remote}"),
             Path::Relay { server, .. } => format!("relayed by {server}"),
         };
-        self.tell(Told::Info(format!(
-            "peer {name} {node}: path {way} ({local} to {remote_kind})"
-        )));
+        self.tell(Told::Info(format!("peer {name} {node}: path {way} ({local} to {remote_kind})")));
         self.remember(now, node);
     }
 
@@ -245,4 +241,3 @@ impl Links {
         self.ice.suspect(now, node);
     }
 }
-

@@ -42,7 +42,8 @@ impl Memory {
     /// Saved nodes of accounts for which this holds.
     pub(super) fn nodes_of(&self, account: impl Fn(&str) -> bool) -> Vec<NodeId> {
         let all = self.saved.of_room(&self.room, u64::MAX, 0);
-        let of = all.filter(|peer| peer.claim.as_ref().is_some_and(|claim| account(&claim.account)));
+        let of =
+            all.filter(|peer| peer.claim.as_ref().is_some_and(|claim| account(&claim.account)));
         of.map(|peer| peer.node).collect()
     }
 }
@@ -72,12 +73,8 @@ impl Links {
             return;
         };
         let before = self.memory.saved.clone();
-        let seen = Seen {
-            node,
-            claim: Some(&link.claim),
-            room: &self.memory.room,
-            address: link.address,
-        };
+        let seen =
+            Seen { node, claim: Some(&link.claim), room: &self.memory.room, address: link.address };
         self.memory.saved.seen(&seen, unix_s);
         if self.memory.saved != before {
             self.actions.push_back(Action::Save(self.memory.saved.clone()));

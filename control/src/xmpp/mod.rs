@@ -5,6 +5,7 @@
 //! server offers, [`answers`] what every entity must answer. All but the stream are state machines without I/O, clock or
 //! randomness of their own. The server only routes: nothing that it says closes a tunnel or makes a node a member.
 
+pub mod administration;
 pub mod answers;
 pub mod bucket;
 pub(crate) mod fuzzing;
@@ -13,3 +14,5 @@ pub mod request;
 pub mod room;
 pub mod services;
 pub mod stream;
+
+pub use xmpp_parsers::jid::{BareJid, FullJid};

@@ -6,4 +6,5 @@ mod certificates;
 mod client;
 mod prosody;
 mod proxy;
+mod rooms;
 mod scripted;

@@ -100,6 +100,7 @@ modules_disabled = {{ "s2s"; "offline" }}; c2s_require_encryption = true
 authentication = "internal_plain"; storage = "internal"; smacks_hibernation_time = 60
 VirtualHost "localhost"
   ssl = {{ key = "{root}/certs/localhost.key"; certificate = "{root}/certs/localhost.crt" }}
+Component "muc.localhost" "muc"
 "#
         );
         fs::write(self.dir.path().join("prosody.cfg.lua"), config).expect("configuration");

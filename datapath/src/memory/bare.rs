@@ -9,8 +9,9 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use ipop_learning::PortId;
 use quinn_proto::{
-    ClientConfig, Connection, ConnectionHandle, DatagramEvent, Endpoint, ServerConfig,
+    ClientConfig, Connection, ConnectionHandle, DatagramEvent, Endpoint, ServerConfig, crypto,
 };
+use rustls::CipherSuite;
 
 use super::{FIRST_HOP_MTU, MAX_SEGMENTS, ReceiveBuffers};
 use crate::{
@@ -40,20 +41,52 @@ struct End {
     response: Vec<u8>,
 }
 
+/// The cryptography of a [`BarePair`].
+pub struct BareCrypto {
+    /// The end that dials.
+    pub client: Arc<dyn crypto::ClientConfig>,
+    /// The end that is dialled.
+    pub server: Arc<dyn crypto::ServerConfig>,
+}
+
+impl BareCrypto {
+    /// TLS as tunnels have it, with this cipher first.
+    ///
+    /// # Panics
+    /// If an identity's certificate and key do not belong together.
+    pub fn of(identities: &[TlsIdentity; 2], first: CipherSuite) -> Self {
+        let [dialler, listener] = identities;
+        let client = tls::client_config_preferring(dialler, listener.node, first);
+        let server = tls::server_config(listener, Arc::new(Anyone));
+        Self {
+            client: client.expect("certificate and key belong together"),
+            server: server.expect("certificate and key belong together"),
+        }
+    }
+}
+
 impl BarePair {
     /// Connects and lets path MTU discovery finish.
     ///
     /// # Panics
     /// If that fails: an identity's certificate and key do not belong together.
-    pub fn connect(identities: [TlsIdentity; 2]) -> Self {
+    pub fn connect(identities: &[TlsIdentity; 2]) -> Self {
+        Self::connect_by(identities, BareCrypto::of(identities, tls::preferred_cipher()))
+    }
+
+    /// The same with cryptography of the caller's.
+    ///
+    /// # Panics
+    /// If that fails.
+    pub fn connect_by(identities: &[TlsIdentity; 2], crypto: BareCrypto) -> Self {
         let now = Instant::now();
         let mut ends = [1, 2].map(|number: u8| {
             let identity = &identities[usize::from(number) - 1];
-            End::new(identity, SocketAddr::from(([10, 0, 0, number], 5_800)), number)
+            let address = SocketAddr::from(([10, 0, 0, number], 5_800));
+            End::new(identity, crypto.server.clone(), address, number)
         });
         let remote = ends[1].address;
-        let crypto = tls::client_config(&identities[0], identities[1].node);
-        let mut config = ClientConfig::new(crypto.expect("certificate and key belong together"));
+        let mut config = ClientConfig::new(crypto.client);
         config.transport_config(settings(remote));
         let dialled = ends[0].endpoint.connect(now, config, remote, tls::SERVER_NAME);
         ends[0].connection = Some(dialled.expect("the configuration is sound"));
@@ -109,10 +142,13 @@ impl BarePair {
 }
 
 impl End {
-    fn new(identity: &TlsIdentity, address: SocketAddr, number: u8) -> Self {
-        let server = tls::server_config(identity, Arc::new(Anyone));
-        let mut server =
-            ServerConfig::with_crypto(server.expect("certificate and key belong together"));
+    fn new(
+        identity: &TlsIdentity,
+        crypto: Arc<dyn crypto::ServerConfig>,
+        address: SocketAddr,
+        number: u8,
+    ) -> Self {
+        let mut server = ServerConfig::with_crypto(crypto);
         server.transport_config(settings(address));
         let config = endpoint_config(&CidKey::new(&identity.cid_secret), &[number; 32], 0);
         let endpoint =

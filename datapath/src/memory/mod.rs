@@ -28,7 +28,7 @@ use crate::{
 };
 
 pub use self::{
-    bare::BarePair,
+    bare::{BareCrypto, BarePair},
     pair::{Only, PEER, Pair, TAP, node},
 };
 

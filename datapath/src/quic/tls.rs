@@ -53,7 +53,7 @@ pub fn server_config(
     identity: &TlsIdentity,
     admission: Arc<dyn Admission>,
 ) -> Result<Arc<QuicServerConfig>, Error> {
-    let provider = Arc::new(provider());
+    let provider = Arc::new(provider(preferred_cipher()));
     let verifier = Arc::new(AdmittedPeers { admission, provider: provider.clone() });
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
@@ -74,7 +74,19 @@ pub fn client_config(
     identity: &TlsIdentity,
     expected: NodeId,
 ) -> Result<Arc<QuicClientConfig>, Error> {
-    let provider = Arc::new(provider());
+    client_config_preferring(identity, expected, preferred_cipher())
+}
+
+/// The same with this cipher first, which the listening side follows.
+///
+/// # Errors
+/// As [`client_config`].
+pub fn client_config_preferring(
+    identity: &TlsIdentity,
+    expected: NodeId,
+    first: CipherSuite,
+) -> Result<Arc<QuicClientConfig>, Error> {
+    let provider = Arc::new(provider(first));
     let verifier = Arc::new(ExpectedPeer { expected, provider: provider.clone() });
     let mut config = rustls::ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
@@ -97,14 +109,17 @@ pub fn node_of(chain: &[CertificateDer<'_>]) -> Option<NodeId> {
     node_of_certificate(chain.first()?).ok()
 }
 
-/// AES-128-GCM first where the CPU has AES instructions, ChaCha20-Poly1305 first where not.
-fn provider() -> CryptoProvider {
-    let mut provider = aws_lc_rs::default_provider();
-    let first = if cpu_has_aes() {
+/// AES-128-GCM where the CPU has AES instructions, ChaCha20-Poly1305 where not.
+pub fn preferred_cipher() -> CipherSuite {
+    if cpu_has_aes() {
         CipherSuite::TLS13_AES_128_GCM_SHA256
     } else {
         CipherSuite::TLS13_CHACHA20_POLY1305_SHA256
-    };
+    }
+}
+
+fn provider(first: CipherSuite) -> CryptoProvider {
+    let mut provider = aws_lc_rs::default_provider();
     provider.cipher_suites.retain(|suite| {
         matches!(
             suite.suite(),

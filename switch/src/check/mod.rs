@@ -1,9 +1,14 @@
 //! `ipop-switch check`: what this host offers, what is missing, and how to get it.
 //!
+//! Where a network is configured, each step to it follows: name, server, encryption, log-in, room, and the servers that
+//! help through NATs. The first step that fails ends the way; those before it are known to be well.
+//!
 //! Each probe gives one [`Row`]. A row that keeps the switch from running carries an exit code; rows that only cost speed
 //! do not.
 
+mod discovery;
 mod host;
+mod nat;
 mod network;
 mod tap;
 mod uring;
@@ -13,7 +18,15 @@ use std::{
     io::{self, Write},
 };
 
-use crate::exit::{ExitCode, Failure};
+use ipop_control::trust::Policy;
+
+use crate::{
+    exit::{ExitCode, Failure},
+    settings::{Ice, Network},
+};
+
+/// What is configured, as far as it concerns the way to peers.
+pub(crate) type Configured = (Option<Network>, Policy, Ice);
 
 /// One thing that the switch needs or likes to have.
 #[derive(Clone, PartialEq, Debug)]
@@ -56,18 +69,45 @@ impl Row {
 }
 
 /// Prints the table; an error means that the switch cannot run here.
-pub(crate) fn print() -> Result<(), Failure> {
-    let rows = rows();
+pub(crate) fn print(configured: Result<Configured, Failure>) -> Result<(), Failure> {
+    let mut rows = rows();
+    match configured {
+        Ok((Some(network), policy, ice)) => {
+            // Steps to servers take their time, and what is known is shown at once.
+            write(&table(&rows))?;
+            let steps = discovery::rows(&network, &policy, &ice);
+            write(&table(&steps))?;
+            rows.extend(steps);
+            return conclude(&rows);
+        }
+        Ok((None, ..)) => {}
+        Err(failure) => {
+            let cure = "correct it; docs/OPERATIONS.md lists all options";
+            let found = failure.to_string();
+            rows.push(Row::missing("configuration", failure.code, found, cure));
+        }
+    }
+    write(&table(&rows))?;
+    conclude(&rows)
+}
+
+fn write(text: &str) -> Result<(), Failure> {
     io::stdout()
-        .write_all(table(&rows).as_bytes())
-        .map_err(|error| Failure::io("cannot write to standard output", error))?;
-    match verdict(&rows) {
+        .write_all(text.as_bytes())
+        .map_err(|error| Failure::io("cannot write to standard output", error))
+}
+
+fn conclude(rows: &[Row]) -> Result<(), Failure> {
+    match verdict(rows) {
         None => Ok(()),
         Some(code) => {
             Err(Failure::new(code, anyhow::anyhow!("the switch cannot run here, see `missing`")))
         }
     }
 }
+
+/// The least width of the second column, characters, so that the parts of the table fit together.
+const COLUMN_LEN: usize = 15;
 
 fn rows() -> Vec<Row> {
     let kernel = host::kernel_version();
@@ -94,7 +134,7 @@ fn verdict(rows: &[Row]) -> Option<ExitCode> {
 }
 
 fn table(rows: &[Row]) -> String {
-    let width = rows.iter().map(|row| row.what.len()).max().unwrap_or(0);
+    let width = rows.iter().map(|row| row.what.len()).max().unwrap_or(0).max(COLUMN_LEN);
     let mut table = String::new();
     for row in rows {
         let status = match row.status {
@@ -139,7 +179,9 @@ mod tests {
     #[test]
     fn cures_stand_below_what_they_cure() {
         let rows = [Row::ok("a", "fine"), Row::limited("bcd", "slow", "do this")];
-        let expected = "ok       a    fine\nlimited  bcd  slow\n              -> do this\n";
+        let (a, bcd, none) = (format!("{:15}", "a"), format!("{:15}", "bcd"), " ".repeat(15));
+        let expected =
+            format!("ok       {a}  fine\nlimited  {bcd}  slow\n         {none}  -> do this\n");
         assert_eq!(table(&rows), expected);
     }
 }

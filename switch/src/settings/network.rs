@@ -11,9 +11,10 @@ use std::{
 
 use ipop_control::{
     network::{JoinToken, Secret, Secrets, secret},
-    peer::PeerAddress,
+    peer::{Host, PeerAddress},
     private_file::{self, PrivateFileError, Readers},
     trust::{NewNodes, Policy},
+    xmpp::stream::{self, Authorities, PlainAuth},
 };
 use ipop_datapath::node_id::NodeId;
 
@@ -48,6 +49,15 @@ pub(crate) struct Network {
     /// The room's bare JID.
     pub(crate) room: BareJid,
     /// The network's secrets: the room's password is derived from the first. With [`Policy::Secret`] they are proved in the tunnels too.
+    pub(crate) secrets: Option<Secrets>,
+}
+
+/// What the commands of a room's owner are told.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct RoomSettings {
+    pub(crate) account: Account,
+    /// The room's bare JID.
+    pub(crate) room: BareJid,
     pub(crate) secrets: Option<Secrets>,
 }
 
@@ -162,7 +172,7 @@ impl Layers<'_> {
         let room = self.room(token.as_ref())?;
         let policy = self.policy(room.is_some(), secrets.as_ref())?;
         let jid: Option<BareJid> =
-            self.parsed("xmpp-jid", |values| values.network.xmpp_jid.as_ref())?;
+            self.parsed("xmpp-jid", |values| values.network.account.xmpp_jid.as_ref())?;
         let network = match (room, jid) {
             (Some(room), Some(jid)) => {
                 Some(Network { account: self.account(jid, token.as_ref())?, room, secrets })
@@ -180,6 +190,30 @@ impl Layers<'_> {
             (None, None) => None,
         };
         Ok(Parts { network, policy, ice: self.ice()? })
+    }
+
+    /// Account, room and secrets alone: whoever is let in does not matter to most commands of a room's owner.
+    pub(crate) fn room_settings(&self) -> Result<RoomSettings, SettingsError> {
+        let token = self.join_token()?;
+        let jid = self.parsed("xmpp-jid", |values| values.network.account.xmpp_jid.as_ref())?;
+        let jid = jid.ok_or_else(|| {
+            SettingsError("no account is named; give one with --xmpp-jid or jid in [xmpp]".into())
+        })?;
+        let room = self.room(token.as_ref())?;
+        let room = room.ok_or_else(|| SettingsError("no room is named".into()))?;
+        let secrets = self.secrets(token.as_ref())?;
+        Ok(RoomSettings { account: self.account(jid, token.as_ref())?, room, secrets })
+    }
+
+    /// Who may connect to the nodes that meet in the room.
+    pub(crate) fn room_policy(&self, settings: &RoomSettings) -> Result<Policy, SettingsError> {
+        self.policy(true, settings.secrets.as_ref())
+    }
+
+    /// The network that is configured, if one is, who may connect, and the servers that help.
+    pub(crate) fn network(&self) -> Result<(Option<Network>, Policy, Ice), SettingsError> {
+        let Parts { network, policy, ice } = self.network_parts()?;
+        Ok((network, policy, ice))
     }
 
     fn join_token(&self) -> Result<Option<JoinToken>, SettingsError> {
@@ -207,8 +241,9 @@ impl Layers<'_> {
     /// Those of the file first, then the token's, else systemd's.
     fn secrets(&self, token: Option<&JoinToken>) -> Result<Option<Secrets>, SettingsError> {
         let mut found: Vec<Secret> = Vec::new();
-        let picked =
-            self.pick("network-secret-file", |values| values.network.network_secret_file.as_ref());
+        let picked = self.pick("network-secret-file", |values| {
+            values.network.account.network_secret_file.as_ref()
+        });
         if let Some((path, _)) = picked {
             let text = private_file::read_text(path, secret::MAX_FILE_LEN, Readers::OwnerAlone)
                 .map_err(|error| SettingsError::of_file(&error))?;
@@ -231,7 +266,7 @@ impl Layers<'_> {
 
     fn policy(&self, has_room: bool, secrets: Option<&Secrets>) -> Result<Policy, SettingsError> {
         let mode: Option<TrustMode> =
-            self.parsed("trust", |values| values.network.trust.as_ref())?;
+            self.parsed("trust", |values| values.network.account.trust.as_ref())?;
         let new_nodes: Option<NewNodesWord> =
             self.of_file("new_nodes", |file| file.new_nodes.as_ref())?;
         match (mode, secrets) {
@@ -261,11 +296,11 @@ impl Layers<'_> {
 
     fn account(&self, jid: BareJid, token: Option<&JoinToken>) -> Result<Account, SettingsError> {
         let server: Option<ServerAddress> =
-            self.parsed("xmpp-server", |values| values.network.xmpp_server.as_ref())?;
+            self.parsed("xmpp-server", |values| values.network.account.xmpp_server.as_ref())?;
         let invited = token.and_then(|token| token.server.as_deref()).map(str::parse).transpose();
         let invited =
             invited.map_err(|why| SettingsError(format!("the join token's server: {why}")))?;
-        let ca = self.pick("xmpp-ca", |values| values.network.xmpp_ca.as_ref());
+        let ca = self.pick("xmpp-ca", |values| values.network.account.xmpp_ca.as_ref());
         let allowed = self.file.and_then(|file| file.beyond_flags.allow_plain).unwrap_or(false);
         Ok(Account {
             jid,
@@ -277,7 +312,7 @@ impl Layers<'_> {
     }
 
     fn password(&self) -> Result<Password, SettingsError> {
-        let of_flags = self.flags.network.xmpp_password_file.as_ref();
+        let of_flags = self.flags.network.account.xmpp_password_file.as_ref();
         if let Some(path) = of_flags {
             return Password::read(path);
         }
@@ -285,7 +320,7 @@ impl Layers<'_> {
             return Password::new(text)
                 .map_err(|why| SettingsError(format!("$IPOP_XMPP_PASSWORD {why}")));
         }
-        let of_file = |values: &Values| values.network.xmpp_password_file.clone();
+        let of_file = |values: &Values| values.network.account.xmpp_password_file.clone();
         if let Some(path) = self.file.and_then(|file| of_file(&file.values)) {
             return Password::read(&path);
         }
@@ -335,6 +370,28 @@ impl Layers<'_> {
         let origin = Origin { key, file: Some(&file.path) };
         let parsed = get(&file.beyond_flags).map(|text| text.parse()).transpose();
         parsed.map_err(|why| origin.error(why))
+    }
+}
+
+impl Account {
+    /// For the stream; `resource` names this program's session.
+    pub(crate) fn for_stream(&self, resource: String) -> Result<stream::Account, SettingsError> {
+        let jid = self.jid.to_jid()?;
+        let server = self
+            .server
+            .as_ref()
+            .map(|server| stream::ServerAddress { host: server.host(), port: server.0.port });
+        Ok(stream::Account {
+            jid,
+            password: stream::Password::new(self.password.reveal()),
+            resource,
+            server,
+            authorities: self.ca.clone().map_or(Authorities::System, Authorities::File),
+            plain: match self.plain {
+                PlainPassword::Refused => PlainAuth::Never,
+                PlainPassword::Allowed => PlainAuth::Allowed,
+            },
+        })
     }
 }
 
@@ -389,6 +446,16 @@ impl FromStr for ServerAddress {
     }
 }
 
+impl ServerAddress {
+    /// The name, or the address without brackets.
+    pub(crate) fn host(&self) -> String {
+        match &self.0.host {
+            Host::Name(name) => name.clone(),
+            Host::Ip(ip) => ip.to_string(),
+        }
+    }
+}
+
 impl fmt::Display for ServerAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
@@ -438,8 +505,19 @@ impl fmt::Debug for Password {
 }
 
 impl BareJid {
+    /// As the XMPP library knows it, prepared as RFC 7622 wants.
+    pub(crate) fn to_jid(&self) -> Result<ipop_control::xmpp::BareJid, SettingsError> {
+        let parsed: Result<ipop_control::xmpp::BareJid, _> = self.0.parse();
+        parsed.map_err(|error| SettingsError(format!("{:?} is no JID: {error}", self.0)))
+    }
+
     pub(crate) fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// What stands after the @.
+    pub(crate) fn domain(&self) -> &str {
+        self.0.rsplit_once('@').map_or(&self.0, |(_, domain)| domain)
     }
 }
 

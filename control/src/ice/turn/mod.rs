@@ -185,6 +185,15 @@ impl Turn {
         }
     }
 
+    /// Tells the server that the allocation is not needed any more. Nobody waits for the answer.
+    pub(super) fn release(&mut self, now: Instant, entropy: &mut Entropy) {
+        if self.relayed().is_some() {
+            self.send(now, Request::Release, entropy);
+            self.pending.clear();
+            self.state = State::Idle;
+        }
+    }
+
     /// Something that goes through the relay failed: asks whether the allocation still stands, once in a while.
     pub(super) fn suspect(&mut self, now: Instant, entropy: &mut Entropy) {
         let is_asking = self.pending.values().any(|pending| pending.request == Request::Refresh);

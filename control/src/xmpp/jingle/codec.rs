@@ -16,7 +16,7 @@ const CONTENT: &str = "link";
 
 /// A session id, chosen by the initiator.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct Sid(String);
+pub(super) struct Sid(String);
 
 impl Sid {
     /// From text as it came, if it is not odd.

@@ -285,7 +285,7 @@ impl Peer {
                 session.told = Some((sent.generation, sent.candidates));
                 match (sent.step, session.stage) {
                     (Step::Initiate, Stage::New) => {
-                        session.stage = Stage::Offered(now + ACCEPT_TIMEOUT)
+                        session.stage = Stage::Offered(now + ACCEPT_TIMEOUT);
                     }
                     (Step::Accept, Stage::Asked) => session.stage = Stage::Agreed,
                     _ => {}

@@ -30,7 +30,7 @@ pub(super) struct Reconciliation {
 }
 
 /// The question for one list, XEP-0045 section 9.5.
-pub(super) fn list(affiliation: Affiliation) -> Ask {
+pub(in crate::xmpp) fn list(affiliation: Affiliation) -> Ask {
     let item = AdminItem { affiliation: Some(affiliation), jid: None };
     Ask::Get(AdminQuery { items: vec![item] }.into())
 }

@@ -81,7 +81,7 @@ impl fmt::Display for Configuration {
 }
 
 /// The owner's form filled in: what the server offered, with our values in it.
-pub(super) fn filled(offered: &Form, entry: Entry, password: Option<&str>) -> Form {
+pub(in crate::xmpp) fn filled(offered: &Form, entry: Entry, password: Option<&str>) -> Form {
     let members = entry == Entry::Members;
     let yes_no = |yes: bool| if yes { "1" } else { "0" };
     let wanted: [(&str, &str); 11] = [

@@ -16,7 +16,7 @@ use super::{
     card::cut,
     configuration::{Configuration, Entry},
     problem::Problem,
-    wire::{Form, OwnerQuery},
+    wire::OwnerQuery,
 };
 use crate::xmpp::request::{Answer, Ask, describe};
 
@@ -128,10 +128,11 @@ impl Room {
     fn refuse_room(&mut self, now: Instant, faults: Vec<&'static str>) {
         self.send_unavailable();
         let text = format!(
-            "room {} is not what this mode of trust needs: {}; its owner can set it right with `ipop-switch room create`, \
-             which configures an own room anew",
+            "room {} is not what this mode of trust needs: {}; its owner can set it right with \
+             `ipop-switch room create {} --reconfigure`",
             self.config.room,
-            faults.join(", ")
+            faults.join(", "),
+            self.config.room
         );
         self.refused(now, text);
     }
@@ -176,7 +177,7 @@ impl Room {
             Condition::RegistrationRequired => {
                 let account = self.jid.as_ref().map(|jid| jid.to_bare().to_string()).unwrap_or_default();
                 self.refused(now, format!(
-                    "this account is not a member of room {room}; its owner adds it with `ipop-switch room add {account}`"
+                    "this account is not a member of room {room}; its owner adds it with `ipop-switch room add {room} {account}`"
                 ));
             }
             Condition::ServiceUnavailable => self.refused(now, format!(
@@ -196,8 +197,7 @@ impl Room {
 
     /// The server made a room because nobody had: a typo must not make a network, so it is given back.
     pub(super) fn created_by_mistake(&mut self, now: Instant) {
-        let cancel = Form { type_: "cancel".into(), fields: Vec::new() };
-        let query: Element = OwnerQuery { form: Some(cancel) }.into();
+        let query: Element = OwnerQuery::cancel().into();
         let room = self.config.room.clone();
         self.send_unavailable();
         self.refused(

@@ -19,7 +19,7 @@ use super::{
 use crate::xmpp::request::printable;
 
 /// The muc#user element among these payloads.
-pub(super) fn muc_user(payloads: &[Element]) -> Option<MucUser> {
+pub(in crate::xmpp) fn muc_user(payloads: &[Element]) -> Option<MucUser> {
     let element = payloads.iter().find(|payload| payload.is("x", ns::MUC_USER))?;
     MucUser::try_from(element.clone()).ok()
 }

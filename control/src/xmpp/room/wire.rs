@@ -9,9 +9,9 @@ use xmpp_parsers::{jid::Jid, ns};
 use xso::{AsXml, AsXmlText, FromXml, FromXmlText};
 
 /// `http://jabber.org/protocol/muc#admin`, which reads and sets affiliations.
-pub(super) const MUC_ADMIN: &str = "http://jabber.org/protocol/muc#admin";
+pub(in crate::xmpp) const MUC_ADMIN: &str = "http://jabber.org/protocol/muc#admin";
 /// `http://jabber.org/protocol/muc#owner`, which configures.
-pub(super) const MUC_OWNER: &str = "http://jabber.org/protocol/muc#owner";
+pub(in crate::xmpp) const MUC_OWNER: &str = "http://jabber.org/protocol/muc#owner";
 
 /// The lasting relation of an account to a room, XEP-0045 section 5.2.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
@@ -60,65 +60,65 @@ impl AsXmlText for Affiliation {
 /// `<status code='...'/>`.
 #[derive(FromXml, AsXml, Clone, PartialEq, Debug)]
 #[xml(namespace = ns::MUC_USER, name = "status")]
-pub(super) struct Status {
+pub(in crate::xmpp) struct Status {
     #[xml(attribute)]
-    pub(super) code: String,
+    pub(in crate::xmpp) code: String,
 }
 
 /// Codes of XEP-0045 section 15.6.
-pub(super) mod code {
-    pub(in super::super) const SELF: u16 = 110;
-    pub(in super::super) const CREATED: u16 = 201;
-    pub(in super::super) const BANNED: u16 = 301;
-    pub(in super::super) const NEW_NICK: u16 = 303;
-    pub(in super::super) const KICKED: u16 = 307;
-    pub(in super::super) const NO_LONGER_MEMBER: u16 = 321;
-    pub(in super::super) const NOW_MEMBERS_ONLY: u16 = 322;
-    pub(in super::super) const SHUTDOWN: u16 = 332;
+pub(in crate::xmpp) mod code {
+    pub(in crate::xmpp) const SELF: u16 = 110;
+    pub(in crate::xmpp) const CREATED: u16 = 201;
+    pub(in crate::xmpp) const BANNED: u16 = 301;
+    pub(in crate::xmpp) const NEW_NICK: u16 = 303;
+    pub(in crate::xmpp) const KICKED: u16 = 307;
+    pub(in crate::xmpp) const NO_LONGER_MEMBER: u16 = 321;
+    pub(in crate::xmpp) const NOW_MEMBERS_ONLY: u16 = 322;
+    pub(in crate::xmpp) const SHUTDOWN: u16 = 332;
     /// 102 to 104 and 170 to 174 say that the configuration changed.
-    pub(in super::super) const CONFIGURED: [u16; 8] = [102, 103, 104, 170, 171, 172, 173, 174];
+    pub(in crate::xmpp) const CONFIGURED: [u16; 8] = [102, 103, 104, 170, 171, 172, 173, 174];
 }
 
 /// `<item/>` of muc#user: an occupant, or an account whose affiliation changed.
 #[derive(FromXml, AsXml, Clone, PartialEq, Debug, Default)]
 #[xml(namespace = ns::MUC_USER, name = "item")]
-pub(super) struct Item {
+pub(in crate::xmpp) struct Item {
     #[xml(attribute(default))]
-    pub(super) affiliation: Option<Affiliation>,
+    pub(in crate::xmpp) affiliation: Option<Affiliation>,
     #[xml(attribute(default))]
-    pub(super) role: Option<String>,
+    pub(in crate::xmpp) role: Option<String>,
     #[xml(attribute(default))]
-    pub(super) jid: Option<Jid>,
+    pub(in crate::xmpp) jid: Option<Jid>,
     #[xml(attribute(default))]
-    pub(super) nick: Option<String>,
+    pub(in crate::xmpp) nick: Option<String>,
     #[xml(extract(default, name = "reason", fields(text(type_ = String))))]
-    pub(super) reason: Option<String>,
+    pub(in crate::xmpp) reason: Option<String>,
 }
 
 /// `<destroy/>` of muc#user.
 #[derive(FromXml, AsXml, Clone, PartialEq, Debug, Default)]
 #[xml(namespace = ns::MUC_USER, name = "destroy")]
-pub(super) struct Destroy {
+pub(in crate::xmpp) struct Destroy {
     #[xml(attribute(default))]
-    pub(super) jid: Option<Jid>,
+    pub(in crate::xmpp) jid: Option<Jid>,
     #[xml(extract(default, name = "reason", fields(text(type_ = String))))]
-    pub(super) reason: Option<String>,
+    pub(in crate::xmpp) reason: Option<String>,
 }
 
 /// `<x xmlns='http://jabber.org/protocol/muc#user'/>`.
 #[derive(FromXml, AsXml, Clone, PartialEq, Debug, Default)]
 #[xml(namespace = ns::MUC_USER, name = "x")]
-pub(super) struct MucUser {
+pub(in crate::xmpp) struct MucUser {
     #[xml(child(n = ..))]
-    pub(super) statuses: Vec<Status>,
+    pub(in crate::xmpp) statuses: Vec<Status>,
     #[xml(child(n = ..))]
-    pub(super) items: Vec<Item>,
+    pub(in crate::xmpp) items: Vec<Item>,
     #[xml(child(default))]
-    pub(super) destroy: Option<Destroy>,
+    pub(in crate::xmpp) destroy: Option<Destroy>,
 }
 
 impl MucUser {
-    pub(super) fn has(&self, code: u16) -> bool {
+    pub(in crate::xmpp) fn has(&self, code: u16) -> bool {
         self.statuses.iter().any(|status| status.code.parse() == Ok(code))
     }
 }
@@ -126,46 +126,46 @@ impl MucUser {
 /// `<item/>` of muc#admin.
 #[derive(FromXml, AsXml, Clone, PartialEq, Debug)]
 #[xml(namespace = MUC_ADMIN, name = "item")]
-pub(super) struct AdminItem {
+pub(in crate::xmpp) struct AdminItem {
     #[xml(attribute(default))]
-    pub(super) affiliation: Option<Affiliation>,
+    pub(in crate::xmpp) affiliation: Option<Affiliation>,
     #[xml(attribute(default))]
-    pub(super) jid: Option<Jid>,
+    pub(in crate::xmpp) jid: Option<Jid>,
 }
 
 /// `<query/>` of muc#admin: a question about, or a change of, affiliations.
 #[derive(FromXml, AsXml, Clone, PartialEq, Debug, Default)]
 #[xml(namespace = MUC_ADMIN, name = "query")]
-pub(super) struct AdminQuery {
+pub(in crate::xmpp) struct AdminQuery {
     #[xml(child(n = ..))]
-    pub(super) items: Vec<AdminItem>,
+    pub(in crate::xmpp) items: Vec<AdminItem>,
 }
 
 /// A field of a data form, XEP-0004.
 #[derive(FromXml, AsXml, Clone, PartialEq, Debug, Default)]
 #[xml(namespace = ns::DATA_FORMS, name = "field")]
-pub(super) struct Field {
+pub(in crate::xmpp) struct Field {
     #[xml(attribute(default))]
-    pub(super) var: Option<String>,
+    pub(in crate::xmpp) var: Option<String>,
     #[xml(attribute(default, name = "type"))]
-    pub(super) type_: Option<String>,
+    pub(in crate::xmpp) type_: Option<String>,
     #[xml(extract(n = .., name = "value", fields(text(type_ = String))))]
-    pub(super) values: Vec<String>,
+    pub(in crate::xmpp) values: Vec<String>,
 }
 
 /// A data form, XEP-0004.
 #[derive(FromXml, AsXml, Clone, PartialEq, Debug)]
 #[xml(namespace = ns::DATA_FORMS, name = "x")]
-pub(super) struct Form {
+pub(in crate::xmpp) struct Form {
     #[xml(attribute = "type")]
-    pub(super) type_: String,
+    pub(in crate::xmpp) type_: String,
     #[xml(child(n = ..))]
-    pub(super) fields: Vec<Field>,
+    pub(in crate::xmpp) fields: Vec<Field>,
 }
 
 impl Form {
     /// The first value of this field.
-    pub(super) fn value(&self, var: &str) -> Option<&str> {
+    pub(in crate::xmpp) fn value(&self, var: &str) -> Option<&str> {
         let field = self.fields.iter().find(|field| field.var.as_deref() == Some(var))?;
         field.values.first().map(String::as_str)
     }
@@ -174,35 +174,42 @@ impl Form {
 /// `<query/>` of muc#owner: empty asks for the form.
 #[derive(FromXml, AsXml, Clone, PartialEq, Debug, Default)]
 #[xml(namespace = MUC_OWNER, name = "query")]
-pub(super) struct OwnerQuery {
+pub(in crate::xmpp) struct OwnerQuery {
     #[xml(child(default))]
-    pub(super) form: Option<Form>,
+    pub(in crate::xmpp) form: Option<Form>,
+}
+
+impl OwnerQuery {
+    /// Declines the form: a room that was made goes away again.
+    pub(in crate::xmpp) fn cancel() -> Self {
+        Self { form: Some(Form { type_: "cancel".into(), fields: Vec::new() }) }
+    }
 }
 
 /// `<query/>` of disco#info; only the features are read.
 #[derive(FromXml, AsXml, Clone, PartialEq, Debug, Default)]
 #[xml(namespace = ns::DISCO_INFO, name = "query")]
-pub(super) struct DiscoInfo {
+pub(in crate::xmpp) struct DiscoInfo {
     #[xml(extract(n = .., name = "feature", fields(attribute(name = "var", type_ = String))))]
-    pub(super) features: Vec<String>,
+    pub(in crate::xmpp) features: Vec<String>,
 }
 
 /// `<item/>` of disco#items.
 #[derive(FromXml, AsXml, Clone, PartialEq, Debug)]
 #[xml(namespace = ns::DISCO_ITEMS, name = "item")]
-pub(super) struct DiscoItem {
+pub(in crate::xmpp) struct DiscoItem {
     #[xml(attribute)]
-    pub(super) jid: Jid,
+    pub(in crate::xmpp) jid: Jid,
     #[xml(attribute(default))]
-    pub(super) name: Option<String>,
+    pub(in crate::xmpp) name: Option<String>,
 }
 
 /// `<query/>` of disco#items.
 #[derive(FromXml, AsXml, Clone, PartialEq, Debug, Default)]
 #[xml(namespace = ns::DISCO_ITEMS, name = "query")]
-pub(super) struct DiscoItems {
+pub(in crate::xmpp) struct DiscoItems {
     #[xml(child(n = ..))]
-    pub(super) items: Vec<DiscoItem>,
+    pub(in crate::xmpp) items: Vec<DiscoItem>,
 }
 
 #[cfg(test)]

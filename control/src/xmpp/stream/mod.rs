@@ -26,6 +26,7 @@ use xmpp_parsers::{
 pub use account::{Account, Authorities, BadServerAddress, Password, PlainAuth, ServerAddress};
 pub use failure::{Certificate, Failure};
 pub use handle::{Events, Handle, QueueFull, spawn};
+pub use srv::{Endpoint, Mode};
 pub use xml::XmlFault;
 
 mod account;
@@ -44,6 +45,14 @@ mod scram;
 mod srv;
 mod tls;
 mod xml;
+
+/// Where the account's server may be, in the order in which it is tried. Asks DNS if no address is configured.
+///
+/// # Errors
+/// When DNS says that there is none.
+pub async fn endpoints(account: &Account) -> Result<Vec<Endpoint>, Failure> {
+    srv::endpoints(account, &mut retry::Random::new(0)).await
+}
 
 /// What the rest of the program asks of the stream.
 #[derive(Debug)]

@@ -19,7 +19,7 @@ use super::{
 
 /// When TLS begins.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Mode {
+pub enum Mode {
     /// With the first byte (XEP-0368).
     Direct,
     /// When the server agrees (RFC 6120 section 5).
@@ -28,9 +28,11 @@ pub(super) enum Mode {
 
 /// One thing to try.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Endpoint {
-    pub(super) server: ServerAddress,
-    pub(super) mode: Mode,
+pub struct Endpoint {
+    /// Where.
+    pub server: ServerAddress,
+    /// How TLS begins there, most likely.
+    pub mode: Mode,
 }
 
 /// One SRV record.
