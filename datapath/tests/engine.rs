@@ -87,8 +87,6 @@ impl Node {
                 busy_poll: Duration::ZERO,
                 workers: handles.clone(),
                 events: events_in.clone(),
-                // Worker 0 also polls, so that both ways of waiting are exercised.
-                busy_poll: Duration::from_micros(if worker == 0 { 500 } else { 0 }),
             };
             let handle = handles[usize::from(worker)].clone();
             let thread = thread::spawn(move || Worker::new(config).unwrap().run().unwrap());
