@@ -52,6 +52,7 @@ pub(crate) struct TurnEntry {
 /// The key that stands for a flag of `run`.
 pub(crate) fn key_of_flag(flag: &'static str) -> &'static str {
     match flag {
+        "busy-poll" => "busy_poll",
         "xmpp-jid" => "xmpp.jid",
         "xmpp-password-file" => "xmpp.password_file",
         "xmpp-server" => "xmpp.server",
@@ -147,7 +148,6 @@ struct Keys {
     workers: Option<WordOrNumber>,
     congestion: Option<String>,
     offload: Option<String>,
-    #[serde(rename = "busy-poll")]
     busy_poll: Option<i64>,
     log: Option<String>,
     name: Option<String>,
@@ -291,7 +291,7 @@ mod tests {
             }
             let flag: &'static str = flag.to_owned().leak();
             let text = match key_of_flag(flag) {
-                key @ ("mtu" | "busy-poll") => format!("{key} = 1400"),
+                key @ ("mtu" | "busy_poll") => format!("{key} = 1400"),
                 key => format!("{key} = \"x\""),
             };
             let values = read_text(&text).unwrap();
