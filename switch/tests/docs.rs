@@ -66,7 +66,7 @@ fn every_flag_and_its_key_is_explained() {
             (_, Some(("", key))) => format!("xmpp.{}", key.replace('-', "_")),
             ("network-secret-file", _) => "network.secret_file".into(),
             ("room" | "trust" | "join", _) => format!("network.{flag}"),
-            _ => flag.clone(),
+            _ => flag.replace('-', "_"),
         };
         assert!(operations.contains(&format!("| `{key}` |")), "the key of --{flag}");
     }
@@ -113,6 +113,7 @@ fn every_field_of_the_counters_is_explained() {
     let (_, counters) = operations.split_once("\n## Counters\n").unwrap();
     let mut fields = fields_of(&text("switch/src/run/report.rs"), "Report");
     fields.extend(fields_of(&text("control/src/sessions/snapshot.rs"), "Snapshot"));
+    fields.extend(fields_of(&text("control/src/links/report.rs"), "Report"));
     assert!(fields.len() > 50 && fields.contains("kernel_tx_dropped"), "{fields:?}");
     for field in fields {
         let forms = [format!("`{field}`"), format!("`{field}[]`")];

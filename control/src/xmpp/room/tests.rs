@@ -297,7 +297,7 @@ fn refusals_name_the_cure_and_are_tried_again() {
     for (kind, condition, cure) in [
         ("auth", "not-authorized", "another password"),
         ("auth", "forbidden", "banned"),
-        ("auth", "registration-required", "room add me@x"),
+        ("auth", "registration-required", "room add net@muc.x me@x"),
         ("wait", "service-unavailable", "full"),
         ("cancel", "not-allowed", "room create net@muc.x"),
         ("cancel", "gone", "gone"),
