@@ -221,6 +221,9 @@ impl Links {
         self.actions.push_back(Action::Worker(Command::SetPath { port, path: Some(path) }));
         self.actions.push_back(Action::Sessions(Input::Path { peer: node, path: up }));
         let way = match path {
+            Path::Direct { remote, .. } if remote_kind == CandidateKind::Relayed => {
+                format!("relayed by the peer's {remote}")
+            }
             Path::Direct { remote, .. } => format!("direct, {remote}"),
             Path::Relay { server, .. } => format!("relayed by {server}"),
         };

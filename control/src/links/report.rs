@@ -6,7 +6,7 @@ use ipop_datapath::{node_id::NodeId, path::Path};
 use serde::Serialize;
 
 use super::Links;
-use crate::ice::NatMapping;
+use crate::ice::{CandidateKind, NatMapping};
 
 /// The XMPP side.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -94,9 +94,13 @@ impl Links {
         let link = self.links.get(&node)?;
         let snapshot = self.ice.snapshot(now, node);
         let selected = snapshot.as_ref().and_then(|snapshot| snapshot.selected);
-        let (kind, remote) = match selected.map(|pair| pair.path) {
-            Some(Path::Direct { remote, .. }) => ("direct", Some(remote.to_string())),
-            Some(Path::Relay { server, .. }) => ("relayed", Some(server.to_string())),
+        // The relay may be this end's or the peer's.
+        let (kind, remote) = match selected.map(|pair| (pair.path, pair.remote)) {
+            Some((Path::Direct { remote, .. }, CandidateKind::Relayed)) => {
+                ("relayed", Some(remote.to_string()))
+            }
+            Some((Path::Direct { remote, .. }, _)) => ("direct", Some(remote.to_string())),
+            Some((Path::Relay { server, .. }, _)) => ("relayed", Some(server.to_string())),
             None => ("none", None),
         };
         let why = snapshot.and_then(|snapshot| snapshot.why);
