@@ -2,7 +2,7 @@
 //!
 //! Each command is a dialogue with the server over a [`Session`], a stream that lives for that command alone: one
 //! question, its answer, the next question. `create` makes rooms and sets them right, `members` changes the lists,
-//! `look` enters a room for a moment to see who is there; they know the stream only as a [`Server`], so that tests put
+//! `look` enters a room for a moment to see who is there; they know the stream only as a `Server`, so that tests put
 //! a model of one in its place. What the server did counts, not what it was told: it is read back.
 //!
 //! Nothing here takes over a room. One that exists is left as it is, unless it belongs to this account and
