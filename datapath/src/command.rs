@@ -19,6 +19,16 @@ use crate::{
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct ConnectionId(pub u64);
 
+impl ConnectionId {
+    /// The number of the worker stands from this bit on.
+    pub const WORKER_SHIFT: u32 = 56;
+
+    /// The worker that owns the connection.
+    pub const fn worker(self) -> usize {
+        (self.0 >> Self::WORKER_SHIFT) as usize
+    }
+}
+
 /// The number of a lane: worker `lane` on each end carries it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct Lane(pub u8);

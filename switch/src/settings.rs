@@ -38,9 +38,7 @@ use ipop_control::{
 use ipop_datapath::{command::MAX_LANES, hello::MAX_NAME_LEN};
 
 pub(crate) use self::{
-    network::{
-        Account, BareJid, Environment, Ice, Network, PlainPassword, RoomSettings, ServerAddress,
-    },
+    network::{BareJid, Environment, Ice, Network, RoomSettings, ServerAddress},
     reload::Reload,
 };
 use crate::{

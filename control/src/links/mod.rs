@@ -29,10 +29,7 @@ use ipop_datapath::{
 };
 use xmpp_parsers::jid::{BareJid, FullJid};
 
-pub use self::{
-    report::{LinkReport, NetworkReport},
-    signal::{Message as SignalMessage, read as read_signal},
-};
+pub use self::report::{LinkReport, NetworkReport};
 use self::{saved::Memory, stream::Questions};
 use crate::{
     ice::{Candidate, Ice, IceConfig, Role, StunServer, TurnServer},
@@ -43,7 +40,7 @@ use crate::{
         answers::Answers,
         jingle::{IceDescription, Jingle, JingleConfig},
         room::{Room, RoomConfig},
-        services::{Service, ServiceKind, Services},
+        services::{Service, Services},
         stream::ToStream,
     },
 };
@@ -390,9 +387,4 @@ impl Links {
             self.drop_link(now, node);
         }
     }
-}
-
-/// The servers of an offer, by what they do; hosts are still to be resolved.
-pub fn split_offer(offer: &[Service]) -> (Vec<&Service>, Vec<&Service>) {
-    offer.iter().partition(|service| service.kind == ServiceKind::Stun)
 }

@@ -238,9 +238,4 @@ impl Links {
         let path = PeerPath::Down;
         self.actions.push_back(Action::Sessions(Input::Path { peer: node, path }));
     }
-
-    /// The connection waits in vain, says QUIC.
-    pub fn suspect(&mut self, now: Instant, node: NodeId) {
-        self.ice.suspect(now, node);
-    }
 }

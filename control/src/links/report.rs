@@ -61,7 +61,7 @@ impl StreamState {
         Self { online: false, jid: None, last_error: Some(why) }
     }
 
-    pub(super) fn joined(&mut self, _nick: String) {
+    pub(super) fn joined(&mut self) {
         self.last_error = None;
     }
 

@@ -12,11 +12,11 @@ use crate::{
 
 /// Description and candidates of one end.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Message {
+pub(super) struct Message {
     /// Its credentials.
-    pub description: IceDescription,
+    pub(super) description: IceDescription,
     /// Its candidates, at most [`MAX_CANDIDATES`].
-    pub candidates: Vec<Candidate>,
+    pub(super) candidates: Vec<Candidate>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -71,7 +71,7 @@ pub(super) fn write(description: &IceDescription, candidates: &[Candidate]) -> V
 }
 
 /// The message in these bytes; none if it makes no sense. Candidates at addresses where nobody should be sent are left out.
-pub fn read(bytes: &[u8]) -> Option<Message> {
+pub(super) fn read(bytes: &[u8]) -> Option<Message> {
     let Wire { ice } = serde_json::from_slice(bytes).ok()?;
     let WireIce { ufrag, pwd, generation, candidates } = ice;
     let description = IceDescription { ufrag, password: pwd, generation };

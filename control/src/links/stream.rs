@@ -180,7 +180,7 @@ impl Links {
     fn handle_room(&mut self, now: Instant, event: room::Event) {
         match event {
             room::Event::Joined { nick } => {
-                self.stream_state.joined(nick.clone());
+                self.stream_state.joined();
                 self.tell(Told::Info(format!("in the room as {nick}")));
             }
             room::Event::Occupant(occupant) => self.occupant(now, occupant),

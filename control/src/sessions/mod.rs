@@ -474,7 +474,7 @@ struct Context {
 }
 
 /// The worker's number stands above this bit of a connection's name.
-const WORKER_SHIFT: u32 = 56;
+const WORKER_SHIFT: u32 = ConnectionId::WORKER_SHIFT;
 /// Set in the names that are given here, so that they never meet those that workers give to accepted connections.
 const DIALLED_BIT: u64 = 1 << 55;
 
@@ -485,7 +485,7 @@ impl Context {
 
     /// Sends a command to the worker that owns the connection.
     fn command(&mut self, command: Command, connection: ConnectionId) {
-        let worker = (connection.0 >> WORKER_SHIFT) as usize;
+        let worker = connection.worker();
         self.push(Action::Command { worker, command });
     }
 

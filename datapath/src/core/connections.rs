@@ -152,7 +152,7 @@ impl Core {
     /// Names of accepted connections: the worker in the top byte; the next bit, which marks control's own names, is clear.
     fn new_id(&mut self) -> ConnectionId {
         self.next_id += 1;
-        ConnectionId(u64::from(self.config.worker) << 56 | self.next_id)
+        ConnectionId(u64::from(self.config.worker) << ConnectionId::WORKER_SHIFT | self.next_id)
     }
 
     fn insert(&mut self, mut tunnel: Tunnel, io: &mut impl Io) {

@@ -16,14 +16,13 @@ use ipop_control::{
     identity::Identity,
     links::{Action, Links, LinksConfig, Servers, Told},
     local_addresses::{Interface, interfaces},
-    peer::Host,
     private_file::PrivateFileError,
-    trust::{NewNodes, Patience, Policy, SavedPeers, StateFile, Trust, TrustStore},
+    trust::{Claim, Patience, Policy, SavedPeers, StateFile, Trust, TrustStore},
     xmpp::{
         jingle::JingleConfig,
         room::{Card, Entry, RoomConfig, RoomPassword},
         services::{Service, ServiceKind},
-        stream::{self, Account, Authorities, Events, Handle, Limits, PlainAuth},
+        stream::{self, Events, Handle, Limits},
     },
 };
 use ipop_datapath::node_id::NodeId;
@@ -31,7 +30,7 @@ use ipop_datapath::node_id::NodeId;
 use super::{Message, Switch, random};
 use crate::{
     exit::{ExitCode, Failure},
-    settings::{self, PlainPassword, ServerAddress, Settings},
+    settings::{self, Settings, SettingsError},
 };
 
 /// See the head of this file.
@@ -62,7 +61,10 @@ impl Network {
         messages: &Sender<Message>,
     ) -> Result<Option<Self>, Failure> {
         let Some(network) = &settings.network else { return Ok(None) };
-        let account = account(&network.account, identity.node_id())?;
+        // The same at each start, so that a session that the server still keeps is replaced; another on each node.
+        let node = identity.node_id().to_string();
+        let resource = format!("ipop-{}", node.chars().take(12).collect::<String>());
+        let account = network.account.for_stream(resource).map_err(usage)?;
         let saved = StateFile::<SavedPeers>::in_directory(&settings.state);
         let config = LinksConfig {
             local: identity.node_id(),
@@ -149,7 +151,7 @@ impl Switch {
                 }
                 Action::Worker(command) => self.command(0, command),
                 Action::Connection(connection, command) => {
-                    self.command((connection.0 >> 56) as usize, command);
+                    self.command(connection.worker(), command);
                 }
                 Action::Sessions(input) => self.sessions.handle(now, input),
                 Action::Resolve(offer) => resolve(offer, self.messages.clone()),
@@ -172,17 +174,8 @@ impl Switch {
     }
 
     /// Under first-sight trust the operator's list takes note of who is there.
-    fn observe(&mut self, node: NodeId, claim: &ipop_control::trust::Claim) {
+    fn observe(&mut self, node: NodeId, claim: &Claim) {
         let Policy::FirstSight(new) = self.trust.policy() else { return };
-        self.observe_first_sight(node, claim, new);
-    }
-
-    fn observe_first_sight(
-        &mut self,
-        node: NodeId,
-        claim: &ipop_control::trust::Claim,
-        new: NewNodes,
-    ) {
         let Some(network) = &self.network else { return };
         let observed = network.trusted.update(Patience::GiveUp, |store| {
             Ok::<_, PrivateFileError>(store.observe(node, claim, new, unix_s()))
@@ -194,36 +187,18 @@ impl Switch {
     }
 }
 
-fn account(account: &settings::Account, node: NodeId) -> Result<Account, Failure> {
-    let jid = account.jid.as_str().parse();
-    let jid = jid.with_context(|| format!("account {}", account.jid)).map_err(usage)?;
-    Ok(Account {
-        jid,
-        password: stream::Password::new(account.password.reveal()),
-        // The same at each start, so that a session that the server still keeps is replaced; another on each node.
-        resource: format!("ipop-{}", node.to_string().chars().take(12).collect::<String>()),
-        server: account.server.as_ref().map(server_address),
-        authorities: account.ca.clone().map_or(Authorities::System, Authorities::File),
-        plain: match account.plain {
-            PlainPassword::Refused => PlainAuth::Never,
-            PlainPassword::Allowed => PlainAuth::Allowed,
-        },
-    })
-}
-
 fn room(
     settings: &Settings,
     network: &settings::Network,
     node: NodeId,
     name: &str,
 ) -> Result<RoomConfig, Failure> {
-    let room = network.room.as_str().parse();
     let entry = match settings.policy {
         Policy::Secret(_) => Entry::Password,
         _ => Entry::Members,
     };
     Ok(RoomConfig {
-        room: room.with_context(|| format!("room {}", network.room)).map_err(usage)?,
+        room: network.room.to_jid().map_err(usage)?,
         entry,
         password: room_password(network).map(RoomPassword),
         card: Card {
@@ -241,27 +216,16 @@ pub(super) fn room_password(network: &settings::Network) -> Option<String> {
     network.secrets.as_ref().map(|secrets| secrets.first().room_password().to_owned())
 }
 
-fn server_address(address: &ServerAddress) -> stream::ServerAddress {
-    stream::ServerAddress { host: host_text(&address.0.host), port: address.0.port }
-}
-
-fn host_text(host: &Host) -> String {
-    match host {
-        Host::Name(name) => name.clone(),
-        Host::Ip(ip) => ip.to_string(),
-    }
-}
-
 fn configured_servers(ice: &settings::Ice) -> Vec<Service> {
     let stun = ice.stun.iter().map(|server| Service {
         kind: ServiceKind::Stun,
-        host: host_text(&server.0.host),
+        host: server.host(),
         port: server.0.port,
         credentials: None,
     });
     let turn = ice.turn.iter().map(|turn| Service {
         kind: ServiceKind::Turn,
-        host: host_text(&turn.server.0.host),
+        host: turn.server.host(),
         port: turn.server.0.port,
         credentials: Some((turn.username.clone(), turn.password.reveal().to_owned())),
     });
@@ -330,7 +294,7 @@ fn unix_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-fn usage(error: anyhow::Error) -> Failure {
+fn usage(error: SettingsError) -> Failure {
     Failure::new(ExitCode::Usage, error)
 }
 
