@@ -13,7 +13,8 @@ AS_ROOT := $(if $(ROOT),env CARGO_TARGET_$(shell ./perf/toolchain triple)_RUNNER
 build: toolchain
 	$(CARGO) build --release --locked -p ipop-switch -p ipop-perf
 
-# Two sites, a tunnel between them, ping and iperf3 across: under a minute after the build, and nothing stays behind.
+# Three hosts, two of them behind NATs, find each other over XMPP; ping and iperf3 across; then the XMPP server is killed.
+# About a minute after the build, and nothing stays behind.
 demo: packages build
 	$(ROOT) $(TARGET)/release/ipop-perf demo
 

@@ -28,7 +28,7 @@ pub(super) enum Command {
     Soak(SoakArgs),
     /// Puts the report of a run into a document.
     Document(DocumentArgs),
-    /// Two sites become one Ethernet segment, shown step by step.
+    /// Three hosts find each other over XMPP, get through NATs and outlive the server, shown step by step.
     Demo(DemoArgs),
     /// An Ethernet wire between two TAPs that loses, delays and reorders; until Ctrl-C.
     Wire(WireArgs),
@@ -160,14 +160,9 @@ fn scenario(name: &str) -> Result<Scenario, String> {
 
 #[derive(Debug, Args)]
 pub(super) struct DemoArgs {
-    #[command(flatten)]
-    pub(super) binaries: Binaries,
-    /// Which program makes the tunnel.
-    #[arg(long, default_value = "switch")]
-    pub(super) program: Program,
-    /// Inner MTU [default: 1500; with the obvious implementation 1400].
-    #[arg(long)]
-    pub(super) mtu: Option<u16>,
+    /// The program ipop-switch [default: beside this program].
+    #[arg(long, value_name = "FILE")]
+    pub(super) switch_binary: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

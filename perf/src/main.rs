@@ -205,11 +205,11 @@ fn soak(args: &SoakArgs) -> Result<()> {
 }
 
 fn demo(args: &DemoArgs) -> Result<()> {
-    let mtu = args.mtu.unwrap_or(match args.program {
-        Program::Switch => 1500,
-        Program::Obvious => 1400,
-    });
-    demo::run(args.program, &args.binaries.path(args.program)?, mtu)
+    let binary = match &args.switch_binary {
+        Some(path) => Program::Switch.at(path)?,
+        None => Program::Switch.find()?,
+    };
+    demo::run(&binary)
 }
 
 fn wire(args: &WireArgs) -> Result<()> {

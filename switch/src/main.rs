@@ -7,6 +7,7 @@ mod config;
 mod exit;
 mod identity_cmd;
 mod log;
+mod prompt;
 mod room_cmd;
 mod run;
 mod secret_cmd;
@@ -25,7 +26,7 @@ use crate::{
     cli::{CheckArgs, Cli, Command, IdentityArgs, RoomCommand, RunArgs, TrustArgs, Values},
     config::ConfigFile,
     exit::{ExitCode, Failure},
-    settings::{Environment, Layers, Settings},
+    settings::{Asked, Environment, Layers, Settings, SettingsError},
 };
 
 #[global_allocator]
@@ -53,34 +54,61 @@ fn main() -> process::ExitCode {
 }
 
 fn run(args: &RunArgs) -> Result<(), Failure> {
-    let read = || read_settings(args);
+    let mut environment = Environment::of_process();
+    let file = read_config(args.config.as_deref())?;
+    let layers = Layers { flags: &args.values, file: file.as_ref(), environment: &environment };
+    environment.asked = asked(layers, |layers| Settings::from_layers(layers).map(drop))?;
+    let read = || read_settings(args, &environment);
     let settings = read()?;
     log::start(settings.log);
     run::run(settings, &read)
 }
 
 /// Everything that the switch is told; SIGHUP asks again.
-fn read_settings(args: &RunArgs) -> Result<Settings, Failure> {
+fn read_settings(args: &RunArgs, environment: &Environment) -> Result<Settings, Failure> {
     let file = read_config(args.config.as_deref())?;
-    let environment = Environment::of_process();
-    let layers = Layers { flags: &args.values, file: file.as_ref(), environment: &environment };
-    Settings::from_layers(layers).map_err(|error| Failure::new(ExitCode::Usage, error))
+    let layers = Layers { flags: &args.values, file: file.as_ref(), environment };
+    Settings::from_layers(layers).map_err(usage)
+}
+
+/// Account and password where they stand nowhere: whoever sits at a terminal is asked, but not before everything else is
+/// right.
+fn asked(
+    layers: Layers<'_>,
+    judge: impl FnOnce(Layers<'_>) -> Result<(), SettingsError>,
+) -> Result<Asked, Failure> {
+    let Some(missing) = layers.missing_of_account().map_err(usage)? else {
+        return Ok(Asked::default());
+    };
+    let environment = Environment { asked: Asked::placeholder(), ..layers.environment.clone() };
+    judge(Layers { environment: &environment, ..layers }).map_err(usage)?;
+    prompt::ask(&missing)
+}
+
+fn usage(error: SettingsError) -> Failure {
+    Failure::new(ExitCode::Usage, error)
 }
 
 /// A configuration that cannot be read is one of the things that are found out.
 fn check(args: CheckArgs) -> Result<(), Failure> {
     let flags = Values { network: args.network, ..Values::default() };
-    let environment = Environment::of_process();
+    let mut environment = Environment::of_process();
     let network = read_config(args.config.as_deref()).and_then(|file| {
         let layers = Layers { flags: &flags, file: file.as_ref(), environment: &environment };
-        layers.network().map_err(|error| Failure::new(ExitCode::Usage, error))
+        environment.asked = asked(layers, |layers| layers.network().map(drop))?;
+        let layers = Layers { flags: &flags, file: file.as_ref(), environment: &environment };
+        layers.network().map_err(usage)
     });
     check::print(network)
 }
 
 fn room(command: &RoomCommand) -> Result<(), Failure> {
     let file = read_config(room_cmd::at(command).config.as_deref())?;
-    room_cmd::run(command, file.as_ref())
+    let flags = room_cmd::flags(room_cmd::at(command));
+    let mut environment = Environment::of_process();
+    let layers = Layers { flags: &flags, file: file.as_ref(), environment: &environment };
+    environment.asked = asked(layers, |layers| layers.room_settings().map(drop))?;
+    room_cmd::run(command, Layers { flags: &flags, file: file.as_ref(), environment: &environment })
 }
 
 fn trust(args: TrustArgs) -> Result<(), Failure> {

@@ -20,9 +20,8 @@ use ipop_control::{
 
 use crate::{
     cli::{RoomArgs, RoomCommand, Values},
-    config::ConfigFile,
     exit::{ExitCode, Failure},
-    settings::{self, Environment, Layers, RoomSettings, SettingsError},
+    settings::{self, Layers, RoomSettings, SettingsError},
 };
 
 /// What is said on the two outputs.
@@ -34,11 +33,8 @@ struct Said {
     explanation: String,
 }
 
-/// Runs a command. `file` is the configuration that its flags go before.
-pub(crate) fn run(command: &RoomCommand, file: Option<&ConfigFile>) -> Result<(), Failure> {
-    let environment = Environment::of_process();
-    let flags = flags(at(command));
-    let layers = Layers { flags: &flags, file, environment: &environment };
+/// Runs a command with what it was told.
+pub(crate) fn run(command: &RoomCommand, layers: Layers<'_>) -> Result<(), Failure> {
     let settings = layers.room_settings().map_err(usage)?;
     let room = settings.room.to_jid().map_err(usage)?;
     let said = match command {
@@ -68,7 +64,8 @@ pub(crate) fn at(command: &RoomCommand) -> &RoomArgs {
     at
 }
 
-fn flags(at: &RoomArgs) -> Values {
+/// Its flags as those of `run`.
+pub(crate) fn flags(at: &RoomArgs) -> Values {
     let mut values = Values { state: at.state.clone(), ..Values::default() };
     values.network.account = at.account.clone();
     values.network.room = Some(at.address.clone());

@@ -38,7 +38,10 @@ use ipop_control::{
 use ipop_datapath::{command::MAX_LANES, hello::MAX_NAME_LEN};
 
 pub(crate) use self::{
-    network::{BareJid, Environment, Ice, Network, RoomSettings, ServerAddress},
+    network::{
+        Account, Asked, BareJid, Environment, Ice, Missing, Network, Password, RoomSettings,
+        ServerAddress,
+    },
     reload::Reload,
 };
 use crate::{

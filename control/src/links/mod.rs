@@ -41,7 +41,7 @@ use crate::{
         jingle::{IceDescription, Jingle, JingleConfig},
         room::{Room, RoomConfig},
         services::{Service, Services},
-        stream::ToStream,
+        stream::{self as xmpp_stream, Account, ToStream},
     },
 };
 
@@ -95,6 +95,8 @@ pub enum Action {
     Save(SavedPeers),
     /// Tell the operator.
     Tell(Told),
+    /// The account was refused at the first log-in, and there is nobody to connect to without it: end the program.
+    GiveUp(xmpp_stream::Failure),
 }
 
 /// A line for the operator.
@@ -256,6 +258,11 @@ impl Links {
     /// The room's password is another one.
     pub fn set_password(&mut self, now: Instant, password: Option<String>) {
         self.room.set_password(now, password.map(crate::xmpp::room::RoomPassword));
+    }
+
+    /// The account's settings are others: the stream logs in with them from now on.
+    pub fn set_account(&mut self, account: Account) {
+        self.actions.push_back(Action::Stream(ToStream::UseAccount(Box::new(account))));
     }
 
     /// How many peers the configuration names.

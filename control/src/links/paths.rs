@@ -227,7 +227,9 @@ impl Links {
             Path::Direct { remote, .. } => format!("direct, {remote}"),
             Path::Relay { server, .. } => format!("relayed by {server}"),
         };
-        self.tell(Told::Info(format!("peer {name} {node}: path {way} ({local} to {remote_kind})")));
+        self.tell(Told::Info(format!(
+            "peer {node} ({name}): path {way} ({local} to {remote_kind})"
+        )));
         self.remember(now, node);
     }
 

@@ -48,17 +48,43 @@ pub struct LinkReport {
 #[derive(Debug, Default)]
 pub(super) struct StreamState {
     online: bool,
+    was_online: bool,
     jid: Option<String>,
     last_error: Option<String>,
+    /// Why it is not there, as told since it was there last.
+    told: Vec<String>,
 }
 
+/// Whether the operator has not been told of something yet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum News {
+    Yes,
+    No,
+}
+
+/// Reasons that are told of one absence of the stream: a server that makes up new ones is not listened to for ever.
+const MAX_TOLD: usize = 8;
+
 impl StreamState {
-    pub(super) fn online(jid: String) -> Self {
-        Self { online: true, jid: Some(jid), last_error: None }
+    pub(super) fn online(&mut self, jid: String) {
+        *self = Self { online: true, was_online: true, jid: Some(jid), ..Self::default() };
     }
 
-    pub(super) fn offline(why: String) -> Self {
-        Self { online: false, jid: None, last_error: Some(why) }
+    /// Whether that is news.
+    pub(super) fn offline(&mut self, why: &str) -> News {
+        self.online = false;
+        self.jid = None;
+        self.last_error = Some(why.to_owned());
+        if self.told.len() >= MAX_TOLD || self.told.iter().any(|told| told == why) {
+            return News::No;
+        }
+        self.told.push(why.to_owned());
+        News::Yes
+    }
+
+    /// Whether there ever was a stream.
+    pub(super) fn was_online(&self) -> bool {
+        self.was_online
     }
 
     pub(super) fn joined(&mut self) {
@@ -112,5 +138,27 @@ impl Links {
             rtt_us: selected.and_then(|pair| pair.rtt).map(|rtt| rtt.as_micros() as u64),
             account: link.claim.account.clone(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn why_there_is_no_stream_is_news_once_in_each_absence() {
+        let mut state = StreamState::default();
+        assert!(!state.was_online());
+        for _ in 0..2 {
+            assert_eq!(state.offline("refused"), News::Yes);
+            assert_eq!(state.offline("refused"), News::No);
+            assert_eq!(state.offline("no name"), News::Yes);
+            assert_eq!(state.offline("refused"), News::No);
+            let more = (0..100).filter(|n| state.offline(&n.to_string()) == News::Yes).count();
+            assert_eq!(more, MAX_TOLD - 2);
+            assert_eq!(state.last_error.as_deref(), Some("99"), "the counters have the latest");
+            state.online("a@x/r".into());
+            assert!(state.was_online() && state.last_error.is_none());
+        }
     }
 }

@@ -1,7 +1,10 @@
 //! What comes and goes over XMPP: the stream's ups and downs, stanzas to the part that they concern, questions and
 //! their answers.
 
-use std::{collections::HashMap, time::Instant};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use xmpp_parsers::{
     iq::Iq,
@@ -11,7 +14,7 @@ use xmpp_parsers::{
     stanza::Stanza,
 };
 
-use super::{Action, Link, Links, Servers, Started, Told, report::StreamState};
+use super::{Action, Link, Links, Servers, Started, Told, report::News};
 use crate::{
     peer::PeerSource,
     sessions::Input,
@@ -20,7 +23,9 @@ use crate::{
         jingle::{self, ANSWER_TIMEOUT, Taken},
         request::{Answer, Ask, Failure, Request, Token},
         room::{self, Occupant, Outcome, Stream, StreamEnd},
-        stream::{FromStream, IqError, IqToken, Question, Request as Asked, Resumed, ToStream},
+        stream::{
+            self, FromStream, IqError, IqToken, Question, Request as Asked, Resumed, ToStream,
+        },
     },
 };
 use ipop_datapath::node_id::NodeId;
@@ -45,19 +50,8 @@ impl Links {
     pub fn handle_stream(&mut self, now: Instant, event: FromStream) {
         match event {
             FromStream::Online { jid, resumed } => self.online(now, jid, resumed),
-            FromStream::Offline { why, retry_in } => {
-                self.offline(now);
-                let text = why.to_string();
-                self.stream_state = StreamState::offline(text.clone());
-                let seconds = retry_in.as_secs_f64();
-                self.tell(Told::Warning(format!("XMPP: {text}; next try in {seconds:.0} s")));
-            }
-            FromStream::Refused { why } => {
-                self.offline(now);
-                let text = why.to_string();
-                self.stream_state = StreamState::offline(text.clone());
-                self.tell(Told::Warning(format!("XMPP: {text}; not tried again")));
-            }
+            FromStream::Offline { why, retry_in } => self.lost(now, &why, retry_in),
+            FromStream::Refused { why } => self.refused(now, why),
             FromStream::Stanza(stanza) => self.handle_stanza(now, *stanza),
             FromStream::IqAnswer { token, result } => {
                 let Some((part, token)) = self.questions.open.remove(&token) else { return };
@@ -67,23 +61,57 @@ impl Links {
     }
 
     fn online(&mut self, now: Instant, jid: FullJid, resumed: Resumed) {
-        let stream = match resumed {
+        let session = match resumed {
             Resumed::Yes => Stream::Resumed,
             Resumed::No => Stream::New,
         };
         let account = jid.to_bare();
-        self.stream_state = StreamState::online(jid.to_string());
+        self.stream_state.online(jid.to_string());
         self.tell(Told::Info(format!("XMPP: logged in as {jid}")));
-        self.jingle.online(now, jid.clone(), stream);
-        if stream == Stream::New && self.servers == Servers::Offered {
+        self.jingle.online(now, jid.clone(), session);
+        if session == Stream::New && self.servers == Servers::Offered {
             self.services.online(now, &account);
         }
         self.own_account = Some(account);
-        self.room.online(now, jid, stream);
+        self.room.online(now, jid, session);
     }
 
-    fn offline(&mut self, now: Instant) {
-        self.room.offline(now, StreamEnd::Lost);
+    /// The stream comes back by itself. Why it is not there is told once, and not with every attempt.
+    fn lost(&mut self, now: Instant, why: &stream::Failure, retry_in: Duration) {
+        let end = match why {
+            stream::Failure::Stream { condition, .. } if condition == "conflict" => {
+                StreamEnd::Replaced
+            }
+            _ => StreamEnd::Lost,
+        };
+        self.offline(now, end);
+        let text = why.to_string();
+        let seconds = retry_in.as_secs_f64();
+        let told = match self.stream_state.offline(&text) {
+            News::Yes => Told::Warning(format!("{text}; it is tried again until it works")),
+            News::No => Told::Debug(format!("{text}; next try in {seconds:.0} s")),
+        };
+        self.tell(told);
+    }
+
+    /// The stream does not come back by itself.
+    fn refused(&mut self, now: Instant, why: stream::Failure) {
+        self.offline(now, StreamEnd::Lost);
+        let text = why.to_string();
+        self.stream_state.offline(&text);
+        // A node that knows of no peer but by the room can do nothing more, and whoever started it waits for an answer.
+        let alone = self.configured == 0 && !self.memory.names_anybody();
+        if why.is_of_settings() && !self.stream_state.was_online() && alone {
+            self.actions.push_back(Action::GiveUp(why));
+        } else {
+            self.tell(Told::Warning(format!(
+                "{text}; not tried again before the account's settings change (SIGHUP reads them)"
+            )));
+        }
+    }
+
+    fn offline(&mut self, now: Instant, end: StreamEnd) {
+        self.room.offline(now, end);
         self.jingle.offline();
         self.services.offline();
     }

@@ -7,6 +7,7 @@ use ipop_datapath::{
     command::{CloseReason, Direction, Ended, Lane},
     hello::Hello,
     node_id::NodeId,
+    path::port_of_alias,
 };
 
 /// Something that the operator should know.
@@ -145,34 +146,58 @@ impl Notice {
     }
 }
 
-impl fmt::Display for Notice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Notice {
+    /// The same for a peer whose path others chose: `way` says how it is reached, since its address here stands for that
+    /// path and means nothing to people.
+    pub fn told_over(&self, way: &str) -> String {
         match self {
-            Self::PeerUp { peer, port, remote, direction, hello } => {
+            Self::PeerUp { peer, port, direction, hello, .. } => {
                 let who = match direction {
                     Direction::Dialled => "dialled",
                     Direction::Accepted => "it dialled",
                 };
                 let (name, agent, takes) = (&hello.name, &hello.agent, hello.capabilities);
-                write!(
-                    f,
-                    "peer {peer} ({name}) up, direct UDP to {remote} ({who}), port {port}, \
-                     takes {takes}, {agent}"
+                format!(
+                    "peer {peer} ({name}) up, {way} ({who}), port {port}, takes {takes}, {agent}"
                 )
+            }
+            other => other.to_string(),
+        }
+    }
+}
+
+/// Where a peer is, as people may see it.
+struct Shown(SocketAddr);
+
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match port_of_alias(self.0) {
+            Some(_) => f.write_str("the path that was found"),
+            None => self.0.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PeerUp { remote, .. } => {
+                f.write_str(&self.told_over(&format!("direct UDP to {}", Shown(*remote))))
             }
             Self::PeerDown { peer, name, why, up } => {
                 write!(f, "peer {peer} ({name}) down after {} s: {why}", up.as_secs())
             }
             Self::PeerRestarted { peer, remote } => {
-                write!(f, "peer {peer} restarted, up again at {remote}")
+                write!(f, "peer {peer} restarted, up again at {}", Shown(*remote))
             }
             Self::LaneUp { peer, lane, remote } => {
-                write!(f, "peer {peer} lane {} up at {remote}", lane.0)
+                write!(f, "peer {peer} lane {} up at {}", lane.0, Shown(*remote))
             }
             Self::LaneDown { peer, lane, why } => {
                 write!(f, "peer {peer} lane {} down, others carry on: {why}", lane.0)
             }
             Self::LaneMoved { peer, lane, from, to } => {
+                let (from, to) = (Shown(*from), Shown(*to));
                 write!(f, "peer {peer} lane {} moved from {from} to {to}", lane.0)
             }
             Self::DialFailed { peer, lane, error, retry_in } => {
@@ -184,7 +209,7 @@ impl fmt::Display for Notice {
                 }
             }
             Self::Refused { peer, remote, why } => {
-                write!(f, "refused a connection of {peer} at {remote}: {why}")
+                write!(f, "refused a connection of {peer} at {}: {why}", Shown(*remote))
             }
             Self::Revoked { peer, why } => write!(f, "closed the tunnels of peer {peer}: {why}"),
             Self::MtuMismatch { peer, ours, theirs } => write!(
@@ -195,8 +220,9 @@ impl fmt::Display for Notice {
             Self::DuplicateNode { peer, remote } => write!(
                 f,
                 "two programs use the key of peer {peer} and push each other out, one of them at \
-                 {remote}; was the host cloned? Stop one, delete its identity.pem, start it again and \
-                 tell the peers its new node id"
+                 {}; was the host cloned? Stop one, delete its identity.pem, start it again and \
+                 tell the peers its new node id",
+                Shown(*remote)
             ),
         }
     }
@@ -258,7 +284,27 @@ fn by_peer(code: u64, phrase: &str, local: NodeId) -> String {
 
 #[cfg(test)]
 mod tests {
+    use ipop_datapath::path::alias;
+
     use super::*;
+
+    #[test]
+    fn nobody_is_shown_an_address_that_stands_for_a_path() {
+        let (peer, lane) = (NodeId([7; 32]), Lane(0));
+        let stands_for_it = alias(PortId(3));
+        for notice in [
+            Notice::LaneUp { peer, lane, remote: stands_for_it },
+            Notice::PeerRestarted { peer, remote: stands_for_it },
+            Notice::Refused { peer, remote: stands_for_it, why: "x".into() },
+        ] {
+            let (told, over) = (notice.to_string(), notice.told_over("by air"));
+            assert!(told.contains("the path that was found") && !told.contains("100::"), "{told}");
+            assert_eq!(told, over);
+        }
+        let remote = "192.0.2.1:5800".parse().unwrap();
+        let told = Notice::LaneUp { peer, lane, remote }.to_string();
+        assert!(told.ends_with("up at 192.0.2.1:5800"), "{told}");
+    }
 
     #[test]
     fn the_next_try_is_told_in_seconds_unless_it_is_now() {

@@ -239,6 +239,16 @@ impl Host {
             .with_context(|| format!("writing {}", dir.display()))
     }
 
+    /// Programs started here do not see a configuration that this machine has for a switch of its own.
+    pub(super) fn hide_configuration(&self) -> Result<()> {
+        const NAME: &str = "ipop-switch";
+        if !Path::new("/etc").join(NAME).is_dir() {
+            return Ok(());
+        }
+        let dir = netns_files(self.netns()).join(NAME);
+        fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))
+    }
+
     /// Runs `ip` on the namespace and gives back what it printed.
     ///
     /// # Errors

@@ -35,7 +35,7 @@ use std::{
     path::PathBuf,
     process::Command,
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
     thread,
@@ -59,7 +59,7 @@ pub use rustix::process::Signal;
 pub struct Lab {
     name: String,
     dir: PathBuf,
-    reaper: Mutex<reaper::Reaper>,
+    reaper: Arc<Mutex<reaper::Reaper>>,
     links: AtomicU32,
     vms: AtomicU32,
 }
@@ -87,7 +87,7 @@ impl Lab {
         reaper.register_dir(&dir)?;
         fs::create_dir(&dir).with_context(|| format!("making {}", dir.display()))?;
         let (links, vms) = (AtomicU32::new(0), AtomicU32::new(0));
-        Ok(Self { name, dir, reaper: Mutex::new(reaper), links, vms })
+        Ok(Self { name, dir, reaper: Arc::new(Mutex::new(reaper)), links, vms })
     }
 
     /// A new host: a network namespace with its loopback up and nothing else.
@@ -103,9 +103,19 @@ impl Lab {
         drop(reaper);
         ip(&["netns", "add", &netns])?;
         let host = Host::new(name, &netns, &self.dir);
+        host.hide_configuration()?;
         host.enter(quiet_ipv6)?.context("setting the IPv6 defaults of a namespace")?;
         host.ip_batch(&["link set lo up".into()])?;
         Ok(host)
+    }
+
+    /// From now on Ctrl-C (SIGINT, as SIGTERM and SIGHUP) ends the program when everything is removed, and not before:
+    /// whoever waits for it finds nothing left.
+    ///
+    /// # Errors
+    /// When the signals can't be watched.
+    pub fn end_at_signals(&self) -> Result<()> {
+        reaper::finish_at_signals(self.reaper.clone())
     }
 
     /// The directory for what the lab's processes print; state and keys can go there too. It goes with the lab.
@@ -137,7 +147,7 @@ impl Drop for Lab {
         if thread::panicking() {
             self.show_output();
         }
-        let reaper = self.reaper.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let mut reaper = self.reaper.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = reaper.finish() {
             eprintln!("{error:#}; `ipop-perf clean` removes what is left");
         }

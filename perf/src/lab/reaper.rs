@@ -5,13 +5,16 @@
 //! panic, Ctrl-C or SIGKILL. So there is one way of cleaning up, and every run exercises it.
 
 use std::{
-    io::Write,
+    io::{self, Write},
     os::unix::process::CommandExt,
     path::Path,
-    process::{Child, ChildStdin, Command, Stdio},
+    process::{self, Child, ChildStdin, Command, Stdio},
+    sync::{Arc, Mutex, PoisonError},
+    thread,
 };
 
 use anyhow::{Context, Result, ensure};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::host::netns_files;
 
@@ -60,6 +63,35 @@ impl Reaper {
         let pipe = self.pipe.as_mut().context("the lab is closed")?;
         pipe.write_all(line.as_bytes()).context("writing to the lab's reaper")
     }
+}
+
+/// Watches the signals that end a program, and ends it as a shell would see it when everything is removed.
+pub(super) fn finish_at_signals(reaper: Arc<Mutex<Reaper>>) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let entered = runtime.enter();
+    let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+    let [mut interrupt, mut terminate, mut hangup] =
+        [signal(kinds[0])?, signal(kinds[1])?, signal(kinds[2])?];
+    drop(entered);
+    let run = move || {
+        let number = runtime.block_on(async {
+            tokio::select! {
+                _ = interrupt.recv() => kinds[0],
+                _ = terminate.recv() => kinds[1],
+                _ = hangup.recv() => kinds[2],
+            }
+        });
+        // What fails from now on, since it is being removed, is nobody's concern: the rest of the program gets no word in.
+        let (_stdout, mut stderr) = (io::stdout().lock(), io::stderr().lock());
+        let _ = writeln!(stderr, "\nInterrupted: removing what the lab made");
+        let finished = reaper.lock().unwrap_or_else(PoisonError::into_inner).finish();
+        if let Err(error) = finished {
+            let _ = writeln!(stderr, "{error:#}; `ipop-perf clean` removes what is left");
+        }
+        process::exit(128 + number.as_raw_value());
+    };
+    thread::Builder::new().name("signals".into()).spawn(run).context("starting a thread")?;
+    Ok(())
 }
 
 /// Removes what labs of dead processes left, and says what it was.

@@ -33,6 +33,7 @@ use ipop_datapath::{
     engine::{Worker, WorkerConfig, WorkerHandle},
     node_id::NodeId,
     os::OsError,
+    path::port_of_alias,
     quic::{Congestion, TlsIdentity, cid::fill_random},
     shared::{NodeFacts, Shared},
 };
@@ -126,6 +127,7 @@ pub(crate) fn run(
         messages,
         refusals: Refusals::default(),
         network: None,
+        given_up: None,
     };
     switch.start_workers(&identity)?;
     switch.announce();
@@ -149,6 +151,8 @@ struct Switch {
     messages: Sender<Message>,
     refusals: Refusals,
     network: Option<Network>,
+    /// Why the network cannot be joined, and nothing else can be done either.
+    given_up: Option<String>,
 }
 
 struct RunningWorker {
@@ -254,6 +258,9 @@ impl Switch {
         let mut addresses_at = Instant::now();
         loop {
             self.carry_out();
+            if let Some(why) = self.given_up.take() {
+                return Err(Failure::new(ExitCode::Usage, anyhow::anyhow!("{why}")));
+            }
             let now = Instant::now();
             let links = self.network.as_ref().and_then(|network| network.links.poll_timeout());
             let due = [Some(addresses_at), self.sessions.poll_timeout(), links];
@@ -399,7 +406,13 @@ impl Switch {
 
     fn tell(&mut self, notice: &Notice) {
         match notice {
-            Notice::PeerUp { .. } => tracing::info!("{notice}, engine io_uring"),
+            Notice::PeerUp { peer, remote, .. } => {
+                let is_of_room = port_of_alias(*remote).is_some();
+                let network = self.network.as_ref().filter(|_| is_of_room);
+                let way = network.and_then(|network| network.way_to(*peer));
+                let told = way.map_or_else(|| notice.to_string(), |way| notice.told_over(&way));
+                tracing::info!("{told}, engine io_uring");
+            }
             Notice::Refused { peer, remote, why } => {
                 let why = format!("peer {peer}: {why}");
                 if let Some(line) = self.refusals.note(Instant::now(), *remote, why) {

@@ -61,10 +61,7 @@ impl Network {
         messages: &Sender<Message>,
     ) -> Result<Option<Self>, Failure> {
         let Some(network) = &settings.network else { return Ok(None) };
-        // The same at each start, so that a session that the server still keeps is replaced; another on each node.
-        let node = identity.node_id().to_string();
-        let resource = format!("ipop-{}", node.chars().take(12).collect::<String>());
-        let account = network.account.for_stream(resource).map_err(usage)?;
+        let account = network.account.for_stream(resource(identity.node_id())).map_err(usage)?;
         let saved = StateFile::<SavedPeers>::in_directory(&settings.state);
         let config = LinksConfig {
             local: identity.node_id(),
@@ -109,6 +106,16 @@ impl Network {
             tracing::warn!("{why}");
         }
         self.links.set_servers(now, servers.stun, servers.turn);
+    }
+
+    /// How a peer of the room is reached now.
+    pub(super) fn way_to(&self, peer: NodeId) -> Option<String> {
+        let report = self.links.report_of(Instant::now(), peer)?;
+        let remote = report.remote?;
+        Some(match report.kind {
+            "direct" => format!("direct UDP to {remote}"),
+            kind => format!("UDP {kind} by {remote}"),
+        })
     }
 
     /// Looks at the host's interfaces. Those of the overlay are not offered, nor those that are to be ignored.
@@ -157,6 +164,7 @@ impl Switch {
                 Action::Resolve(offer) => resolve(offer, self.messages.clone()),
                 Action::Observe(node, claim) => self.observe(node, &claim),
                 Action::Save(saved) => self.save(&saved),
+                Action::GiveUp(why) => self.given_up = Some(why.to_string()),
                 Action::Tell(Told::Warning(text)) => tracing::warn!("{text}"),
                 Action::Tell(Told::Info(text)) => tracing::info!("{text}"),
                 Action::Tell(Told::Debug(text)) => tracing::debug!("{text}"),
@@ -209,6 +217,11 @@ fn room(
         },
         seed: random(),
     })
+}
+
+/// The same at each start, so that a session that the server still keeps is replaced; another on each node.
+pub(super) fn resource(node: NodeId) -> String {
+    format!("ipop-{}", node.to_string().chars().take(12).collect::<String>())
 }
 
 /// The room's password, by the network's first secret.

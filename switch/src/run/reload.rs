@@ -94,11 +94,19 @@ impl Switch {
         for key in &reload.needs_restart {
             tracing::warn!("SIGHUP: another {key} takes effect when the switch is started again");
         }
+        let account = reload.account.clone();
         self.apply(reload);
         self.settings.peers = settings.peers;
         self.settings.policy = settings.policy;
         if let (Some(in_force), Some(new)) = (&mut self.settings.network, settings.network) {
             in_force.secrets = new.secrets;
+            if let (Some(account), Some(network)) = (account, &mut self.network) {
+                match account.for_stream(super::network::resource(self.facts.node)) {
+                    Ok(account) => network.links.set_account(account),
+                    Err(error) => tracing::error!("SIGHUP: {error}"),
+                }
+                in_force.account = account;
+            }
             if let Some(network) = &mut self.network {
                 let password = super::network::room_password(in_force);
                 network.links.set_password(Instant::now(), password);

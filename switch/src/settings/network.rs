@@ -1,7 +1,9 @@
-//! The network that the node joins: account, room, secrets, trust, and the servers that help through NATs.
+//! The network that the node joins: account (`account`), room, secrets, trust, and the servers that help through NATs.
 //!
 //! Passwords and secrets come from files that only their owner can read, or from systemd's credentials. Everything is read here, so that what
 //! is wrong is said before any device is touched, and again by SIGHUP.
+
+mod account;
 
 use std::{
     env, fmt,
@@ -14,17 +16,14 @@ use ipop_control::{
     peer::{Host, PeerAddress},
     private_file::{self, PrivateFileError, Readers},
     trust::{NewNodes, Policy},
-    xmpp::stream::{self, Authorities, PlainAuth},
 };
 use ipop_datapath::node_id::NodeId;
 
+pub(crate) use self::account::{Account, Asked, BareJid, Missing, Password};
 use super::{Layers, Origin, SettingsError};
-use crate::{cli::Values, config::TurnEntry};
+use crate::config::TurnEntry;
 
-/// A password of an account has at most this many bytes.
-const MAX_PASSWORD_LEN: u64 = 1_024;
-/// Names in systemd's `$CREDENTIALS_DIRECTORY`.
-const PASSWORD_CREDENTIAL: &str = "xmpp.password";
+/// The name in systemd's `$CREDENTIALS_DIRECTORY`.
 const SECRET_CREDENTIAL: &str = "network.secret";
 /// Servers of one kind that are asked at most.
 const MAX_SERVERS: usize = 8;
@@ -40,6 +39,8 @@ pub(crate) struct Environment {
     pub(crate) credentials_directory: Option<PathBuf>,
     /// `$IPOP_XMPP_PASSWORD`.
     pub(crate) xmpp_password: Option<String>,
+    /// What somebody at the terminal said.
+    pub(crate) asked: Asked,
 }
 
 /// A room and the account to join it with.
@@ -60,34 +61,6 @@ pub(crate) struct RoomSettings {
     pub(crate) room: BareJid,
     pub(crate) secrets: Option<Secrets>,
 }
-
-/// An account at an XMPP server.
-#[derive(Clone, PartialEq, Debug)]
-pub(crate) struct Account {
-    pub(crate) jid: BareJid,
-    pub(crate) password: Password,
-    /// Instead of what DNS says.
-    pub(crate) server: Option<ServerAddress>,
-    /// PEM file of the CA that the server's certificate comes from; the system's roots if there is none.
-    pub(crate) ca: Option<PathBuf>,
-    pub(crate) plain: PlainPassword,
-}
-
-/// Whether the password may be sent as it is (SASL PLAIN) to a server that offers nothing better.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) enum PlainPassword {
-    #[default]
-    Refused,
-    Allowed,
-}
-
-/// A text that is not shown in logs.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Password(String);
-
-/// `local@domain`, without a resource.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub(crate) struct BareJid(String);
 
 /// A host with a port.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -143,6 +116,7 @@ impl Environment {
             state_directory: env::var("STATE_DIRECTORY").ok(),
             credentials_directory: env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
             xmpp_password: env::var("IPOP_XMPP_PASSWORD").ok(),
+            asked: Asked::default(),
         }
     }
 
@@ -171,15 +145,15 @@ impl Layers<'_> {
         let secrets = self.secrets(token.as_ref())?;
         let room = self.room(token.as_ref())?;
         let policy = self.policy(room.is_some(), secrets.as_ref())?;
-        let jid: Option<BareJid> =
-            self.parsed("xmpp-jid", |values| values.network.account.xmpp_jid.as_ref())?;
-        let network = match (room, jid) {
+        let network = match (room, self.jid()?) {
             (Some(room), Some(jid)) => {
                 Some(Network { account: self.account(jid, token.as_ref())?, room, secrets })
             }
             (Some(_), None) => {
                 return Err(SettingsError(
-                    "a room is named but no account to join it with; give one with --xmpp-jid or jid in [xmpp]".into(),
+                    "a room is named but no account to join it with; give one with --xmpp-jid NAME@DOMAIN or jid in [xmpp], and \
+                     its password with --xmpp-password-file FILE or password_file in [xmpp] (at a terminal both are asked for)"
+                        .into(),
                 ));
             }
             (None, Some(_)) => {
@@ -195,9 +169,12 @@ impl Layers<'_> {
     /// Account, room and secrets alone: whoever is let in does not matter to most commands of a room's owner.
     pub(crate) fn room_settings(&self) -> Result<RoomSettings, SettingsError> {
         let token = self.join_token()?;
-        let jid = self.parsed("xmpp-jid", |values| values.network.account.xmpp_jid.as_ref())?;
-        let jid = jid.ok_or_else(|| {
-            SettingsError("no account is named; give one with --xmpp-jid or jid in [xmpp]".into())
+        let jid = self.jid()?.ok_or_else(|| {
+            SettingsError(
+                "no account is named; give one with --xmpp-jid NAME@DOMAIN or jid in [xmpp], and its password with \
+                 --xmpp-password-file FILE or password_file in [xmpp] (at a terminal both are asked for)"
+                    .into(),
+            )
         })?;
         let room = self.room(token.as_ref())?;
         let room = room.ok_or_else(|| SettingsError("no room is named".into()))?;
@@ -294,52 +271,6 @@ impl Layers<'_> {
         nodes.map(|text| text.parse().map_err(|error| origin.error(error))).collect()
     }
 
-    fn account(&self, jid: BareJid, token: Option<&JoinToken>) -> Result<Account, SettingsError> {
-        let server: Option<ServerAddress> =
-            self.parsed("xmpp-server", |values| values.network.account.xmpp_server.as_ref())?;
-        let invited = token.and_then(|token| token.server.as_deref()).map(str::parse).transpose();
-        let invited =
-            invited.map_err(|why| SettingsError(format!("the join token's server: {why}")))?;
-        let ca = self.pick("xmpp-ca", |values| values.network.account.xmpp_ca.as_ref());
-        let allowed = self.file.and_then(|file| file.beyond_flags.allow_plain).unwrap_or(false);
-        Ok(Account {
-            jid,
-            password: self.password()?,
-            server: server.or(invited),
-            ca: ca.map(|(path, _)| path.clone()),
-            plain: if allowed { PlainPassword::Allowed } else { PlainPassword::Refused },
-        })
-    }
-
-    fn password(&self) -> Result<Password, SettingsError> {
-        let of_flags = self.flags.network.account.xmpp_password_file.as_ref();
-        if let Some(path) = of_flags {
-            return Password::read(path);
-        }
-        if let Some(text) = &self.environment.xmpp_password {
-            return Password::new(text)
-                .map_err(|why| SettingsError(format!("$IPOP_XMPP_PASSWORD {why}")));
-        }
-        let of_file = |values: &Values| values.network.account.xmpp_password_file.clone();
-        if let Some(path) = self.file.and_then(|file| of_file(&file.values)) {
-            return Password::read(&path);
-        }
-        let inline = self.of_file::<Password>("password", |file| file.xmpp_password.as_ref())?;
-        if let Some(password) = inline {
-            return Ok(password);
-        }
-        if let Some(text) = self.environment.credential(PASSWORD_CREDENTIAL, MAX_PASSWORD_LEN)? {
-            return Password::new(&text).map_err(|why| {
-                SettingsError(format!("the credential {PASSWORD_CREDENTIAL} {why}"))
-            });
-        }
-        Err(SettingsError(
-            "the account has no password here; give it with --xmpp-password-file FILE, password_file in [xmpp], \
-             $IPOP_XMPP_PASSWORD, or systemd's LoadCredential=xmpp.password:FILE"
-                .into(),
-        ))
-    }
-
     fn ice(&self) -> Result<Ice, SettingsError> {
         let Some(file) = self.file else { return Ok(Ice::default()) };
         let (beyond, path) = (&file.beyond_flags, Some(&*file.path));
@@ -370,28 +301,6 @@ impl Layers<'_> {
         let origin = Origin { key, file: Some(&file.path) };
         let parsed = get(&file.beyond_flags).map(|text| text.parse()).transpose();
         parsed.map_err(|why| origin.error(why))
-    }
-}
-
-impl Account {
-    /// For the stream; `resource` names this program's session.
-    pub(crate) fn for_stream(&self, resource: String) -> Result<stream::Account, SettingsError> {
-        let jid = self.jid.to_jid()?;
-        let server = self
-            .server
-            .as_ref()
-            .map(|server| stream::ServerAddress { host: server.host(), port: server.0.port });
-        Ok(stream::Account {
-            jid,
-            password: stream::Password::new(self.password.reveal()),
-            resource,
-            server,
-            authorities: self.ca.clone().map_or(Authorities::System, Authorities::File),
-            plain: match self.plain {
-                PlainPassword::Refused => PlainAuth::Never,
-                PlainPassword::Allowed => PlainAuth::Allowed,
-            },
-        })
     }
 }
 
@@ -459,93 +368,6 @@ impl ServerAddress {
 impl fmt::Display for ServerAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
-    }
-}
-
-impl Password {
-    /// What it is, for whoever logs in with it.
-    pub(crate) fn reveal(&self) -> &str {
-        &self.0
-    }
-
-    fn read(path: &Path) -> Result<Self, SettingsError> {
-        let text = private_file::read_text(path, MAX_PASSWORD_LEN, Readers::OwnerAlone)
-            .map_err(|error| SettingsError::of_file(&error))?;
-        Self::new(&text).map_err(|why| in_file(path, &format_args!("the password {why}")))
-    }
-
-    /// The line end that editors add does not belong to it.
-    fn new(text: &str) -> Result<Self, &'static str> {
-        let text = text.trim_end_matches(['\r', '\n']);
-        if text.is_empty() {
-            return Err("is empty");
-        }
-        if text.len() as u64 > MAX_PASSWORD_LEN {
-            return Err("is too long");
-        }
-        if text.contains(['\r', '\n', '\0']) {
-            return Err("has more than one line");
-        }
-        Ok(Self(text.to_owned()))
-    }
-}
-
-impl FromStr for Password {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        Self::new(text).map_err(|why| format!("the password {why}"))
-    }
-}
-
-impl fmt::Debug for Password {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Password(..)")
-    }
-}
-
-impl BareJid {
-    /// As the XMPP library knows it, prepared as RFC 7622 wants.
-    pub(crate) fn to_jid(&self) -> Result<ipop_control::xmpp::BareJid, SettingsError> {
-        let parsed: Result<ipop_control::xmpp::BareJid, _> = self.0.parse();
-        parsed.map_err(|error| SettingsError(format!("{:?} is no JID: {error}", self.0)))
-    }
-
-    pub(crate) fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// What stands after the @.
-    pub(crate) fn domain(&self) -> &str {
-        self.0.rsplit_once('@').map_or(&self.0, |(_, domain)| domain)
-    }
-}
-
-impl FromStr for BareJid {
-    type Err = String;
-
-    /// RFC 7622, as far as typing errors go; the server knows the rest.
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong =
-            |why: &str| format!("{text:?} {why}; write NAME@DOMAIN, like vmnet@muc.example.org");
-        let (local, domain) = text.split_once('@').ok_or_else(|| wrong("has no @"))?;
-        if text.contains('/') {
-            return Err(wrong("has a resource, which is chosen by the program"));
-        }
-        let odd = |c: char| c.is_whitespace() || c.is_control() || "\"&'/:<>@".contains(c);
-        if !(1..=1_023).contains(&local.len()) || local.contains(odd) {
-            return Err(wrong("has no usable name before the @"));
-        }
-        if !(1..=255).contains(&domain.len()) || domain.contains(odd) {
-            return Err(wrong("has no usable domain after the @"));
-        }
-        Ok(Self(text.to_owned()))
-    }
-}
-
-impl fmt::Display for BareJid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
     }
 }
 

@@ -1,9 +1,9 @@
-//! What SIGHUP changes: configured peers, policy, secrets. Everything else needs a restart, and the operator is told which.
+//! What SIGHUP changes: configured peers, policy, secrets, and the account's password and server. Everything else needs a restart, and the operator is told which.
 
 use ipop_control::{peer::PeerSpec, trust::Policy};
 use ipop_datapath::node_id::NodeId;
 
-use super::Settings;
+use super::{Account, Network, Settings};
 
 /// The difference between what was in force and what is configured now.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -14,6 +14,8 @@ pub(crate) struct Reload {
     pub(crate) removed: Vec<NodeId>,
     /// The policy, with its secrets and pins, if it is another.
     pub(crate) policy: Option<Policy>,
+    /// The account's settings if they are others for the same account.
+    pub(crate) account: Option<Account>,
     /// Keys that changed and take effect only when the program starts again.
     pub(crate) needs_restart: Vec<&'static str>,
 }
@@ -25,9 +27,12 @@ impl Reload {
         let gone = |peer: &&PeerSpec| new.peers.iter().all(|other| other.node != peer.node);
         let removed = old.peers.iter().filter(gone).map(|peer| peer.node).collect();
         let policy = (old.policy != new.policy).then(|| new.policy.clone());
-        let account = |settings: &Settings| {
-            settings.network.as_ref().map(|n| (n.account.clone(), n.room.clone()))
-        };
+        let whose = |network: &Network| (network.account.jid.clone(), network.room.clone());
+        let [was, is] = [&old.network, &new.network].map(|network| network.as_ref().map(whose));
+        let of_same = new.network.as_ref().zip(old.network.as_ref()).filter(|_| was == is);
+        let account = of_same
+            .filter(|(new, old)| new.account != old.account)
+            .map(|(new, _)| new.account.clone());
         let fixed = [
             ("tap", old.taps != new.taps),
             ("bridge", old.bridge != new.bridge),
@@ -41,10 +46,11 @@ impl Reload {
             ("offload", old.offload != new.offload),
             ("log", old.log != new.log),
             ("name", old.name != new.name),
-            ("[xmpp] or room", account(old) != account(new)),
+            ("account or room", was != is),
             ("[ice]", old.ice != new.ice),
         ];
         let changed = fixed.into_iter().filter(|(_, changed)| *changed);
-        Self { added, removed, policy, needs_restart: changed.map(|(key, _)| key).collect() }
+        let needs_restart = changed.map(|(key, _)| key).collect();
+        Self { added, removed, policy, account, needs_restart }
     }
 }

@@ -78,8 +78,7 @@ pub enum Failure {
     },
     /// The server does not know the account or the password is wrong.
     #[error(
-        "XMPP: the server refused account {jid}: {condition}{}; check the account's name and password. It is not \
-         tried again before the settings change",
+        "XMPP: the server refused account {jid}: {condition}{}; check the account's name and password",
         parenthesised(.text)
     )]
     Credentials {
@@ -136,7 +135,8 @@ pub enum Failure {
 pub enum Certificate {
     /// Nobody who is trusted signed it.
     #[error(
-        "is not signed by an authority that is trusted here; if the server has an authority of its own, give its certificate"
+        "is not signed by an authority that is trusted here; if the server has an authority of its own, give that one's \
+         certificate with --xmpp-ca FILE (ca in [xmpp])"
     )]
     UnknownAuthority,
     /// It is for another name.
@@ -166,6 +166,11 @@ impl Failure {
                 | Self::Mechanisms { .. }
                 | Self::Impersonation(_)
         )
+    }
+
+    /// Whether the operator's settings are to blame, or the account at the server.
+    pub fn is_of_settings(&self) -> bool {
+        matches!(self, Self::Settings(_) | Self::Credentials { .. } | Self::Mechanisms { .. })
     }
 
     /// Whether another address of the same domain may do better.
