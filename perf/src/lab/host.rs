@@ -19,7 +19,7 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use super::process::Process;
+use super::{process::Process, reaper::open_gate};
 
 /// How long [`Host::run`] lets a command run.
 const RUN_LIMIT: Duration = Duration::from_secs(60);
@@ -233,6 +233,7 @@ impl Host {
     /// When the files can't be written.
     pub fn set_name_server(&self, address: Ipv4Addr) -> Result<()> {
         let dir = netns_files(self.netns());
+        let _gate = open_gate();
         fs::create_dir_all(&dir)
             .and_then(|()| fs::write(dir.join("resolv.conf"), format!("nameserver {address}\n")))
             .and_then(|()| fs::write(dir.join("nsswitch.conf"), "hosts: files dns\n"))
@@ -246,6 +247,7 @@ impl Host {
             return Ok(());
         }
         let dir = netns_files(self.netns()).join(NAME);
+        let _gate = open_gate();
         fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))
     }
 
@@ -254,6 +256,7 @@ impl Host {
     /// # Errors
     /// When it fails.
     pub fn ip(&self, args: &[&str]) -> Result<String> {
+        let _gate = open_gate();
         let output = Command::new("ip")
             .args(["-netns", self.netns()])
             .args(args)
@@ -267,6 +270,7 @@ impl Host {
 
     /// Several `ip` commands by one process.
     pub(super) fn ip_batch(&self, lines: &[String]) -> Result<()> {
+        let _gate = open_gate();
         let mut child = Command::new("ip")
             .args(["-netns", self.netns(), "-batch", "-"])
             .stdin(Stdio::piped())

@@ -97,11 +97,13 @@ impl Lab {
     pub fn host(&self, name: &str) -> Result<Host> {
         ensure!(is_plain(name), "a host's name is made of letters and digits, not {name:?}");
         let netns = format!("{}-{name}", self.name);
+        let gate = reaper::open_gate();
         let mut reaper = self.reaper.lock().unwrap_or_else(PoisonError::into_inner);
         reaper.register_netns(&netns)?;
         reaper.register_dir(&host::netns_files(&netns))?;
         drop(reaper);
         ip(&["netns", "add", &netns])?;
+        drop(gate);
         let host = Host::new(name, &netns, &self.dir);
         host.hide_configuration()?;
         host.enter(quiet_ipv6)?.context("setting the IPv6 defaults of a namespace")?;

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
-use super::wait_until;
+use super::{reaper::open_gate, wait_until};
 
 /// How long a process gets between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(5);
@@ -85,6 +85,7 @@ impl Process {
             let file = File::create(&path).with_context(|| format!("making {}", path.display()))?;
             Ok((path, file))
         };
+        let _gate = open_gate();
         let ((stdout, out_file), (stderr, err_file)) = (output("out")?, output("err")?);
         let child = command
             .stdin(Stdio::null())

@@ -5,21 +5,32 @@
 //! panic, Ctrl-C or SIGKILL. So there is one way of cleaning up, and every run exercises it.
 
 use std::{
+    fs,
     io::{self, Write},
     os::unix::process::CommandExt,
     path::Path,
     process::{self, Child, ChildStdin, Command, Stdio},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard},
     thread,
 };
 
 use anyhow::{Context, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::host::netns_files;
 
 /// The names of namespaces and directories start so, followed by the pid of their owner and a dash.
 pub(super) const PREFIX: &str = "ipoplab-";
+
+/// Held for writing when everything is to go.
+static GATE: RwLock<()> = RwLock::new(());
+
+/// To be held while anything is made that has to be removed again. Nobody comes through any more once a signal ends the
+/// program: what is made meanwhile would stay. Never held twice by one thread.
+pub(super) fn open_gate() -> RwLockReadGuard<'static, ()> {
+    GATE.read().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// The child that cleans up, and our end of the pipe.
 #[derive(Debug)]
@@ -84,7 +95,11 @@ pub(super) fn finish_at_signals(reaper: Arc<Mutex<Reaper>>) -> Result<()> {
         // What fails from now on, since it is being removed, is nobody's concern: the rest of the program gets no word in.
         let (_stdout, mut stderr) = (io::stdout().lock(), io::stderr().lock());
         let _ = writeln!(stderr, "\nInterrupted: removing what the lab made");
-        let finished = reaper.lock().unwrap_or_else(PoisonError::into_inner).finish();
+        let _closed = GATE.write().unwrap_or_else(PoisonError::into_inner);
+        let mut reaper = reaper.lock().unwrap_or_else(PoisonError::into_inner);
+        // One that is just on its way into a namespace is not seen there yet.
+        kill_children(reaper.child.id());
+        let finished = reaper.finish();
         if let Err(error) = finished {
             let _ = writeln!(stderr, "{error:#}; `ipop-perf clean` removes what is left");
         }
@@ -92,6 +107,23 @@ pub(super) fn finish_at_signals(reaper: Arc<Mutex<Reaper>>) -> Result<()> {
     };
     thread::Builder::new().name("signals".into()).spawn(run).context("starting a thread")?;
     Ok(())
+}
+
+/// Kills what this program has started, apart from one.
+fn kill_children(spared: u32) {
+    let own = process::id().to_string();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        // The program's name, in parentheses, may hold anything; state and parent follow.
+        let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1));
+        let pid =
+            entry.file_name().to_string_lossy().parse::<u32>().ok().filter(|pid| *pid != spared);
+        let pid = pid.and_then(|pid| Pid::from_raw(pid.cast_signed()));
+        if let (true, Some(pid)) = (parent == Some(own.as_str()), pid) {
+            // It may have ended by itself.
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    }
 }
 
 /// Removes what labs of dead processes left, and says what it was.

@@ -37,7 +37,10 @@ for namespace in $namespaces; do
 done
 for directory in $directories; do
     case $directory in
-        */ipoplab-*) rm -rf -- "$directory" || failed=1 ;;
+        */ipoplab-*)
+            # Whoever was just killed may have been making a file: a second look finds it.
+            rm -rf -- "$directory" 2>/dev/null || { sleep 0.1; rm -rf -- "$directory"; } || failed=1
+            ;;
     esac
 done
 exit $failed
