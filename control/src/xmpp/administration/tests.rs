@@ -121,8 +121,8 @@ impl Model {
             (self.has("muc#roomconfig_whois", "anyone"), "muc_nonanonymous"),
             (self.has("muc#roomconfig_persistentroom", "1"), "muc_persistent"),
         ];
-        let features = features.into_iter().filter_map(|(is, feature)| is.then(|| feature.into()));
-        DiscoInfo { features: features.collect() }
+        let features = features.into_iter().filter(|(is, _)| *is);
+        DiscoInfo { features: features.map(|(_, feature)| feature.into()).collect() }
     }
 
     /// What the room answers.

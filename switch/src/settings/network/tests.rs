@@ -5,7 +5,7 @@ use std::{fs, os::unix::fs::PermissionsExt};
 use clap::Parser;
 use proptest::prelude::*;
 
-use super::*;
+use super::{account::PlainPassword, *};
 use crate::{
     cli::Cli,
     config::{self, ConfigFile},
@@ -229,6 +229,49 @@ fn a_reload_says_what_changes_and_what_does_not() {
     assert_eq!(reload.removed, [b.parse().unwrap()]);
     assert!(matches!(reload.policy, Some(Policy::Secret(secrets)) if secrets.iter().count() == 2));
     assert_eq!(reload.needs_restart, ["mtu"], "a new secret needs none");
+    assert_eq!(reload.account, None);
+    // A password that was corrected is one to log in with; another account is another node.
+    host.write("password", "corrected", 0o600);
+    let corrected = host.settings(FLAGS, "").unwrap();
+    let reload = Reload::between(&new, &corrected);
+    assert_eq!(reload.account.unwrap().password.reveal(), "corrected");
+    let other = host.settings(&FLAGS.replace("site-a", "site-b"), "").unwrap();
+    let reload = Reload::between(&corrected, &other);
+    assert_eq!((reload.account, reload.needs_restart), (None, vec!["account or room"]));
+}
+
+#[test]
+fn what_stands_nowhere_is_asked_for_and_nothing_else() {
+    let mut host = Host::new();
+    let join = format!("--join {}", token(None));
+    let missing = |host: &Host, flags: &str| {
+        let line = flags.replace("DIR", host.dir.path().to_str().unwrap());
+        let line = format!("ipop-switch --tap ipop0 {line}");
+        let flags = Cli::try_parse_from(line.split_whitespace()).unwrap().run.values;
+        Layers { flags: &flags, file: None, environment: &host.environment }.missing_of_account()
+    };
+    let jid: BareJid = "a@example.org".parse().unwrap();
+    let known = format!("{join} --xmpp-jid a@example.org");
+    let with_password = format!("{known} --xmpp-password-file DIR/password");
+    for (flags, expected) in [
+        ("", None),
+        (&*join, Some(Missing { jid: None, password: true })),
+        (&*known, Some(Missing { jid: Some(jid.clone()), password: true })),
+        (&*with_password, None),
+    ] {
+        assert_eq!(missing(&host, flags), Ok(expected), "{flags}");
+    }
+    // Without a terminal nobody can be asked, and it is said where the answers may stand.
+    let refusal = host.refusal(&join, "");
+    for word in ["--xmpp-jid", "--xmpp-password-file", "[xmpp]", "terminal"] {
+        assert!(refusal.contains(word), "{refusal}");
+    }
+    host.environment.asked = Asked { jid: Some(jid), password: Some("typed".parse().unwrap()) };
+    let account = host.settings(&join, "").unwrap().network.unwrap().account;
+    assert_eq!((account.jid.as_str(), account.password.reveal()), ("a@example.org", "typed"));
+    // What is configured goes before what was typed.
+    let account = host.settings(&with_password, "").unwrap().network.unwrap().account;
+    assert_eq!(account.password.reveal(), "hunter2");
 }
 
 proptest! {
