@@ -366,11 +366,10 @@ impl Internet {
     fn introduce(&self, port: &Attached, attached: &Attached) -> Result<()> {
         let introduce = |to: &Attached, whom: &Attached| -> Result<()> {
             let mac = whom.mac()?;
-            let addresses = [Some(IpAddr::from(whom.ipv4)), whom.ipv6.map(IpAddr::from)];
             let line = |address| {
                 format!("neigh replace {address} lladdr {mac} dev {} nud permanent", to.interface)
             };
-            to.host.ip_batch(&addresses.into_iter().flatten().map(line).collect::<Vec<_>>())
+            to.host.ip_batch(&whom.addresses().map(line).collect::<Vec<_>>())
         };
         introduce(port, attached)?;
         introduce(attached, port)
@@ -382,6 +381,19 @@ impl Internet {
 }
 
 impl Attached {
+    /// The addresses that it has here, IPv4 first.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        [Some(IpAddr::from(self.ipv4)), self.ipv6.map(IpAddr::from)].into_iter().flatten()
+    }
+
+    /// From now on it has IPv6 alone.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn give_up_ipv4(&self) -> Result<()> {
+        self.host.ip(&["-4", "address", "flush", "dev", &self.interface]).map(drop)
+    }
+
     /// Addresses, up, and the way to everywhere.
     pub(super) fn set_up(
         &self,

@@ -5,7 +5,7 @@ use std::{fmt, net::IpAddr, time::Duration};
 use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::Value;
 
-use super::Host;
+use super::{Host, Process, Signal};
 
 /// What is left to a tool beyond the time that it should take.
 const MARGIN: Duration = Duration::from_secs(10);
@@ -72,12 +72,37 @@ impl Ping {
         })
     }
 
+    /// Pings until it is told to stop, however many requests that takes.
+    ///
+    /// # Errors
+    /// When `ping` can't be started.
+    pub fn start(&self, host: &Host) -> Result<Pinging> {
+        let args = Self { count: u32::MAX >> 1, ..self.clone() }.args();
+        Ok(Pinging(host.spawn("ping", args)?))
+    }
+
     fn args(&self) -> Vec<String> {
         let mut args: Vec<String> = ["-n", "-W", "1", "-c"].map(String::from).into();
         args.extend([self.count.to_string(), "-i".into(), self.interval.as_secs_f64().to_string()]);
         args.extend(self.options.iter().cloned());
         args.push(self.address.to_string());
         args
+    }
+}
+
+/// A `ping` that goes on.
+#[derive(Debug)]
+pub struct Pinging(Process);
+
+impl Pinging {
+    /// Ends it. The answer to the last request may still have been on its way, and is then missing.
+    ///
+    /// # Errors
+    /// When it has ended before, or says nothing.
+    pub fn stop(mut self) -> Result<PingReport> {
+        self.0.signal(Signal::INT)?;
+        self.0.wait(MARGIN)?;
+        PingReport::parse(&self.0.stdout()).with_context(|| self.0.stderr())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::{Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
@@ -16,13 +16,27 @@ use crate::lab::{Attached, Exit, Lab, Process, stun};
 #[derive(Clone, Debug)]
 pub struct CoturnOptions {
     port: u16,
+    users: Users,
     more: Vec<String>,
+}
+
+#[derive(Clone, Debug)]
+enum Users {
+    OfTheXmppServer,
+    One { name: String, password: String },
 }
 
 impl CoturnOptions {
     /// The defaults.
     pub fn new() -> Self {
-        Self { port: 3478, more: Vec::new() }
+        Self { port: 3478, users: Users::OfTheXmppServer, more: Vec::new() }
+    }
+
+    /// TURN for this user alone, whose credentials do not expire.
+    #[must_use]
+    pub fn user(mut self, name: &str, password: &str) -> Self {
+        self.users = Users::One { name: name.into(), password: password.into() };
+        self
     }
 
     /// Another port.
@@ -39,10 +53,14 @@ impl CoturnOptions {
         self
     }
 
-    fn configuration(&self, dir: &Path, address: Ipv4Addr) -> String {
+    fn configuration(&self, dir: &Path, at: &Attached) -> String {
+        let users = match &self.users {
+            Users::OfTheXmppServer => {
+                format!("use-auth-secret\nstatic-auth-secret={TURN_SECRET}")
+            }
+            Users::One { name, password } => format!("lt-cred-mech\nuser={name}:{password}"),
+        };
         let lines = [
-            format!("listening-ip={address}"),
-            format!("relay-ip={address}"),
             format!("listening-port={}", self.port),
             "min-port=40000".into(),
             "max-port=40099".into(),
@@ -50,8 +68,7 @@ impl CoturnOptions {
             "no-dtls".into(),
             "no-cli".into(),
             "fingerprint".into(),
-            "use-auth-secret".into(),
-            format!("static-auth-secret={TURN_SECRET}"),
+            users,
             "realm=example.org".into(),
             "relay-threads=1".into(),
             "log-file=stdout".into(),
@@ -60,7 +77,8 @@ impl CoturnOptions {
             format!("pidfile={}/turnserver.pid", dir.display()),
             format!("userdb={}/turndb", dir.display()),
         ];
-        lines.iter().chain(&self.more).map(|line| format!("{line}\n")).collect()
+        let addresses = at.addresses().map(|ip| format!("listening-ip={ip}\nrelay-ip={ip}"));
+        addresses.chain(lines).chain(self.more.clone()).map(|line| line + "\n").collect()
     }
 }
 
@@ -86,7 +104,7 @@ impl Coturn {
     /// When it does not.
     pub fn start(lab: &Lab, at: &Attached, options: CoturnOptions) -> Result<Self> {
         let dir = directory(lab, at, "coturn")?;
-        fs::write(dir.join("turnserver.conf"), options.configuration(&dir, at.ipv4))
+        fs::write(dir.join("turnserver.conf"), options.configuration(&dir, at))
             .context("configuring coturn")?;
         let process = run(&dir, at, options.port)?;
         Ok(Self { at: at.clone(), dir, port: options.port, process })
@@ -95,6 +113,11 @@ impl Coturn {
     /// Where it listens, over UDP and TCP.
     pub fn address(&self) -> SocketAddr {
         (self.at.ipv4, self.port).into()
+    }
+
+    /// The same over IPv6, if its machine has it.
+    pub fn ipv6_address(&self) -> Option<SocketAddr> {
+        self.at.ipv6.map(|ip| (ip, self.port).into())
     }
 
     /// The secret that makes credentials (the `REST API` of TURN servers).

@@ -31,6 +31,7 @@ pub struct ProsodyOptions {
     certificate_names: Option<Vec<String>>,
     validity: Validity,
     turn: Option<SocketAddr>,
+    turn_ipv6: Option<SocketAddr>,
     turn_ttl_s: u32,
     more: String,
 }
@@ -78,6 +79,7 @@ impl ProsodyOptions {
             certificate_names: None,
             validity: Validity::Long,
             turn: None,
+            turn_ipv6: None,
             turn_ttl_s: 3600,
             more: String::new(),
         }
@@ -154,7 +156,7 @@ impl ProsodyOptions {
     /// Tells clients of this server, with credentials (XEP-0215).
     #[must_use]
     pub fn turn(mut self, coturn: &Coturn) -> Self {
-        self.turn = Some(coturn.address());
+        (self.turn, self.turn_ipv6) = (Some(coturn.address()), coturn.ipv6_address());
         self
     }
 
@@ -196,6 +198,15 @@ impl ProsodyOptions {
             writeln!(options, "turn_external_host = \"{host}\"; turn_external_port = {port}")?;
             writeln!(options, "turn_external_ttl = {turn_ttl_s}; turn_external_tcp = true")?;
         }
+        if let Some(turn) = self.turn_ipv6 {
+            // The module above knows of one address alone; this is what it is made with.
+            modules.push("external_services");
+            let at = format!("host = \"{}\"; port = {}", turn.ip(), turn.port());
+            let secret = format!("secret = \"{TURN_SECRET}\"; ttl = {turn_ttl_s}");
+            writeln!(options, "external_services = {{")?;
+            writeln!(options, "{{ type = \"stun\"; transport = \"udp\"; {at} }};")?;
+            writeln!(options, "{{ type = \"turn\"; transport = \"udp\"; {at}; {secret} }}; }}")?;
+        }
         if self.mechanisms == Mechanisms::PlainOnly {
             let others = "\"SCRAM-SHA-1\"; \"SCRAM-SHA-1-PLUS\"; \"SCRAM-SHA-256\"; \"SCRAM-SHA-256-PLUS\"; \"DIGEST-MD5\"";
             writeln!(options, "disable_sasl_mechanisms = {{ {others} }}")?;
@@ -206,11 +217,13 @@ impl ProsodyOptions {
             TlsVersions::Only1_3 => "protocol = \"tlsv1_3\";",
         };
         let modules = modules.join("\"; \"");
+        let interfaces: Vec<_> = at.addresses().map(|ip| ip.to_string()).collect();
+        let interfaces = interfaces.join("\"; \"");
         Ok(format!(
             "daemonize = false; run_as_root = true
 data_path = \"{dir}/data\"; certificates = \"{dir}/certs\"; pidfile = \"{dir}/prosody.pid\"
 log = {{ info = \"*console\" }}
-interfaces = {{ \"{}\" }}
+interfaces = {{ \"{interfaces}\" }}
 c2s_ports = {{ {PORT} }}; c2s_direct_tls_ports = {{ {direct_tls_port} }}
 s2s_ports = {{}}; s2s_direct_tls_ports = {{}}; http_ports = {{}}; https_ports = {{}}
 modules_enabled = {{ \"{modules}\" }}
@@ -219,8 +232,7 @@ c2s_require_encryption = true; authentication = \"internal_plain\"; storage = \"
 ssl = {{ key = \"{dir}/certs/server.key\"; certificate = \"{dir}/certs/server.crt\"; {protocol} }}
 {options}{more}VirtualHost \"{domain}\"
 Component \"muc.{domain}\" \"muc\"
-",
-            at.ipv4
+"
         ))
     }
 }
@@ -281,6 +293,11 @@ impl Prosody {
     /// The address for STARTTLS.
     pub fn address(&self) -> SocketAddr {
         (self.at.ipv4, PORT).into()
+    }
+
+    /// The same over IPv6, if its machine has it.
+    pub fn ipv6_address(&self) -> Option<SocketAddr> {
+        self.at.ipv6.map(|ip| (ip, PORT).into())
     }
 
     /// The address for direct TLS.

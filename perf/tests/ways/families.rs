@@ -1,0 +1,68 @@
+//! IPv6 alone, and both families.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use ipop_perf::{
+    lab::{InternetOptions, NatKind, NatOptions, Place, Traffic, wait_until},
+    tunnel::PORT,
+};
+use serde_json::Value;
+
+use crate::common::network::{FOUND_WITHIN, Member, Network, Way, expect_ways};
+
+#[test]
+fn ipv6_alone_and_both_families() {
+    let network = Network::new("families", 6, InternetOptions::new().ipv6());
+    let internet = &network.internet;
+    let nat = NatOptions::new(NatKind::PortRestricted);
+    let nat = internet.nat("nat", nat, Place::Internet).unwrap();
+    let names = ["six0", "six1", "six2", "both0", "both1", "four"];
+    let machines = names.map(|name| {
+        let place = if name == "four" { Place::Behind(&nat) } else { Place::Internet };
+        internet.machine(name, place).unwrap()
+    });
+    let ipv6 = machines.each_ref().map(|machine| machine.ipv6);
+    // These two are left with a relay.
+    internet.cut(ipv6[0].unwrap(), ipv6[2].unwrap(), Traffic::Udp).unwrap();
+    let mut members: Vec<Member> = machines
+        .iter()
+        .enumerate()
+        .map(|(number, machine)| {
+            let mut member = network.member(number, &machine.host);
+            if machine.host.name().starts_with("six") {
+                machine.give_up_ipv4().unwrap();
+                member.use_ipv6_server(&network);
+            }
+            member.node.listen((Ipv6Addr::UNSPECIFIED, PORT).into()).args(&["--workers", "1"]);
+            member.start();
+            member
+        })
+        .collect();
+    expect_ways(&mut members, |a, b| match (a.min(b), a.max(b)) {
+        (0, 2) => Way::Relayed,
+        (0..3, 5) => Way::None,
+        (3, 4) | (1, 2) | (0, 1) | (0..3, 3..5) => Way::HostToHost,
+        _ => Way::Direct,
+    });
+
+    // Of both families IPv6 is taken; when it fails, IPv4 takes over.
+    let ids = [members[3].id(), members[4].id()];
+    let remote = |peer: &Value| -> Option<IpAddr> {
+        let address: std::net::SocketAddr = peer["path"]["remote"].as_str()?.parse().ok()?;
+        Some(address.ip())
+    };
+    for (end, other) in [(3, 1), (4, 0)] {
+        members[end].wait_for_peer(ids[other], "path by IPv6", |peer| {
+            remote(peer).is_some_and(|ip| ip.is_ipv6())
+        });
+    }
+    let connections = members[3].peer(ids[1])["lanes"][0]["connection"].clone();
+    internet.cut(ipv6[3].unwrap(), ipv6[4].unwrap(), Traffic::Udp).unwrap();
+    for (end, other) in [(3, 1), (4, 0)] {
+        members[end].wait_for_peer(ids[other], "path by IPv4", |peer| {
+            Way::HostToHost.is_that_of(peer) && remote(peer).is_some_and(|ip| ip.is_ipv4())
+        });
+    }
+    assert!(wait_until(FOUND_WITHIN, || members[3].pings(4)));
+    assert_eq!(members[3].peer(ids[1])["lanes"][0]["connection"], connections);
+}
