@@ -9,7 +9,7 @@ use ipop_datapath::{
 
 use super::{
     Candidate, CandidateKind, Ice, IceState, Wakeup,
-    agent::Pacing,
+    agent::{MAX_REMOTE_CANDIDATES, Pacing},
     pair::{Base, Pair},
 };
 
@@ -123,6 +123,8 @@ pub(super) struct Announced {
     pub(super) sources: Vec<Source>,
     state: IceState,
     candidates: Vec<Candidate>,
+    /// Candidates that were told since the description, those that are gone included.
+    told: usize,
     end_of_candidates: bool,
 }
 
@@ -133,6 +135,7 @@ impl Default for Announced {
             sources: Vec::new(),
             state: IceState::Waiting,
             candidates: Vec::new(),
+            told: 0,
             end_of_candidates: false,
         }
     }
@@ -142,13 +145,14 @@ impl Announced {
     /// A new description begins: all candidates have to be told again.
     pub(super) fn forget_candidates(&mut self) {
         self.candidates.clear();
+        self.told = 0;
         self.end_of_candidates = false;
     }
 }
 
 impl Ice {
     /// Tells all peers the candidates that they do not know yet, if there is anything new at all.
-    pub(super) fn announce_candidates(&mut self) {
+    pub(super) fn announce_candidates(&mut self, now: Instant) {
         let known = (self.local_candidates(), self.is_gathered());
         if known == self.announced {
             return;
@@ -156,11 +160,11 @@ impl Ice {
         self.announced = known;
         let peers: Vec<_> = self.peers.keys().copied().collect();
         for peer in peers {
-            self.announce_candidates_to(peer);
+            self.announce_candidates_to(now, peer);
         }
     }
 
-    pub(super) fn announce_candidates_to(&mut self, peer: NodeId) {
+    pub(super) fn announce_candidates_to(&mut self, now: Instant, peer: NodeId) {
         let candidates = self.local_candidates();
         let is_gathered = self.is_gathered();
         let Some(entry) = self.peers.get_mut(&peer) else { return };
@@ -169,7 +173,13 @@ impl Ice {
         announced.candidates.retain(|known| candidates.contains(known));
         let is_new = |candidate: &&Candidate| !announced.candidates.contains(candidate);
         let new: Vec<_> = candidates.iter().filter(is_new).copied().collect();
+        if announced.told + new.len() > MAX_REMOTE_CANDIDATES {
+            // The peer takes no more of this description: a new one tells what holds now.
+            self.restart(now, peer);
+            return;
+        }
         if !new.is_empty() {
+            announced.told += new.len();
             announced.candidates.extend_from_slice(&new);
             self.events.push_back(IceEvent::LocalCandidates { peer, generation, candidates: new });
         }

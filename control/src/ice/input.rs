@@ -74,7 +74,7 @@ impl Ice {
         if matches!(message.class, Class::Success | Class::Error) {
             match self.stun.handle_response(now, remote, local_ip, &message) {
                 Some(MappingChanged::Yes) => self.local_candidates_changed(now),
-                Some(MappingChanged::No) => self.announce_candidates(),
+                Some(MappingChanged::No) => self.announce_candidates(now),
                 None => self.handle_check_response(now, local_ip.map(Base::Host), remote, &message),
             }
             return;

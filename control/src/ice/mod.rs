@@ -315,9 +315,7 @@ impl Ice {
     /// Forgets `peer`, with its sources.
     pub fn stop(&mut self, now: Instant, peer: NodeId) {
         let Some(entry) = self.peers.remove(&peer) else { return };
-        for ufrag in entry.agent.local_ufrags() {
-            self.by_ufrag.remove(ufrag);
-        }
+        self.by_ufrag.retain(|_, owner| *owner != peer);
         self.contesting.remove(&peer);
         for source in entry.announced.sources {
             self.release_source(now, peer, source);
@@ -458,7 +456,7 @@ impl Ice {
         if candidates_changed {
             self.local_candidates_changed(now);
         } else {
-            self.announce_candidates();
+            self.announce_candidates(now);
         }
         self.counters.turn_ignored = self.turn.ignored();
         self.collect_turn_transmits();
@@ -496,7 +494,7 @@ impl Ice {
                 agent.set_bases(now, bases.clone(), reflexive.clone());
             },
         );
-        self.announce_candidates();
+        self.announce_candidates(now);
     }
 
     fn bases(&self) -> Vec<LocalBase> {
@@ -554,6 +552,7 @@ impl Ice {
         if let Some(entry) = self.peers.get_mut(&peer) {
             entry.agent.set_bases(now, bases, reflexive);
             let (local, generation) = entry.agent.local();
+            self.by_ufrag.retain(|_, owner| *owner != peer);
             for ufrag in entry.agent.local_ufrags() {
                 self.by_ufrag.insert(ufrag.to_owned(), peer);
             }
@@ -564,7 +563,7 @@ impl Ice {
                 generation,
             });
         }
-        self.announce_candidates_to(peer);
+        self.announce_candidates_to(now, peer);
         self.sync(now, peer);
     }
 }

@@ -87,10 +87,22 @@ impl Ice {
         self.counters
     }
 
-    /// What is known of the NAT in front of this host.
+    /// What is known of the NAT in front of this host: by what STUN servers see, or what peers see.
     #[must_use]
     pub fn nat_mapping(&self) -> NatMapping {
-        self.stun.nat_mapping()
+        use NatMapping::{EndpointDependent, EndpointIndependent, Unknown};
+        let of_peers = || {
+            let said = self.peers.values().map(|entry| entry.agent.nat_mapping());
+            said.fold(Unknown, |known, said| match (known, said) {
+                (EndpointDependent, _) | (_, EndpointDependent) => EndpointDependent,
+                (EndpointIndependent, _) | (_, EndpointIndependent) => EndpointIndependent,
+                (Unknown, Unknown) => Unknown,
+            })
+        };
+        match self.stun.nat_mapping() {
+            Unknown => of_peers(),
+            known => known,
+        }
     }
 
     /// How the way to `peer` stands, or `None` if ICE was not started for it.
@@ -123,11 +135,16 @@ impl Ice {
         }
         let mut parts =
             vec![format!("no direct pair answers (here {}; there {})", list(&local), list(remote))];
-        match self.nat_mapping() {
-            NatMapping::EndpointDependent => parts.push(
-                "the NAT here is symmetric: it maps each destination to another port".to_owned(),
-            ),
-            NatMapping::Unknown | NatMapping::EndpointIndependent => {}
+        if !have_common_family(&local, remote) {
+            parts.push("one end has only IPv4, the other only IPv6".to_owned());
+        }
+        if self.nat_mapping() == NatMapping::EndpointDependent {
+            let text = "the NAT here is symmetric: it maps each destination to another port";
+            parts.push(text.to_owned());
+        }
+        if entry.agent.peer_is_behind_symmetric_nat() {
+            let text = "the peer's NAT is symmetric: it maps each destination to another port";
+            parts.push(text.to_owned());
         }
         let is_relayed = entry.agent.selected().is_some_and(Pair::is_relayed);
         if !is_relayed {
@@ -152,6 +169,15 @@ impl Ice {
     pub fn role(&self, peer: NodeId) -> Option<Role> {
         self.peers.get(&peer).map(|entry| entry.agent.role())
     }
+}
+
+/// Whether some address of one end and some of the other are of one family, or nothing is known of one end.
+fn have_common_family(local: &[Candidate], remote: &[Candidate]) -> bool {
+    let of_family =
+        |one: &Candidate, other: &Candidate| one.address.is_ipv4() == other.address.is_ipv4();
+    local.is_empty()
+        || remote.is_empty()
+        || local.iter().any(|one| remote.iter().any(|other| of_family(one, other)))
 }
 
 /// "2 host, 1 relayed".

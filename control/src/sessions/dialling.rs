@@ -350,7 +350,10 @@ impl Peer {
             return;
         };
         if self.due(lane).is_some() {
-            errors.push(format!("{remote}: {error}"));
+            errors.push(match port_of_alias(remote) {
+                Some(_) => format!("the path that was found: {error}"),
+                None => format!("{remote}: {error}"),
+            });
             self.dial_next(ctx, now, lane, via, rest, errors);
         }
     }

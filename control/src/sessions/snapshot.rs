@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use ipop_datapath::command::Direction;
+use ipop_datapath::{command::Direction, path::port_of_alias};
 use serde::Serialize;
 
 use super::peer::Peer;
@@ -56,8 +56,8 @@ pub struct LaneSnapshot {
     pub lane: u8,
     /// The connection that carries it.
     pub connection: u64,
-    /// The peer's address.
-    pub remote: String,
+    /// The peer's address; none where the path is found by ICE, which then says where it leads.
+    pub remote: Option<String>,
     /// The local address, if known.
     pub local: Option<String>,
     /// Whether this node dialled.
@@ -97,7 +97,7 @@ impl Peer {
             Some(LaneSnapshot {
                 lane: number,
                 connection: link.connection.0,
-                remote: link.remote.to_string(),
+                remote: port_of_alias(link.remote).is_none().then(|| link.remote.to_string()),
                 local: link.local_ip.map(|ip| ip.to_string()),
                 direction: match link.direction {
                     Direction::Dialled => "dialled",

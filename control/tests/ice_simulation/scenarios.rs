@@ -248,6 +248,65 @@ fn a_changed_address_is_survived_without_signalling() {
     }
 }
 
+/// A description holds so many candidates and no more, so in time another one has to tell what holds now.
+#[test]
+fn whoever_moves_often_is_described_anew() {
+    let mut world = behind_nats(5, NatKind::PortRestricted, NatKind::FullCone);
+    connects(&mut world, seconds(5), 5);
+    for number in 1..=30 {
+        let outside = format!("203.0.113.{}", 50 + number);
+        let lan = world.network.add_nat(NatKind::PortRestricted, Hairpin::No, INTERNET, &outside);
+        world.move_node(0, lan, &format!("10.9.9.{number}"));
+        world.run(seconds(7));
+        assert!(world.flows(0, 1), "move {number}");
+    }
+    world.run(seconds(20));
+    assert!(world.is_direct(0, 1));
+    let mut told: Vec<usize> = Vec::new();
+    let mut last = Vec::new();
+    for (_, event) in &world.nodes[0].events {
+        match event {
+            IceEvent::LocalDescription { .. } => {
+                told.push(0);
+                last.clear();
+            }
+            IceEvent::LocalCandidates { candidates, .. } => {
+                *told.last_mut().unwrap() += candidates.len();
+                last.extend_from_slice(candidates);
+            }
+            _ => {}
+        }
+    }
+    assert!(told.len() > 2 && told.iter().all(|count| *count <= 24), "{told:?}");
+    let current = world.nodes[0].ice.local_candidates();
+    assert!(current.iter().all(|candidate| last.contains(candidate)), "{current:?} {last:?}");
+}
+
+/// What peers see tells the same as a second STUN server would.
+#[test]
+fn a_symmetric_nat_is_recognised_with_a_single_server() {
+    use NatKind::{PortRestricted, Symmetric};
+    for seed in SEEDS {
+        for (one, other) in [(Symmetric, PortRestricted), (Symmetric, Symmetric)] {
+            let mut world = behind_nats(seed, one, other);
+            for node in 0..2 {
+                world.set_stun_servers(node, 1);
+            }
+            world.run(seconds(10));
+            assert!(!world.is_direct(0, 1) && world.flows(0, 1), "seed {seed}");
+            let why = |node: usize| {
+                let (ice, peer) = (&world.nodes[node].ice, world.nodes[1 - node].id);
+                ice.snapshot(world.now, peer).unwrap().why.unwrap()
+            };
+            let (here, there) = ("the NAT here is symmetric", "the peer's NAT is symmetric");
+            assert!(why(0).contains(here) && why(1).contains(there), "{}; {}", why(0), why(1));
+            let both = other == Symmetric;
+            assert_eq!(why(1).contains(here), both, "{}", why(1));
+            assert_eq!(why(0).contains(there), both, "{}", why(0));
+        }
+    }
+}
+
 /// Both behind NATs: the one that moved cannot be heard directly, but through its new allocation and the old relay.
 #[test]
 fn a_changed_address_behind_nats_is_survived_through_the_relay() {

@@ -158,7 +158,19 @@ impl World {
     }
 
     pub(crate) fn set_servers(&mut self, node: usize, password: &str) {
-        let stun = STUN.map(|address| StunServer { address: address.parse().unwrap() });
+        self.tell_servers(node, STUN.len(), password);
+    }
+
+    /// Fewer STUN servers than there are.
+    pub(crate) fn set_stun_servers(&mut self, node: usize, count: usize) {
+        self.tell_servers(node, count, PASSWORD);
+    }
+
+    fn tell_servers(&mut self, node: usize, stun: usize, password: &str) {
+        let stun: Vec<_> = STUN[..stun]
+            .iter()
+            .map(|address| StunServer { address: address.parse().unwrap() })
+            .collect();
         let turn = self.turn.iter().map(|server| TurnAccess {
             address: server.address,
             username: USER.to_owned(),

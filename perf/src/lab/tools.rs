@@ -95,6 +95,11 @@ impl Ping {
 pub struct Pinging(Process);
 
 impl Pinging {
+    /// Requests that were answered so far.
+    pub fn answers(&self) -> usize {
+        self.0.stdout().matches(" time=").count()
+    }
+
     /// Ends it. The answer to the last request may still have been on its way, and is then missing.
     ///
     /// # Errors

@@ -3,9 +3,9 @@
 
 use std::{
     fs,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     os::unix::fs::PermissionsExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     thread,
     time::Duration,
 };
@@ -58,9 +58,14 @@ impl Network {
 
     /// A node on this host, with the account of its number, that will join by the token.
     pub(crate) fn member(&self, number: usize, host: &Host) -> Member {
+        self.member_by(number, host, self.servers.prosody.address())
+    }
+
+    /// The same; it reaches the XMPP server at this address.
+    pub(crate) fn member_by(&self, number: usize, host: &Host, server: SocketAddr) -> Member {
         let mut node =
             Node::with_binary(self.internet.lab(), host, Program::Switch, switch_binary()).unwrap();
-        let mut args = account_flags(&self.servers, &account_of(number));
+        let mut args = flags(&self.servers, &account_of(number), server);
         args.extend(["--join".into(), self.token.clone(), "--name".into(), host.name().into()]);
         args.extend(["--log".into(), "debug".into()]);
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
@@ -75,6 +80,10 @@ fn account_of(number: usize) -> String {
 
 /// The flags with which a node logs in.
 pub(crate) fn account_flags(servers: &Servers, name: &str) -> Vec<String> {
+    flags(servers, name, servers.prosody.address())
+}
+
+fn flags(servers: &Servers, name: &str, server: SocketAddr) -> Vec<String> {
     let prosody = &servers.prosody;
     let password = prosody.password_file(name).unwrap();
     [
@@ -83,7 +92,7 @@ pub(crate) fn account_flags(servers: &Servers, name: &str) -> Vec<String> {
         "--xmpp-password-file",
         &password.display().to_string(),
         "--xmpp-server",
-        &prosody.address().to_string(),
+        &server.to_string(),
         "--xmpp-ca",
         &prosody.ca_file().display().to_string(),
     ]
@@ -92,7 +101,7 @@ pub(crate) fn account_flags(servers: &Servers, name: &str) -> Vec<String> {
 }
 
 /// Writes a file that only its owner may read.
-pub(crate) fn write_secret(path: &PathBuf, text: &str) {
+pub(crate) fn write_secret(path: &Path, text: &str) {
     fs::write(path, text).unwrap();
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
 }
@@ -110,12 +119,6 @@ pub(crate) struct Member {
 }
 
 impl Member {
-    /// It goes to the XMPP server by IPv6.
-    pub(crate) fn use_ipv6_server(&mut self, network: &Network) {
-        let address = network.servers.prosody.ipv6_address().expect("the server has IPv6");
-        self.node.args(&["--xmpp-server", &address.to_string()]);
-    }
-
     /// Starts it.
     pub(crate) fn start(&mut self) {
         self.switch = Some(self.node.start().unwrap_or_else(|error| panic!("{error:#}")));

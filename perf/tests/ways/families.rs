@@ -28,11 +28,14 @@ fn ipv6_alone_and_both_families() {
         .iter()
         .enumerate()
         .map(|(number, machine)| {
-            let mut member = network.member(number, &machine.host);
-            if machine.host.name().starts_with("six") {
+            let prosody = &network.servers.prosody;
+            let server = if machine.host.name().starts_with("six") {
                 machine.give_up_ipv4().unwrap();
-                member.use_ipv6_server(&network);
-            }
+                prosody.ipv6_address().unwrap()
+            } else {
+                prosody.address()
+            };
+            let mut member = network.member_by(number, &machine.host, server);
             member.node.listen((Ipv6Addr::UNSPECIFIED, PORT).into()).args(&["--workers", "1"]);
             member.start();
             member

@@ -8,6 +8,7 @@ use super::{
         candidate::{Candidate, CandidateKind, canonical, priority},
         entropy::Entropy,
         pair::{Base, Duty, Pair, PairState},
+        servers::NatMapping,
         stun::{Builder, Class as MessageClass, Message, Method, Nominates, TransactionId},
     },
     Agent, EarlyRequest, MAX_EARLY_REQUESTS, MAX_PAIRS,
@@ -142,6 +143,7 @@ impl Agent {
             } else {
                 CandidateKind::PeerReflexive
             };
+            self.nat_mapping = learn_mapping(self.nat_mapping, pair, mapped, &self.reflexive);
         } else {
             self.wanted_channels.push(pair.remote);
         }
@@ -255,6 +257,28 @@ impl Agent {
         // An address that nobody told us of: the peer may have moved, and then the path of before is dead.
         self.suspect(now);
         Some(self.pairs.len() - 1)
+    }
+}
+
+/// What is known of the NAT in front of this host once `pair` is seen as `mapped`. With a single STUN server there is
+/// nothing else to compare with what that one sees.
+fn learn_mapping(
+    known: NatMapping,
+    pair: &Pair,
+    mapped: SocketAddr,
+    reflexive: &[SocketAddr],
+) -> NatMapping {
+    if known == NatMapping::EndpointDependent || pair.local_kind == CandidateKind::Host {
+        return known;
+    }
+    // Another IP address is another NAT's: then the peer is behind one that this host is behind too.
+    let same_nat = reflexive.iter().any(|seen| seen.ip() == mapped.ip());
+    match (reflexive.contains(&mapped), same_nat) {
+        // A relay is often the STUN server itself, of which some NATs remember only the address.
+        (true, _) if pair.remote_kind == CandidateKind::Relayed => known,
+        (true, _) => NatMapping::EndpointIndependent,
+        (false, true) => NatMapping::EndpointDependent,
+        (false, false) => known,
     }
 }
 

@@ -26,6 +26,7 @@ use super::{
     candidate::{Candidate, CandidateKind, priority},
     credentials::Credentials,
     pair::{Base, Pair, PairId, PairState},
+    servers::NatMapping,
     stun::ClaimedRole,
     timing::Timing,
 };
@@ -125,6 +126,8 @@ pub(in crate::ice) struct Agent {
     wanted_channels: Vec<SocketAddr>,
     /// A pair through the relay has failed that worked before.
     doubts_relay: bool,
+    /// What the peer's answers tell of the NAT in front of this host.
+    nat_mapping: NatMapping,
 }
 
 impl Agent {
@@ -163,6 +166,7 @@ impl Agent {
             retry_pause: timing.first_retry,
             wanted_channels: Vec::new(),
             doubts_relay: false,
+            nat_mapping: NatMapping::Unknown,
         }
     }
 
@@ -188,6 +192,20 @@ impl Agent {
 
     pub(in crate::ice) fn selected(&self) -> Option<&Pair> {
         self.selected.and_then(|id| self.pair(id))
+    }
+
+    pub(in crate::ice) fn nat_mapping(&self) -> NatMapping {
+        self.nat_mapping
+    }
+
+    /// Whether checks of the peer come from other ports of its NAT than the STUN servers see.
+    pub(in crate::ice) fn peer_is_behind_symmetric_nat(&self) -> bool {
+        let of_kind = |kind| self.remote_candidates.iter().filter(move |c| c.kind == kind);
+        let from = self.pairs.iter().filter(|p| p.remote_kind == CandidateKind::PeerReflexive);
+        from.map(|pair| pair.remote).any(|from| {
+            of_kind(CandidateKind::ServerReflexive)
+                .any(|seen| seen.address.ip() == from.ip() && seen.address.port() != from.port())
+        })
     }
 
     /// All local ufrags under which requests are taken.
@@ -274,6 +292,9 @@ impl Agent {
         bases: Vec<LocalBase>,
         reflexive: Vec<SocketAddr>,
     ) {
+        if self.reflexive != reflexive {
+            self.nat_mapping = NatMapping::Unknown;
+        }
         self.reflexive = reflexive;
         if self.bases == bases {
             return;
