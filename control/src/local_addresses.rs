@@ -1,6 +1,6 @@
 //! The addresses that this host has now. The wiring asks once a second, so that the sessions notice a move.
 
-use std::{collections::BTreeSet, io, net::IpAddr};
+use std::{collections::BTreeSet, fs, io, net::IpAddr, path::Path};
 
 /// The addresses of all interfaces, loopback and link-local ones included.
 ///
@@ -27,10 +27,31 @@ pub fn interfaces() -> io::Result<Vec<Interface>> {
     let found = if_addrs::get_if_addrs()?;
     let mut found: Vec<Interface> = found
         .into_iter()
-        .map(|interface| Interface { address: interface.ip(), name: interface.name })
+        .map(|interface| Interface {
+            address: interface.ip(),
+            // An address may have a label of its own: the interface's name, a colon, and anything.
+            name: interface.name.split(':').next().unwrap_or_default().to_owned(),
+        })
         .collect();
     found.sort_by_key(|interface| interface.address.is_ipv6());
     Ok(found)
+}
+
+/// These interfaces, and those that are stacked on them: bridges that hold them, their VLANs, and what is stacked on
+/// these in turn.
+pub fn stacked_on<'a>(names: impl IntoIterator<Item = &'a str>) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let mut to_look_at: Vec<String> = names.into_iter().map(str::to_owned).collect();
+    while let Some(name) = to_look_at.pop() {
+        let entries = fs::read_dir(Path::new("/sys/class/net").join(&name));
+        let entries = entries.into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        let above = names.filter_map(|name| name.strip_prefix("upper_").map(str::to_owned));
+        if found.insert(name) {
+            to_look_at.extend(above);
+        }
+    }
+    found
 }
 
 #[cfg(test)]
@@ -43,5 +64,13 @@ mod tests {
     fn loopback_is_among_them() {
         let addresses = local_addresses().unwrap();
         assert!(addresses.contains(&IpAddr::V4(Ipv4Addr::LOCALHOST)), "{addresses:?}");
+    }
+
+    #[test]
+    fn nothing_is_stacked_on_what_is_not_there() {
+        assert_eq!(
+            stacked_on(["lo", "not/there"]).into_iter().collect::<Vec<_>>(),
+            ["lo", "not/there"]
+        );
     }
 }

@@ -1,14 +1,14 @@
 //! IPv6 alone, and both families.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{Ipv6Addr, SocketAddr};
 
 use ipop_perf::{
-    lab::{InternetOptions, NatKind, NatOptions, Place, Traffic, wait_until},
+    lab::{InternetOptions, NatKind, NatOptions, Place, Traffic},
     tunnel::PORT,
 };
 use serde_json::Value;
 
-use crate::common::network::{FOUND_WITHIN, Member, Network, Way, expect_ways};
+use crate::common::network::{Member, Network, Way, expect_ways};
 
 #[test]
 fn ipv6_alone_and_both_families() {
@@ -48,24 +48,26 @@ fn ipv6_alone_and_both_families() {
         _ => Way::Direct,
     });
 
-    // Of both families IPv6 is taken; when it fails, IPv4 takes over.
+    // Of two families one is taken; when it fails, the other takes over.
     let ids = [members[3].id(), members[4].id()];
-    let remote = |peer: &Value| -> Option<IpAddr> {
-        let address: std::net::SocketAddr = peer["path"]["remote"].as_str()?.parse().ok()?;
-        Some(address.ip())
+    let remote = |peer: &Value| {
+        let address: Option<SocketAddr> = peer["path"]["remote"].as_str()?.parse().ok();
+        address.map(|address| address.is_ipv6())
     };
+    let before = members[3].peer(ids[1]);
+    let by_ipv6 = remote(&before).unwrap_or_else(|| panic!("{before}"));
+    let addresses = [3, 4].map(|number| &machines[number]);
+    let [a, b] = addresses.map(|at| at.addresses().find(|ip| ip.is_ipv6() == by_ipv6).unwrap());
+    internet.cut(a, b, Traffic::Udp).unwrap();
     for (end, other) in [(3, 1), (4, 0)] {
-        members[end].wait_for_peer(ids[other], "path by IPv6", |peer| {
-            remote(peer).is_some_and(|ip| ip.is_ipv6())
+        members[end].wait_for_peer(ids[other], "path by the other family", |peer| {
+            Way::HostToHost.is_that_of(peer) && remote(peer) == Some(!by_ipv6)
         });
     }
-    let connections = members[3].peer(ids[1])["lanes"][0]["connection"].clone();
-    internet.cut(ipv6[3].unwrap(), ipv6[4].unwrap(), Traffic::Udp).unwrap();
-    for (end, other) in [(3, 1), (4, 0)] {
-        members[end].wait_for_peer(ids[other], "path by IPv4", |peer| {
-            Way::HostToHost.is_that_of(peer) && remote(peer).is_some_and(|ip| ip.is_ipv4())
-        });
-    }
-    assert!(wait_until(FOUND_WITHIN, || members[3].pings(4)));
-    assert_eq!(members[3].peer(ids[1])["lanes"][0]["connection"], connections);
+    members[3].expect_reached(4);
+    let after = members[3].peer(ids[1]);
+    assert_eq!(after["lanes"][0]["connection"], before["lanes"][0]["connection"]);
+    let four = members[5].id();
+    let why = members[0].peer(four)["path"]["why"].to_string();
+    assert!(why.contains("one end has only IPv4"), "{why}");
 }

@@ -13,4 +13,5 @@ mod common;
 mod families;
 mod homes;
 mod matrix;
+mod offers;
 mod relays;

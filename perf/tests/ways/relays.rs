@@ -105,6 +105,6 @@ fn without_a_relay_or_with_one_that_refuses() {
         let switch = member.switch();
         switch.process.wait_for_line("refuses the credentials", FOUND_WITHIN).unwrap();
     }
-    let refused = members[4..].iter().filter(|member| member.log().contains("quota")).count();
+    let refused = members[4..].iter().filter(|member| member.log().contains("error 486")).count();
     assert_eq!(refused, 1, "{}\n{}", members[4].log(), members[5].log());
 }

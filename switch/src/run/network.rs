@@ -15,7 +15,7 @@ use ipop_control::{
     ice::{Entropy, IceConfig, Loopback, StunServer, Timing, TurnServer},
     identity::Identity,
     links::{Action, Links, LinksConfig, Servers, Told},
-    local_addresses::{Interface, interfaces},
+    local_addresses::{Interface, interfaces, stacked_on},
     private_file::PrivateFileError,
     trust::{Claim, Patience, Policy, SavedPeers, StateFile, Trust, TrustStore},
     xmpp::{
@@ -120,11 +120,11 @@ impl Network {
 
     /// Looks at the host's interfaces. Those of the overlay are not offered, nor those that are to be ignored.
     pub(super) fn look_at_interfaces(&mut self, now: Instant, settings: &Settings) {
-        let own: Vec<&str> =
-            settings.taps.iter().chain(&settings.bridge).map(|name| name.as_str()).collect();
+        let own = settings.taps.iter().chain(&settings.bridge).map(|name| name.as_str());
+        let own = stacked_on(own);
         let ignored = &settings.ice.ignore_interfaces;
         let offered = |interface: &Interface| {
-            !own.contains(&&*interface.name)
+            !own.contains(&interface.name)
                 && !ignored.iter().any(|pattern| matches(pattern, &interface.name))
                 && !is_special(interface.address)
         };
