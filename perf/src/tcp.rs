@@ -5,7 +5,7 @@
 //! processors is measured again. CPU time is that of the two tunnel processes between just before and just after the
 //! flow; that of `iperf3` is not in it.
 
-use std::{fs, path::PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
@@ -100,9 +100,6 @@ impl Plan {
         let lab = Lab::new("tcp")?;
         let (a, b) = (lab.host("a")?, lab.host("b")?);
         let link = lab.link(&a, &b, LinkOptions::new())?;
-        for host in [&a, &b] {
-            set_congestion(host, &self.congestion)?;
-        }
         let versions = self.programs.iter().map(|(_, file)| a.run(file, ["--version"]));
         let versions = versions.map(|text| Ok(text?.trim().to_owned())).collect::<Result<_>>()?;
         let site = Site { lab: &lab, a: &a, b: &b, link: &link };
@@ -134,7 +131,8 @@ impl Plan {
         let sent_before = site.a.counters(&at_a.tap)?.tx_bytes;
         let cpu_before = at_a.process.usage()?.cpu_s() + at_b.process.usage()?.cpu_s();
         let machine_before = CpuTime::now()?;
-        let flow = Iperf3::to(ADDRESS_B).seconds(self.seconds).run(site.a, site.b);
+        let flow = Iperf3::to(ADDRESS_B).seconds(self.seconds).congestion(&self.congestion);
+        let flow = flow.run(site.a, site.b);
         let flow = flow.with_context(|| format!("a TCP flow through {program}"))?;
         let machine_after = CpuTime::now()?;
         let cpu_s = at_a.process.usage()?.cpu_s() + at_b.process.usage()?.cpu_s() - cpu_before;
@@ -159,15 +157,6 @@ impl Plan {
             repeated: false,
         })
     }
-}
-
-/// Sets the congestion control of all TCP in this host, by the kernel's name for it.
-///
-/// # Errors
-/// When this kernel lacks it.
-pub fn set_congestion(host: &Host, name: &str) -> Result<()> {
-    host.enter(|| fs::write("/proc/sys/net/ipv4/tcp_congestion_control", name))?
-        .with_context(|| format!("choosing TCP {name}"))
 }
 
 impl Report {

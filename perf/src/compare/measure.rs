@@ -117,6 +117,20 @@ pub struct Figure {
     pub value: f64,
 }
 
+/// A TCP flow from the first host to the second.
+#[derive(Clone, Copy)]
+pub(super) struct TcpFlow<'a> {
+    pub(super) seconds: u32,
+    /// By the kernel's name for it.
+    pub(super) congestion: &'a str,
+}
+
+impl TcpFlow<'_> {
+    fn to(self, tunnel: &Tunnel) -> Iperf3 {
+        Iperf3::to(tunnel.address_b).seconds(self.seconds).congestion(self.congestion)
+    }
+}
+
 /// Puts this load on a tunnel.
 ///
 /// # Errors
@@ -125,29 +139,27 @@ pub(super) fn measure(
     site: &Site<'_>,
     tunnel: &mut Tunnel,
     load: Load,
-    seconds: u32,
+    tcp: TcpFlow<'_>,
 ) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
     if load == Load::Full {
         idle_rtt(site, tunnel, &mut figures)?;
     }
-    one_flow(site, tunnel, seconds, &mut figures)?;
+    one_flow(site, tunnel, tcp, &mut figures)?;
     if load == Load::Full {
-        let to = tunnel.address_b;
-        let tcp = || Iperf3::to(to).seconds(seconds);
-        let back = tcp().reverse().run(site.a, site.b)?;
+        let back = tcp.to(tunnel).reverse().run(site.a, site.b)?;
         figures.push(Figure {
             measure: Measure::TcpReverseMbitPerS,
             value: back.received_bits_per_s / 1e6,
         });
-        let four = tcp().flows(4).run(site.a, site.b)?;
+        let four = tcp.to(tunnel).flows(4).run(site.a, site.b)?;
         figures
             .push(Figure { measure: Measure::Tcp4MbitPerS, value: four.received_bits_per_s / 1e6 });
-        let small = flood(site.a, site.b, to, f64::from(seconds))?;
+        let small = flood(site.a, site.b, tunnel.address_b, f64::from(tcp.seconds))?;
         figures
             .push(Figure { measure: Measure::SmallestKpps, value: small.received_per_s() / 1e3 });
         figures.push(Figure { measure: Measure::SmallestLostPercent, value: small.lost_percent() });
-        loaded_rtt(site, tunnel, seconds, &mut figures)?;
+        loaded_rtt(site, tunnel, tcp, &mut figures)?;
         if !tunnel.is_kernel() {
             let value = tunnel.rss_kib()? as f64 / 1024.0;
             figures.push(Figure { measure: Measure::RssMib, value });
@@ -159,12 +171,12 @@ pub(super) fn measure(
 fn one_flow(
     site: &Site<'_>,
     tunnel: &mut Tunnel,
-    seconds: u32,
+    tcp: TcpFlow<'_>,
     figures: &mut Vec<Figure>,
 ) -> Result<()> {
     let interface = &tunnel.interfaces[0].clone();
     let (before, entered_before) = (tunnel.cpu_s()?, site.a.counters(interface)?.tx_bytes);
-    let flow = Iperf3::to(tunnel.address_b).seconds(seconds).run(site.a, site.b)?;
+    let flow = tcp.to(tunnel).run(site.a, site.b)?;
     let cpu_s = tunnel.cpu_s()? - before;
     let entered = site.a.counters(interface)?.tx_bytes - entered_before;
     // A default route can lead traffic past a tunnel, and nothing else shows it.
@@ -192,13 +204,13 @@ fn idle_rtt(site: &Site<'_>, tunnel: &Tunnel, figures: &mut Vec<Figure>) -> Resu
 fn loaded_rtt(
     site: &Site<'_>,
     tunnel: &Tunnel,
-    seconds: u32,
+    tcp: TcpFlow<'_>,
     figures: &mut Vec<Figure>,
 ) -> Result<()> {
     let warm_up = Duration::from_millis(500);
-    let during = Duration::from_secs(seconds.into());
+    let during = Duration::from_secs(tcp.seconds.into());
     let count = during.as_millis() / PING_INTERVAL.as_millis();
-    let flow = Iperf3::to(tunnel.address_b).seconds(seconds + 1);
+    let flow = tcp.to(tunnel).seconds(tcp.seconds + 1);
     let rtts_ms = thread::scope(|scope| {
         let flow = scope.spawn(|| flow.run(site.a, site.b));
         thread::sleep(warm_up);

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use self::{
     contender::{Contender, Layer, Secrecy},
-    measure::Figure,
+    measure::{Figure, TcpFlow},
     scenario::{Scenario, Stage},
 };
 use crate::{
@@ -203,10 +203,10 @@ impl Plan {
         contender: Contender,
     ) -> Result<Vec<Figure>> {
         let stage = Stage::set(scenario, u64::from(round) + 1)?;
-        stage.congestion(&self.congestion)?;
         let site = stage.site();
         let mut tunnel = contender.start(&site)?;
-        let figures = measure::measure(&site, &mut tunnel, scenario.load, self.seconds)
+        let tcp = TcpFlow { seconds: self.seconds, congestion: &self.congestion };
+        let figures = measure::measure(&site, &mut tunnel, scenario.load, tcp)
             .with_context(|| format!("{contender} under {:?}", scenario.name))?;
         tunnel.stop()?;
         Ok(figures)

@@ -165,17 +165,6 @@ impl Stage {
         Ok(Self { lab, a, b, interfaces, inner_mtu: scenario.inner_mtu, _wire: wire })
     }
 
-    /// Sets TCP's congestion control in both hosts.
-    ///
-    /// # Errors
-    /// When this kernel lacks it.
-    pub(super) fn congestion(&self, name: &str) -> Result<()> {
-        for host in [&self.a, &self.b] {
-            crate::tcp::set_congestion(host, name)?;
-        }
-        Ok(())
-    }
-
     pub(super) fn site(&self) -> Site<'_> {
         Site {
             lab: &self.lab,

@@ -180,7 +180,7 @@ pub struct Iperf3Report {
     pub client_cpu_percent: f64,
     /// CPU time of the server, percent of one core.
     pub server_cpu_percent: f64,
-    /// The sender's TCP congestion control, which is the system's default (empty for UDP).
+    /// The sender's TCP congestion control (empty for UDP).
     pub tcp_congestion: String,
 }
 
@@ -207,6 +207,13 @@ impl Iperf3 {
     #[must_use]
     pub fn udp(self, bits_per_s: u64, datagram_len: u32) -> Self {
         self.with(&["-u", "-b", &bits_per_s.to_string(), "-l", &datagram_len.to_string()])
+    }
+
+    /// With this TCP congestion control, by the kernel's name for it. Set for the flow, not for the host: of the latter the kernel allows only
+    /// what is not restricted to privileged users.
+    #[must_use]
+    pub fn congestion(self, name: &str) -> Self {
+        self.with(&["-C", name])
     }
 
     /// From the server to the client.
