@@ -13,12 +13,14 @@ use crate::{
     counters::{PortCounters, WorkerCounters},
     drops::DropReason,
     frame::{
-        CheckedOffload, ETHERNET_HEADER_LEN, EthernetHeader, Gso, Headers, MAX_FRAME_LEN,
-        MAX_HEADERS_LEN, Offload, VNET_HEADER_LEN, check_offload, is_dhcp, segment, udp_endpoints,
+        CheckedOffload, ETHERNET_HEADER_LEN, EthernetHeader, Gso, Headers, Joined, MAX_FRAME_LEN,
+        MAX_HEADERS_LEN, Offload, UdpJoin, VNET_HEADER_LEN, check_offload, is_dhcp, segment,
+        udp_endpoints,
     },
     io::{FrameBytes, Io},
     loop_probe::{CLEAR_AFTER_S, LoopProbe},
     node_id::NodeId,
+    record::arena::{Arena, Exhausted, WhenFull},
     shared::{NodeFacts, Shared},
     storm::{STORM_BURST_FRAMES, STORM_RATE_FRAMES, TokenBucket},
 };
@@ -61,8 +63,16 @@ pub(crate) struct Switch {
     buckets: Vec<TokenBucket>,
     taps: Vec<TapOffload>,
     scratch: Vec<u8>,
-    joined: Vec<u8>,
+    contiguous: Vec<u8>,
+    /// UDP frames on their way to a TAP, by its port; written at the end of the train that they came in.
+    joins: Vec<UdpJoin>,
+    /// Headers of joined frames.
+    join_heads: Arena,
 }
+
+/// Headers of joined frames live until the frame is written: a few hundred at once.
+const JOIN_HEADS_CHUNK_LEN: usize = 16 * 1_024;
+const JOIN_HEADS_CHUNKS_MAX: usize = 4;
 
 impl Switch {
     pub(crate) fn new(
@@ -83,7 +93,9 @@ impl Switch {
             events: Vec::new(),
             udp_ports,
             scratch: Vec::new(),
-            joined: Vec::new(),
+            contiguous: Vec::new(),
+            joins: taps.iter().map(|_| UdpJoin::default()).collect(),
+            join_heads: Arena::new(JOIN_HEADS_CHUNK_LEN, JOIN_HEADS_CHUNKS_MAX, WhenFull::Replace),
         }
     }
 
@@ -159,6 +171,9 @@ impl Switch {
         if self.shared.port(tap).is_blocked() {
             return Err(DropReason::Blocked);
         }
+        if self.join(tap, offload, &mut frame, io) {
+            return Ok(());
+        }
         let counters = self.counters.clone();
         let sent = counters.port(tap);
         if offload.is_none() || !self.must_finish(tap, offload, &frame) {
@@ -167,16 +182,70 @@ impl Switch {
             io.write_tap(tap, offload, headers_len, frame);
             return Ok(());
         }
-        let mut joined = std::mem::take(&mut self.joined);
+        let mut buffer = std::mem::take(&mut self.contiguous);
         let mut scratch = std::mem::take(&mut self.scratch);
-        let whole = contiguous(&mut frame, &mut joined);
+        let whole = contiguous(&mut frame, &mut buffer);
         let result = finish_in_software(offload, whole, &mut scratch, |segment| {
             sent.sent_frames.add(1);
             sent.sent_bytes.add(segment.len() as u64);
             io.write_tap(tap, Offload::NONE, 0, FrameBytes::Whole(segment));
         });
-        (self.joined, self.scratch) = (joined, scratch);
+        (self.contiguous, self.scratch) = (buffer, scratch);
         result
+    }
+
+    /// Writes what was joined: ends a train.
+    #[inline]
+    pub(crate) fn end_of_train(&mut self, io: &mut impl Io) {
+        for tap in 0..self.joins.len() as u16 {
+            self.write_joined(PortId(tap), io);
+        }
+    }
+
+    /// Takes a UDP frame that can be joined to others; writes those that it cannot be joined to.
+    #[inline]
+    fn join(
+        &mut self,
+        tap: PortId,
+        offload: Offload,
+        frame: &mut FrameBytes<'_>,
+        io: &mut impl Io,
+    ) -> bool {
+        let index = usize::from(tap.0);
+        if let FrameBytes::Pieces(pieces) = frame
+            && self.joins[index].append(offload, pieces)
+        {
+            return true;
+        }
+        self.write_joined(tap, io);
+        match frame {
+            FrameBytes::Pieces(pieces) if self.taps[index] == TapOffload::Full => {
+                !self.must_finish(tap, offload, &FrameBytes::Pieces(pieces))
+                    && self.joins[index].open(offload, pieces)
+            }
+            _ => false,
+        }
+    }
+
+    #[inline]
+    fn write_joined(&mut self, tap: PortId, io: &mut impl Io) {
+        let join = &mut self.joins[usize::from(tap.0)];
+        if !join.is_open() {
+            return;
+        }
+        let heads = &mut self.join_heads;
+        let keep = |headers: &[u8]| {
+            heads.copy(headers).unwrap_or_else(|Exhausted| Bytes::copy_from_slice(headers))
+        };
+        let Some(Joined { offload, headers_len, pieces, frames }) = join.close(keep) else {
+            return;
+        };
+        let sent = self.counters.port(tap);
+        // Counted as the frames that they were, as they were received.
+        sent.sent_frames.add(u64::from(frames));
+        sent.sent_bytes.add(pieces.iter().map(Bytes::len).sum::<usize>() as u64);
+        io.write_tap(tap, offload, headers_len, FrameBytes::Pieces(pieces));
+        pieces.clear();
     }
 
     /// The kernel refused a superframe at this TAP: it gets plain frames from now on.

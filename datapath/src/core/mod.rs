@@ -180,6 +180,7 @@ impl Core {
                 inbound::drain(now, tunnel, &mut self.switch, io);
             }
         }
+        self.switch.end_of_train(io);
     }
 
     /// Ends a round: bursts are closed, connections driven, trains sent.
@@ -195,6 +196,7 @@ impl Core {
         for handle in dirty.drain(..) {
             self.drive(now, handle, io);
         }
+        self.switch.end_of_train(io);
         // Driving may have marked connections again: those that wait for a socket or their turn.
         if self.dirty.is_empty() {
             self.dirty = dirty;

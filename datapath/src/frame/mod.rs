@@ -9,6 +9,7 @@ mod check;
 mod checksum;
 mod flow;
 mod headers;
+mod join;
 mod offload;
 mod rewrite;
 mod salvage;
@@ -23,6 +24,7 @@ pub use headers::{
     EthernetHeader, Fragment, Headers, IpHeaders, IpVersion, MAX_HEADERS_LEN, Transport,
     UdpEndpoints, is_dhcp, udp_endpoints,
 };
+pub(crate) use join::{Joined, UdpJoin};
 pub use offload::{BadGsoType, Gso, Offload, VNET_HEADER_LEN, WIRE_OFFLOAD_LEN};
 pub use salvage::Template;
 pub use segment::segment;

@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 
 /// What to do when every chunk is in use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum WhenFull {
+pub(crate) enum WhenFull {
     /// Refuse: the arena is the bound.
     Refuse,
     /// Give the oldest chunk up to its holders and allocate another: the holders are bounded elsewhere.
@@ -18,11 +18,11 @@ pub(super) enum WhenFull {
 
 /// Every chunk is still held by someone.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Exhausted;
+pub(crate) struct Exhausted;
 
 /// See the module's text.
 #[derive(Debug)]
-pub(super) struct Arena {
+pub(crate) struct Arena {
     current: BytesMut,
     /// Full chunks as empty handles, the oldest first.
     retired: Vec<BytesMut>,
@@ -35,7 +35,7 @@ pub(super) struct Arena {
 
 impl Arena {
     /// An arena of up to `chunks_max` chunks; the first is allocated when it is needed.
-    pub(super) fn new(chunk_len: usize, chunks_max: usize, when_full: WhenFull) -> Self {
+    pub(crate) fn new(chunk_len: usize, chunks_max: usize, when_full: WhenFull) -> Self {
         Self {
             current: BytesMut::new(),
             retired: Vec::with_capacity(chunks_max),
@@ -79,7 +79,7 @@ impl Arena {
     }
 
     /// Copies into the arena.
-    pub(super) fn copy(&mut self, bytes: &[u8]) -> Result<Bytes, Exhausted> {
+    pub(crate) fn copy(&mut self, bytes: &[u8]) -> Result<Bytes, Exhausted> {
         self.make_room(bytes.len())?;
         self.current.extend_from_slice(bytes);
         Ok(self.take())

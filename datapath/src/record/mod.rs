@@ -6,7 +6,7 @@
 //! Nothing here does I/O or reads a clock.
 #![forbid(unsafe_code)]
 
-mod arena;
+pub(crate) mod arena;
 mod decode;
 mod encode;
 pub mod fuzzing;
