@@ -57,7 +57,10 @@ fn run(args: &RunArgs) -> Result<(), Failure> {
     let mut environment = Environment::of_process();
     let file = read_config(args.config.as_deref())?;
     let layers = Layers { flags: &args.values, file: file.as_ref(), environment: &environment };
-    environment.asked = asked(layers, |layers| Settings::from_layers(layers).map(drop))?;
+    environment.asked = asked(layers, |layers| {
+        Settings::from_layers(layers).map_err(usage)?;
+        check::net_admin()
+    })?;
     let read = || read_settings(args, &environment);
     let settings = read()?;
     log::start(settings.log);
@@ -75,13 +78,13 @@ fn read_settings(args: &RunArgs, environment: &Environment) -> Result<Settings, 
 /// right.
 fn asked(
     layers: Layers<'_>,
-    judge: impl FnOnce(Layers<'_>) -> Result<(), SettingsError>,
+    judge: impl FnOnce(Layers<'_>) -> Result<(), Failure>,
 ) -> Result<Asked, Failure> {
     let Some(missing) = layers.missing_of_account().map_err(usage)? else {
         return Ok(Asked::default());
     };
     let environment = Environment { asked: Asked::placeholder(), ..layers.environment.clone() };
-    judge(Layers { environment: &environment, ..layers }).map_err(usage)?;
+    judge(Layers { environment: &environment, ..layers })?;
     prompt::ask(&missing)
 }
 
@@ -95,7 +98,7 @@ fn check(args: CheckArgs) -> Result<(), Failure> {
     let mut environment = Environment::of_process();
     let network = read_config(args.config.as_deref()).and_then(|file| {
         let layers = Layers { flags: &flags, file: file.as_ref(), environment: &environment };
-        environment.asked = asked(layers, |layers| layers.network().map(drop))?;
+        environment.asked = asked(layers, |layers| layers.network().map(drop).map_err(usage))?;
         let layers = Layers { flags: &flags, file: file.as_ref(), environment: &environment };
         layers.network().map_err(usage)
     });
@@ -107,7 +110,7 @@ fn room(command: &RoomCommand) -> Result<(), Failure> {
     let flags = room_cmd::flags(room_cmd::at(command));
     let mut environment = Environment::of_process();
     let layers = Layers { flags: &flags, file: file.as_ref(), environment: &environment };
-    environment.asked = asked(layers, |layers| layers.room_settings().map(drop))?;
+    environment.asked = asked(layers, |layers| layers.room_settings().map(drop).map_err(usage))?;
     room_cmd::run(command, Layers { flags: &flags, file: file.as_ref(), environment: &environment })
 }
 

@@ -28,6 +28,7 @@ mod process;
 mod reaper;
 pub mod servers;
 pub mod stun;
+mod terminal;
 pub mod tools;
 
 use std::{
@@ -51,6 +52,7 @@ pub use self::{
     network::{BridgeSite, Interface, Link, LinkOptions, SiteOptions},
     process::{Exit, Process, Usage},
     reaper::clean,
+    terminal::AtTerminal,
 };
 pub use rustix::process::Signal;
 

@@ -14,7 +14,10 @@ use ipop_control::{
         stream::{self, Endpoint, Failure, Mode, ServerAddress},
     },
 };
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    net::{TcpStream, lookup_host},
+    time::timeout,
+};
 
 use super::{Row, nat};
 use crate::{
@@ -23,6 +26,8 @@ use crate::{
     settings::{Ice, Network},
 };
 
+/// For a name.
+const DNS_TIMEOUT: Duration = Duration::from_secs(5);
 /// For a server to take a TCP connection.
 const TCP_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -78,6 +83,10 @@ async fn log_in(network: &Network, rows: &mut Vec<Row>) -> Option<Session> {
             return None;
         }
     };
+    if let Some(failure) = unresolved(&endpoints).await {
+        rows.push(failed(&failure));
+        return None;
+    }
     rows.push(Row::ok(DNS, listed(&endpoints)));
     let reached = reach(&endpoints).await;
     let is_reachable = reached.iter().any(|(_, result)| result.is_ok());
@@ -116,6 +125,24 @@ fn listed(endpoints: &[Endpoint]) -> String {
         Mode::StartTls => format!("{} (STARTTLS)", endpoint.server),
     });
     texts.collect::<Vec<_>>().join(", ")
+}
+
+/// Why no server's name leads to an address; nothing if at least one does.
+async fn unresolved(endpoints: &[Endpoint]) -> Option<Failure> {
+    let mut last = None;
+    for Endpoint { server, .. } in endpoints {
+        let asked = lookup_host((server.host.as_str(), server.port));
+        let why = match timeout(DNS_TIMEOUT, asked).await {
+            Ok(Ok(mut addresses)) => match addresses.next() {
+                Some(_) => return None,
+                None => "no such name".to_owned(),
+            },
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "no answer from DNS".to_owned(),
+        };
+        last = Some(Failure::Lookup { host: server.host.clone(), why });
+    }
+    last
 }
 
 type Reached = Vec<(ServerAddress, io::Result<()>)>;

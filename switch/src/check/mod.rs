@@ -91,6 +91,17 @@ pub(crate) fn print(configured: Result<Configured, Failure>) -> Result<(), Failu
     conclude(&rows)
 }
 
+/// Whether this program may set up the network; if not, the failure names the ways to let it.
+pub(crate) fn net_admin() -> Result<(), Failure> {
+    let row = host::net_admin();
+    match (row.status, row.cure) {
+        (Status::Missing(code), Some(cure)) => {
+            Err(Failure::new(code, anyhow::anyhow!("{} is {}: {cure}", row.what, row.found)))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn write(text: &str) -> Result<(), Failure> {
     io::stdout()
         .write_all(text.as_bytes())

@@ -234,7 +234,9 @@ fn turn_rows(probe: &Probe) -> Vec<Row> {
         .map(|(server, allocation)| match allocation {
             Allocation::Relays(relayed) => Row::ok(TURN, format!("{server} relays at {relayed}")),
             Allocation::Refused(why) => {
-                Row::limited(TURN, why.clone(), "correct the server, its secret, or turn of [ice]")
+                // No answer is one of the reasons.
+                let cure = "start it, let UDP out to it, or correct its secret or turn of [ice]";
+                Row::limited(TURN, why.clone(), cure)
             }
             Allocation::Asked => Row::limited(
                 TURN,

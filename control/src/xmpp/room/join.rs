@@ -172,13 +172,12 @@ impl Room {
                 self.refused(now, text);
             }
             Condition::Forbidden => {
-                self.refused(now, format!("this account is banned from room {room}; an admin lifts that with `ipop-switch room add`"));
+                let cure = self.how_to_add();
+                self.refused(now, format!("this account is banned from room {room}; an admin lifts that with {cure}"));
             }
             Condition::RegistrationRequired => {
-                let account = self.jid.as_ref().map(|jid| jid.to_bare().to_string()).unwrap_or_default();
-                self.refused(now, format!(
-                    "this account is not a member of room {room}; its owner adds it with `ipop-switch room add {room} {account}`"
-                ));
+                let cure = self.how_to_add();
+                self.refused(now, format!("this account is not a member of room {room}; its owner adds it with {cure}"));
             }
             Condition::ServiceUnavailable => self.refused(now, format!(
                 "room {room} is full or not available: the server says {said}; raise the room's limit (ejabberd: max_users) if it is full"
@@ -193,6 +192,12 @@ impl Room {
             }
             _ => self.retry_soon(now, &format!("the server says {said}")),
         }
+    }
+
+    /// What somebody else types to let this account in.
+    pub(super) fn how_to_add(&self) -> String {
+        let account = self.jid.as_ref().map(|jid| jid.to_bare().to_string()).unwrap_or_default();
+        format!("`ipop-switch room add {} {account}`", self.config.room)
     }
 
     /// The server made a room because nobody had: a typo must not make a network, so it is given back.

@@ -172,36 +172,34 @@ impl Room {
             return;
         }
         let room = self.config.room.clone();
-        let reason = x
-            .items
-            .iter()
-            .find_map(|item| item.reason.as_deref())
-            .map(printable)
-            .unwrap_or_default();
+        let reason = x.items.iter().find_map(|item| item.reason.as_deref());
+        let reason = told(reason);
         if let Some(destroy) = &x.destroy {
-            let reason = printable(destroy.reason.as_deref().unwrap_or_default());
-            return self.refused(now, format!("room {room} was destroyed: {reason}"));
+            let reason = told(destroy.reason.as_deref());
+            return self.refused(now, format!(
+                "room {room} was destroyed{reason}; `ipop-switch room create` makes another under another name"
+            ));
         }
         if x.has(code::BANNED) {
-            return self
-                .refused(now, format!("this account was banned from room {room}: {reason}"));
-        }
-        if x.has(code::NO_LONGER_MEMBER) || x.has(code::NOW_MEMBERS_ONLY) {
+            let cure = self.how_to_add();
             return self.refused(
                 now,
-                format!("this account is not a member of room {room} any more: {reason}"),
+                format!("this account was banned from room {room}{reason}; an admin lifts that with {cure}"),
             );
+        }
+        if x.has(code::NO_LONGER_MEMBER) || x.has(code::NOW_MEMBERS_ONLY) {
+            let cure = self.how_to_add();
+            return self.refused(now, format!(
+                "this account is not a member of room {room} any more{reason}; its owner adds it with {cure}"
+            ));
         }
         if x.has(code::NEW_NICK) {
             self.send_unavailable();
             return self.start_join(now);
         }
         if x.has(code::KICKED) {
-            self.problem(
-                now,
-                format!("this node was kicked from room {room}: {reason}"),
-                Outcome::Goes,
-            );
+            let text = format!("this node was kicked from room {room}{reason}");
+            self.problem(now, text, Outcome::Goes);
         }
         if !x.has(code::SHUTDOWN) {
             self.thrown_out(now, "it leaves the room without having been told to");
@@ -220,6 +218,12 @@ impl Room {
             self.tell(Event::OccupantGone(occupant.jid));
         }
     }
+}
+
+/// A reason that somebody gave, if they gave one.
+fn told(reason: Option<&str>) -> String {
+    let reason = reason.map(printable).filter(|reason| !reason.is_empty());
+    reason.map(|reason| format!(" ({reason})")).unwrap_or_default()
 }
 
 /// Whether this exit is more than leaving: the status says why, and the affiliation says that it lasts.
