@@ -27,7 +27,14 @@ pub(crate) struct Cli {
 }
 
 const EXAMPLE: &str = "\
-Two hosts, one Ethernet segment:
+A network: an account for each host, a room, a token.
+  admin$ ipop-switch secret new > network.secret
+  admin$ ipop-switch room create vmnet@muc.example.org --network-secret-file network.secret \\
+             --xmpp-jid admin@example.org              # prints TOKEN
+  hostA# ipop-switch --tap ipop0 --join TOKEN          # asks for its account, unless that is configured
+  hostB# ipop-switch --tap ipop0 --join TOKEN
+
+Two hosts without a server:
   hostA# ipop-switch identity                          # prints IDA
   hostB# ipop-switch identity                          # prints IDB
   hostA# ipop-switch --tap ipop0 --peer IDB@hostB:5800
@@ -247,7 +254,7 @@ pub(crate) struct NetworkValues {
 /// The account, and the network's secret and trust. `room` takes the same.
 #[derive(Args, Clone, PartialEq, Debug, Default)]
 pub(crate) struct AccountValues {
-    /// XMPP account that joins the room
+    /// XMPP account that joins the room; at a terminal it is asked for if it stands nowhere, as is its password
     #[arg(long, value_name = "JID")]
     pub(crate) xmpp_jid: Option<String>,
     /// File with the account's password, mode 0600

@@ -148,8 +148,8 @@ fn create(
         let token = JoinToken { room: room.to_string(), secret, server };
         said.output = format!("{token}\n");
         said.explanation = format!(
-            "room {room} {done}. Whoever has the join token can join with any account: keep it as a secret. On each host:\n  \
-             ipop-switch --tap ipop0 --xmpp-jid ACCOUNT --xmpp-password-file FILE --join TOKEN\n"
+            "room {room} {done}. Whoever has the join token can join with any account: keep it as a secret. On each host, \
+             which asks for its account unless that is configured:\n  ipop-switch --tap ipop0 --join TOKEN\n"
         );
     } else {
         said.explanation = format!(

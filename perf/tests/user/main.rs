@@ -6,6 +6,7 @@ mod account;
 mod check;
 #[path = "../common/mod.rs"]
 mod common;
+mod documents;
 mod names;
 mod room;
 mod server;

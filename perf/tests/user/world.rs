@@ -42,15 +42,16 @@ pub(crate) struct Ending {
 impl World {
     /// With the accounts `admin` and `n0` to `n3`.
     pub(crate) fn new(label: &str) -> Self {
-        Self::with(label, ProsodyOptions::new())
-    }
-
-    fn with(label: &str, options: ProsodyOptions) -> Self {
-        switch_binary();
         let internet = Internet::new(label, InternetOptions::new())
             .unwrap_or_else(|error| panic!("{error:#}"));
-        let options = options.accounts(["admin", "n0", "n1", "n2", "n3"]);
+        let options = ProsodyOptions::new().accounts(["admin", "n0", "n1", "n2", "n3"]);
         let servers = Servers::start(&internet, options).unwrap_or_else(|e| panic!("{e:#}"));
+        Self::of(internet, servers)
+    }
+
+    /// With these servers.
+    pub(crate) fn of(internet: Internet, servers: Servers) -> Self {
+        switch_binary();
         let home = internet.lab().dir().join("home");
         fs::create_dir(&home).unwrap();
         Self { servers, internet, home }

@@ -408,15 +408,15 @@ fn being_removed_takes_no_right_from_others_and_is_told() {
     for (x, told) in [
         (
             "<status code='110'/><status code='321'/><item affiliation='none' role='none'/>",
-            "not a member",
+            "any more; its owner adds it with `ipop-switch room add net@muc.x me@x`",
         ),
         (
             "<status code='110'/><status code='301'/><item affiliation='outcast' role='none'/>",
-            "banned",
+            "banned from room net@muc.x; an admin lifts that with `ipop-switch room add net@muc.x me@x`",
         ),
         (
             "<status code='110'/><item affiliation='none' role='none'/><destroy><reason>over</reason></destroy>",
-            "destroyed: over",
+            "destroyed (over);",
         ),
     ] {
         let mut bench = Bench::joined(Entry::Members, &["a"]);

@@ -34,6 +34,7 @@ pub struct ProsodyOptions {
     turn_ipv6: Option<SocketAddr>,
     turn_ttl_s: u32,
     more: String,
+    hosts: Option<String>,
 }
 
 /// Which versions of TLS a server speaks.
@@ -82,6 +83,7 @@ impl ProsodyOptions {
             turn_ipv6: None,
             turn_ttl_s: 3600,
             more: String::new(),
+            hosts: None,
         }
     }
 
@@ -175,6 +177,13 @@ impl ProsodyOptions {
         self
     }
 
+    /// These sections, in Lua, in place of those for the domain and its rooms' service.
+    #[must_use]
+    pub fn hosts(mut self, sections: &str) -> Self {
+        self.hosts = Some(sections.into());
+        self
+    }
+
     /// The configuration file. `dir` holds everything that the server reads and writes.
     fn configuration(&self, dir: &Path, at: &Attached) -> Result<String> {
         let dir = dir.display();
@@ -217,6 +226,9 @@ impl ProsodyOptions {
             TlsVersions::Only1_3 => "protocol = \"tlsv1_3\";",
         };
         let modules = modules.join("\"; \"");
+        let hosts = self.hosts.clone().unwrap_or_else(|| {
+            format!("VirtualHost \"{domain}\"\nComponent \"muc.{domain}\" \"muc\"\n")
+        });
         let interfaces: Vec<_> = at.addresses().map(|ip| ip.to_string()).collect();
         let interfaces = interfaces.join("\"; \"");
         Ok(format!(
@@ -230,8 +242,7 @@ modules_enabled = {{ \"{modules}\" }}
 modules_disabled = {{ \"s2s\"; \"offline\" }}
 c2s_require_encryption = true; authentication = \"internal_plain\"; storage = \"internal\"
 ssl = {{ key = \"{dir}/certs/server.key\"; certificate = \"{dir}/certs/server.crt\"; {protocol} }}
-{options}{more}VirtualHost \"{domain}\"
-Component \"muc.{domain}\" \"muc\"
+{options}{more}{hosts}
 "
         ))
     }
