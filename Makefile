@@ -8,7 +8,7 @@ ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 AS_ROOT := $(if $(ROOT),env CARGO_TARGET_$(shell ./perf/toolchain triple)_RUNNER="sudo -E env PATH=$(PATH):/usr/sbin:/sbin")
 
 .NOTPARALLEL:
-.PHONY: build demo test test-all test-loom test-docs bench bench-micro bench-tcp bench-compare bench-switch soak lint packages toolchain clean
+.PHONY: build demo test test-all test-loom test-docs bench bench-micro bench-tcp bench-compare bench-switch bench-discovery soak lint packages toolchain clean
 
 build: toolchain
 	$(CARGO) build --release --locked -p ipop-switch -p ipop-perf
@@ -39,7 +39,7 @@ test-docs:
 	$(CARGO) test --locked --workspace --doc
 
 # Quick looks at everything; docs/BENCHMARKS.md says how to measure. Quiet machines give quiet figures.
-bench: packages toolchain bench-micro bench-tcp bench-compare bench-switch
+bench: packages toolchain bench-micro bench-tcp bench-compare bench-switch bench-discovery
 
 # Empty for figures: make bench QUICK=
 QUICK ?= --quick
@@ -58,6 +58,10 @@ bench-compare: build
 # RFC 2544, RFC 2889, RFC 9004.
 bench-switch: build
 	$(ROOT) $(TARGET)/release/ipop-perf switch $(QUICK) --out $(TARGET)/perf-switch
+
+# How fast nodes find each other, how soon traffic is back, what an idle network costs.
+bench-discovery: build
+	$(ROOT) $(TARGET)/release/ipop-perf discovery $(QUICK) --out $(TARGET)/perf-discovery
 
 # An hour of traffic, churn, loss, cuts and kills.
 soak: build

@@ -1,4 +1,4 @@
-//! The addresses that this host has now. The wiring asks once a second, so that the sessions notice a move.
+//! The addresses that this host has now. The wiring asks when the kernel says that something changed.
 
 use std::{collections::BTreeSet, fs, io, net::IpAddr, path::Path};
 
@@ -19,7 +19,8 @@ pub struct Interface {
     pub address: IpAddr,
 }
 
-/// The addresses of all interfaces with the interfaces' names, IPv4 first: it is what NATs and relays mostly speak.
+/// The addresses of all interfaces that are up and have a carrier, with the interfaces' names, IPv4 first: it is what NATs
+/// and relays mostly speak.
 ///
 /// # Errors
 /// What `getifaddrs` reports.
@@ -27,6 +28,7 @@ pub fn interfaces() -> io::Result<Vec<Interface>> {
     let found = if_addrs::get_if_addrs()?;
     let mut found: Vec<Interface> = found
         .into_iter()
+        .filter(if_addrs::Interface::is_oper_up)
         .map(|interface| Interface {
             address: interface.ip(),
             // An address may have a label of its own: the interface's name, a colon, and anything.

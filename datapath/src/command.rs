@@ -3,7 +3,10 @@
 //! Control decides who a peer is, which connection carries which lane and when to dial; workers own the connections.
 //! Both directions are bounded queues of these values.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use ipop_learning::PortId;
 
@@ -229,6 +232,14 @@ pub enum Event {
         peer: NodeId,
         /// At most [`MAX_SIGNAL_LEN`], not empty.
         message: Vec<u8>,
+    },
+    /// Nothing is heard over a path that control chose, though something waits for an answer: the path may be dead. Told
+    /// again while it lasts.
+    Silent {
+        /// The connection.
+        connection: ConnectionId,
+        /// The round-trip time until then.
+        rtt: Duration,
     },
     /// The peer was seen, validated, at another address.
     Moved {

@@ -17,6 +17,7 @@ pub mod frame;
 pub mod fuzzing;
 pub mod hello;
 pub mod io;
+mod liveness;
 pub mod loop_probe;
 pub mod memory;
 pub mod node_id;

@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -22,6 +22,7 @@ use crate::{
     frame::{Gso, MAX_FRAME_LEN, Offload},
     hello::{Capabilities, Hello, HelloError, MAX_HELLO_LEN},
     io::SocketId,
+    liveness::Liveness,
     node_id::NodeId,
     quic::{LinkHealth, tls, transport::SEND_QUEUE_BYTES},
     record::{FrameSink, Reassembler, ReassemblyStats, RecordWriter, first_begun},
@@ -56,6 +57,7 @@ pub(crate) struct Tunnel {
     pub(crate) dirty: bool,
     pub(crate) gauges: Arc<TunnelGauges>,
     health: Arc<LinkHealth>,
+    liveness: Liveness,
     hello_bytes: Vec<u8>,
     hello_stream: Option<StreamId>,
     signals: SignalStreams,
@@ -111,6 +113,7 @@ impl Tunnel {
             dirty: false,
             gauges: new.gauges,
             health: new.health,
+            liveness: Liveness::default(),
             hello_bytes: Vec::new(),
             hello_stream: None,
             signals: SignalStreams::new(new.now),
@@ -209,6 +212,12 @@ impl Tunnel {
         if self.reassembler.poll_timeout().is_some_and(|at| at <= now) {
             self.reassembler.handle_timeout(now, sink);
         }
+    }
+
+    /// If the peer has been silent for too long by now: the round-trip time of before.
+    pub(crate) fn silent(&mut self, now: Instant) -> Option<Duration> {
+        let is_admitted = self.is_admitted();
+        self.liveness.look(now, &self.connection).filter(|_| is_admitted)
     }
 
     /// Nothing comes any more: what waits for the rest of a frame is given up.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use ipop_perf::{
     compare::{contender::Contender, scenario::Scenario},
+    discovery::Part,
     tunnel::Program,
 };
 
@@ -26,6 +27,8 @@ pub(super) enum Command {
     Switch(SwitchArgs),
     /// Two switches under traffic, churn, loss, cuts and kills: slopes of memory and descriptors, every frame accounted for.
     Soak(SoakArgs),
+    /// Nodes that find each other over a real Prosody and coturn: how fast, how sure, and what an idle network costs.
+    Discovery(DiscoveryArgs),
     /// Puts the report of a run into a document.
     Document(DocumentArgs),
     /// Three hosts find each other over XMPP, get through NATs and outlive the server, shown step by step.
@@ -136,6 +139,25 @@ pub(super) struct SoakArgs {
     pub(super) seed: u64,
     /// The folder for figures, report and charts.
     #[arg(long, value_name = "DIR", default_value = "perf-soak")]
+    pub(super) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DiscoveryArgs {
+    /// Which parts [default: all]; the folder keeps what it has of the others.
+    #[arg(long, value_delimiter = ',', value_name = "LIST")]
+    pub(super) parts: Vec<Part>,
+    /// How often each part is measured [default: 10; with --quick 2].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(super) runs: Option<u32>,
+    /// How long an idle network is watched, seconds [default: 60; with --quick 10].
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=86400))]
+    pub(super) idle: Option<u64>,
+    /// A look, not a measurement.
+    #[arg(long)]
+    pub(super) quick: bool,
+    /// The folder for figures and report.
+    #[arg(long, value_name = "DIR", default_value = "perf-discovery")]
     pub(super) out: PathBuf,
 }
 

@@ -7,7 +7,7 @@
 //! * [`wire`]: the Ethernet wire emulator.
 //! * [`obvious`]: the obvious implementation, `ipop-obvious`.
 //! * [`tunnel`]: the programs under test, started in the lab.
-//! * [`compare`], [`switch`], [`soak`], [`tcp`], [`demo`]: the commands of `ipop-perf`.
+//! * [`compare`], [`switch`], [`soak`], [`discovery`], [`tcp`], [`demo`]: the commands of `ipop-perf`.
 //! * [`batch`], [`stream`], [`flood`]: frames and datagrams in numbers, and what became of them.
 //! * [`counters`]: what the switch says that it did.
 //! * [`machine`], [`quiet`]: what a measurement ran on, and whether it was alone.
@@ -18,6 +18,7 @@ pub mod chart;
 pub mod compare;
 pub mod counters;
 pub mod demo;
+pub mod discovery;
 pub mod flood;
 pub mod folder;
 pub mod lab;

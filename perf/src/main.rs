@@ -13,7 +13,9 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use ipop_perf::{
     compare::{self, contender::Contender, scenario::Scenario},
-    demo, folder, lab, progress, soak, switch,
+    demo,
+    discovery::{self, Figures, Part},
+    folder, lab, progress, soak, switch,
     tcp::{Plan, Report, Run},
     tunnel::Program,
     wire::{Impairments, Tap, Wire, WireOptions},
@@ -21,7 +23,8 @@ use ipop_perf::{
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::arguments::{
-    Binaries, Cli, Command, CompareArgs, DemoArgs, SoakArgs, SwitchArgs, TcpArgs, WireArgs,
+    Binaries, Cli, Command, CompareArgs, DemoArgs, DiscoveryArgs, SoakArgs, SwitchArgs, TcpArgs,
+    WireArgs,
 };
 
 fn main() -> ExitCode {
@@ -30,6 +33,7 @@ fn main() -> ExitCode {
         Command::Compare(args) => compare(args),
         Command::Switch(args) => switch(&args),
         Command::Soak(args) => soak(&args),
+        Command::Discovery(args) => discovery(args),
         Command::Document(args) => folder::insert(&args.folder, &args.into, &args.between),
         Command::Demo(args) => demo(&args),
         Command::Wire(args) => wire(&args),
@@ -201,6 +205,22 @@ fn soak(args: &SoakArgs) -> Result<()> {
     println!("\n{}", soak.markdown());
     println!("All of it is in {}", args.out.display());
     ensure!(soak.problems.is_empty(), "{} problems", soak.problems.len());
+    Ok(())
+}
+
+fn discovery(args: DiscoveryArgs) -> Result<()> {
+    let parts = if args.parts.is_empty() { Part::ALL.into() } else { args.parts };
+    let idle = args.idle.unwrap_or(if args.quick { 10 } else { 60 });
+    let plan = discovery::Plan {
+        parts,
+        runs: args.runs.unwrap_or(if args.quick { 2 } else { 10 }),
+        idle: Duration::from_secs(idle),
+    };
+    let known = Figures::of_folder(&args.out)?;
+    let figures = plan.measure(known, &mut |line| eprintln!("{line}"))?;
+    figures.write(&args.out)?;
+    println!("\n{}", figures.markdown());
+    println!("All of it is in {}", args.out.display());
     Ok(())
 }
 

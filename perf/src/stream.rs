@@ -6,6 +6,7 @@
 
 use std::{
     io::{IoSlice, IoSliceMut},
+    os::fd::{AsFd, BorrowedFd},
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
@@ -160,6 +161,12 @@ impl Port {
     }
 }
 
+impl AsFd for Port {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
 /// Sends all the streams at once, each from its port, and receives at all `receivers`; what was sent of each stream, and
 /// what each receiver saw of each.
 ///
@@ -250,7 +257,8 @@ fn send(port: &Port, stream: &Stream) -> Result<Sent> {
     }
 }
 
-fn build(stream: &Stream, number: u64, built_ns: u64, frame: &mut [u8]) {
+/// Makes a frame of at least [`FRAME_LEN_MIN`] bytes.
+pub(crate) fn build(stream: &Stream, number: u64, built_ns: u64, frame: &mut [u8]) {
     frame[..6].copy_from_slice(&stream.destinations.of_frame(number).0);
     frame[6..12].copy_from_slice(&stream.sources.of_frame(number).0);
     frame[12..STREAM_AT].copy_from_slice(&ETHER_TYPE.to_be_bytes());
@@ -284,7 +292,7 @@ fn receive(port: &Port, streams: usize, done: &AtomicBool) -> Result<Vec<Tally>>
 }
 
 /// Stream, number and time.
-fn parse(frame: &[u8]) -> Option<(u32, u64, u64)> {
+pub(crate) fn parse(frame: &[u8]) -> Option<(u32, u64, u64)> {
     let header: &[u8; HEADER_LEN] = frame.first_chunk()?;
     let number = |at| header[at..].first_chunk().map(|bytes| u64::from_be_bytes(*bytes));
     let stream = u32::from_be_bytes(*header[STREAM_AT..].first_chunk()?);

@@ -34,17 +34,6 @@ use std::{
 use ipop_datapath::node_id::NodeId;
 pub use ipop_datapath::path::{Path, Source};
 
-pub use self::{
-    agent::IceState,
-    candidate::{AddressRefused, Candidate, CandidateKind, Loopback, check_address},
-    entropy::Entropy,
-    event::IceEvent,
-    input::{Packet, Via},
-    probe::{Allocation, Probe},
-    report::{IceCounters, PathSnapshot, SelectedPair},
-    servers::{NatMapping, StunServer, TurnServer},
-    timing::Timing,
-};
 use self::{
     agent::{Agent, LocalBase, Pacing, Triggered},
     candidate::{canonical, check_ip, host_preference},
@@ -54,6 +43,17 @@ use self::{
     servers::StunServers,
     stun::TransactionId,
     turn::{Turn, TurnEvent},
+};
+pub use self::{
+    agent::{IceState, Watch},
+    candidate::{AddressRefused, Candidate, CandidateKind, Loopback, check_address},
+    entropy::Entropy,
+    event::IceEvent,
+    input::{Packet, Via},
+    probe::{Allocation, Probe},
+    report::{IceCounters, PathSnapshot, SelectedPair},
+    servers::{NatMapping, StunServer, TurnServer},
+    timing::Timing,
 };
 
 /// As many as the sessions take.
@@ -304,12 +304,29 @@ impl Ice {
         self.sync(now, peer);
     }
 
-    /// The path to `peer` seems dead (QUIC waits in vain): it is checked at once.
-    pub fn suspect(&mut self, now: Instant, peer: NodeId) {
+    /// The path to `peer` seems dead (QUIC waits in vain): it is checked at once. `rtt` is the round-trip time of before, if
+    /// it is known better than by checks.
+    pub fn suspect(&mut self, now: Instant, peer: NodeId, rtt: Option<Duration>) {
         if let Some(entry) = self.peers.get_mut(&peer) {
-            entry.agent.suspect(now);
+            entry.agent.suspect(now, rtt);
             self.sync(now, peer);
         }
+    }
+
+    /// Says whether a connection to `peer` goes over the selected path, so that checks need not notice its death.
+    pub fn set_watch(&mut self, now: Instant, peer: NodeId, watch: Watch) {
+        if let Some(entry) = self.peers.get_mut(&peer) {
+            entry.agent.set_watch(now, watch);
+            self.sync(now, peer);
+        }
+    }
+
+    /// Packets may leave by other ways than before, or arrive where they did not: paths and servers are asked at once.
+    pub fn network_changed(&mut self, now: Instant) {
+        self.stun.check_soon(now);
+        self.turn.network_changed(now, &mut self.entropy);
+        self.collect_turn_transmits();
+        self.for_agents(now, |_| true, |agent| agent.network_changed(now));
     }
 
     /// Forgets `peer`, with its sources.

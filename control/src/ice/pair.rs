@@ -69,6 +69,8 @@ const MAX_CHECKS_IN_FLIGHT: usize = 8;
 const SUSPECT_AFTER: u32 = 4;
 /// Unanswered checks after which a proved pair has failed.
 const DEAD_AFTER: u32 = 7;
+/// On a pair that there is reason to doubt the first repetition comes after this, or after twice the round-trip time.
+const DOUBTFUL_RTO: Duration = Duration::from_millis(50);
 /// Answers in a row that a pair needs after trouble before traffic moves to it while another works.
 const TRUST_AFTER: u32 = 3;
 /// Two checks of a pair are at least this far apart, whatever triggers them.
@@ -92,6 +94,8 @@ pub(super) struct Pair {
     pub(super) next_check: Option<Instant>,
     /// The peer was heard on it, so it goes before others.
     pub(super) is_triggered: bool,
+    /// Something else than a missing answer says that it may be dead.
+    is_doubtful: bool,
     pub(super) last_answer: Option<Instant>,
     pub(super) last_request: Option<Instant>,
     pub(super) rtt: Option<Duration>,
@@ -132,6 +136,7 @@ impl Pair {
             nomination: None,
             next_check: None,
             is_triggered: false,
+            is_doubtful: false,
             last_answer: None,
             last_request: None,
             rtt: None,
@@ -211,6 +216,12 @@ impl Pair {
         self.next_check = Some(self.next_check.map_or(earliest, |at| at.min(earliest)));
     }
 
+    /// There is reason to think that it is dead: it is checked at once, and answers are not waited for as long as usual.
+    pub(super) fn doubt(&mut self, now: Instant) {
+        self.is_doubtful = true;
+        self.check_soon(now);
+    }
+
     /// The peer was heard on it, so a check may pass now that did not before (a triggered check, RFC 8445, 7.3.1.4).
     pub(super) fn trigger(&mut self, now: Instant, timing: &Timing) {
         match self.state {
@@ -232,6 +243,7 @@ impl Pair {
     pub(super) fn fail(&mut self) {
         self.was_in_trouble |= self.is_proved();
         self.state = PairState::Failed;
+        self.is_doubtful = false;
         self.next_check = None;
         self.answers_in_row = 0;
         self.nomination = None;
@@ -264,14 +276,18 @@ impl Pair {
     }
 
     fn wait_for_answer(&self, timing: &Timing) -> Duration {
-        let doubled = timing.initial_rto * 2_u32.pow(self.unanswered.saturating_sub(1).min(8));
         if !self.is_proved() {
+            let doubled = timing.initial_rto * 2_u32.pow(self.unanswered.saturating_sub(1).min(8));
             return doubled.min(timing.max_rto);
         }
         // On a proved pair the loss of one packet is likelier than its end, so the repetitions come faster.
-        let floor = self.rtt.map_or(timing.initial_rto, |rtt| timing.initial_rto.max(2 * rtt));
-        let longest =
-            if self.unanswered < SUSPECT_AFTER { timing.max_rto / 2 } else { timing.max_rto };
+        let (initial, longest) = match self.unanswered < SUSPECT_AFTER {
+            true if self.is_doubtful => (DOUBTFUL_RTO.min(timing.initial_rto), timing.max_rto / 2),
+            true => (timing.initial_rto, timing.max_rto / 2),
+            false => (timing.initial_rto, timing.max_rto),
+        };
+        let floor = self.rtt.map_or(initial, |rtt| initial.max(2 * rtt));
+        let doubled = initial * 2_u32.pow(self.unanswered.saturating_sub(1).min(8));
         doubled.min(longest).max(floor.min(timing.max_rto))
     }
 
@@ -290,6 +306,7 @@ impl Pair {
         self.rtt = Some(self.rtt.map_or(sample, |rtt| (3 * rtt + sample) / 4));
         self.last_answer = Some(now);
         self.unanswered = 0;
+        self.is_doubtful = false;
         self.answers_in_row += 1;
         self.state = PairState::Succeeded;
         self.next_check = Some(now + interval);

@@ -124,6 +124,14 @@ impl StunServers {
         }
     }
 
+    /// Asks all servers again at once; what they saw before may still be right.
+    pub(super) fn check_soon(&mut self, now: Instant) {
+        for server in &mut self.servers {
+            server.transmissions = 0;
+            server.next_at = now;
+        }
+    }
+
     /// What the servers see, without repetitions, in the order of the list.
     pub(super) fn mappings(&self) -> Vec<Mapping> {
         let mut mappings: Vec<Mapping> = Vec::new();

@@ -1,5 +1,5 @@
-//! How often and how long ICE tries. The defaults notice a dead path in time for a switch-over within 5 seconds, and
-//! cost an idle tunnel less than 100 bytes a second each way.
+//! How often and how long ICE tries. The defaults notice a dead path in time for a switch-over within 5 seconds. While a
+//! connection watches over the path, checks cost it about 10 bytes a second, both ends and ways together.
 
 use std::time::Duration;
 
@@ -14,9 +14,12 @@ pub struct Timing {
     pub max_rto: Duration,
     /// Checks of a pair before it counts as failed.
     pub transmissions: u32,
-    /// Between two checks of the selected pair by the controlling end (RFC 7675 asks for 5 s or less).
+    /// Between two checks of the selected pair by the controlling end while nothing else watches over it (RFC 7675 asks for
+    /// 5 s or less).
     pub consent: Duration,
-    /// The same by the controlled end, which also sees the checks of the other end. Also for the back-up pair.
+    /// Between two checks that only keep consent, which lasts for 30 s, and the mappings of NATs: of the selected pair by the
+    /// controlled end, which also sees the checks of the other end, and by both while a connection watches over it; of the
+    /// back-up pair.
     pub keepalive: Duration,
     /// How long better pairs of the same sort may still replace the selected one, and all pairs are kept.
     pub settling: Duration,
@@ -36,7 +39,7 @@ impl Default for Timing {
             max_rto: Duration::from_secs(1),
             transmissions: 5,
             consent: Duration::from_secs(2),
-            keepalive: Duration::from_secs(15),
+            keepalive: Duration::from_secs(20),
             settling: Duration::from_secs(4),
             give_up: Duration::from_secs(10),
             first_retry: Duration::from_secs(3),

@@ -229,11 +229,13 @@ impl Links {
     /// This host's addresses, best first, without those of the overlay and of interfaces that are to be ignored.
     pub fn set_local_addresses(&mut self, now: Instant, addresses: &[IpAddr]) {
         self.ice.set_local_addresses(now, addresses);
+        self.actions.push_back(Action::Stream(ToStream::NetworkChanged));
     }
 
-    /// The network has changed: the stream finds out whether it still lives.
-    pub fn network_changed(&mut self) {
+    /// Routes have changed: stream and paths find out whether they still live.
+    pub fn network_changed(&mut self, now: Instant) {
         self.actions.push_back(Action::Stream(ToStream::NetworkChanged));
+        self.ice.network_changed(now);
     }
 
     /// STUN and TURN servers, resolved. TURN servers are STUN servers too.

@@ -9,13 +9,13 @@ use ipop_datapath::{
     command::{Command, ConnectionId, Event},
     io::SocketId,
     node_id::NodeId,
-    path::Path,
+    path::{Path, port_of_alias},
 };
 use xmpp_parsers::jid::FullJid;
 
 use super::{Action, Links, Started, Told, signal};
 use crate::{
-    ice::{CandidateKind, IceEvent, Packet, RemoteDescription, Socket, Via},
+    ice::{CandidateKind, IceEvent, Packet, RemoteDescription, Socket, Via, Watch},
     sessions::{Input, PeerPath},
     xmpp::jingle::IceDescription,
 };
@@ -32,13 +32,20 @@ impl Links {
                 self.ice.handle_packet(now, Packet { via, payload });
             }
             Event::Signal { peer, message, .. } => self.signalled(now, *peer, message),
-            Event::Connected { connection, peer, hello, .. } if hello.lane == 0 => {
-                self.connected(now, *peer, *connection);
+            Event::Connected { connection, peer, hello, remote, .. } if hello.lane == 0 => {
+                self.connected(now, *peer, *connection, *remote);
+            }
+            Event::Silent { connection, rtt } => {
+                if let Some(node) = self.node_of(*connection) {
+                    self.ice.suspect(now, node, Some(*rtt));
+                }
             }
             Event::Ended { connection, .. } => {
-                let ended = |link: &&mut super::Link| link.connection == Some(*connection);
-                if let Some(link) = self.links.values_mut().find(ended) {
-                    link.connection = None;
+                if let Some(node) = self.node_of(*connection) {
+                    if let Some(link) = self.links.get_mut(&node) {
+                        link.connection = None;
+                    }
+                    self.ice.set_watch(now, node, Watch::Checks);
                 }
             }
             _ => {}
@@ -60,10 +67,24 @@ impl Links {
         self.ice.handle_packet(now, Packet { via, payload });
     }
 
+    /// The peer whose signals go over this connection.
+    fn node_of(&self, connection: ConnectionId) -> Option<NodeId> {
+        let mut links = self.links.iter();
+        links.find(|(_, link)| link.connection == Some(connection)).map(|(node, _)| *node)
+    }
+
     /// A tunnel is up: what this end has to say can be said inside it from now on.
-    fn connected(&mut self, now: Instant, node: NodeId, connection: ConnectionId) {
+    fn connected(
+        &mut self,
+        now: Instant,
+        node: NodeId,
+        connection: ConnectionId,
+        remote: SocketAddr,
+    ) {
         let Some(link) = self.links.get_mut(&node) else { return };
         link.connection = Some(connection);
+        let over_path = port_of_alias(remote).is_some();
+        self.ice.set_watch(now, node, if over_path { Watch::Traffic } else { Watch::Checks });
         link.last_error = None;
         self.remember(now, node);
         self.say_inside(node);
@@ -211,12 +232,16 @@ impl Links {
         let Some(port) = link.port else { return };
         link.last_error = None;
         link.address = match path {
-            Path::Direct { remote, .. } => Some(remote),
-            Path::Relay { .. } => None,
+            Path::Direct { remote, .. } if remote_kind != CandidateKind::Relayed => Some(remote),
+            Path::Direct { .. } | Path::Relay { .. } => None,
         };
         // Without a NAT at either end further lanes can be dialled at the address itself.
         let host = local == CandidateKind::Host && remote_kind == CandidateKind::Host;
-        let up = PeerPath::Up { listener: link.address.filter(|_| host) };
+        let up = match link.address {
+            Some(address) if host => PeerPath::Listener(address),
+            Some(address) => PeerPath::Direct(address),
+            None => PeerPath::Relayed,
+        };
         let name = link.claim.name.clone();
         self.actions.push_back(Action::Worker(Command::SetPath { port, path: Some(path) }));
         self.actions.push_back(Action::Sessions(Input::Path { peer: node, path: up }));

@@ -91,7 +91,7 @@ impl Peer {
         if !self.is_up() {
             return None;
         }
-        if let (PeerPath::Up { listener: Some(remote) }, Role::Dials) = (self.path, self.role) {
+        if let (PeerPath::Listener(remote), Role::Dials) = (self.path, self.role) {
             return Some(Due { at, target: Target::Known(vec![remote], Via::Listener) });
         }
         self.address.as_ref()?;

@@ -150,17 +150,28 @@ pub struct NamedPeer {
     pub last_addresses: Vec<SocketAddr>,
 }
 
-/// Whether path control has a way to a peer.
+/// What way path control has to a peer. Unless it is down, packets to the peer's alias arrive.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum PeerPath {
     /// None.
     #[default]
     Down,
-    /// Packets to its alias arrive.
-    Up {
-        /// Where it can be reached without path control; further lanes are dialled there.
-        listener: Option<SocketAddr>,
-    },
+    /// By a relay.
+    Relayed,
+    /// Straight to this address, which takes packets of this path alone as far as anybody knows: a NAT's.
+    Direct(SocketAddr),
+    /// Straight to where it listens for everybody: further lanes are dialled there.
+    Listener(SocketAddr),
+}
+
+impl PeerPath {
+    /// The peer's address, if the way is straight.
+    fn address(self) -> Option<SocketAddr> {
+        match self {
+            Self::Down | Self::Relayed => None,
+            Self::Direct(address) | Self::Listener(address) => Some(address),
+        }
+    }
 }
 
 /// Something is to be done.
@@ -274,7 +285,7 @@ impl Sessions {
                 self.with_peer(now, peer, |peer, ctx| peer.revoked(ctx, why));
             }
             Input::Path { peer, path } => {
-                self.with_peer(now, peer, |peer, _| peer.path_changed(now, path));
+                self.with_peer(now, peer, |peer, ctx| peer.path_changed(ctx, now, path));
             }
             Input::Secrets(secrets) => self.handle_secrets(now, secrets),
         }
@@ -355,6 +366,7 @@ impl Sessions {
             | Event::Packet { .. }
             | Event::ChannelPacket { .. }
             | Event::Signal { .. }
+            | Event::Silent { .. }
             | Event::WorkerFailed { .. } => {}
         }
     }

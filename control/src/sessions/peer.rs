@@ -151,12 +151,38 @@ impl Peer {
     }
 
     /// Path control found a way, or lost it. A way that is new is tried at once.
-    pub(super) fn path_changed(&mut self, now: Instant, path: PeerPath) {
+    pub(super) fn path_changed(&mut self, ctx: &mut Context, now: Instant, path: PeerPath) {
         let found = self.path == PeerPath::Down && path != PeerPath::Down;
         self.path = path;
         if found && self.lanes[0].active.is_none() {
             self.lanes[0].backoff.reset();
             self.lanes[0].not_before = Some(now);
+        }
+        self.close_lanes_beside_path(ctx, now);
+    }
+
+    /// Further lanes go straight to the peer's address. Where path control has left that address they lead nowhere, which
+    /// QUIC would notice only after its idle time-out: lane 0, which follows path control, takes over their frames.
+    fn close_lanes_beside_path(&mut self, ctx: &mut Context, now: Instant) {
+        let Some((first, further)) = self.lanes.split_first_mut() else { return };
+        let follows_path = |link: &Link| port_of_alias(link.remote).is_some();
+        if self.path == PeerPath::Down || !first.active.as_ref().is_some_and(follows_path) {
+            return;
+        }
+        let ip_of = |address: SocketAddr| address.ip().to_canonical();
+        let path_to = self.path.address().map(ip_of);
+        let is_beside = |link: &mut Link| match link.direction {
+            Direction::Dialled => Some(ip_of(link.remote)) != path_to,
+            // A peer that has moved brings its lanes along by itself.
+            Direction::Accepted => path_to.is_none(),
+        };
+        for (lane, number) in further.iter_mut().zip(1..) {
+            let Some(link) = lane.active.take_if(is_beside) else { continue };
+            ctx.close(link.connection, CloseReason::Replaced);
+            lane.missing_since = Some(now);
+            let why = "its path is not in use any more".to_owned();
+            let (peer, lane) = (self.node, LaneNumber(number));
+            ctx.push(Action::Notice(Notice::LaneDown { peer, lane, why }));
         }
     }
 

@@ -229,7 +229,10 @@ impl World {
         if node.spec.is_some() && !matches!(change, Change::Secrets(_)) {
             return;
         }
-        let listener = self.plain.then(|| listener(1 - own));
+        let path = match self.plain {
+            true => PeerPath::Listener(listener(1 - own)),
+            false => PeerPath::Relayed,
+        };
         let named = matches!(change, Change::Named);
         self.input(
             own,
@@ -245,14 +248,14 @@ impl World {
                     })
                 }
                 Change::Unnamed => Input::Unnamed { peer, source },
-                Change::Path(true) => Input::Path { peer, path: PeerPath::Up { listener } },
+                Change::Path(true) => Input::Path { peer, path },
                 Change::Path(false) => Input::Path { peer, path: PeerPath::Down },
                 Change::Secrets(secrets) => Input::Secrets(secrets),
             },
         );
         // A peer that is named again has the way that was found before.
         if named && self.nodes[own].has_path {
-            self.input(own, Input::Path { peer, path: PeerPath::Up { listener } });
+            self.input(own, Input::Path { peer, path });
         }
     }
 

@@ -260,6 +260,12 @@ impl Core {
         let way = self.paths.way(tunnel.socket, tunnel.remote);
         let more = transmit(now, &mut tunnel, way, &self.switch.counters.io, io);
         self.follow_move(&mut tunnel, io);
+        // Other paths than control's are QUIC's own to watch over.
+        if port_of_alias(tunnel.remote).is_some()
+            && let Some(rtt) = tunnel.silent(now)
+        {
+            self.switch.events.push(Event::Silent { connection: tunnel.id, rtt });
+        }
         let mut drained = false;
         while let Some(event) = tunnel.connection.poll_endpoint_events() {
             drained |= event.is_drained();

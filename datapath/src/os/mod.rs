@@ -4,6 +4,7 @@ mod address;
 mod bridge;
 pub mod interface;
 mod netlink;
+pub mod network;
 pub mod tap;
 mod trial;
 pub mod udp;

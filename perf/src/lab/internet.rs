@@ -15,7 +15,7 @@ use std::{
         Mutex, PoisonError,
         atomic::{AtomicU8, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -263,6 +263,31 @@ impl Internet {
         attached.host.ip(&["link", "delete", "dev", &attached.interface]).map(drop)
     }
 
+    /// Gives an attachment to the router another IPv4 address in another subnet, on the same interface, as when a lease
+    /// ends; the moment of the change. Everything else is prepared before it.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn readdress(&self, attached: &mut Attached) -> Result<Instant> {
+        let (gateway, ipv4) = self.next_subnet()?;
+        let route = self.router.ip(&["-json", "route", "get", &attached.ipv4.to_string()])?;
+        let route: serde_json::Value = serde_json::from_str(&route).context("`ip -json`")?;
+        let interface = route[0]["dev"].as_str().context("`ip -json` lacks a device")?.to_owned();
+        let port = Attached { host: self.router.clone(), interface, ipv4: gateway, ipv6: None };
+        self.router.add_address(&port.interface, &format!("{gateway}/24"))?;
+        let (old, dev) = (attached.ipv4, attached.interface.clone());
+        attached.ipv4 = ipv4;
+        self.introduce(&port, &Attached { ipv6: None, ..attached.clone() })?;
+        let lines = [
+            format!("address delete {old}/24 dev {dev}"),
+            format!("address add {ipv4}/24 dev {dev}"),
+            format!("route replace default via {gateway} dev {dev}"),
+        ];
+        let changed = Instant::now();
+        attached.host.ip_batch(&lines)?;
+        Ok(changed)
+    }
+
     /// Gives a NAT another outside, as when a provider hands out a new address: its clients notice nothing at first.
     ///
     /// # Errors
@@ -314,10 +339,8 @@ impl Internet {
     }
 
     fn attach_to_router(&self, host: &Host) -> Result<Attached> {
-        let number = self.attachments.fetch_add(1, Ordering::Relaxed) + 1;
-        ensure!(number < 250, "an internet has at most 249 attachments");
-        let (gateway, ipv4) =
-            (Ipv4Addr::new(198, 18, number, 1), Ipv4Addr::new(198, 18, number, 2));
+        let (gateway, ipv4) = self.next_subnet()?;
+        let number = ipv4.octets()[2];
         let ipv6 = |end| Ipv6Addr::new(0x2001, 0xdb8, number.into(), 0, 0, 0, 0, end);
         let both = self.options.families == Families::Both;
         let attached = Attached {
@@ -350,6 +373,13 @@ impl Internet {
             }
         }
         Ok(attached)
+    }
+
+    /// The router's address and the other one of the next subnet.
+    fn next_subnet(&self) -> Result<(Ipv4Addr, Ipv4Addr)> {
+        let number = self.attachments.fetch_add(1, Ordering::Relaxed) + 1;
+        ensure!(number < 250, "an internet has at most 249 subnets");
+        Ok((Ipv4Addr::new(198, 18, number, 1), Ipv4Addr::new(198, 18, number, 2)))
     }
 
     /// The wire of this attachment, if it has anything to do.

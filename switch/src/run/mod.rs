@@ -3,6 +3,7 @@
 //! One channel brings everything to the control thread (workers' events, signals, resolved names); it feeds the sessions and carries out what they ask for.
 
 mod devices;
+mod interfaces;
 mod network;
 mod refusals;
 mod reload;
@@ -20,7 +21,6 @@ use anyhow::Context as _;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use ipop_control::{
     identity::Identity,
-    local_addresses::local_addresses,
     peer::{PeerAddress, PeerSource},
     sessions::{Action, Input, MAX_PEERS, Notice, Sessions, SessionsConfig, Severity},
     trust::Trust,
@@ -32,7 +32,7 @@ use ipop_datapath::{
     core::CoreConfig,
     engine::{Worker, WorkerConfig, WorkerHandle},
     node_id::NodeId,
-    os::OsError,
+    os::{OsError, network::Change},
     path::port_of_alias,
     quic::{Congestion, TlsIdentity, cid::fill_random},
     shared::{NodeFacts, Shared},
@@ -42,6 +42,7 @@ use signal_hook::consts::{SIGHUP, SIGUSR1};
 
 use self::{
     devices::Devices,
+    interfaces::Routes,
     network::{Network, ResolvedServers},
     refusals::Refusals,
     reload::TrustFile,
@@ -56,8 +57,8 @@ use crate::{
 const AUTO_WORKERS_MAX: usize = 4;
 /// Messages to the control thread that may wait; workers keep what does not fit.
 const MESSAGES: usize = 4_096;
-/// How often the host's addresses are looked at.
-const ADDRESSES_EVERY: Duration = Duration::from_secs(1);
+/// How often the trust file is looked at.
+const TRUST_EVERY: Duration = Duration::from_secs(1);
 /// How long the workers get to say goodbye.
 const SHUT_DOWN_WITHIN: Duration = Duration::from_secs(3);
 
@@ -69,6 +70,8 @@ enum Message {
         result: Result<Vec<std::net::SocketAddr>, String>,
     },
     Signal(i32),
+    /// Addresses or routes of this host.
+    Network(Change),
     /// From the XMPP stream.
     Stream(Box<FromStream>),
     /// STUN and TURN servers.
@@ -104,6 +107,7 @@ pub(crate) fn run(
     let (messages, inbox) = bounded(MESSAGES);
     // Before any device is touched, so that a signal finds someone who cleans up.
     signals::watch(messages.clone())?;
+    interfaces::watch(messages.clone())?;
     let devices = Devices::open(&settings, identity.node_id(), workers).map_err(os_failure)?;
     let facts = Arc::new(NodeFacts {
         node: identity.node_id(),
@@ -128,6 +132,7 @@ pub(crate) fn run(
         refusals: Refusals::default(),
         network: None,
         given_up: None,
+        routes: Routes::default(),
     };
     switch.start_workers(&identity)?;
     switch.announce();
@@ -153,6 +158,7 @@ struct Switch {
     network: Option<Network>,
     /// Why the network cannot be joined, and nothing else can be done either.
     given_up: Option<String>,
+    routes: Routes,
 }
 
 struct RunningWorker {
@@ -243,9 +249,7 @@ impl Switch {
         let name = &self.facts.name;
         self.network =
             Network::start(&self.settings, identity, name, &self.trust, port, &self.messages)?;
-        if let Some(network) = &mut self.network {
-            network.look_at_interfaces(Instant::now(), &self.settings);
-        }
+        self.look_at_addresses(Instant::now());
         Ok(())
     }
 
@@ -255,7 +259,7 @@ impl Switch {
         inbox: &Receiver<Message>,
         reread: &dyn Fn() -> Result<Settings, Failure>,
     ) -> Result<(), Failure> {
-        let mut addresses_at = Instant::now();
+        let mut trust_at = Instant::now();
         loop {
             self.carry_out();
             if let Some(why) = self.given_up.take() {
@@ -263,8 +267,8 @@ impl Switch {
             }
             let now = Instant::now();
             let links = self.network.as_ref().and_then(|network| network.links.poll_timeout());
-            let due = [Some(addresses_at), self.sessions.poll_timeout(), links];
-            let until = due.into_iter().flatten().min().unwrap_or(addresses_at);
+            let due = [Some(trust_at), self.routes.due(), self.sessions.poll_timeout(), links];
+            let until = due.into_iter().flatten().min().unwrap_or(trust_at);
             match inbox.recv_timeout(until.saturating_duration_since(now)) {
                 Ok(Message::Signal(SIGHUP)) => self.reload(reread()),
                 Ok(message) => {
@@ -276,17 +280,11 @@ impl Switch {
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
             let now = Instant::now();
-            if now >= addresses_at {
-                addresses_at = now + ADDRESSES_EVERY;
+            if now >= trust_at {
+                trust_at = now + TRUST_EVERY;
                 self.follow_trust_file();
-                match local_addresses() {
-                    Ok(addresses) => self.sessions.handle(now, Input::LocalAddresses(addresses)),
-                    Err(error) => tracing::debug!(%error, "cannot list this host's addresses"),
-                }
-                if let Some(network) = &mut self.network {
-                    network.look_at_interfaces(now, &self.settings);
-                }
             }
+            self.look_at_routes(now);
             self.sessions.handle_timeout(now);
             if let Some(network) = &mut self.network {
                 network.links.handle_timeout(now);
@@ -311,6 +309,10 @@ impl Switch {
                 None
             }
             Message::Worker(worker, event) => self.take_event(now, worker, event),
+            Message::Network(change) => {
+                self.network_changed(now, change);
+                None
+            }
             Message::Stream(event) => {
                 if let Some(network) = &mut self.network {
                     network.links.handle_stream(now, *event);

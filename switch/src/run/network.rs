@@ -132,9 +132,6 @@ impl Network {
         let addresses: Vec<IpAddr> =
             interfaces.iter().filter(|interface| offered(interface)).map(|i| i.address).collect();
         if addresses != self.addresses {
-            if !self.addresses.is_empty() {
-                self.links.network_changed();
-            }
             self.links.set_local_addresses(now, &addresses);
             self.addresses = addresses;
         }

@@ -111,6 +111,7 @@ impl Agent {
         (base, remote): (Option<Base>, SocketAddr),
         message: &Message<'_>,
     ) -> bool {
+        let consent = self.consent_interval();
         let Some(pair) = self.pairs.iter_mut().find(|pair| pair.waits_for(message.transaction))
         else {
             return false;
@@ -127,7 +128,7 @@ impl Agent {
         let spread = u32::from(message.transaction.0[0]) * 40 / 255 + 80;
         let interval = match (pair.duty, self.role) {
             _ if pair.is_recovering() => self.timing.max_rto,
-            (Duty::Selected, Role::Controlling) => self.timing.consent,
+            (Duty::Selected, Role::Controlling) => consent,
             _ => self.timing.keepalive,
         };
         let interval = interval * spread / 100;
@@ -255,7 +256,7 @@ impl Agent {
         let priority = self.pair_priority(&base, &remote);
         self.add_pair(now, base, (remote.address, remote.kind), priority, epoch);
         // An address that nobody told us of: the peer may have moved, and then the path of before is dead.
-        self.suspect(now);
+        self.suspect(now, None);
         Some(self.pairs.len() - 1)
     }
 }

@@ -105,7 +105,7 @@ impl Agent {
         }
         let before = self.selected.replace(id);
         self.selected_at = Some(now);
-        let consent = self.timing.consent;
+        let consent = self.consent_interval();
         let is_controlling = self.role == Role::Controlling;
         for pair in &mut self.pairs {
             if pair.id == id {
@@ -173,7 +173,7 @@ impl Agent {
 
     /// The controlled end checks the selected pair rarely, and at once when the other end's checks stay away.
     fn watch_requests(&mut self, now: Instant) {
-        let limit = self.timing.consent * 2;
+        let limit = self.consent_interval() * 2;
         let is_controlled = self.role == Role::Controlled;
         if let Some(pair) = self.selected.and_then(|id| self.pair_mut(id)) {
             let heard = pair.last_request.max(pair.last_answer);
@@ -200,13 +200,13 @@ impl Agent {
             });
             self.drop_unused_epochs();
         }
-        let backup = self.backup();
         let keepalive = self.timing.keepalive;
-        let is_controlled = self.role == Role::Controlled;
+        let role = self.role;
+        // The controlled end keeps what the controlling one keeps, or each end's choice would wake the other's.
+        let backup = self.backup().filter(|_| role == Role::Controlling);
         for pair in self.pairs.iter_mut().filter(|pair| pair.is_proved()) {
-            // The controlled end keeps what the controlling one keeps.
-            let is_kept =
-                is_controlled && pair.last_request.is_some_and(|at| now < at + keepalive * 5 / 2);
+            let is_kept = role == Role::Controlled
+                && pair.last_request.is_some_and(|at| now < at + keepalive * 3 / 2);
             if Some(pair.id) == self.selected {
                 continue;
             }
@@ -266,7 +266,7 @@ impl Agent {
         let is_watched = |pair: &&Pair| self.role == Role::Controlled && pair.is_quiet();
         let silence = self.selected().filter(is_watched).and_then(|pair| {
             let heard = pair.last_request.max(pair.last_answer)?;
-            Some(heard + self.timing.consent * 2)
+            Some(heard + self.consent_interval() * 2)
         });
         [give_up, self.lost_at, self.retry_at, consent, silence].into_iter().flatten().min()
     }

@@ -75,6 +75,16 @@ pub enum IceState {
     Failed,
 }
 
+/// By what it is noticed first that the selected path has died.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Watch {
+    /// By missing answers to checks, which are made often.
+    Checks,
+    /// By a connection over it, whose silence [`Ice::suspect`](super::Ice::suspect) is told of; checks are made to keep
+    /// consent alone.
+    Traffic,
+}
+
 #[derive(Debug)]
 struct Epoch {
     number: u32,
@@ -116,6 +126,7 @@ pub(in crate::ice) struct Agent {
     nomination_epoch: u32,
     early: VecDeque<EarlyRequest>,
     state: IceState,
+    watch: Watch,
     /// When the present search began.
     since: Instant,
     /// When the selected pair was selected.
@@ -159,6 +170,7 @@ impl Agent {
             nomination_epoch: 0,
             early: VecDeque::new(),
             state: IceState::Waiting,
+            watch: Watch::Checks,
             since: now,
             selected_at: None,
             lost_at: None,
@@ -337,11 +349,38 @@ impl Agent {
         self.evaluate(now);
     }
 
-    /// Somebody has reason to think that the selected path is dead: it is checked at once.
-    pub(in crate::ice) fn suspect(&mut self, now: Instant) {
+    /// Somebody has reason to think that the selected path is dead: it is checked at once. The round-trip time, if it was
+    /// measured lately.
+    pub(in crate::ice) fn suspect(&mut self, now: Instant, rtt: Option<Duration>) {
         if let Some(pair) = self.selected.and_then(|id| self.pair_mut(id)) {
+            pair.rtt = rtt.or(pair.rtt);
+            pair.doubt(now);
+        }
+    }
+
+    /// Who watches the selected path now. Whoever ceases to may have had a reason.
+    pub(in crate::ice) fn set_watch(&mut self, now: Instant, watch: Watch) {
+        let before = std::mem::replace(&mut self.watch, watch);
+        if before == Watch::Traffic && watch == Watch::Checks {
+            self.suspect(now, None);
+        }
+    }
+
+    fn consent_interval(&self) -> Duration {
+        match self.watch {
+            Watch::Checks => self.timing.consent,
+            Watch::Traffic => self.timing.keepalive,
+        }
+    }
+
+    /// Ways may have opened or closed: pairs are checked at once, failed ones tried again if they are wanted.
+    pub(in crate::ice) fn network_changed(&mut self, now: Instant) {
+        for pair in self.pairs.iter_mut().filter(|pair| pair.is_proved() || pair.is_being_tried()) {
             pair.check_soon(now);
         }
+        self.suspect(now, None);
+        self.search_again(now);
+        self.retry_at = self.retry_at.map(|_| now);
     }
 
     fn pair(&self, id: PairId) -> Option<&Pair> {

@@ -185,6 +185,17 @@ impl Turn {
         }
     }
 
+    /// Ways may have opened or closed: what waits for an answer or for a better time is sent now.
+    pub(super) fn network_changed(&mut self, now: Instant, entropy: &mut Entropy) {
+        for pending in self.pending.values_mut() {
+            (pending.transmissions, pending.resend_at) = (1, now);
+        }
+        match self.state {
+            State::Pausing { .. } => self.start(now, 0, entropy),
+            _ => self.suspect(now, entropy),
+        }
+    }
+
     /// Tells the server that the allocation is not needed any more. Nobody waits for the answer.
     pub(super) fn release(&mut self, now: Instant, entropy: &mut Entropy) {
         if self.relayed().is_some() {

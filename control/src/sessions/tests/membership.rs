@@ -19,8 +19,11 @@ fn named(source: PeerSource) -> Input {
 }
 
 fn path(listener: Option<&str>) -> Input {
-    let listener = listener.map(|address| address.parse().unwrap());
-    Input::Path { peer: PEER, path: PeerPath::Up { listener } }
+    let path = match listener {
+        Some(address) => PeerPath::Listener(address.parse().unwrap()),
+        None => PeerPath::Relayed,
+    };
+    Input::Path { peer: PEER, path }
 }
 
 impl Bench {
@@ -92,6 +95,45 @@ fn further_lanes_need_an_address_that_works_without_path_control() {
         let dials = bench.dials();
         assert_eq!(dials.len(), lanes, "{dials:?}");
         assert!(dials.iter().all(|(_, lane, to)| *lane > 0 && *to == LISTENER.parse().unwrap()));
+    }
+}
+
+/// A peer that is up over its alias and, by one more lane, at its address.
+fn up_by_two_lanes() -> (Bench, [ConnectionId; 2]) {
+    let mut bench = Bench::without_peers(LOCAL, 2);
+    bench.input(named(PeerSource::Room));
+    bench.input(path(Some(LISTENER)));
+    let (first, _, remote) = bench.one_dial();
+    bench.answered(first, remote, Proved::KeyAlone);
+    let (second, _, remote) = bench.one_dial();
+    bench.answered(second, remote, Proved::KeyAlone);
+    assert_eq!(bench.activations(), [first, second]);
+    (bench, [first, second])
+}
+
+#[test]
+fn lanes_beside_the_path_are_closed_and_come_back_with_it() {
+    let elsewhere = PeerPath::Direct("203.0.113.7:5800".parse().unwrap());
+    for away in [PeerPath::Relayed, elsewhere] {
+        let (mut bench, [_, second]) = up_by_two_lanes();
+        bench.input(Input::Path { peer: PEER, path: away });
+        assert_eq!(bench.closes(), [(second, CloseReason::Replaced)]);
+        bench.advance_ms(60_000);
+        assert_eq!(bench.dials(), []);
+        bench.input(path(Some(LISTENER)));
+        let (_, lane, remote) = bench.one_dial();
+        assert_eq!((lane, remote), (1, LISTENER.parse().unwrap()));
+    }
+}
+
+#[test]
+fn lanes_on_the_path_stay() {
+    let (mut bench, _) = up_by_two_lanes();
+    let same = PeerPath::Direct(LISTENER.parse().unwrap());
+    for path in [same, PeerPath::Down] {
+        bench.input(Input::Path { peer: PEER, path });
+        bench.advance_ms(5_000);
+        assert_eq!(bench.closes(), []);
     }
 }
 
@@ -200,7 +242,7 @@ fn what_cannot_be_is_ignored() {
     for input in [
         Input::Unnamed { peer: nobody, source: PeerSource::Room },
         Input::Revoked { peer: nobody, why: String::new() },
-        Input::Path { peer: nobody, path: PeerPath::Up { listener: None } },
+        Input::Path { peer: nobody, path: PeerPath::Relayed },
     ] {
         bench.input(input);
     }

@@ -3,6 +3,7 @@
 use std::{
     collections::VecDeque,
     future::Future,
+    net::IpAddr,
     pin::{Pin, pin},
     sync::Arc,
     time::{Duration, Instant},
@@ -15,6 +16,8 @@ use tokio::{
     time::{sleep_until, timeout},
 };
 use xmpp_parsers::jid::FullJid;
+
+use crate::local_addresses::local_addresses;
 
 use super::{
     Counters, FromStream, Limits, Resumed, ToStream,
@@ -33,8 +36,8 @@ use super::{
 
 /// How long the server may take to say good-bye.
 const FAREWELL: Duration = Duration::from_millis(500);
-/// After a change of the network the next attempt comes this soon.
-const AFTER_CHANGE: Duration = Duration::from_millis(200);
+/// After a change of the network the next attempt comes this soon: addresses and routes change one after the other.
+const AFTER_CHANGE: Duration = Duration::from_millis(50);
 /// An attempt older than this is given up when the network changes under it.
 const STALE_ATTEMPT: Duration = Duration::from_secs(2);
 
@@ -213,7 +216,7 @@ impl Actor {
     /// Carries a session to its end.
     async fn online(&mut self, established: Established) -> End {
         let opened_at = Instant::now();
-        let Established { inbound, mut outbound, session, endpoint } = established;
+        let Established { inbound, mut outbound, session, endpoint, local_ip } = established;
         tracing::debug!(server = %endpoint.server, mode = ?endpoint.mode, "XMPP stream open");
         self.last_good = Some(endpoint);
         let first = match self.begin(session) {
@@ -224,15 +227,13 @@ impl Actor {
             }
         };
         let mut online = Online::new(&mut self.conversation, first, opened_at);
-        let end = converse(
-            &mut online,
-            inbound,
-            &mut outbound,
-            &mut self.commands,
-            &self.events,
-            &self.account,
-        )
-        .await;
+        let surroundings = Surroundings {
+            commands: &mut self.commands,
+            events: &self.events,
+            account: &self.account,
+            local_ip,
+        };
+        let end = converse(&mut online, inbound, &mut outbound, surroundings).await;
         match &end {
             End::Failed(failure) => online.lost(failure),
             End::Interrupted(_) => online.out.extend_from_slice(FOOTER),
@@ -279,15 +280,23 @@ impl Actor {
     }
 }
 
+/// The program around a session.
+struct Surroundings<'a> {
+    commands: &'a mut mpsc::Receiver<ToStream>,
+    events: &'a mpsc::Sender<FromStream>,
+    account: &'a Account,
+    /// The host's address that the connection has.
+    local_ip: Option<IpAddr>,
+}
+
 /// Stanzas both ways until the connection ends or something else is wanted.
 async fn converse(
     online: &mut Online<'_>,
     mut inbound: super::connect::Inbound<impl tokio::io::AsyncRead + Unpin>,
     outbound: &mut (impl AsyncWrite + Unpin),
-    commands: &mut mpsc::Receiver<ToStream>,
-    events: &mpsc::Sender<FromStream>,
-    account: &Account,
+    surroundings: Surroundings<'_>,
 ) -> End {
+    let Surroundings { commands, events, account, local_ip } = surroundings;
     let mut flush = Flush::Done;
     loop {
         let now = Instant::now();
@@ -313,9 +322,15 @@ async fn converse(
                 item.and_then(|item| online.item(now, item))
             }
             written = write_some(outbound, &mut online.out, &mut flush), if must_write => written,
-            command = commands.recv(), if may_send => match online_command(online, command, account) {
-                Some(interruption) => return End::Interrupted(interruption),
-                None => Ok(()),
+            command = commands.recv(), if may_send => match command {
+                // TCP would keep trying from an address that is not there.
+                Some(ToStream::NetworkChanged) if local_ip.is_some_and(is_gone) => {
+                    Err(Failure::Moved)
+                }
+                command => match online_command(online, command, account) {
+                    Some(interruption) => return End::Interrupted(interruption),
+                    None => Ok(()),
+                },
             },
             () = sleep_until(wake_at.into()) => online.tick(Instant::now()),
         };
@@ -342,6 +357,11 @@ fn online_command(
         Some(ToStream::Iq(question)) => online.ask(now, *question),
     }
     None
+}
+
+/// Whether no interface of this host has this address. If the system does not tell, it may still be there.
+fn is_gone(ip: IpAddr) -> bool {
+    local_addresses().is_ok_and(|all| !all.iter().any(|own| own.to_canonical() == ip))
 }
 
 /// Whether what was written has left TLS's buffers.

@@ -3,7 +3,11 @@
 //! The addresses of a name are tried in the system's order, each a moment after the one before (RFC 8305), so that a
 //! dead address costs little. After a failed endpoint comes the next one, unless the failure is about the account.
 
-use std::{collections::VecDeque, net::SocketAddr, time::Duration};
+use std::{
+    collections::VecDeque,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use bytes::{Buf, BytesMut};
 use tokio::{
@@ -54,6 +58,8 @@ pub(super) struct Established {
     pub(super) outbound: WriteHalf<TlsStream<TcpStream>>,
     pub(super) session: Session,
     pub(super) endpoint: Endpoint,
+    /// Of this host, if the system tells.
+    pub(super) local_ip: Option<IpAddr>,
 }
 
 impl Attempt {
@@ -161,6 +167,7 @@ impl Attempt {
         tls: TlsStream<TcpStream>,
     ) -> Result<Established, Failure> {
         let exported = exported_key(&tls);
+        let local_ip = tls.get_ref().0.local_addr().ok().map(|address| address.ip().to_canonical());
         let (reader, mut outbound) = tokio::io::split(tls);
         let mut inbound = Inbound::new(reader, &self.limits);
         let mut login = Login::new(&self.account, exported, self.resumption.clone());
@@ -181,6 +188,7 @@ impl Attempt {
                             outbound,
                             session,
                             endpoint: endpoint.clone(),
+                            local_ip,
                         });
                     }
                 },

@@ -114,6 +114,11 @@ pub enum Failure {
     /// The resource was refused.
     #[error("XMPP: the server would not bind the resource: {0}")]
     Bind(String),
+    /// The connection's address is not this host's any more.
+    #[error(
+        "XMPP: this host's address changed, so the connection to the server is of no use any more"
+    )]
+    Moved,
     /// The server ended the stream or the connection without a reason.
     #[error("XMPP: the server closed the connection")]
     Closed,

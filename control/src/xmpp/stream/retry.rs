@@ -35,6 +35,9 @@ impl Retry {
 
     /// The wait after `failure`.
     pub(super) fn after(&mut self, failure: &Failure) -> Duration {
+        if *failure == Failure::Moved {
+            return Duration::ZERO;
+        }
         let doubled = FIRST.saturating_mul(1 << self.failures.min(16)).min(self.cap);
         self.failures = self.failures.saturating_add(1);
         let is_conflict =
