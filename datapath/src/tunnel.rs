@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -31,6 +31,9 @@ use crate::{
 
 /// Records and their headers cost this much of the queue at most, for each datagram that a frame begins or continues in.
 const RECORD_OVERHEAD: usize = 64;
+/// Bounds of [`reordering_wait`].
+const MIN_REORDERING_WAIT: Duration = Duration::from_micros(250);
+const MAX_REORDERING_WAIT: Duration = Duration::from_millis(5);
 
 /// A connection and what hangs on it.
 pub(crate) struct Tunnel {
@@ -188,9 +191,10 @@ impl Tunnel {
         }
     }
 
-    /// Ends a round of receiving: pieces that wait for the rest of their frame let go of the receive buffers.
-    pub(crate) fn end_round(&mut self, sink: &mut impl FrameSink) {
-        self.reassembler.unpin(sink);
+    /// Ends a round of receiving: what waits for the rest of its frame is settled if it has waited for long enough, and lets go of
+    /// the receive buffers.
+    pub(crate) fn end_round(&mut self, now: Instant, sink: &mut impl FrameSink) {
+        self.reassembler.end_batch(now, sink);
     }
 
     /// The earliest time at which [`Tunnel::handle_timeout`] has something to do.
@@ -350,8 +354,10 @@ impl Tunnel {
         );
     }
 
+    /// Housekeeping, once a second: what others see of the connection, and what it has learned of the path.
     pub(crate) fn refresh_gauges(&mut self) {
         let stats = self.connection.stats();
+        self.reassembler.set_reordering_wait(reordering_wait(stats.path.min_rtt));
         let gauges = &self.gauges;
         gauges.rtt_us.set(stats.path.rtt.as_micros() as u64);
         gauges.path_mtu_bytes.set(u64::from(stats.path.current_mtu));
@@ -403,6 +409,12 @@ fn queue(datagrams: &mut quinn_proto::Datagrams<'_>, unsent: &mut Unsent, datagr
     }
     unsent.push(first_begun, len, room);
     0
+}
+
+/// How long a hole may be reordering on a path of this round-trip time: as RACK has it (RFC 8985 section 6.2), a quarter. At least about as
+/// long as a sender that lost the processor in the middle of a frame takes to go on; at most less than people hear.
+fn reordering_wait(min_rtt: Duration) -> Duration {
+    (min_rtt / 4).clamp(MIN_REORDERING_WAIT, MAX_REORDERING_WAIT)
 }
 
 /// The capabilities that a frame needs at the far end.

@@ -254,7 +254,7 @@ impl Core {
         tunnel.dirty = false;
         let mut inbound = Inbound::of(now, &tunnel, &mut self.switch, io);
         tunnel.drain_received(now, &mut inbound);
-        tunnel.end_round(&mut inbound);
+        tunnel.end_round(now, &mut inbound);
         tunnel.end_burst();
         tunnel.write_signals();
         let way = self.paths.way(tunnel.socket, tunnel.remote);

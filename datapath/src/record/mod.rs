@@ -25,7 +25,8 @@ mod window;
 pub use decode::{FrameShape, Piece, Record, RecordCursor, WholeFrame, records};
 pub use encode::{MIN_DATAGRAM_LEN, RecordWriter};
 pub use reassemble::{
-    FrameSink, OVERTAKEN_WAIT, RELEASE_AFTER_DATAGRAMS, Reassembler, ReassemblyStats, STALLED_WAIT,
+    DEFAULT_REORDERING_WAIT, FrameSink, RELEASE_AFTER_DATAGRAMS, Reassembler, ReassemblyStats,
+    STALLED_WAIT,
 };
 
 use crate::frame::WIRE_OFFLOAD_LEN;
