@@ -52,7 +52,7 @@ pub struct PortCounters {
     pub sent_bytes: Counter,
     /// Frames of a peer that never arrived whole: gaps in record sequence numbers.
     pub missing_frames: Counter,
-    /// Runs of TCP superframes that lost pieces and were delivered all the same.
+    /// Runs of TCP superframes whose pieces were lost or late, delivered as frames of their own.
     pub salvaged_runs: Counter,
     drops: [Counter; DropReason::ALL.len()],
 }
