@@ -25,6 +25,7 @@ use crate::{
     node_id::NodeId,
     quic::{LinkHealth, tls, transport::SEND_QUEUE_BYTES},
     record::{FrameSink, Reassembler, ReassemblyStats, RecordWriter, first_begun},
+    repeat::Repeater,
     signal::SignalStreams,
     unsent::Unsent,
 };
@@ -65,6 +66,7 @@ pub(crate) struct Tunnel {
     writer: RecordWriter,
     reassembler: Reassembler,
     unsent: Unsent,
+    repeater: Repeater,
     /// Datagrams that QUIC refused to queue.
     unqueued: u64,
     /// Reassembly counts that were passed on already.
@@ -120,6 +122,7 @@ impl Tunnel {
             writer: RecordWriter::new(),
             reassembler: Reassembler::new(MAX_FRAME_LEN),
             unsent,
+            repeater: Repeater::default(),
             unqueued: 0,
             counted: ReassemblyStats::default(),
         }
@@ -180,8 +183,27 @@ impl Tunnel {
     pub(crate) fn end_burst(&mut self) {
         let mut datagrams = self.connection.datagrams();
         self.writer.flush(&mut |datagram| {
+            self.repeater.burst_ends(&datagram);
             self.unqueued += queue(&mut datagrams, &mut self.unsent, datagram);
         });
+    }
+
+    /// Queues the small frames that the burst ended with once more, if they are to be repeated; true if there are some. For another packet, so the burst
+    /// has to be gone.
+    pub(crate) fn repeat_tail(&mut self) -> bool {
+        let frames = self.repeater.take();
+        let knows = |hello: &Hello| hello.capabilities.has(Capabilities::REPEATS);
+        if frames.is_empty() || !self.hello.as_ref().is_some_and(knows) {
+            return false;
+        }
+        let mut datagrams = self.connection.datagrams();
+        let (len, room) = (frames.len(), datagrams.send_buffer_space());
+        let is_queued = datagrams.send(frames, false).is_ok();
+        if is_queued {
+            // No frame begins in it.
+            self.unsent.push(self.writer.next_frame(), len, room);
+        }
+        is_queued
     }
 
     /// Takes in what the connection received.
@@ -358,6 +380,7 @@ impl Tunnel {
     pub(crate) fn refresh_gauges(&mut self) {
         let stats = self.connection.stats();
         self.reassembler.set_reordering_wait(reordering_wait(stats.path.min_rtt));
+        self.repeater.observe(stats.path.sent_packets, stats.path.lost_packets);
         let gauges = &self.gauges;
         gauges.rtt_us.set(stats.path.rtt.as_micros() as u64);
         gauges.path_mtu_bytes.set(u64::from(stats.path.current_mtu));

@@ -258,7 +258,10 @@ impl Core {
         tunnel.end_burst();
         tunnel.write_signals();
         let way = self.paths.way(tunnel.socket, tunnel.remote);
-        let more = transmit(now, &mut tunnel, way, &self.switch.counters.io, io);
+        let mut more = transmit(now, &mut tunnel, way, &self.switch.counters.io, io);
+        if !more && tunnel.repeat_tail() {
+            more = transmit(now, &mut tunnel, way, &self.switch.counters.io, io);
+        }
         self.follow_move(&mut tunnel, io);
         let mut drained = false;
         while let Some(event) = tunnel.connection.poll_endpoint_events() {
@@ -342,7 +345,9 @@ impl Core {
         let facts = &self.config.facts;
         let hello = Hello {
             capabilities: Capabilities(
-                capabilities(&self.config.taps).0 | Capabilities::SIGNALLING,
+                capabilities(&self.config.taps).0
+                    | Capabilities::SIGNALLING
+                    | Capabilities::REPEATS,
             ),
             max_frame_len: MAX_FRAME_LEN as u32,
             inner_mtu: facts.inner_mtu,

@@ -240,9 +240,13 @@ impl Reassembler {
         if whole.frame.len() > self.max_frame_len {
             return Err(DropReason::BadRecord);
         }
-        let standing = self.admit(whole.sequence, now, sink)?;
-        if standing == Standing::Late && self.held.late_index(whole.sequence).is_some() {
-            return Err(DropReason::BadPiece);
+        match self.admit(whole.sequence, now, sink) {
+            Standing::Finished => return Err(DropReason::Repeated),
+            Standing::Stale => return Err(DropReason::BadPiece),
+            Standing::Late if self.held.late_index(whole.sequence).is_some() => {
+                return Err(DropReason::BadPiece);
+            }
+            Standing::Ahead | Standing::Late => {}
         }
         let bytes = take(datagram, whole.frame.clone(), cursor);
         let waits = match self.held.front() {
@@ -271,17 +275,17 @@ impl Reassembler {
         if piece.shape.map_or(piece.end(), |shape| shape.total_len) > self.max_frame_len {
             return Err(DropReason::BadRecord);
         }
-        let standing = self.admit(piece.sequence, now, sink)?;
+        let late = match self.admit(piece.sequence, now, sink) {
+            Standing::Finished | Standing::Stale => return Err(DropReason::BadPiece),
+            Standing::Late => self.held.late_index(piece.sequence),
+            Standing::Ahead => None,
+        };
         let bytes = if piece.template.is_empty() {
             take(datagram, piece.bytes.clone(), cursor)
         } else {
             datagram.slice(piece.bytes.clone())
         };
         let arrival = Arrival { at: now, batch: self.batch };
-        let late = match standing {
-            Standing::Late => self.held.late_index(piece.sequence),
-            _ => None,
-        };
         let partial = match late {
             Some(index) => self.held.insert_late_piece(index, piece, bytes, arrival)?,
             None => self.held.insert_piece(piece, bytes, arrival)?,
@@ -307,25 +311,17 @@ impl Reassembler {
         Ok(())
     }
 
-    /// Whether a record of this number is still wanted. The latest number overtakes all held frames.
+    /// How a record of this number stands to those before. The latest number overtakes all held frames.
     #[inline]
-    fn admit(
-        &mut self,
-        sequence: Sequence,
-        now: Instant,
-        sink: &mut impl FrameSink,
-    ) -> Result<Standing, DropReason> {
-        match self.window.standing(sequence) {
-            Standing::Ahead => {
-                self.announced += u64::from(self.window.advance_to(sequence));
-                if self.held.front().is_some() {
-                    self.overtake(now, sink);
-                }
-                Ok(Standing::Ahead)
+    fn admit(&mut self, sequence: Sequence, now: Instant, sink: &mut impl FrameSink) -> Standing {
+        let standing = self.window.standing(sequence);
+        if standing == Standing::Ahead {
+            self.announced += u64::from(self.window.advance_to(sequence));
+            if self.held.front().is_some() {
+                self.overtake(now, sink);
             }
-            Standing::Late => Ok(Standing::Late),
-            Standing::Finished | Standing::Stale => Err(DropReason::BadPiece),
         }
+        standing
     }
 
     fn overtake(&mut self, now: Instant, sink: &mut impl FrameSink) {
