@@ -242,14 +242,14 @@ impl Tunnel {
         self.reassembler.abandon(sink);
     }
 
-    /// Frames that never came and runs that were salvaged, since the last call.
-    pub(crate) fn take_reassembly_counts(&mut self) -> (u64, u64) {
+    /// What came of the peer's frames since the last call.
+    pub(crate) fn take_reassembly_counts(&mut self) -> ReassemblyStats {
         let mut stats = self.reassembler.stats();
         let old = self.counted;
         // A late frame takes one off the missing again, but counters only grow: the next one lost makes up for it.
         stats.missing = stats.missing.max(old.missing);
         self.counted = stats;
-        (stats.missing - old.missing, stats.salvaged_runs - old.salvaged_runs)
+        stats.since(old)
     }
 
     /// Datagrams that QUIC refused to queue, since the last call.

@@ -472,9 +472,10 @@ pub(super) fn take_counts(tunnel: &mut Tunnel, counters: &WorkerCounters) {
     counters.io.unqueued_datagrams.add(tunnel.take_unqueued());
     counters.io.dropped_signals.add(tunnel.take_dropped_signals());
     if let Some((_, port)) = tunnel.peer {
-        let (missing, salvaged) = tunnel.take_reassembly_counts();
-        counters.port(port).missing_frames.add(missing);
-        counters.port(port).salvaged_runs.add(salvaged);
+        let (stats, counters) = (tunnel.take_reassembly_counts(), counters.port(port));
+        counters.missing_frames.add(stats.missing);
+        counters.salvaged_frames.add(stats.salvaged);
+        counters.salvaged_runs.add(stats.salvaged_runs);
     }
 }
 

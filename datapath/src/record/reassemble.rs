@@ -10,8 +10,8 @@
 //! the frame holds back nobody any more. What comes of it later is delivered late, as the path would have done it without the tunnel; a
 //! frame that is not TCP is delivered late if it becomes whole. A frame of which nothing came holds back nothing.
 //!
-//! A TCP frame that nothing has overtaken is delivered as far as it came when its rest is as late: the end of a burst may be lost, and
-//! nothing come behind it until the sender's TCP has noticed.
+//! A TCP frame that nothing has overtaken is delivered as far as it came when its rest is late by a round trip: the end of a burst may be
+//! lost, and nothing come behind it until the sender's TCP has noticed.
 //!
 //! **Memory.** Held pieces are slices of the receive buffers. [`Reassembler::end_batch`] copies those that stay for longer
 //! into chunks of our own, of which there is a fixed number. What is held is bounded in frames, pieces and bytes; beyond that
@@ -42,6 +42,9 @@ use super::{
 pub const RELEASE_AFTER_DATAGRAMS: u64 = 3;
 /// Time after which a hole counts as a loss at the latest, until the path's round-trip time is known.
 pub const DEFAULT_REORDERING_WAIT: Duration = Duration::from_millis(1);
+/// The rest of a frame behind which nothing came is waited for so many times longer. With the reordering wait a quarter of the round trip this is
+/// a whole one: there is no sign yet that anything is lost, and a sender may have lost the processor in the middle of a frame.
+const REST_WAIT: u32 = 4;
 /// Time for which the rest of a frame is waited for while that holds back nobody: longer than any round trip.
 pub const STALLED_WAIT: Duration = Duration::from_secs(1);
 /// Receive batches for which a piece may stay in its receive buffer. One superframe is spread over a few reads; copying
@@ -79,6 +82,20 @@ pub struct ReassemblyStats {
     pub given_up: u64,
     /// Frames with a lower number than the latest of which nothing has come.
     pub missing: u64,
+}
+
+impl ReassemblyStats {
+    /// What came between an earlier state and this one.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Self {
+        Self {
+            delivered: self.delivered - earlier.delivered,
+            salvaged: self.salvaged - earlier.salvaged,
+            salvaged_runs: self.salvaged_runs - earlier.salvaged_runs,
+            given_up: self.given_up - earlier.given_up,
+            missing: self.missing - earlier.missing,
+        }
+    }
 }
 
 /// Puts together the frames of one connection.
@@ -400,11 +417,13 @@ impl Reassembler {
 
     /// When the frame at the front is due.
     fn deadline(&self, sequence: Sequence, partial: &Partial) -> Option<Instant> {
-        let shown = partial.gap.map(|gap| gap.at).or(partial.last_arrival)?;
         if partial.is_flushed && self.window.is_latest(sequence) {
             return partial.last_arrival.map(|at| at + STALLED_WAIT);
         }
-        Some(shown + self.reordering_wait)
+        match partial.gap {
+            Some(gap) => Some(gap.at + self.reordering_wait),
+            None => partial.last_arrival.map(|at| at + REST_WAIT * self.reordering_wait),
+        }
     }
 
     /// The latest frame is delivered as far as it came, and goes on to hold back those that may follow.
