@@ -132,7 +132,7 @@ fn reassemble(c: &mut Criterion) {
                     for datagram in arrivals {
                         reassembler.push(now, datagram, &mut sink);
                     }
-                    reassembler.unpin(&mut sink);
+                    reassembler.end_batch(now, &mut sink);
                     elapsed += now.elapsed();
                 }
                 elapsed

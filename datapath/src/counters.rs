@@ -52,7 +52,9 @@ pub struct PortCounters {
     pub sent_bytes: Counter,
     /// Frames of a peer that never arrived whole: gaps in record sequence numbers.
     pub missing_frames: Counter,
-    /// Runs of TCP superframes that lost pieces and were delivered all the same.
+    /// TCP superframes whose pieces were lost or late, so that they were delivered in parts.
+    pub salvaged_frames: Counter,
+    /// Those parts, each of which was received as a frame.
     pub salvaged_runs: Counter,
     drops: [Counter; DropReason::ALL.len()],
 }

@@ -60,6 +60,8 @@ drop_reasons! {
     UnknownRecord = "unknown_record",
     /// A piece that overlaps, contradicts or repeats another.
     BadPiece = "bad_piece",
+    /// A frame that came already: small frames are sent twice on paths that lose packets.
+    Repeated = "repeated",
     /// A frame with holes that cannot be salvaged.
     Incomplete = "incomplete",
     /// Reassembly ran out of its bound; the oldest frame went.

@@ -32,6 +32,8 @@ impl Capabilities {
     pub const NONE: Self = Self(0);
     /// Signalling messages on a second stream.
     pub const SIGNALLING: u64 = 1 << 5;
+    /// Ignores frames that it has already, so that small ones can be sent twice.
+    pub const REPEATS: u64 = 1 << 6;
 
     /// Whether all of these bits are set.
     pub const fn has(self, bits: u64) -> bool {

@@ -25,6 +25,7 @@ pub mod os;
 pub mod path;
 pub mod quic;
 pub mod record;
+mod repeat;
 pub mod shared;
 mod signal;
 mod storm;

@@ -26,12 +26,16 @@ use crate::{
     node_id::NodeId,
     quic::{LinkHealth, tls, transport::SEND_QUEUE_BYTES},
     record::{FrameSink, Reassembler, ReassemblyStats, RecordWriter, first_begun},
+    repeat::Repeater,
     signal::SignalStreams,
     unsent::Unsent,
 };
 
 /// Records and their headers cost this much of the queue at most, for each datagram that a frame begins or continues in.
 const RECORD_OVERHEAD: usize = 64;
+/// Bounds of [`reordering_wait`].
+const MIN_REORDERING_WAIT: Duration = Duration::from_micros(250);
+const MAX_REORDERING_WAIT: Duration = Duration::from_millis(5);
 
 /// A connection and what hangs on it.
 pub(crate) struct Tunnel {
@@ -64,6 +68,7 @@ pub(crate) struct Tunnel {
     writer: RecordWriter,
     reassembler: Reassembler,
     unsent: Unsent,
+    repeater: Repeater,
     /// Datagrams that QUIC refused to queue.
     unqueued: u64,
     /// Reassembly counts that were passed on already.
@@ -120,6 +125,7 @@ impl Tunnel {
             writer: RecordWriter::new(),
             reassembler: Reassembler::new(MAX_FRAME_LEN),
             unsent,
+            repeater: Repeater::default(),
             unqueued: 0,
             counted: ReassemblyStats::default(),
         }
@@ -180,8 +186,27 @@ impl Tunnel {
     pub(crate) fn end_burst(&mut self) {
         let mut datagrams = self.connection.datagrams();
         self.writer.flush(&mut |datagram| {
+            self.repeater.burst_ends(&datagram);
             self.unqueued += queue(&mut datagrams, &mut self.unsent, datagram);
         });
+    }
+
+    /// Queues the small frames that the burst ended with once more, if they are to be repeated; true if there are some. For another packet, so the burst
+    /// has to be gone.
+    pub(crate) fn repeat_tail(&mut self) -> bool {
+        let frames = self.repeater.take();
+        let knows = |hello: &Hello| hello.capabilities.has(Capabilities::REPEATS);
+        if frames.is_empty() || !self.hello.as_ref().is_some_and(knows) {
+            return false;
+        }
+        let mut datagrams = self.connection.datagrams();
+        let (len, room) = (frames.len(), datagrams.send_buffer_space());
+        let is_queued = datagrams.send(frames, false).is_ok();
+        if is_queued {
+            // No frame begins in it.
+            self.unsent.push(self.writer.next_frame(), len, room);
+        }
+        is_queued
     }
 
     /// Takes in what the connection received.
@@ -191,9 +216,10 @@ impl Tunnel {
         }
     }
 
-    /// Ends a round of receiving: pieces that wait for the rest of their frame let go of the receive buffers.
-    pub(crate) fn end_round(&mut self, sink: &mut impl FrameSink) {
-        self.reassembler.unpin(sink);
+    /// Ends a round of receiving: what waits for the rest of its frame is settled if it has waited for long enough, and lets go of
+    /// the receive buffers.
+    pub(crate) fn end_round(&mut self, now: Instant, sink: &mut impl FrameSink) {
+        self.reassembler.end_batch(now, sink);
     }
 
     /// The earliest time at which [`Tunnel::handle_timeout`] has something to do.
@@ -225,14 +251,14 @@ impl Tunnel {
         self.reassembler.abandon(sink);
     }
 
-    /// Frames that never came and runs that were salvaged, since the last call.
-    pub(crate) fn take_reassembly_counts(&mut self) -> (u64, u64) {
+    /// What came of the peer's frames since the last call.
+    pub(crate) fn take_reassembly_counts(&mut self) -> ReassemblyStats {
         let mut stats = self.reassembler.stats();
         let old = self.counted;
         // A late frame takes one off the missing again, but counters only grow: the next one lost makes up for it.
         stats.missing = stats.missing.max(old.missing);
         self.counted = stats;
-        (stats.missing - old.missing, stats.salvaged_runs - old.salvaged_runs)
+        stats.since(old)
     }
 
     /// Datagrams that QUIC refused to queue, since the last call.
@@ -359,8 +385,11 @@ impl Tunnel {
         );
     }
 
+    /// Housekeeping, once a second: what others see of the connection, and what it has learned of the path.
     pub(crate) fn refresh_gauges(&mut self) {
         let stats = self.connection.stats();
+        self.reassembler.set_reordering_wait(reordering_wait(stats.path.min_rtt));
+        self.repeater.observe(stats.path.sent_packets, stats.path.lost_packets);
         let gauges = &self.gauges;
         gauges.rtt_us.set(stats.path.rtt.as_micros() as u64);
         gauges.path_mtu_bytes.set(u64::from(stats.path.current_mtu));
@@ -412,6 +441,12 @@ fn queue(datagrams: &mut quinn_proto::Datagrams<'_>, unsent: &mut Unsent, datagr
     }
     unsent.push(first_begun, len, room);
     0
+}
+
+/// How long a hole may be reordering on a path of this round-trip time: as RACK has it (RFC 8985 section 6.2), a quarter. At least about as
+/// long as a sender that lost the processor in the middle of a frame takes to go on; at most less than people hear.
+fn reordering_wait(min_rtt: Duration) -> Duration {
+    (min_rtt / 4).clamp(MIN_REORDERING_WAIT, MAX_REORDERING_WAIT)
 }
 
 /// The capabilities that a frame needs at the far end.

@@ -76,7 +76,7 @@ impl Path {
             buffer.extend_from_slice(&datagram);
             reassembler.push(now, buffer.split().freeze(), sink);
             if self.datagrams.is_multiple_of(40) {
-                reassembler.unpin(sink);
+                reassembler.end_batch(now, sink);
             }
         }
     }

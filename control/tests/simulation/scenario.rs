@@ -357,8 +357,9 @@ impl World {
             + count(DropReason::ReassemblyFull)
             + running(from)
                 .count(from.port_of(to.number), |port| port.dropped(DropReason::TunnelDown));
-        // Several runs are one frame; how many frames they were is not counted.
-        let at_least = received - runs + u64::from(runs > 0) + gone;
+        // Several runs are one frame, which is counted when nothing more can come of it.
+        let salvaged = receiver.count(port, |port| port.salvaged_frames.get());
+        let at_least = received - runs + salvaged.max(u64::from(runs > 0)) + gone;
         let at_most = received + gone;
         let lost_bytes = self.network.lost_bytes(from.number, to.number);
         // The last frames of a connection leave no gap when they get lost, since nothing follows them.

@@ -254,11 +254,14 @@ impl Core {
         tunnel.dirty = false;
         let mut inbound = Inbound::of(now, &tunnel, &mut self.switch, io);
         tunnel.drain_received(now, &mut inbound);
-        tunnel.end_round(&mut inbound);
+        tunnel.end_round(now, &mut inbound);
         tunnel.end_burst();
         tunnel.write_signals();
         let way = self.paths.way(tunnel.socket, tunnel.remote);
-        let more = transmit(now, &mut tunnel, way, &self.switch.counters.io, io);
+        let mut more = transmit(now, &mut tunnel, way, &self.switch.counters.io, io);
+        if !more && tunnel.repeat_tail() {
+            more = transmit(now, &mut tunnel, way, &self.switch.counters.io, io);
+        }
         self.follow_move(&mut tunnel, io);
         // Other paths than control's are QUIC's own to watch over.
         if port_of_alias(tunnel.remote).is_some()
@@ -348,7 +351,9 @@ impl Core {
         let facts = &self.config.facts;
         let hello = Hello {
             capabilities: Capabilities(
-                capabilities(&self.config.taps).0 | Capabilities::SIGNALLING,
+                capabilities(&self.config.taps).0
+                    | Capabilities::SIGNALLING
+                    | Capabilities::REPEATS,
             ),
             max_frame_len: MAX_FRAME_LEN as u32,
             inner_mtu: facts.inner_mtu,
@@ -473,9 +478,10 @@ pub(super) fn take_counts(tunnel: &mut Tunnel, counters: &WorkerCounters) {
     counters.io.unqueued_datagrams.add(tunnel.take_unqueued());
     counters.io.dropped_signals.add(tunnel.take_dropped_signals());
     if let Some((_, port)) = tunnel.peer {
-        let (missing, salvaged) = tunnel.take_reassembly_counts();
-        counters.port(port).missing_frames.add(missing);
-        counters.port(port).salvaged_runs.add(salvaged);
+        let (stats, counters) = (tunnel.take_reassembly_counts(), counters.port(port));
+        counters.missing_frames.add(stats.missing);
+        counters.salvaged_frames.add(stats.salvaged);
+        counters.salvaged_runs.add(stats.salvaged_runs);
     }
 }
 

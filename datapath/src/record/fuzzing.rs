@@ -80,7 +80,7 @@ pub fn reassembly(bytes: &[u8]) {
                 now += Duration::from_millis(u64::from(argument / 4));
                 reassembler.handle_timeout(now, &mut sink);
             }
-            _ => reassembler.unpin(&mut sink),
+            _ => reassembler.end_batch(now, &mut sink),
         }
         check(&reassembler, &sink);
     }

@@ -1,4 +1,4 @@
-//! The frames that cannot be delivered yet: incomplete ones, and complete ones behind them.
+//! The frames that cannot be delivered yet: incomplete ones, complete ones behind them, and incomplete ones that hold back others no longer.
 
 use std::{collections::VecDeque, time::Instant};
 
@@ -9,21 +9,22 @@ use crate::{drops::DropReason, frame::Offload};
 use super::{
     Piece, Sequence, WholeFrame,
     arena::{Arena, Exhausted},
-    partial::{Overtaken, Partial},
+    partial::{Gap, Partial},
 };
 
-/// Frames in pieces that are held at a time. Between a loss and its release come 16 datagrams, each of which completes
-/// at most one; the rest is for reordering.
+/// Frames in pieces that are held at a time. A hole is no reordering any more when more than a train has come behind it, a frame with each datagram.
 const PARTIALS_MAX: usize = 64;
 /// Frames that are held at a time, complete ones included: 16 datagrams of 64 frames.
 const FRAMES_MAX: usize = 1_024;
+/// Frames that hold back others no longer and may still get pieces. One for each loss within the second that they are kept, on a path that
+/// loses so many; beyond that the oldest go, of which least can be expected.
+const LATE_MAX: usize = 32;
 /// Bytes that are held at a time, bookkeeping included: 64 superframes.
 pub(super) const HELD_MAX: usize = 4 * 1_024 * 1_024;
 /// Bookkeeping of a frame, bytes.
 const FRAME_COST: usize = 128;
-/// Empty partial frames that are kept for use. A loss among frames of 1,500 bytes holds one for each of the 16 datagrams
-/// that are waited for.
-const SPARE_MAX: usize = 32;
+/// Empty partial frames that are kept for use: as many as there can be.
+const SPARE_MAX: usize = PARTIALS_MAX + LATE_MAX;
 
 /// A frame that waits.
 #[derive(Debug)]
@@ -48,10 +49,28 @@ pub(super) enum HeldFrame {
     Partial(Box<Partial>),
 }
 
-/// Ordered by sequence number. All numbers are within one window, so that their order is unambiguous.
+/// An incomplete frame that holds back others no longer.
+#[derive(Debug)]
+pub(super) struct Late {
+    pub(super) sequence: Sequence,
+    /// When it is given up.
+    pub(super) until: Instant,
+    pub(super) partial: Box<Partial>,
+}
+
+/// When a piece came.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Arrival {
+    pub(super) at: Instant,
+    pub(super) batch: u64,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct HeldFrames {
+    /// Ordered by sequence number. All numbers are within one window, so that their order is unambiguous.
     frames: VecDeque<Held>,
+    /// In the order in which they are given up.
+    late: VecDeque<Late>,
     partials: usize,
     cost: usize,
     #[expect(
@@ -79,9 +98,21 @@ impl HeldFrames {
         Some(held)
     }
 
+    /// Holds a frame in pieces before all others.
+    pub(super) fn push_front(&mut self, sequence: Sequence, partial: Box<Partial>) {
+        self.cost += FRAME_COST + partial.cost();
+        self.partials += 1;
+        self.frames.push_front(Held { sequence, frame: HeldFrame::Partial(partial) });
+    }
+
     /// How many frames are held.
     pub(super) fn len(&self) -> usize {
-        self.frames.len()
+        self.frames.len() + self.late.len()
+    }
+
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.frames.is_empty() && self.late.is_empty()
     }
 
     /// Bytes that are held, bookkeeping included.
@@ -89,10 +120,16 @@ impl HeldFrames {
         self.cost
     }
 
-    /// Whether more is held than may be.
+    /// Whether more frames hold back others, or wait behind one, than may.
     #[inline]
-    pub(super) fn is_over_bounds(&self) -> bool {
-        self.partials > PARTIALS_MAX || self.frames.len() > FRAMES_MAX || self.cost > HELD_MAX
+    pub(super) fn has_too_many(&self) -> bool {
+        self.partials > PARTIALS_MAX || self.frames.len() > FRAMES_MAX
+    }
+
+    /// Whether what is held costs more than it may.
+    #[inline]
+    pub(super) fn costs_too_much(&self) -> bool {
+        self.cost > HELD_MAX
     }
 
     /// Holds a frame that came whole.
@@ -124,8 +161,7 @@ impl HeldFrames {
         &mut self,
         piece: &Piece,
         bytes: Bytes,
-        now: Instant,
-        batch: u64,
+        arrival: Arrival,
     ) -> Result<&mut Partial, DropReason> {
         let sequence = piece.sequence;
         let last = self.frames.len().wrapping_sub(1);
@@ -139,9 +175,62 @@ impl HeldFrames {
         let HeldFrame::Partial(partial) = &mut self.frames[at].frame else {
             return Err(DropReason::BadPiece);
         };
-        self.cost += partial.insert(piece.offset, piece.shape, bytes, batch)?;
-        partial.last_arrival = Some(now);
+        self.cost += partial.insert(piece.offset, piece.shape, bytes, arrival.batch)?;
+        partial.last_arrival = Some(arrival.at);
         Ok(partial)
+    }
+
+    /// Adds a piece to a late frame; gives the frame.
+    ///
+    /// # Errors
+    /// As [`HeldFrames::insert_piece`].
+    pub(super) fn insert_late_piece(
+        &mut self,
+        index: usize,
+        piece: &Piece,
+        bytes: Bytes,
+        arrival: Arrival,
+    ) -> Result<&mut Partial, DropReason> {
+        let partial = &mut self.late[index].partial;
+        self.cost += partial.insert(piece.offset, piece.shape, bytes, arrival.batch)?;
+        Ok(partial)
+    }
+
+    /// Where among the late frames this one is.
+    pub(super) fn late_index(&self, sequence: Sequence) -> Option<usize> {
+        self.late.iter().position(|late| late.sequence == sequence)
+    }
+
+    /// The late frame that is given up first.
+    #[inline]
+    pub(super) fn first_late(&self) -> Option<&Late> {
+        self.late.front()
+    }
+
+    /// Lets a frame that was taken from the front wait without holding back others, until a time that is no earlier than those of before.
+    pub(super) fn put_late(&mut self, late: Late) {
+        self.cost += FRAME_COST + late.partial.cost();
+        self.late.push_back(late);
+    }
+
+    pub(super) fn take_late(&mut self, index: usize) -> Option<Late> {
+        let late = self.late.remove(index)?;
+        self.cost -= FRAME_COST + late.partial.cost();
+        Some(late)
+    }
+
+    /// Whether there are more late frames than may be.
+    pub(super) fn has_too_many_late(&self) -> bool {
+        self.late.len() > LATE_MAX
+    }
+
+    /// Shows the late frames that something came of since they were shown last; pieces may be taken out.
+    pub(super) fn flush_late(&mut self, mut flush: impl FnMut(&mut Partial)) {
+        for late in self.late.iter_mut().filter(|late| !late.partial.is_flushed) {
+            self.cost -= late.partial.cost();
+            flush(&mut late.partial);
+            self.cost += late.partial.cost();
+        }
     }
 
     fn is_at(&self, at: usize, sequence: Sequence) -> bool {
@@ -157,14 +246,17 @@ impl HeldFrames {
     }
 
     /// A record of a later number than all of these came. Only the last can be new to that.
-    pub(super) fn overtake(&mut self, overtaken: Overtaken) {
+    pub(super) fn overtake(&mut self, gap: Gap) {
         if let Some(Held { frame: HeldFrame::Partial(partial), .. }) = self.frames.back_mut() {
-            partial.overtaken.get_or_insert(overtaken);
+            partial.gap.get_or_insert(gap);
         }
     }
 
     /// Copies what came in batches before `before` out of the receive buffers.
     pub(super) fn copy_out(&mut self, before: u64, arena: &mut Arena) -> Result<(), Exhausted> {
+        for late in &mut self.late {
+            late.partial.copy_out(before, arena)?;
+        }
         for held in &mut self.frames {
             match &mut held.frame {
                 HeldFrame::Partial(partial) => partial.copy_out(before, arena)?,

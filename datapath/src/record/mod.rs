@@ -6,6 +6,8 @@
 //! Nothing here does I/O or reads a clock.
 #![forbid(unsafe_code)]
 
+use bytes::Bytes;
+
 pub(crate) mod arena;
 mod decode;
 mod encode;
@@ -25,7 +27,8 @@ mod window;
 pub use decode::{FrameShape, Piece, Record, RecordCursor, WholeFrame, records};
 pub use encode::{MIN_DATAGRAM_LEN, RecordWriter};
 pub use reassemble::{
-    FrameSink, OVERTAKEN_WAIT, RELEASE_AFTER_DATAGRAMS, Reassembler, ReassemblyStats, STALLED_WAIT,
+    DEFAULT_REORDERING_WAIT, FrameSink, RELEASE_AFTER_DATAGRAMS, Reassembler, ReassemblyStats,
+    STALLED_WAIT,
 };
 
 use crate::frame::WIRE_OFFLOAD_LEN;
@@ -70,6 +73,17 @@ pub(crate) fn first_begun(datagram: &[u8]) -> Sequence {
         kind::PIECE | kind::PIECE_TEMPLATE => frame.next(),
         _ => frame,
     }
+}
+
+/// What follows the pieces at the beginning of a datagram of [`RecordWriter`]'s: whole frames, if it is the last of a burst.
+pub(crate) fn whole_frames(datagram: &Bytes) -> Bytes {
+    let mut at = 0;
+    while let Some(&[kind::FIRST | kind::PIECE | kind::PIECE_TEMPLATE, high, low]) =
+        datagram.get(at..).and_then(<[u8]>::first_chunk)
+    {
+        at += RECORD_HEAD_LEN + usize::from(u16::from_be_bytes([high, low]));
+    }
+    datagram.slice(at.min(datagram.len())..)
 }
 
 /// Kind and length of the body.

@@ -21,9 +21,9 @@ const USUAL_PIECES: usize = 64;
 /// Bookkeeping of a piece, bytes, so that one-byte pieces are not taken for free.
 const PIECE_COST: usize = 64;
 
-/// A later frame was seen while this one had holes.
+/// When something came that belongs behind bytes that had not come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Overtaken {
+pub(super) struct Gap {
     /// When.
     pub(super) at: Instant,
     /// How many datagrams had come by then.
@@ -33,17 +33,21 @@ pub(super) struct Overtaken {
 /// A frame of which some pieces have come. Its vectors are used again for other frames.
 #[derive(Debug)]
 pub(super) struct Partial {
-    pub(super) overtaken: Option<Overtaken>,
+    /// The first sign that a piece is lost or late: a later piece, or a later frame.
+    pub(super) gap: Option<Gap>,
     /// When its latest piece came.
     pub(super) last_arrival: Option<Instant>,
+    /// Since its latest piece came, what could be delivered of it was.
+    pub(super) is_flushed: bool,
     pub(super) shape: Option<FrameShape>,
     /// The frame's headers, from a piece with a template; empty if there was none.
     pub(super) template: Vec<u8>,
-    /// Ordered by offset, not overlapping.
+    /// Ordered by offset, not overlapping. Those that were delivered are empty.
     pieces: Vec<Bytes>,
     /// One for each piece.
     marks: Vec<Mark>,
     received_len: usize,
+    delivered_len: usize,
     /// Receive batch of the oldest piece that is still a slice of a receive buffer.
     oldest_batch: Option<u64>,
 }
@@ -59,6 +63,7 @@ struct Mark {
 enum Place {
     ReceiveBuffer,
     Copied,
+    Delivered,
 }
 
 /// Pieces without a hole between them.
@@ -73,13 +78,15 @@ pub(super) struct Run {
 impl Default for Partial {
     fn default() -> Self {
         Self {
-            overtaken: None,
+            gap: None,
             last_arrival: None,
+            is_flushed: false,
             shape: None,
             template: Vec::with_capacity(MAX_HEADERS_LEN),
             pieces: Vec::with_capacity(USUAL_PIECES),
             marks: Vec::with_capacity(USUAL_PIECES),
             received_len: 0,
+            delivered_len: 0,
             oldest_batch: None,
         }
     }
@@ -88,13 +95,15 @@ impl Default for Partial {
 impl Partial {
     /// Forgets the frame, keeping the vectors.
     pub(super) fn clear(&mut self) {
-        self.overtaken = None;
+        self.gap = None;
         self.last_arrival = None;
+        self.is_flushed = false;
         self.shape = None;
         self.template.clear();
         self.pieces.clear();
         self.marks.clear();
         self.received_len = 0;
+        self.delivered_len = 0;
         self.oldest_batch = None;
     }
 
@@ -136,6 +145,7 @@ impl Partial {
             self.marks.insert(at, mark);
         }
         self.shape = shape;
+        self.is_flushed = false;
         self.received_len += len;
         self.oldest_batch.get_or_insert(batch);
         Ok(len + PIECE_COST)
@@ -154,9 +164,21 @@ impl Partial {
         self.shape.is_some_and(|shape| shape.total_len == self.received_len)
     }
 
-    /// What the pieces cost, as [`Partial::insert`] counted.
+    /// Whether a piece has come that is behind one that has not.
+    #[inline]
+    pub(super) fn has_hole(&self) -> bool {
+        self.marks.last().is_some_and(|last| last.end != self.received_len)
+    }
+
+    /// Whether nothing of it was delivered.
+    #[inline]
+    pub(super) fn is_untouched(&self) -> bool {
+        self.delivered_len == 0
+    }
+
+    /// What the pieces cost, as [`Partial::insert`] counted, without the bytes of those that were delivered.
     pub(super) fn cost(&self) -> usize {
-        self.received_len + self.pieces.len() * PIECE_COST
+        self.received_len - self.delivered_len + self.pieces.len() * PIECE_COST
     }
 
     /// All pieces, in order; the first is not yet made long enough for delivery.
@@ -164,12 +186,23 @@ impl Partial {
         &mut self.pieces
     }
 
-    /// The first run among the pieces from `from` on.
+    /// The first run among the pieces from `from` on that were not delivered.
     pub(super) fn run(&self, from: usize) -> Option<Run> {
-        let first = self.marks.get(from)?;
-        let joined = self.marks[from..].windows(2).take_while(|pair| pair[0].end == pair[1].start);
+        let waits = |mark: &Mark| mark.place != Place::Delivered;
+        let from = from + self.marks.get(from..)?.iter().position(waits)?;
+        let joined = self.marks[from..]
+            .windows(2)
+            .take_while(|pair| pair[0].end == pair[1].start && waits(&pair[1]));
         let last = from + joined.count();
-        Some(Run { pieces: from..last + 1, bytes: first.start..self.marks[last].end })
+        Some(Run { pieces: from..last + 1, bytes: self.marks[from].start..self.marks[last].end })
+    }
+
+    /// Takes a piece out, to be delivered.
+    pub(super) fn take(&mut self, piece: usize) -> Bytes {
+        self.marks[piece].place = Place::Delivered;
+        let bytes = std::mem::take(&mut self.pieces[piece]);
+        self.delivered_len += bytes.len();
+        bytes
     }
 
     /// Copies the pieces that came in batches before `before` out of the receive buffers, and any younger ones with them.
@@ -260,6 +293,21 @@ mod tests {
         assert_eq!(runs, [0..20, 30..40, 50..70]);
         assert_eq!(partial.run(3).unwrap().pieces, 3..5);
         assert_eq!(partial.run(5), None);
+    }
+
+    #[test]
+    fn what_was_delivered_is_no_part_of_a_run_and_costs_no_bytes() {
+        let mut partial = Partial::default();
+        for start in [0, 10, 20, 30] {
+            insert(&mut partial, start, 10).unwrap();
+        }
+        assert!(partial.is_untouched());
+        assert_eq!(partial.take(1), [10; 10].as_slice());
+        let runs: Vec<_> = [0, 1].iter().map(|from| partial.run(*from).unwrap().bytes).collect();
+        assert_eq!(runs, [0..10, 20..40]);
+        assert_eq!(partial.cost(), 30 + 4 * PIECE_COST);
+        assert_eq!(insert(&mut partial, 12, 4), Err(DropReason::BadPiece));
+        assert!(!partial.is_untouched() && !partial.has_hole());
     }
 
     #[test]

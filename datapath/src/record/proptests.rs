@@ -124,7 +124,7 @@ fn receive(arrivals: Vec<Bytes>) -> (Reassembler, Collector) {
         reassembler.push(now, datagram, &mut sink);
         now += Duration::from_micros(3);
         if index % 7 == 6 {
-            reassembler.unpin(&mut sink);
+            reassembler.end_batch(now, &mut sink);
         }
     }
     while let Some(deadline) = reassembler.poll_timeout() {

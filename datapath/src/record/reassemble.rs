@@ -3,14 +3,19 @@
 //! Almost always a record is a whole frame, or the next piece of the one frame that is in progress; that path does a
 //! window bit and a push on a vector. The rest is for networks that lose and reorder packets.
 //!
-//! **Order.** A frame that has pieces and holes holds back the frames after it, so that TCP behind the tunnel does not see
-//! a hole where there is only reordering, and sees the salvaged part of a superframe before what follows. It is given up
-//! when [`RELEASE_AFTER_DATAGRAMS`] more datagrams came after one with a later frame, or after [`OVERTAKEN_WAIT`]: a
-//! TCP frame's contiguous runs are delivered, another kind is dropped. A frame of which nothing came holds back nothing.
+//! **Order.** A frame with holes holds back the frames after it, so that TCP behind the tunnel does not see a hole where there
+//! is only reordering, and sees the salvaged part of a superframe before what follows. That ends when
+//! [`RELEASE_AFTER_DATAGRAMS`] more datagrams came after the first that showed the hole, or after a part of the path's
+//! round-trip time ([`Reassembler::set_reordering_wait`]): what has come of a TCP frame is delivered, each contiguous run as a segment of its own, and
+//! the frame holds back nobody any more. What comes of it later is delivered late, as the path would have done it without the tunnel; a
+//! frame that is not TCP is delivered late if it becomes whole. A frame of which nothing came holds back nothing.
 //!
-//! **Memory.** Held pieces are slices of the receive buffers. [`Reassembler::unpin`], called after each receive batch,
-//! copies those that stay for longer into chunks of our own, of which there is a fixed number. What is held is
-//! bounded in frames, pieces and bytes; beyond that the oldest frame goes.
+//! A TCP frame that nothing has overtaken is delivered as far as it came when its rest is late by a round trip: the end of a burst may be
+//! lost, and nothing come behind it until the sender's TCP has noticed.
+//!
+//! **Memory.** Held pieces are slices of the receive buffers. [`Reassembler::end_batch`] copies those that stay for longer
+//! into chunks of our own, of which there is a fixed number. What is held is bounded in frames, pieces and bytes; beyond that
+//! the oldest frame goes.
 
 use std::{
     ops::Range,
@@ -25,21 +30,22 @@ use super::{
     Piece, RecordCursor, Sequence, WholeFrame,
     arena::{Arena, WhenFull},
     decode::Body,
-    held::{Held, HeldFrame, HeldFrames},
+    held::{Arrival, Held, HeldFrame, HeldFrames, Late},
     kind,
-    partial::{Overtaken, Partial, gather_head},
+    partial::{Gap, Partial, gather_head},
     salvage::Salvager,
     window::{Standing, Window},
 };
 
-/// Datagrams for which an overtaken frame is waited for. Paths reorder by a few packets where they reorder at all (RFC 4737
-/// and TCP's own threshold of 3 speak of such); every packet more is delay for all frames behind a real loss.
-pub const RELEASE_AFTER_DATAGRAMS: u64 = 16;
-/// Time for which an overtaken frame is waited for at most: the burst may have ended with fewer datagrams than that. Longer than
-/// the spread of one train on a path of 10 Mbit/s, shorter than the shortest retransmission time-out of inner TCP.
-pub const OVERTAKEN_WAIT: Duration = Duration::from_millis(5);
-/// Time for which a frame is waited for that nothing has overtaken. It holds nothing back, and its rest may be
-/// waiting for the far end's congestion window, which opens a round trip later: longer than any round trip.
+/// Datagrams that may follow the first that shows a hole before the hole counts as a loss. As many as TCP goes by (RFC 5681 section 3.2):
+/// every one more is delay for all that is behind a real loss, and with the small windows of lossy paths often nothing more comes.
+pub const RELEASE_AFTER_DATAGRAMS: u64 = 3;
+/// Time after which a hole counts as a loss at the latest, until the path's round-trip time is known.
+pub const DEFAULT_REORDERING_WAIT: Duration = Duration::from_millis(1);
+/// The rest of a frame behind which nothing came is waited for so many times longer. With the reordering wait a quarter of the round trip this is
+/// a whole one: there is no sign yet that anything is lost, and a sender may have lost the processor in the middle of a frame.
+const REST_WAIT: u32 = 4;
+/// Time for which the rest of a frame is waited for while that holds back nobody: longer than any round trip.
 pub const STALLED_WAIT: Duration = Duration::from_secs(1);
 /// Receive batches for which a piece may stay in its receive buffer. One superframe is spread over a few reads; copying
 /// half of each would cost as much as the tunnel's other copies.
@@ -68,7 +74,7 @@ pub trait FrameSink {
 pub struct ReassemblyStats {
     /// Frames that were delivered as they were sent.
     pub delivered: u64,
-    /// Frames with holes of which something was delivered.
+    /// Frames that were delivered in part, or in parts.
     pub salvaged: u64,
     /// Segments that were made of them.
     pub salvaged_runs: u64,
@@ -78,10 +84,25 @@ pub struct ReassemblyStats {
     pub missing: u64,
 }
 
+impl ReassemblyStats {
+    /// What came between an earlier state and this one.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Self {
+        Self {
+            delivered: self.delivered - earlier.delivered,
+            salvaged: self.salvaged - earlier.salvaged,
+            salvaged_runs: self.salvaged_runs - earlier.salvaged_runs,
+            given_up: self.given_up - earlier.given_up,
+            missing: self.missing - earlier.missing,
+        }
+    }
+}
+
 /// Puts together the frames of one connection.
 #[derive(Debug)]
 pub struct Reassembler {
     max_frame_len: usize,
+    reordering_wait: Duration,
     window: Window,
     held: HeldFrames,
     /// Datagrams so far.
@@ -104,6 +125,7 @@ impl Reassembler {
     pub fn new(max_frame_len: usize) -> Self {
         Self {
             max_frame_len,
+            reordering_wait: DEFAULT_REORDERING_WAIT,
             window: Window::new(),
             held: HeldFrames::default(),
             datagrams: 0,
@@ -131,41 +153,51 @@ impl Reassembler {
                 sink.dropped(reason, 1);
             }
         }
-        if self.held.front().is_some() {
-            self.release_due(now, sink);
+    }
+
+    /// For how long a hole may be reordering, by what is known of the path.
+    pub fn set_reordering_wait(&mut self, wait: Duration) {
+        self.reordering_wait = wait;
+    }
+
+    /// Ends a receive batch: settles what has waited for long enough, and copies pieces that have stayed for a while, so that they do
+    /// not keep receive buffers of 64 KiB each from being used again. A receive buffer is pinned for the batch that filled it
+    /// and the two after.
+    pub fn end_batch(&mut self, now: Instant, sink: &mut impl FrameSink) {
+        self.batch += 1;
+        if self.held.is_empty() {
+            return;
+        }
+        self.settle_due(now, sink);
+        let before = self.batch.saturating_sub(BATCHES_IN_RECEIVE_BUFFERS);
+        while self.held.copy_out(before, &mut self.copies).is_err() {
+            self.drop_oldest(now, sink);
         }
     }
 
     /// When [`Reassembler::handle_timeout`] is due, if anything waits.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        match &self.held.front()?.frame {
-            HeldFrame::Partial(partial) => deadline(partial),
+        let late = self.held.first_late().map(|late| late.until);
+        let front = self.held.front().and_then(|held| match &held.frame {
+            HeldFrame::Partial(partial) => self.deadline(held.sequence, partial),
             HeldFrame::Whole { .. } => None,
-        }
+        });
+        late.into_iter().chain(front).min()
     }
 
-    /// Gives up what has waited for too long.
+    /// Settles what has waited for long enough.
     pub fn handle_timeout(&mut self, now: Instant, sink: &mut impl FrameSink) {
-        self.release_due(now, sink);
+        self.settle_due(now, sink);
     }
 
     /// Gives up everything that waits: nothing comes any more.
     pub fn abandon(&mut self, sink: &mut impl FrameSink) {
-        self.release(|_| true, sink);
-    }
-
-    /// Ends a receive batch: pieces that have stayed for a while are copied, so that they do not keep receive buffers of
-    /// 64 KiB each from being used again. A receive buffer is pinned for the batch that filled it and the two after.
-    pub fn unpin(&mut self, sink: &mut impl FrameSink) {
-        self.batch += 1;
-        if self.held.front().is_none() {
-            return;
+        while let Some(late) = self.held.take_late(0) {
+            self.conclude(late.sequence, late.partial, DropReason::Incomplete, sink);
         }
-        let before = self.batch.saturating_sub(BATCHES_IN_RECEIVE_BUFFERS);
-        while self.held.copy_out(before, &mut self.copies).is_err() {
-            self.settle_front(DropReason::ReassemblyFull, sink);
+        while self.held.front().is_some() {
+            self.conclude_front(sink);
         }
-        self.release(|_| false, sink);
     }
 
     /// Counters since the connection began.
@@ -225,7 +257,14 @@ impl Reassembler {
         if whole.frame.len() > self.max_frame_len {
             return Err(DropReason::BadRecord);
         }
-        self.admit(whole.sequence, now, sink)?;
+        match self.admit(whole.sequence, now, sink) {
+            Standing::Finished => return Err(DropReason::Repeated),
+            Standing::Stale => return Err(DropReason::BadPiece),
+            Standing::Late if self.held.late_index(whole.sequence).is_some() => {
+                return Err(DropReason::BadPiece);
+            }
+            Standing::Ahead | Standing::Late => {}
+        }
         let bytes = take(datagram, whole.frame.clone(), cursor);
         let waits = match self.held.front() {
             Some(front) => whole.sequence.distance_from(front.sequence) >= 0,
@@ -233,7 +272,7 @@ impl Reassembler {
         };
         if waits {
             self.held.insert_whole(whole, bytes, self.batch)?;
-            self.keep_bounds(sink);
+            self.keep_bounds(now, sink);
         } else {
             self.deliver_whole(whole.offload, bytes, sink);
         }
@@ -253,123 +292,201 @@ impl Reassembler {
         if piece.shape.map_or(piece.end(), |shape| shape.total_len) > self.max_frame_len {
             return Err(DropReason::BadRecord);
         }
-        self.admit(piece.sequence, now, sink)?;
+        let late = match self.admit(piece.sequence, now, sink) {
+            Standing::Finished | Standing::Stale => return Err(DropReason::BadPiece),
+            Standing::Late => self.held.late_index(piece.sequence),
+            Standing::Ahead => None,
+        };
         let bytes = if piece.template.is_empty() {
             take(datagram, piece.bytes.clone(), cursor)
         } else {
             datagram.slice(piece.bytes.clone())
         };
-        let partial = self.held.insert_piece(piece, bytes, now, self.batch)?;
+        let arrival = Arrival { at: now, batch: self.batch };
+        let partial = match late {
+            Some(index) => self.held.insert_late_piece(index, piece, bytes, arrival)?,
+            None => self.held.insert_piece(piece, bytes, arrival)?,
+        };
         if !piece.template.is_empty() {
             partial.keep_template(&datagram[piece.template.clone()]);
         }
-        if !self.window.is_latest(piece.sequence) {
-            partial.overtaken.get_or_insert(Overtaken { at: now, datagrams: self.datagrams });
+        if !self.window.is_latest(piece.sequence) || partial.has_hole() {
+            partial.gap.get_or_insert(Gap { at: now, datagrams: self.datagrams });
+        } else {
+            partial.gap = None;
         }
         if partial.is_complete() {
             self.window.finish(piece.sequence);
-            self.release(|_| false, sink);
+            match late.and_then(|index| self.held.take_late(index)) {
+                Some(Late { sequence, partial, .. }) => {
+                    self.conclude(sequence, partial, DropReason::Incomplete, sink);
+                }
+                None => self.deliver_complete(sink),
+            }
         }
-        self.keep_bounds(sink);
+        self.keep_bounds(now, sink);
         Ok(())
     }
 
-    /// Whether a record of this number is still wanted. The latest number overtakes all held frames.
+    /// How a record of this number stands to those before. The latest number overtakes all held frames.
     #[inline]
-    fn admit(
-        &mut self,
-        sequence: Sequence,
-        now: Instant,
-        sink: &mut impl FrameSink,
-    ) -> Result<(), DropReason> {
-        match self.window.standing(sequence) {
-            Standing::Ahead => {
-                self.announced += u64::from(self.window.advance_to(sequence));
-                if self.held.front().is_some() {
-                    self.overtake(now, sink);
-                }
-                Ok(())
+    fn admit(&mut self, sequence: Sequence, now: Instant, sink: &mut impl FrameSink) -> Standing {
+        let standing = self.window.standing(sequence);
+        if standing == Standing::Ahead {
+            self.announced += u64::from(self.window.advance_to(sequence));
+            if self.held.front().is_some() {
+                self.overtake(now, sink);
             }
-            Standing::Late => Ok(()),
-            Standing::Finished | Standing::Stale => Err(DropReason::BadPiece),
         }
+        standing
     }
 
     fn overtake(&mut self, now: Instant, sink: &mut impl FrameSink) {
-        self.held.overtake(Overtaken { at: now, datagrams: self.datagrams });
+        self.held.overtake(Gap { at: now, datagrams: self.datagrams });
         // The order of sequence numbers is only known within the window.
         while self
             .held
             .front()
             .is_some_and(|front| self.window.standing(front.sequence) == Standing::Stale)
         {
-            self.settle_front(DropReason::Incomplete, sink);
+            self.pass_by_front(now, sink);
         }
-        self.release(|_| false, sink);
+        self.deliver_complete(sink);
     }
 
-    fn keep_bounds(&mut self, sink: &mut impl FrameSink) {
-        while self.held.is_over_bounds() {
-            self.settle_front(DropReason::ReassemblyFull, sink);
-            self.release(|_| false, sink);
+    fn keep_bounds(&mut self, now: Instant, sink: &mut impl FrameSink) {
+        while self.held.has_too_many() {
+            self.pass_by_front(now, sink);
+            self.deliver_complete(sink);
+        }
+        while self.held.costs_too_much() {
+            self.drop_oldest(now, sink);
         }
     }
 
-    /// Settles frames from the front until one has holes and is not due.
+    /// Makes room: the late frame that has waited for longest goes, or the frame at the front becomes a late one.
+    fn drop_oldest(&mut self, now: Instant, sink: &mut impl FrameSink) {
+        match self.held.take_late(0) {
+            Some(late) => {
+                self.conclude(late.sequence, late.partial, DropReason::ReassemblyFull, sink);
+            }
+            None => {
+                self.pass_by_front(now, sink);
+                self.deliver_complete(sink);
+            }
+        }
+    }
+
+    /// Delivers complete frames from the front on.
     #[inline]
-    fn release(&mut self, is_due: impl Fn(&Partial) -> bool, sink: &mut impl FrameSink) {
+    fn deliver_complete(&mut self, sink: &mut impl FrameSink) {
         while self.held.front().is_some_and(|front| match &front.frame {
             HeldFrame::Whole { .. } => true,
-            HeldFrame::Partial(partial) => partial.is_complete() || is_due(partial),
+            HeldFrame::Partial(partial) => partial.is_complete(),
         }) {
-            self.settle_front(DropReason::Incomplete, sink);
+            self.conclude_front(sink);
         }
     }
 
-    #[inline]
-    fn release_due(&mut self, now: Instant, sink: &mut impl FrameSink) {
-        let datagrams = self.datagrams;
-        let is_due = |partial: &Partial| {
-            let by_count = partial.overtaken.is_some_and(|overtaken| {
-                datagrams - overtaken.datagrams >= RELEASE_AFTER_DATAGRAMS
-            });
-            by_count || deadline(partial).is_some_and(|deadline| now >= deadline)
-        };
-        self.release(is_due, sink);
+    /// What has waited for long enough is delivered as far as it came, holds back others no longer, or is given up.
+    fn settle_due(&mut self, now: Instant, sink: &mut impl FrameSink) {
+        while self.held.first_late().is_some_and(|late| late.until <= now) {
+            let Some(late) = self.held.take_late(0) else { break };
+            self.conclude(late.sequence, late.partial, DropReason::Incomplete, sink);
+        }
+        let Self { held, salvager, heads, stats, .. } = self;
+        held.flush_late(|partial| flush(partial, salvager, heads, stats, sink));
+        while let Some(Held { sequence, frame: HeldFrame::Partial(partial) }) = self.held.front() {
+            let is_overtaken = !self.window.is_latest(*sequence);
+            let is_flushed = partial.is_flushed;
+            let shown_by_datagrams = partial.gap.map_or(0, |gap| self.datagrams - gap.datagrams);
+            let is_due = shown_by_datagrams >= RELEASE_AFTER_DATAGRAMS
+                && (is_overtaken || !is_flushed)
+                || self.deadline(*sequence, partial).is_some_and(|deadline| deadline <= now);
+            match (is_due, is_overtaken, is_flushed) {
+                (false, _, _) => return,
+                (true, true, _) => {
+                    self.pass_by_front(now, sink);
+                    self.deliver_complete(sink);
+                }
+                (true, false, false) => return self.flush_front(sink),
+                (true, false, true) => self.conclude_front(sink),
+            }
+        }
     }
 
-    /// Delivers the first held frame if it is complete; otherwise what can be salvaged of it, or drops it.
-    fn settle_front(&mut self, reason: DropReason, sink: &mut impl FrameSink) {
+    /// When the frame at the front is due.
+    fn deadline(&self, sequence: Sequence, partial: &Partial) -> Option<Instant> {
+        if partial.is_flushed && self.window.is_latest(sequence) {
+            return partial.last_arrival.map(|at| at + STALLED_WAIT);
+        }
+        match partial.gap {
+            Some(gap) => Some(gap.at + self.reordering_wait),
+            None => partial.last_arrival.map(|at| at + REST_WAIT * self.reordering_wait),
+        }
+    }
+
+    /// The latest frame is delivered as far as it came, and goes on to hold back those that may follow.
+    fn flush_front(&mut self, sink: &mut impl FrameSink) {
+        let Some(Held { sequence, frame }) = self.held.pop_front() else { return };
+        let HeldFrame::Partial(mut partial) = frame else { return };
+        flush(&mut partial, &mut self.salvager, &mut self.heads, &mut self.stats, sink);
+        self.held.push_front(sequence, partial);
+    }
+
+    /// The frame at the front, if it is not complete, is delivered as far as it came and holds back others no longer.
+    fn pass_by_front(&mut self, now: Instant, sink: &mut impl FrameSink) {
         let Some(Held { sequence, frame }) = self.held.pop_front() else { return };
         match frame {
             HeldFrame::Whole { offload, bytes, .. } => self.deliver_whole(offload, bytes, sink),
             HeldFrame::Partial(mut partial) => {
-                match partial.shape {
-                    Some(shape) if partial.is_complete() => {
-                        gather_head(partial.pieces(), &mut self.heads);
-                        sink.deliver(shape.offload, partial.pieces());
-                        self.stats.delivered += 1;
-                    }
-                    _ => self.give_up(&mut partial, reason, sink),
+                flush(&mut partial, &mut self.salvager, &mut self.heads, &mut self.stats, sink);
+                self.held.put_late(Late { sequence, until: now + STALLED_WAIT, partial });
+                if self.held.has_too_many_late()
+                    && let Some(late) = self.held.take_late(0)
+                {
+                    self.conclude(late.sequence, late.partial, DropReason::Incomplete, sink);
                 }
-                self.window.finish(sequence);
-                self.held.recycle(partial);
             }
         }
     }
 
-    fn give_up(&mut self, partial: &mut Partial, reason: DropReason, sink: &mut impl FrameSink) {
-        let deliver = |offload, pieces: &mut Vec<Bytes>| sink.deliver(offload, pieces);
-        match self.salvager.salvage(partial, &mut self.heads, deliver) {
-            0 => {
-                self.stats.given_up += 1;
-                sink.dropped(reason, 1);
-            }
-            runs => {
-                self.stats.salvaged += 1;
-                self.stats.salvaged_runs += runs;
+    fn conclude_front(&mut self, sink: &mut impl FrameSink) {
+        let Some(Held { sequence, frame }) = self.held.pop_front() else { return };
+        match frame {
+            HeldFrame::Whole { offload, bytes, .. } => self.deliver_whole(offload, bytes, sink),
+            HeldFrame::Partial(partial) => {
+                self.conclude(sequence, partial, DropReason::Incomplete, sink);
             }
         }
+    }
+
+    /// Delivers what is left of a frame and forgets it; counts it as dropped if nothing could be delivered.
+    fn conclude(
+        &mut self,
+        sequence: Sequence,
+        mut partial: Box<Partial>,
+        reason: DropReason,
+        sink: &mut impl FrameSink,
+    ) {
+        match partial.shape {
+            Some(shape) if partial.is_complete() && partial.is_untouched() => {
+                gather_head(partial.pieces(), &mut self.heads);
+                sink.deliver(shape.offload, partial.pieces());
+                self.stats.delivered += 1;
+            }
+            _ => {
+                flush(&mut partial, &mut self.salvager, &mut self.heads, &mut self.stats, sink);
+                if partial.is_untouched() {
+                    self.stats.given_up += 1;
+                    sink.dropped(reason, 1);
+                } else {
+                    self.stats.salvaged += 1;
+                }
+            }
+        }
+        self.window.finish(sequence);
+        self.held.recycle(partial);
     }
 
     #[inline]
@@ -381,11 +498,17 @@ impl Reassembler {
     }
 }
 
-fn deadline(partial: &Partial) -> Option<Instant> {
-    match partial.overtaken {
-        Some(overtaken) => Some(overtaken.at + OVERTAKEN_WAIT),
-        None => partial.last_arrival.map(|at| at + STALLED_WAIT),
-    }
+/// Delivers what has come of a TCP frame and was not delivered.
+fn flush(
+    partial: &mut Partial,
+    salvager: &mut Salvager,
+    heads: &mut Arena,
+    stats: &mut ReassemblyStats,
+    sink: &mut impl FrameSink,
+) {
+    partial.is_flushed = true;
+    stats.salvaged_runs +=
+        salvager.salvage(partial, heads, |offload, pieces| sink.deliver(offload, pieces));
 }
 
 /// A record's bytes; the datagram's last record takes the datagram itself, which saves touching its reference count.

@@ -1,7 +1,7 @@
 //! Loss salvage: an incomplete TCP frame's runs, each delivered as a segment of its own.
 //!
 //! How the headers of a run are made is [`Template`]'s business. Here the runs are found among the pieces, and the
-//! headers in a piece that carried them, or at the start of the frame if that arrived.
+//! headers in a piece that carried them, or at the start of the frame if that arrived. They are kept with the frame: more of it may come.
 
 use bytes::{Buf, Bytes};
 
@@ -21,7 +21,8 @@ pub(super) struct Salvager {
 }
 
 impl Salvager {
-    /// Delivers every run of the frame, in order; gives their number: 0 if the frame is not TCP or its headers are lost.
+    /// Delivers every run of the frame that was not yet delivered, in order; gives their number: 0 if the frame is not TCP or its
+    /// headers have not come.
     pub(super) fn salvage(
         &mut self,
         partial: &mut Partial,
@@ -33,6 +34,7 @@ impl Salvager {
         let Ok(template) = Template::new(shape.offload, &self.headers, shape.total_len) else {
             return 0;
         };
+        partial.keep_template(&self.headers[..template.headers_len()]);
         let mut runs = 0;
         let mut from = 0;
         while let Some(run) = partial.run(from) {
@@ -44,11 +46,11 @@ impl Salvager {
             let Ok(headers) = heads.copy(&self.run_headers) else { continue };
             self.run.push(headers);
             let mut skip = start - run.bytes.start;
-            for piece in &partial.pieces()[run.pieces] {
-                let skipped = skip.min(piece.len());
+            for piece in run.pieces {
+                let mut payload = partial.take(piece);
+                let skipped = skip.min(payload.len());
                 skip -= skipped;
-                if skipped < piece.len() {
-                    let mut payload = piece.clone();
+                if skipped < payload.len() {
                     payload.advance(skipped);
                     self.run.push(payload);
                 }

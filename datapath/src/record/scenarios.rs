@@ -10,8 +10,8 @@ use crate::{
 };
 
 use super::{
-    OVERTAKEN_WAIT, RELEASE_AFTER_DATAGRAMS, Reassembler, Record, RecordWriter, STALLED_WAIT,
-    Sequence,
+    DEFAULT_REORDERING_WAIT, RELEASE_AFTER_DATAGRAMS, Reassembler, Record, RecordWriter,
+    STALLED_WAIT, Sequence,
     held::HELD_MAX,
     records,
     testing::{Collector, Frame, TCP_HEADERS_LEN, identify, plain, tcp},
@@ -56,6 +56,12 @@ impl Receiver {
         for datagram in datagrams {
             self.reassembler.push(self.now, datagram.clone(), &mut self.sink);
         }
+    }
+
+    /// One batch.
+    fn batch(&mut self, datagrams: &[Bytes]) {
+        self.push(datagrams);
+        self.reassembler.end_batch(self.now, &mut self.sink);
     }
 
     fn wait(&mut self, wait: Duration) {
@@ -162,44 +168,47 @@ fn frames_wait_for_one_with_holes_and_not_for_one_unseen() {
 }
 
 #[test]
-fn a_hole_is_given_up_after_so_many_datagrams() {
-    let whole: Vec<_> = (1..40).map(|number| plain(number, 60, Offload::NONE)).collect();
+fn a_hole_holds_back_others_for_so_many_datagrams() {
+    let whole: Vec<_> = (1..10).map(|number| plain(number, 60, Offload::NONE)).collect();
     let mut bursts: Vec<Vec<&Frame>> = whole.iter().map(|frame| vec![frame]).collect();
     let holed = plain(0, 3_000, Offload::NONE);
     bursts.insert(0, vec![&holed]);
     let bursts: Vec<_> = bursts.iter().map(Vec::as_slice).collect();
     let datagrams = encode(&bursts);
     let mut receiver = Receiver::new();
-    receiver.push(&datagrams[0][..2]);
-    let first_later = 1;
-    for (count, burst) in datagrams[first_later..].iter().enumerate() {
-        receiver.push(burst);
+    receiver.batch(&datagrams[0][..2]);
+    for (count, burst) in datagrams[1..].iter().enumerate() {
+        receiver.batch(burst);
         let expected = if (count as u64) < RELEASE_AFTER_DATAGRAMS { 0 } else { count + 1 };
         assert_eq!(receiver.sink.delivered.len(), expected, "after {count} more");
     }
-    assert_eq!(receiver.sink.dropped, [(DropReason::Incomplete, 1)]);
-    // What comes of it now reopens nothing.
-    receiver.push(&datagrams[0][2..]);
-    assert_eq!(receiver.sink.dropped[1..], [(DropReason::BadPiece, 1)]);
+    // What comes of it now completes it; afterwards nothing more is wanted.
+    receiver.batch(&datagrams[0][2..]);
+    assert_eq!(receiver.numbers().last(), Some(&0));
     assert_eq!(receiver.reassembler.held_len(), 0);
+    receiver.batch(&datagrams[0][2..]);
+    assert_eq!(receiver.sink.dropped, [(DropReason::BadPiece, 1)]);
 }
 
 #[test]
-fn a_hole_at_the_end_of_a_burst_is_given_up_by_time() {
+fn a_hole_at_the_end_of_a_burst_holds_back_others_for_a_time() {
     let (holed, next) = (plain(0, 3_000, Offload::NONE), plain(1, 60, Offload::NONE));
     let bursts = encode(&[&[&holed], &[&next]]);
     let mut receiver = Receiver::new();
-    receiver.push(&bursts[0][1..]);
-    assert_eq!(receiver.reassembler.poll_timeout(), Some(receiver.now + STALLED_WAIT));
-    receiver.wait(STALLED_WAIT / 2);
-    receiver.push(&bursts[1]);
-    assert_eq!(receiver.reassembler.poll_timeout(), Some(receiver.now + OVERTAKEN_WAIT));
-    receiver.wait(OVERTAKEN_WAIT - Duration::from_nanos(1));
+    let (wait, instant) = (Duration::from_micros(700), Duration::from_nanos(1));
+    receiver.reassembler.set_reordering_wait(wait);
+    receiver.batch(&bursts[0][..2]);
+    receiver.batch(&bursts[1]);
+    receiver.wait(wait - instant);
     assert_eq!(receiver.numbers(), []);
-    receiver.wait(Duration::from_nanos(1));
+    receiver.wait(instant);
     assert_eq!(receiver.numbers(), [1]);
+    assert_eq!(receiver.sink.dropped, []);
+    receiver.wait(STALLED_WAIT);
     assert_eq!(receiver.sink.dropped, [(DropReason::Incomplete, 1)]);
     assert_eq!(receiver.reassembler.poll_timeout(), None);
+    receiver.batch(&bursts[0][2..]);
+    assert_eq!(receiver.sink.dropped[1..], [(DropReason::BadPiece, 1)]);
 }
 
 #[test]
@@ -208,10 +217,63 @@ fn a_sender_that_pauses_within_a_frame_is_waited_for() {
     let datagrams = encode(&[&[&frame]]).remove(0);
     let mut receiver = Receiver::new();
     for datagram in &datagrams {
-        receiver.push(std::slice::from_ref(datagram));
+        receiver.batch(std::slice::from_ref(datagram));
         receiver.wait(STALLED_WAIT - Duration::from_millis(1));
     }
     assert_eq!(receiver.numbers(), [0]);
+}
+
+/// The payload of each TCP run that was delivered: where it starts and how long it is.
+fn runs(sink: &Collector) -> Vec<(usize, usize)> {
+    let run = |(_, bytes): &(Offload, Vec<u8>)| (identify(bytes).1, bytes.len() - TCP_HEADERS_LEN);
+    sink.delivered.iter().map(run).collect()
+}
+
+/// Nothing overtakes the end of a burst, and what came of it must not wait for that.
+#[test]
+fn a_tcp_frame_goes_on_in_parts_when_its_rest_is_late() {
+    let (frame, next) = (tcp(0, 20_000), plain(1, 60, Offload::NONE));
+    let bursts = encode(&[&[&frame], &[&next]]);
+    let mut receiver = Receiver::new();
+    receiver.batch(&bursts[0][..5]);
+    receiver.wait(DEFAULT_REORDERING_WAIT);
+    assert_eq!(receiver.sink.delivered.len(), 0);
+    let round_trip = receiver.reassembler.poll_timeout().unwrap() - receiver.now;
+    receiver.wait(round_trip);
+    assert_eq!(receiver.sink.delivered.len(), 1);
+    receiver.batch(&bursts[0][5..7]);
+    assert_eq!(receiver.sink.delivered.len(), 1);
+    // The next frame waits for what is before it, which is no longer a hole.
+    receiver.push(&bursts[0][7..]);
+    receiver.batch(&bursts[1]);
+    let delivered = receiver.sink.delivered.pop();
+    assert_eq!(delivered, Some((next.offload, next.bytes)));
+    let runs = runs(&receiver.sink);
+    assert_eq!(runs.len(), 2);
+    assert_eq!((runs[0].0, runs[1].0, runs[1].0 + runs[1].1), (0, runs[0].1, 20_000));
+    let stats = receiver.reassembler.stats();
+    assert_eq!((stats.delivered, stats.salvaged, stats.salvaged_runs), (1, 1, 2));
+    assert_eq!(receiver.reassembler.held_len(), 0);
+}
+
+/// A datagram that others overtake by more than is waited for is late, not lost.
+#[test]
+fn late_pieces_of_a_tcp_frame_are_delivered_late() {
+    let frame = tcp(0, 20_000);
+    let datagrams = encode(&[&[&frame]]).remove(0);
+    let mut receiver = Receiver::new();
+    receiver.push(&datagrams[..3]);
+    receiver.batch(&datagrams[4..9]);
+    assert_eq!(receiver.sink.delivered.len(), 2, "a hole is shown by the frame itself, too");
+    receiver.batch(&datagrams[3..4]);
+    receiver.batch(&datagrams[9..]);
+    let mut runs = runs(&receiver.sink);
+    assert_eq!(runs.len(), 4);
+    assert!(runs[2].0 < runs[1].0, "the late one");
+    runs.sort_unstable();
+    let ends: Vec<_> = runs.iter().map(|(start, len)| start + len).collect();
+    let starts: Vec<_> = runs.iter().map(|(start, _)| *start).collect();
+    assert_eq!((starts[0], &starts[1..], ends[3]), (0, &ends[..3], 20_000));
 }
 
 /// The first pieces, one in the middle and the last lost in turn.
@@ -227,8 +289,9 @@ fn a_tcp_superframe_is_salvaged_around_its_holes() {
                 receiver.push(std::slice::from_ref(datagram));
             }
         }
-        receiver.push(&bursts[1]);
-        receiver.wait(OVERTAKEN_WAIT);
+        receiver.batch(&bursts[1]);
+        receiver.wait(DEFAULT_REORDERING_WAIT);
+        receiver.reassembler.abandon(&mut receiver.sink);
         let (salvaged, plain) = receiver.sink.delivered.split_at(receiver.sink.delivered.len() - 1);
         assert_eq!(plain, [(next.offload, next.bytes.clone())]);
         let mut kept_len = 0;
@@ -265,10 +328,10 @@ fn what_stays_is_copied_out_of_the_receive_buffers() {
         receiver.reassembler.push(receiver.now, datagram, &mut receiver.sink);
     }
     for _ in 0..2 {
-        receiver.reassembler.unpin(&mut receiver.sink);
+        receiver.batch(&[]);
         assert!(!buffer.try_reclaim(65_536), "the frame may still be completed without a copy");
     }
-    receiver.reassembler.unpin(&mut receiver.sink);
+    receiver.batch(&[]);
     assert!(buffer.try_reclaim(65_536));
     receiver.push(&bursts[0][2..]);
     let expected = [holed, next].map(|frame| (frame.offload, frame.bytes));
@@ -287,7 +350,7 @@ fn scattered_remains_cannot_pin_more_than_the_bound() {
         record.resize(record.len() + len, 0x55);
         receiver.push(&[Bytes::from(record)]);
         for _ in 0..3 {
-            receiver.reassembler.unpin(&mut receiver.sink);
+            receiver.batch(&[]);
         }
         assert!(receiver.reassembler.held_cost() <= HELD_MAX);
         assert!(receiver.reassembler.copied_chunks() * 128 * 1_024 <= HELD_MAX);
@@ -312,9 +375,10 @@ fn beyond_the_bounds_the_oldest_frame_goes() {
         datagram.extend_from_slice(&[0, 0, 0, 7, 0xaa]);
     }
     receiver.push(&[datagram.into()]);
-    assert_eq!(receiver.reassembler.held_len(), 64);
-    assert_eq!(receiver.sink.dropped, vec![(DropReason::ReassemblyFull, 1); 136]);
-    assert_eq!(receiver.reassembler.stats().given_up, 136);
+    // 64 hold back others, 32 are late.
+    assert_eq!(receiver.reassembler.held_len(), 96);
+    assert_eq!(receiver.sink.dropped, vec![(DropReason::Incomplete, 1); 104]);
+    assert_eq!(receiver.reassembler.stats().given_up, 104);
 }
 
 #[test]
@@ -327,7 +391,8 @@ fn a_frame_that_comes_whole_and_in_pieces_is_taken_once() {
     let mut receiver = Receiver::new();
     receiver.push(&[whole.clone(), piece, whole]);
     assert_eq!(receiver.sink.delivered.len(), 1);
-    assert_eq!(receiver.sink.dropped, [(DropReason::BadPiece, 1); 2]);
+    let expected = [DropReason::BadPiece, DropReason::Repeated].map(|reason| (reason, 1));
+    assert_eq!(receiver.sink.dropped, expected);
 }
 
 #[test]

@@ -10,8 +10,10 @@ use serde_json::Value;
 use crate::counters::{count, drops, ports};
 
 /// Reasons for which something is dropped before it counts as a received frame.
-const BEFORE: [&str; 5] =
-    ["incomplete", "bad_piece", "bad_record", "unknown_record", "reassembly_full"];
+const BEFORE: [&str; 6] =
+    ["incomplete", "bad_piece", "bad_record", "unknown_record", "reassembly_full", REPEATED];
+/// Dropped since it came already: nothing is lost with it.
+const REPEATED: &str = "repeated";
 /// Reasons for which a frame is dropped that counts as sent.
 const AFTER: [&str; 2] = ["tap_write", "tunnel_down"];
 
@@ -49,7 +51,9 @@ impl Account {
             sent: total("sent_frames"),
             dropped,
             open,
-            lost: dropped_for(&|_| true) + total("missing_frames") + total("kernel_tx_dropped"),
+            lost: dropped_for(&|reason| reason != REPEATED)
+                + total("missing_frames")
+                + total("kernel_tx_dropped"),
         }
     }
 

@@ -96,6 +96,7 @@ struct PortReport {
     sent_frames: u64,
     sent_bytes: u64,
     missing_frames: u64,
+    salvaged_frames: u64,
     salvaged_runs: u64,
     /// By reason; reasons that never occurred are left out.
     drops: BTreeMap<&'static str, u64>,
@@ -244,6 +245,7 @@ impl PortReport {
         self.sent_frames += counters.sent_frames.get();
         self.sent_bytes += counters.sent_bytes.get();
         self.missing_frames += counters.missing_frames.get();
+        self.salvaged_frames += counters.salvaged_frames.get();
         self.salvaged_runs += counters.salvaged_runs.get();
         for reason in DropReason::ALL {
             let dropped = counters.dropped(*reason);
