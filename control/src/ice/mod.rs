@@ -162,6 +162,8 @@ pub struct Ice {
     sources: HashMap<Source, NodeId>,
     /// Peers that proved a source which belongs to another one.
     contesting: BTreeSet<NodeId>,
+    /// All servers that were named; those of families that this host has are used.
+    named_servers: (Vec<StunServer>, Vec<TurnServer>),
     stun: StunServers,
     turn: Turn,
     /// The candidates that all peers have been told, and whether they are all.
@@ -189,6 +191,7 @@ impl Ice {
             transactions_by_age: VecDeque::new(),
             sources: HashMap::new(),
             contesting: BTreeSet::new(),
+            named_servers: (Vec::new(), Vec::new()),
             stun: StunServers::default(),
             turn: Turn::new(),
             announced: (Vec::new(), false),
@@ -216,26 +219,11 @@ impl Ice {
             return;
         }
         self.addresses = taken;
-        self.stun.ask_again(now);
-        self.turn.address_changed(now, &mut self.entropy);
-        self.local_candidates_changed(now);
-    }
-
-    /// The servers to use. TURN servers are tried in order; an allocation that stands stays.
-    pub fn set_servers(&mut self, now: Instant, stun: &[StunServer], turn: Vec<TurnServer>) {
-        let usable = |address| check_address(address, self.loopback).is_ok();
-        let (stun, unusable): (Vec<_>, Vec<_>) =
-            stun.iter().copied().partition(|server| usable(server.address));
-        let (turn, unusable_turn): (Vec<_>, Vec<_>) =
-            turn.into_iter().partition(|server| usable(server.address));
-        let unusable = unusable.iter().map(|server| server.address);
-        for address in unusable.chain(unusable_turn.iter().map(|server| server.address)) {
-            let text = format!("the STUN or TURN server {address} cannot be right and is not used");
-            self.events.push_back(IceEvent::Problem { text });
-        }
+        let (stun, turn) = self.reachable_servers();
         self.stun.set_servers(now, &stun);
-        self.turn.set_servers(now, turn, &mut self.entropy);
-        self.advance_servers(now);
+        self.stun.ask_again(now);
+        self.turn.address_changed(now, turn, &mut self.entropy);
+        self.local_candidates_changed(now);
     }
 
     /// Begins to look for ways to `peer`. Nothing happens if it has been begun, or if there are too many peers, which is

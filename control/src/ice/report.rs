@@ -152,7 +152,10 @@ impl Ice {
                 (Some(_), _) => "the relay does not reach the peer either".to_owned(),
                 (None, Some(problem)) => problem.to_owned(),
                 (None, None) if self.turn.has_servers() => "no relay yet".to_owned(),
-                (None, None) => "no TURN server is known, so nothing can be relayed".to_owned(),
+                (None, None) if self.named_servers.1.is_empty() => {
+                    "no TURN server is known, so nothing can be relayed".to_owned()
+                }
+                (None, None) => "no TURN server has IPv4 or IPv6 as this host has".to_owned(),
             });
         }
         parts.join("; ")

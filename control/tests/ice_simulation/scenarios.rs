@@ -6,6 +6,7 @@ use ipop_control::ice::{IceEvent, IceState, NatMapping, Watch};
 
 use crate::{
     network::{Hairpin, INTERNET, NatKind},
+    servers::TurnServer,
     world::World,
 };
 
@@ -398,6 +399,23 @@ fn a_vanished_relay_harms_no_direct_path_and_is_replaced() {
         world.is_direct_cut = true;
         world.run(seconds(6));
         assert!(world.flows(0, 1), "seed {seed}: the relay serves again");
+    }
+}
+
+#[test]
+fn a_server_of_a_family_that_the_host_lacks_is_not_waited_for() {
+    for seed in SEEDS {
+        let mut world = World::new(seed);
+        world.turn.insert(0, TurnServer::new(world.start, "[2001:db8::9]:3478"));
+        for (nat, address) in [("203.0.113.1", "192.168.1.2"), ("203.0.113.2", "192.168.1.3")] {
+            let lan = world.network.add_nat(NatKind::Symmetric, Hairpin::No, INTERNET, nat);
+            world.add_node(lan, address);
+        }
+        world.connect(0, 1);
+        let took = connects(&mut world, seconds(10), seed);
+        assert!(took < Duration::from_millis(1_500), "seed {seed}: {took:?}");
+        let is_problem = |(_, event): &(_, IceEvent)| matches!(event, IceEvent::Problem { .. });
+        assert!(!world.nodes[0].events.iter().any(is_problem), "seed {seed}");
     }
 }
 

@@ -15,3 +15,4 @@ mod homes;
 mod matrix;
 mod offers;
 mod relays;
+mod upheavals;

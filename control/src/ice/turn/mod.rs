@@ -176,12 +176,20 @@ impl Turn {
         }
     }
 
-    /// The address of this node may be another now, so the server may not know it any more: asks at once.
-    pub(super) fn address_changed(&mut self, now: Instant, entropy: &mut Entropy) {
+    /// The address of this node may be another now, so the server may not know it any more: asks at once. These are the
+    /// servers that can be reached from there.
+    pub(super) fn address_changed(
+        &mut self,
+        now: Instant,
+        servers: Vec<TurnServer>,
+        entropy: &mut Entropy,
+    ) {
+        self.servers = servers;
+        let used = self.server();
+        let is_reachable = self.servers.iter().any(|server| Some(server.address) == used);
         match self.state {
-            State::Allocated { .. } => self.send(now, Request::Refresh, entropy),
-            State::Allocating | State::Pausing { .. } => self.start(now, 0, entropy),
-            State::Idle => {}
+            State::Allocated { .. } if is_reachable => self.send(now, Request::Refresh, entropy),
+            _ => self.start(now, 0, entropy),
         }
     }
 
