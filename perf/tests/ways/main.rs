@@ -15,4 +15,3 @@ mod homes;
 mod matrix;
 mod offers;
 mod relays;
-mod upheavals;
