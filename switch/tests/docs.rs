@@ -46,6 +46,16 @@ fn every_reason_of_a_drop_is_explained_and_no_other() {
 }
 
 #[test]
+fn every_reason_of_a_refusal_is_explained_and_no_other() {
+    let operations = text("docs/OPERATIONS.md");
+    let documented = first_cells(&operations, "### Reasons of refusals");
+    let dropped = ipop_control::xmpp::stream::Counters::default().dropped();
+    let known: Vec<&str> =
+        ipop_control::links::refused_reasons().chain(dropped.map(|(name, _)| name)).collect();
+    assert_eq!(documented[1..], known, "in the order of the counters");
+}
+
+#[test]
 fn every_flag_and_its_key_is_explained() {
     let operations = text("docs/OPERATIONS.md");
     let documented: BTreeSet<String> = first_cells(&operations, "## Options")

@@ -29,6 +29,10 @@ impl Credentials {
             .then(|| Self::from_text(ufrag.to_owned(), password.to_owned()))
     }
 
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.ufrag == other.ufrag && self.password == other.password
+    }
+
     fn from_text(ufrag: String, password: String) -> Self {
         let key = IntegrityKey::new(password.as_bytes());
         Self { ufrag, password, key }

@@ -35,7 +35,7 @@ use ipop_datapath::node_id::NodeId;
 pub use ipop_datapath::path::{Path, Source};
 
 use self::{
-    agent::{Agent, LocalBase, Pacing, Triggered},
+    agent::{Agent, LocalBase, Pacing, Triggered, Word},
     candidate::{canonical, check_ip, host_preference},
     credentials::Credentials,
     event::Announced,
@@ -136,6 +136,8 @@ struct Peer {
     agent: Agent,
     announced: Announced,
     wakeup: Wakeup,
+    /// Under which it is found in `by_ufrag`.
+    ufrags: Vec<String>,
 }
 
 /// When an agent has something to do.
@@ -239,7 +241,8 @@ impl Ice {
         let local = Credentials::generate(&mut self.entropy);
         let tie_breaker = self.entropy.u64();
         let agent = Agent::new(now, role, self.timing, tie_breaker, local);
-        let entry = Peer { agent, announced: Announced::default(), wakeup: Wakeup::default() };
+        let (announced, wakeup) = (Announced::default(), Wakeup::default());
+        let entry = Peer { agent, announced, wakeup, ufrags: Vec::new() };
         self.peers.insert(peer, entry);
         self.describe(now, peer);
     }
@@ -254,15 +257,31 @@ impl Ice {
         self.describe(now, peer);
     }
 
-    /// The peer's description. One that is older than the known one, or that cannot be right, is counted and ignored.
+    /// The peer's description by way of a server. One that is older than the known one, or that cannot be right, is counted and
+    /// ignored.
     pub fn set_remote(&mut self, now: Instant, peer: NodeId, remote: &RemoteDescription) {
+        self.describe_remote(now, peer, remote, Word::Passed);
+    }
+
+    /// The peer's description by its own word, inside the tunnel: it holds whatever a server said before.
+    pub fn set_remote_inside(&mut self, now: Instant, peer: NodeId, remote: &RemoteDescription) {
+        self.describe_remote(now, peer, remote, Word::Own);
+    }
+
+    fn describe_remote(
+        &mut self,
+        now: Instant,
+        peer: NodeId,
+        remote: &RemoteDescription,
+        word: Word,
+    ) {
         let Some(entry) = self.peers.get_mut(&peer) else { return };
         let parsed = Credentials::parse(&remote.ufrag, &remote.password);
         let Some(credentials) = parsed else {
             self.counters.bad_descriptions += 1;
             return;
         };
-        if !entry.agent.set_remote(now, credentials, remote.generation) {
+        if !entry.agent.set_remote(now, credentials, remote.generation, word) {
             self.counters.old_descriptions += 1;
         }
         self.sync(now, peer);
@@ -320,7 +339,9 @@ impl Ice {
     /// Forgets `peer`, with its sources.
     pub fn stop(&mut self, now: Instant, peer: NodeId) {
         let Some(entry) = self.peers.remove(&peer) else { return };
-        self.by_ufrag.retain(|_, owner| *owner != peer);
+        for ufrag in &entry.ufrags {
+            self.by_ufrag.remove(ufrag);
+        }
         self.contesting.remove(&peer);
         for source in entry.announced.sources {
             self.release_source(now, peer, source);
@@ -386,8 +407,8 @@ impl Ice {
         while self.pacer_ready_at() <= now {
             let due = |(peer, entry): (&NodeId, &Peer)| {
                 entry.wakeup.paced.filter(|at| *at <= now)?;
-                let (at, triggered) = entry.agent.next_check(Pacing::Paced)?;
-                (at <= now).then_some((triggered, at, *peer))
+                let (triggered, at) = entry.agent.due_check(now, Pacing::Paced)?;
+                Some((triggered, at, *peer))
             };
             let next: Option<(Triggered, Instant, NodeId)> =
                 self.peers.iter().filter_map(due).min();
@@ -557,10 +578,11 @@ impl Ice {
         if let Some(entry) = self.peers.get_mut(&peer) {
             entry.agent.set_bases(now, bases, reflexive);
             let (local, generation) = entry.agent.local();
-            self.by_ufrag.retain(|_, owner| *owner != peer);
-            for ufrag in entry.agent.local_ufrags() {
-                self.by_ufrag.insert(ufrag.to_owned(), peer);
+            for ufrag in entry.ufrags.drain(..) {
+                self.by_ufrag.remove(&ufrag);
             }
+            entry.ufrags.extend(entry.agent.local_ufrags().map(str::to_owned));
+            self.by_ufrag.extend(entry.ufrags.iter().map(|ufrag| (ufrag.clone(), peer)));
             self.events.push_back(IceEvent::LocalDescription {
                 peer,
                 ufrag: local.ufrag.clone(),

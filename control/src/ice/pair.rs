@@ -167,6 +167,11 @@ impl Pair {
         self.state == PairState::Succeeded
     }
 
+    /// Proved by both ends: the peer checks it too, so it has the credentials and expects traffic there.
+    pub(super) fn is_mutual(&self) -> bool {
+        self.is_proved() && self.last_request.is_some()
+    }
+
     /// Proved, and nothing speaks against it now.
     pub(super) fn is_usable(&self) -> bool {
         self.is_proved() && self.unanswered < SUSPECT_AFTER

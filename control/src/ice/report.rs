@@ -50,6 +50,51 @@ pub struct IceCounters {
     pub contested_sources: u64,
 }
 
+impl IceCounters {
+    /// By the names that operators see, but for what is no refusal.
+    pub fn entries(self) -> [(&'static str, u64); 17] {
+        let Self {
+            checks_sent: _,
+            unreadable,
+            unknown_ufrag,
+            unknown_destination,
+            bad_integrity,
+            role_conflicts,
+            unknown_response,
+            bad_response,
+            unknown_channel,
+            without_channel,
+            turn_ignored,
+            bad_descriptions,
+            old_descriptions,
+            old_candidates,
+            refused_candidates,
+            refused_peers,
+            local_addresses_left,
+            contested_sources,
+        } = self;
+        [
+            ("ice_unreadable", unreadable),
+            ("ice_unknown_ufrag", unknown_ufrag),
+            ("ice_unknown_destination", unknown_destination),
+            ("ice_bad_integrity", bad_integrity),
+            ("ice_role_conflicts", role_conflicts),
+            ("ice_unknown_response", unknown_response),
+            ("ice_bad_response", bad_response),
+            ("ice_unknown_channel", unknown_channel),
+            ("ice_without_channel", without_channel),
+            ("ice_turn_ignored", turn_ignored),
+            ("ice_bad_descriptions", bad_descriptions),
+            ("ice_old_descriptions", old_descriptions),
+            ("ice_old_candidates", old_candidates),
+            ("ice_refused_candidates", refused_candidates),
+            ("ice_refused_peers", refused_peers),
+            ("ice_local_addresses_left", local_addresses_left),
+            ("ice_contested_sources", contested_sources),
+        ]
+    }
+}
+
 /// The pair that carries the traffic.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SelectedPair {
@@ -159,6 +204,12 @@ impl Ice {
             });
         }
         parts.join("; ")
+    }
+
+    /// User name fragments under which requests are looked at.
+    #[must_use]
+    pub fn names(&self) -> usize {
+        self.by_ufrag.len()
     }
 
     /// Channels bound at the TURN server.

@@ -3,12 +3,13 @@
 //!
 //! An occupant of the room is judged by [`Trust`]. One that may connect is named to the sessions, gets a Jingle session
 //! and an ICE agent; what ICE finds becomes the path of the peer's alias in the datapath and is told to the sessions,
-//! which dial. `stream` is what comes and goes over XMPP, `paths` what ICE decides, `signal` what nodes say to each other
-//! inside a tunnel, `saved` the peers known from before, `report` what operators see.
+//! which dial. `stream` is what comes and goes over XMPP, `claims` who says which node it is, `paths` what ICE decides,
+//! `signal` what nodes say to each other inside a tunnel, `saved` the peers known from before, `report` what operators see.
 //!
 //! Signalling can only add: presence that ends, a stream that is lost, a Jingle session that is terminated take no tunnel
 //! and no path away. What takes the right to connect is a change of affiliation, or the operator.
 
+mod claims;
 mod paths;
 mod report;
 mod saved;
@@ -16,7 +17,7 @@ mod signal;
 mod stream;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
@@ -29,13 +30,12 @@ use ipop_datapath::{
 };
 use xmpp_parsers::jid::{BareJid, FullJid};
 
-pub use self::report::{LinkReport, NetworkReport};
-use self::{saved::Memory, stream::Questions};
+pub use self::report::{LinkReport, NetworkReport, refused_reasons};
+use self::{claims::Chores, report::Lines, saved::Memory, stream::Questions};
 use crate::{
     ice::{Candidate, Ice, IceConfig, Role, StunServer, TurnServer},
-    peer::PeerSource,
-    sessions::{Input, NamedPeer},
-    trust::{Claim, SavedPeers, Standing, Trust},
+    sessions::Input,
+    trust::{Claim, SavedPeers, Trust},
     xmpp::{
         answers::Answers,
         jingle::{IceDescription, Jingle, JingleConfig},
@@ -44,9 +44,6 @@ use crate::{
         stream::{self as xmpp_stream, Account, ToStream},
     },
 };
-
-/// A claim of a node id that has led to no tunnel for so long gives way to another occupant with the same claim.
-const CLAIM_PATIENCE: Duration = Duration::from_secs(15);
 
 /// What is fixed from the start.
 #[derive(Clone, Debug)]
@@ -89,8 +86,8 @@ pub enum Action {
     Sessions(Input),
     /// Resolve these hosts and call [`Links::set_servers`].
     Resolve(Vec<Service>),
-    /// A node was seen in the room: the operator's list of nodes is to take note of it.
-    Observe(NodeId, Claim),
+    /// These nodes were seen in the room: the operator's list of nodes is to take note of them.
+    Observe(Vec<(NodeId, Claim)>),
     /// Write this to the file of saved peers.
     Save(SavedPeers),
     /// Tell the operator.
@@ -113,11 +110,16 @@ pub enum Told {
 /// A node that the room names, or did.
 #[derive(Debug)]
 struct Link {
+    /// Of the present claimant, or of the last one if none is in the room.
     claim: Claim,
-    port: Option<PortId>,
-    /// Occupants that claim to be it; signalling goes to the current one.
-    jids: BTreeSet<FullJid>,
+    /// Occupants that say that they are it.
+    claims: BTreeMap<FullJid, Claim>,
+    /// The one that signalling goes to, and since when.
     current: Option<(FullJid, Instant)>,
+    port: Option<PortId>,
+    /// Since when it has its port.
+    waits_since: Instant,
+    was_connected: bool,
     /// What ICE said last, for sessions that begin later.
     description: Option<IceDescription>,
     candidates: Vec<Candidate>,
@@ -126,16 +128,45 @@ struct Link {
     ice: Started,
     /// The connection that signals go over.
     connection: Option<ConnectionId>,
+    /// What the peer said of itself over it.
+    inside: Option<signal::Message>,
+    /// When that counts again, after the server passed something else on.
+    reassert_at: Option<Instant>,
     /// Where it is reached directly.
     address: Option<SocketAddr>,
     /// Why there is no path, when there is none.
     last_error: Option<String>,
+    /// Without a path: when signalling begins anew, and the pause after that.
+    renewal: Option<(Instant, Duration)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Started {
     No,
     Yes,
+}
+
+impl Link {
+    fn new(claim: Claim, now: Instant) -> Self {
+        Self {
+            claim,
+            claims: BTreeMap::new(),
+            current: None,
+            port: None,
+            waits_since: now,
+            was_connected: false,
+            description: None,
+            candidates: Vec::new(),
+            told: false,
+            ice: Started::No,
+            connection: None,
+            inside: None,
+            reassert_at: None,
+            address: None,
+            last_error: None,
+            renewal: None,
+        }
+    }
 }
 
 /// The links to all peers of a network.
@@ -154,6 +185,9 @@ pub struct Links {
     own_account: Option<BareJid>,
     questions: Questions,
     memory: Memory,
+    chores: Chores,
+    lines: Lines,
+    malformed_signals: u64,
     /// Peers that the configuration names: they may come from anywhere.
     configured: usize,
     strangers: Option<Strangers>,
@@ -181,6 +215,9 @@ impl Links {
             own_account: None,
             questions: Questions::default(),
             memory: Memory::new(config.saved, room, now),
+            chores: Chores::new(now),
+            lines: Lines::new(now),
+            malformed_signals: 0,
             configured,
             strangers: None,
             stream_state: report::StreamState::default(),
@@ -207,7 +244,8 @@ impl Links {
             self.jingle.poll_timeout(),
             self.services.poll_timeout().filter(|_| self.servers == Servers::Offered),
             self.ice.poll_timeout(),
-            Some(self.memory.next_look()),
+            self.chores_at(),
+            Some(self.memory.poll_timeout()),
         ]
         .into_iter()
         .flatten()
@@ -221,9 +259,8 @@ impl Links {
         if self.ice.poll_timeout().is_some_and(|at| at <= now) {
             self.ice.handle_timeout(now);
         }
-        if self.memory.next_look() <= now {
-            self.look_after(now);
-        }
+        self.do_chores(now);
+        self.look_after_memory(now);
     }
 
     /// This host's addresses, best first, without those of the overlay and of interfaces that are to be ignored.
@@ -276,6 +313,7 @@ impl Links {
     /// Leaves the room and ends the stream.
     pub fn shut_down(&mut self, now: Instant) {
         self.remember_all(now);
+        self.save();
         self.room.leave();
         self.pump(now);
         self.actions.push_back(Action::Stream(ToStream::Shutdown));
@@ -289,16 +327,13 @@ impl Links {
         if self.local < peer { Role::Controlling } else { Role::Controlled }
     }
 
-    fn tell(&mut self, told: Told) {
-        self.actions.push_back(Action::Tell(told));
-    }
-
     /// Brings what the parts have to say to where it belongs, until none has anything.
     fn pump(&mut self, now: Instant) {
         loop {
             let before = self.actions.len();
             let mut moved = self.pump_stream(now);
             moved |= self.pump_ice(now);
+            self.pump_observed(now);
             if !moved && self.actions.len() == before {
                 return;
             }
@@ -315,38 +350,6 @@ impl Links {
         }
     }
 
-    /// Asks trust about a node that the room names, and does what follows.
-    fn judge(&mut self, now: Instant, node: NodeId) {
-        let Some(link) = self.links.get(&node) else { return };
-        let claim = link.claim.clone();
-        match self.trust.name(node, PeerSource::Room, Some(claim.clone())) {
-            Standing::Admitted(port) => {
-                let named = NamedPeer {
-                    node,
-                    port,
-                    source: PeerSource::Room,
-                    address: None,
-                    last_addresses: Vec::new(),
-                };
-                self.actions.push_back(Action::Sessions(Input::Named(named)));
-                let Some(link) = self.links.get_mut(&node) else { return };
-                link.port = Some(port);
-                for jid in link.jids.clone() {
-                    self.jingle.peer_seen(now, jid, node);
-                }
-                self.start_ice(now, node);
-            }
-            Standing::Pending => self.tell(Told::Warning(format!(
-                "node {node} ({} of {}) waits to be accepted: `ipop-switch trust accept {node}` lets it in",
-                claim.name, claim.account
-            ))),
-            Standing::Refused(why) => self.tell(Told::Warning(format!(
-                "node {node} ({} of {}) {why}",
-                claim.name, claim.account
-            ))),
-        }
-    }
-
     fn start_ice(&mut self, now: Instant, node: NodeId) {
         let role = self.role(node);
         if let Some(link) = self.links.get_mut(&node)
@@ -357,43 +360,31 @@ impl Links {
         }
     }
 
-    /// An account lost its right: its nodes lose theirs, unless something else names them.
-    fn revoke(&mut self, now: Instant, lost: impl Fn(&str) -> bool) {
-        let of_room = self.links.iter().filter(|(_, link)| lost(&link.claim.account));
-        let mut nodes: BTreeSet<NodeId> = of_room.map(|(node, _)| *node).collect();
-        nodes.extend(self.memory.nodes_of(&lost));
-        for node in nodes {
-            self.trust.unname(node, PeerSource::Room);
-            self.trust.unname(node, PeerSource::Saved);
-            self.forget_saved(node);
-            if matches!(self.trust.standing(node), Standing::Admitted(_)) {
-                continue;
-            }
-            let why = "its account was removed from the room".to_owned();
-            self.actions.push_back(Action::Sessions(Input::Revoked { peer: node, why }));
-            self.drop_link(now, node);
+    /// Nothing of a node's link is left but who claims to be it: it may not connect, or not now.
+    fn close_link(&mut self, now: Instant, node: NodeId) {
+        self.ice.stop(now, node);
+        self.pump_ice(now);
+        let Some(link) = self.links.get_mut(&node) else { return };
+        for jid in link.claims.keys() {
+            self.jingle.peer_gone(jid);
         }
+        if let Some(port) = link.port {
+            self.actions.push_back(Action::Worker(Command::SetPath { port, path: None }));
+        }
+        *link = Link {
+            claims: std::mem::take(&mut link.claims),
+            current: link.current.take(),
+            ..Link::new(link.claim.clone(), now)
+        };
     }
 
     /// Nothing of a node's link is left.
     fn drop_link(&mut self, now: Instant, node: NodeId) {
-        self.ice.stop(now, node);
-        self.pump_ice(now);
+        self.close_link(now, node);
         if let Some(link) = self.links.remove(&node) {
-            for jid in link.jids {
-                self.jingle.peer_gone(&jid);
-                self.by_jid.remove(&jid);
+            for jid in link.claims.keys() {
+                self.by_jid.remove(jid);
             }
-            if let Some(port) = link.port {
-                self.actions.push_back(Action::Worker(Command::SetPath { port, path: None }));
-            }
-        }
-    }
-
-    /// The sessions forgot a node that nothing names and that has no connection.
-    pub fn forgotten(&mut self, now: Instant, node: NodeId) {
-        if self.links.get(&node).is_some_and(|link| link.jids.is_empty()) {
-            self.drop_link(now, node);
         }
     }
 }

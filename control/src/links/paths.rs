@@ -2,7 +2,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use ipop_datapath::{
@@ -13,14 +13,39 @@ use ipop_datapath::{
 };
 use xmpp_parsers::jid::FullJid;
 
-use super::{Action, Links, Started, Told, signal};
+use super::{Action, Link, Links, Started, Told, signal};
 use crate::{
     ice::{CandidateKind, IceEvent, Packet, RemoteDescription, Socket, Via, Watch},
     sessions::{Input, PeerPath},
-    xmpp::jingle::IceDescription,
+    xmpp::jingle::{IceDescription, MAX_CANDIDATES},
 };
 
+/// Without a path for so long signalling begins anew, and then ever more rarely: what was said may have been falsified or lost.
+const RENEW_FIRST: Duration = Duration::from_secs(15);
+const RENEW_LAST: Duration = Duration::from_secs(600);
+/// How long the peer has to repeat inside the tunnel what the server passed on.
+const REASSERT_AFTER: Duration = Duration::from_secs(5);
+
+impl Link {
+    /// When signalling begins anew, if there is somebody to signal with.
+    pub(super) fn renew_at(&self) -> Option<Instant> {
+        self.renewal.filter(|_| self.current.is_some()).map(|(at, _)| at)
+    }
+}
+
 impl Links {
+    /// Begins signalling anew where nothing came of it.
+    pub(super) fn renew(&mut self, now: Instant) {
+        let is_due = |link: &&mut Link| link.renew_at().is_some_and(|at| at <= now);
+        for link in self.links.values_mut().filter(is_due) {
+            if let (Some((_, pause)), Some((jid, _))) = (link.renewal, &link.current) {
+                let pause = (pause * 2).min(RENEW_LAST);
+                link.renewal = Some((now + pause, pause));
+                self.jingle.renew(now, jid);
+            }
+        }
+    }
+
     /// A worker tells something that may concern paths.
     pub fn handle_worker(&mut self, now: Instant, event: &Event) {
         match event {
@@ -41,9 +66,14 @@ impl Links {
                 }
             }
             Event::Ended { connection, .. } => {
-                if let Some(node) = self.node_of(*connection) {
-                    if let Some(link) = self.links.get_mut(&node) {
-                        link.connection = None;
+                let ended = |(_, link): &(&NodeId, &mut Link)| link.connection == Some(*connection);
+                if let Some((node, link)) = self.links.iter_mut().find(ended) {
+                    let node = *node;
+                    link.connection = None;
+                    (link.inside, link.reassert_at) = (None, None);
+                    // Whoever it was gets the first turn.
+                    if let Some((_, since)) = &mut link.current {
+                        *since = now;
                     }
                     self.ice.set_watch(now, node, Watch::Checks);
                 }
@@ -83,6 +113,8 @@ impl Links {
     ) {
         let Some(link) = self.links.get_mut(&node) else { return };
         link.connection = Some(connection);
+        link.was_connected = true;
+        (link.inside, link.reassert_at) = (None, None);
         let over_path = port_of_alias(remote).is_some();
         self.ice.set_watch(now, node, if over_path { Watch::Traffic } else { Watch::Checks });
         link.last_error = None;
@@ -100,35 +132,61 @@ impl Links {
         }
     }
 
+    /// The peer says where it is, inside a tunnel. That is its own word, which counts for more than what the server passes on.
     fn signalled(&mut self, now: Instant, node: NodeId, message: &[u8]) {
-        if self.links.get(&node).is_none_or(|link| link.ice == Started::No) {
+        let Some(link) = self.links.get_mut(&node).filter(|link| link.ice == Started::Yes) else {
+            return;
+        };
+        let Some(message) = signal::read(message) else {
+            self.malformed_signals += 1;
+            return self
+                .tell(now, Told::Debug(format!("peer {node}: a signal that makes no sense")));
+        };
+        // Of two tunnels the older one may be the slower one.
+        let known = link.inside.as_ref().map(|inside| inside.description.generation);
+        if known.is_some_and(|known| message.description.generation < known) {
             return;
         }
-        match signal::read(message) {
-            Some(message) => {
-                self.remote_description(now, node, &message.description);
-                let generation = message.description.generation;
-                self.ice.add_remote_candidates(now, node, generation, &message.candidates);
-            }
-            None => self.tell(Told::Debug(format!("peer {node}: a signal that makes no sense"))),
+        link.inside = Some(message);
+        self.reassert(now, node);
+    }
+
+    /// What the peer said inside the tunnel counts.
+    fn reassert(&mut self, now: Instant, node: NodeId) {
+        let Some(link) = self.links.get_mut(&node) else { return };
+        link.reassert_at = None;
+        if let Some(signal::Message { description, candidates }) = &link.inside {
+            let generation = description.generation;
+            self.ice.set_remote_inside(now, node, &remote(description));
+            self.ice.add_remote_candidates(now, node, generation, candidates);
+        }
+    }
+
+    /// Where the server passed something on that the peer did not repeat inside the tunnel, the latter counts again.
+    pub(super) fn reassert_all(&mut self, now: Instant) {
+        let is_due = |link: &Link| link.reassert_at.is_some_and(|at| at <= now);
+        let due: Vec<NodeId> =
+            self.links.iter().filter(|(_, link)| is_due(link)).map(|(node, _)| *node).collect();
+        for node in due {
+            self.reassert(now, node);
         }
     }
 
     pub(super) fn remote_description(&mut self, now: Instant, node: NodeId, ice: &IceDescription) {
-        let remote = RemoteDescription {
-            ufrag: ice.ufrag.clone(),
-            password: ice.password.clone(),
-            generation: ice.generation,
-        };
-        self.ice.set_remote(now, node, &remote);
+        self.ice.set_remote(now, node, &remote(ice));
+        let Some(link) = self.links.get_mut(&node) else { return };
+        let differs = |inside: &signal::Message| inside.description != *ice;
+        if link.connection.is_some() && link.inside.as_ref().is_some_and(differs) {
+            link.reassert_at.get_or_insert(now + REASSERT_AFTER);
+        }
     }
 
     /// A Jingle session begins: fresh credentials, unless those that ICE has were told to nobody yet.
     pub(super) fn describe(&mut self, now: Instant, jid: &FullJid, node: NodeId) {
-        let Some(link) = self.links.get_mut(&node) else { return };
-        if link.current.as_ref().is_none_or(|(current, _)| current != jid) {
+        if !self.is_current(jid, node) {
             return;
         }
+        let Some(link) = self.links.get_mut(&node) else { return };
         match (link.ice, link.description.take()) {
             (Started::Yes, Some(unused)) if !link.told => {
                 let candidates = link.candidates.clone();
@@ -178,6 +236,10 @@ impl Links {
                 if !link.description.as_ref().is_some_and(fits) {
                     return;
                 }
+                if link.candidates.len() + candidates.len() > MAX_CANDIDATES {
+                    // Nobody would take them: a new description, with those that there are now.
+                    return self.ice.restart(now, peer);
+                }
                 link.candidates.extend_from_slice(&candidates);
                 if let (Some((jid, _)), true) = (&link.current, link.told) {
                     self.jingle.add_candidates(jid, generation, &candidates);
@@ -197,14 +259,14 @@ impl Links {
                 self.actions.push_back(Action::Worker(Command::RemoveSource { source }));
             }
             IceEvent::Lost { peer, why } => {
-                self.tell(Told::Warning(format!("peer {peer}: no path is left: {why}")));
-                self.without_path(peer, why);
+                self.tell(now, Told::Warning(format!("peer {peer}: no path is left: {why}")));
+                self.without_path(now, peer, why);
             }
             IceEvent::Failed { peer, why } => {
-                self.tell(Told::Warning(format!("peer {peer}: no path yet: {why}")));
-                self.without_path(peer, why);
+                self.tell(now, Told::Warning(format!("peer {peer}: no path yet: {why}")));
+                self.without_path(now, peer, why);
             }
-            IceEvent::Problem { text } => self.tell(Told::Warning(text)),
+            IceEvent::Problem { text } => self.tell(now, Told::Warning(text)),
         }
     }
 
@@ -231,6 +293,7 @@ impl Links {
         let Some(link) = self.links.get_mut(&node) else { return };
         let Some(port) = link.port else { return };
         link.last_error = None;
+        link.renewal = None;
         link.address = match path {
             Path::Direct { remote, .. } if remote_kind != CandidateKind::Relayed => Some(remote),
             Path::Direct { .. } | Path::Relay { .. } => None,
@@ -252,17 +315,27 @@ impl Links {
             Path::Direct { remote, .. } => format!("direct, {remote}"),
             Path::Relay { server, .. } => format!("relayed by {server}"),
         };
-        self.tell(Told::Info(format!(
-            "peer {node} ({name}): path {way} ({local} to {remote_kind})"
-        )));
+        self.tell(
+            now,
+            Told::Info(format!("peer {node} ({name}): path {way} ({local} to {remote_kind})")),
+        );
         self.remember(now, node);
     }
 
-    fn without_path(&mut self, node: NodeId, why: String) {
+    fn without_path(&mut self, now: Instant, node: NodeId, why: String) {
         let Some(link) = self.links.get_mut(&node) else { return };
         link.last_error = Some(why);
+        link.renewal.get_or_insert((now + RENEW_FIRST, RENEW_FIRST));
         link.address = None;
         let path = PeerPath::Down;
         self.actions.push_back(Action::Sessions(Input::Path { peer: node, path }));
+    }
+}
+
+fn remote(ice: &IceDescription) -> RemoteDescription {
+    RemoteDescription {
+        ufrag: ice.ufrag.clone(),
+        password: ice.password.clone(),
+        generation: ice.generation,
     }
 }

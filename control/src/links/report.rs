@@ -1,12 +1,19 @@
 //! What operators see of the network and of the way to each peer.
 
-use std::time::Instant;
+use std::{collections::BTreeMap, time::Instant};
 
 use ipop_datapath::{node_id::NodeId, path::Path};
 use serde::Serialize;
 
-use super::Links;
-use crate::ice::{CandidateKind, NatMapping};
+use super::{Action, Links, Told};
+use crate::{
+    ice::{CandidateKind, IceCounters, NatMapping},
+    xmpp::{bucket::Bucket, jingle::JingleCounters, room::RoomCounters},
+};
+
+/// Lines for the operator. Servers and members can cause as many as they like; nobody reads more, and a disk is only so large.
+const LINES_PER_S: u32 = 2;
+const LINES_AT_ONCE: u32 = 200;
 
 /// The XMPP side.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -25,6 +32,9 @@ pub struct NetworkReport {
     pub nat: &'static str,
     /// What went wrong last.
     pub last_error: Option<String>,
+    /// What came from the server, from members and from the network and was not believed, or was too much; by reason. Reasons
+    /// that never occurred are left out.
+    pub refused: BTreeMap<&'static str, u64>,
 }
 
 /// The way to one peer.
@@ -96,7 +106,41 @@ impl StreamState {
     }
 }
 
+/// What the operator was told lately.
+#[derive(Debug)]
+pub(super) struct Lines {
+    bucket: Bucket,
+    /// Since the last line.
+    left_out: u64,
+    /// In all.
+    all_left_out: u64,
+}
+
+impl Lines {
+    pub(super) fn new(now: Instant) -> Self {
+        let bucket = Bucket::new(now, LINES_PER_S, LINES_AT_ONCE);
+        Self { bucket, left_out: 0, all_left_out: 0 }
+    }
+}
+
 impl Links {
+    /// Tells the operator, unless too much was told lately.
+    pub(super) fn tell(&mut self, now: Instant, told: Told) {
+        if !matches!(told, Told::Debug(_)) {
+            if !self.lines.bucket.take(now, 1) {
+                self.lines.left_out += 1;
+                self.lines.all_left_out += 1;
+                return;
+            }
+            let left_out = std::mem::take(&mut self.lines.left_out);
+            if left_out > 0 {
+                let text = format!("{left_out} lines about the room and its nodes were left out");
+                self.actions.push_back(Action::Tell(Told::Warning(text)));
+            }
+        }
+        self.actions.push_back(Action::Tell(told));
+    }
+
     /// The XMPP side now.
     pub fn report(&self) -> NetworkReport {
         let state = &self.stream_state;
@@ -112,7 +156,15 @@ impl Links {
                 NatMapping::EndpointDependent => "symmetric",
             },
             last_error: state.last_error.clone(),
+            refused: self.refusals(),
         }
+    }
+
+    fn refusals(&self) -> BTreeMap<&'static str, u64> {
+        let own = [self.lines.all_left_out, self.malformed_signals];
+        let (room, jingle, ice) =
+            (self.room.counters(), self.jingle.counters(), self.ice.counters());
+        entries(own, room, jingle, ice).filter(|(_, count)| *count > 0).collect()
     }
 
     /// The way to a peer now; none for a node that the room never named.
@@ -139,6 +191,23 @@ impl Links {
             account: link.claim.account.clone(),
         })
     }
+}
+
+fn entries(
+    [log_lines, malformed_signals]: [u64; 2],
+    room: RoomCounters,
+    jingle: JingleCounters,
+    ice: IceCounters,
+) -> impl Iterator<Item = (&'static str, u64)> {
+    let own = [("log_lines", log_lines), ("signal_malformed", malformed_signals)];
+    own.into_iter().chain(room.entries()).chain(jingle.entries()).chain(ice.entries())
+}
+
+/// The reasons that [`NetworkReport::refused`] can have.
+pub fn refused_reasons() -> impl Iterator<Item = &'static str> {
+    let nothing =
+        entries([0; 2], RoomCounters::default(), JingleCounters::default(), IceCounters::default());
+    nothing.map(|(name, _)| name)
 }
 
 #[cfg(test)]

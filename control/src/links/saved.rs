@@ -1,6 +1,9 @@
 //! Peers known from before: named at the start, remembered when they are reached, forgotten when their right ends.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use ipop_datapath::node_id::NodeId;
 
@@ -9,34 +12,60 @@ use crate::{
     peer::PeerSource,
     sessions::{Input, NamedPeer},
     trust::{
-        SavedPeers, Standing,
+        Claim, SavedPeers, Standing,
         saved::{DEFAULT_KEEP_S, Seen},
     },
 };
 
 /// How often the time of last sight of connected peers is renewed, and expired rights are looked for.
 const LOOK_EVERY: Duration = Duration::from_secs(600);
+/// Between two savings: each is a file to be written, and paths may change as fast as a peer likes.
+const SAVE_EVERY: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 pub(super) struct Memory {
     saved: SavedPeers,
     room: String,
     next_look: Instant,
-    /// How many of them are named to trust now.
-    named: usize,
+    /// Those that are named to trust now.
+    named: BTreeSet<NodeId>,
+    /// Whether there is something to be saved, and when it may be.
+    changed: Changed,
+    save_at: Instant,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Changed {
+    No,
+    Yes,
 }
 
 impl Memory {
     pub(super) fn new(saved: SavedPeers, room: String, now: Instant) -> Self {
-        Self { saved, room, next_look: now + LOOK_EVERY, named: 0 }
+        let (named, changed) = (BTreeSet::new(), Changed::No);
+        Self { saved, room, next_look: now + LOOK_EVERY, named, changed, save_at: now }
     }
 
-    pub(super) fn next_look(&self) -> Instant {
-        self.next_look
+    pub(super) fn poll_timeout(&self) -> Instant {
+        match self.changed {
+            Changed::No => self.next_look,
+            Changed::Yes => self.next_look.min(self.save_at),
+        }
     }
 
     pub(super) fn names_anybody(&self) -> bool {
-        self.named > 0
+        !self.named.is_empty()
+    }
+
+    /// Whether the node was connected before, by right of this room.
+    pub(super) fn knows(&self, node: NodeId) -> bool {
+        self.saved.of_room(&self.room, u64::MAX, 0).any(|peer| peer.node == node)
+    }
+
+    /// Account and name that the node had when it was connected last.
+    pub(super) fn claim_of(&self, node: NodeId) -> Option<Claim> {
+        let mut all = self.saved.of_room(&self.room, u64::MAX, 0);
+        all.find(|peer| peer.node == node).and_then(|peer| peer.claim.clone())
     }
 
     /// Saved nodes of accounts for which this holds.
@@ -58,7 +87,7 @@ impl Links {
             let node = peer.node;
             let standing = self.trust.name(node, PeerSource::Saved, peer.claim);
             if let Standing::Admitted(port) = standing {
-                self.memory.named += 1;
+                self.memory.named.insert(node);
                 let (source, last_addresses) = (PeerSource::Saved, peer.addresses);
                 let named = NamedPeer { node, port, source, address: None, last_addresses };
                 self.actions.push_back(Action::Sessions(Input::Named(named)));
@@ -77,7 +106,7 @@ impl Links {
             Seen { node, claim: Some(&link.claim), room: &self.memory.room, address: link.address };
         self.memory.saved.seen(&seen, unix_s);
         if self.memory.saved != before {
-            self.actions.push_back(Action::Save(self.memory.saved.clone()));
+            self.memory.changed = Changed::Yes;
         }
         let claim = Some(link.claim.clone());
         let last_addresses: Vec<_> = link.address.into_iter().collect();
@@ -85,7 +114,7 @@ impl Links {
             let source = PeerSource::Saved;
             let named = NamedPeer { node, port, source, address: None, last_addresses };
             self.actions.push_back(Action::Sessions(Input::Named(named)));
-            self.memory.named += 1;
+            self.memory.named.insert(node);
             self.follow_strangers();
         }
     }
@@ -96,14 +125,25 @@ impl Links {
         }
     }
 
-    /// Renews and expires.
-    pub(super) fn look_after(&mut self, now: Instant) {
-        self.memory.next_look = now + LOOK_EVERY;
-        self.remember_all(now);
-        let unix_s = self.unix_s(now);
-        for node in self.memory.saved.expire(DEFAULT_KEEP_S, unix_s) {
-            self.unname_saved(node);
+    /// Renews, expires and saves, as far as it is time.
+    pub(super) fn look_after_memory(&mut self, now: Instant) {
+        if self.memory.next_look <= now {
+            self.memory.next_look = now + LOOK_EVERY;
+            self.remember_all(now);
+            let unix_s = self.unix_s(now);
+            for node in self.memory.saved.expire(DEFAULT_KEEP_S, unix_s) {
+                self.unname_saved(node);
+            }
+            self.memory.changed = Changed::Yes;
         }
+        if self.memory.changed == Changed::Yes && self.memory.save_at <= now {
+            self.memory.save_at = now + SAVE_EVERY;
+            self.save();
+        }
+    }
+
+    pub(super) fn save(&mut self) {
+        self.memory.changed = Changed::No;
         self.actions.push_back(Action::Save(self.memory.saved.clone()));
     }
 
@@ -112,12 +152,15 @@ impl Links {
         let room = self.memory.room.clone();
         if self.memory.saved.revoke(node, &room) {
             self.unname_saved(node);
-            self.actions.push_back(Action::Save(self.memory.saved.clone()));
+            // At the next opportunity: a right that was taken back must not return with a restart.
+            self.memory.changed = Changed::Yes;
         }
     }
 
     fn unname_saved(&mut self, node: NodeId) {
         self.trust.unname(node, PeerSource::Saved);
+        self.memory.named.remove(&node);
+        self.follow_strangers();
         let source = PeerSource::Saved;
         self.actions.push_back(Action::Sessions(Input::Unnamed { peer: node, source }));
     }

@@ -14,21 +14,13 @@ use xmpp_parsers::{
     stanza::Stanza,
 };
 
-use super::{Action, Link, Links, Servers, Started, Told, report::News};
-use crate::{
-    peer::PeerSource,
-    sessions::Input,
-    trust::Claim,
-    xmpp::{
-        jingle::{self, ANSWER_TIMEOUT, Taken},
-        request::{Answer, Ask, Failure, Request, Token},
-        room::{self, Occupant, Outcome, Stream, StreamEnd},
-        stream::{
-            self, FromStream, IqError, IqToken, Question, Request as Asked, Resumed, ToStream,
-        },
-    },
+use super::{Action, Links, Servers, Told, report::News};
+use crate::xmpp::{
+    jingle::{self, ANSWER_TIMEOUT, Taken},
+    request::{Answer, Failure, Request, Token},
+    room::{self, Outcome, Stream, StreamEnd},
+    stream::{self, FromStream, IqToken, Question, Resumed, ToStream},
 };
-use ipop_datapath::node_id::NodeId;
 
 /// Which part asked a question.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -55,7 +47,7 @@ impl Links {
             FromStream::Stanza(stanza) => self.handle_stanza(now, *stanza),
             FromStream::IqAnswer { token, result } => {
                 let Some((part, token)) = self.questions.open.remove(&token) else { return };
-                self.handle_answer(now, part, token, result.map_err(failure));
+                self.handle_answer(now, part, token, result.map_err(Failure::from));
             }
         }
     }
@@ -67,7 +59,7 @@ impl Links {
         };
         let account = jid.to_bare();
         self.stream_state.online(jid.to_string());
-        self.tell(Told::Info(format!("XMPP: logged in as {jid}")));
+        self.tell(now, Told::Info(format!("XMPP: logged in as {jid}")));
         self.jingle.online(now, jid.clone(), session);
         if session == Stream::New && self.servers == Servers::Offered {
             self.services.online(now, &account);
@@ -91,7 +83,7 @@ impl Links {
             News::Yes => Told::Warning(format!("{text}; it is tried again until it works")),
             News::No => Told::Debug(format!("{text}; next try in {seconds:.0} s")),
         };
-        self.tell(told);
+        self.tell(now, told);
     }
 
     /// The stream does not come back by itself.
@@ -104,9 +96,10 @@ impl Links {
         if why.is_of_settings() && !self.stream_state.was_online() && alone {
             self.actions.push_back(Action::GiveUp(why));
         } else {
-            self.tell(Told::Warning(format!(
+            let text = format!(
                 "{text}; not tried again before the account's settings change (SIGHUP reads them)"
-            )));
+            );
+            self.tell(now, Told::Warning(text));
         }
     }
 
@@ -149,7 +142,10 @@ impl Links {
             Part::Services => {
                 let unix_s = self.unix_s(now) as i64;
                 if let Some(offer) = self.services.handle_answer(now, unix_s, token, &answer) {
-                    self.tell(Told::Debug(format!("STUN and TURN servers on offer: {offer:?}")));
+                    self.tell(
+                        now,
+                        Told::Debug(format!("STUN and TURN servers on offer: {offer:?}")),
+                    );
                     self.actions.push_back(Action::Resolve(offer));
                 }
             }
@@ -166,10 +162,7 @@ impl Links {
         self.questions.open.insert(token, (part, request.token));
         let question = Question {
             to: Some(request.to),
-            request: match request.ask {
-                Ask::Get(payload) => Asked::Get(payload),
-                Ask::Set(payload) => Asked::Set(payload),
-            },
+            request: request.ask.into(),
             token,
             timeout: ANSWER_TIMEOUT,
         };
@@ -209,13 +202,13 @@ impl Links {
         match event {
             room::Event::Joined { nick } => {
                 self.stream_state.joined();
-                self.tell(Told::Info(format!("in the room as {nick}")));
+                self.tell(now, Told::Info(format!("in the room as {nick}")));
             }
             room::Event::Occupant(occupant) => self.occupant(now, occupant),
             room::Event::OccupantGone(jid) => self.occupant_gone(now, &jid),
             room::Event::Revoked(account) => {
                 let account = account.to_string();
-                self.tell(Told::Warning(format!("{account} was removed from the room")));
+                self.tell(now, Told::Warning(format!("{account} was removed from the room")));
                 self.revoke(now, |other| other == account);
             }
             room::Event::Entitled(accounts) => {
@@ -231,63 +224,8 @@ impl Links {
                     Outcome::Goes => String::new(),
                 };
                 self.stream_state.problem(problem.text.clone());
-                self.tell(Told::Warning(format!("room: {}{then}", problem.text)));
+                self.tell(now, Told::Warning(format!("room: {}{then}", problem.text)));
             }
-        }
-    }
-
-    fn occupant(&mut self, now: Instant, occupant: Occupant) {
-        let (jid, node) = (occupant.jid, occupant.card.node);
-        if node == self.local {
-            return self.tell(Told::Warning(format!(
-                "{jid} is in the room with this node's id: the key file was copied to another host; delete it on one of them"
-            )));
-        }
-        let claim = Claim { account: jid.to_bare().to_string(), name: occupant.card.name };
-        self.actions.push_back(Action::Observe(node, claim.clone()));
-        self.by_jid.insert(jid.clone(), node);
-        let link = self.links.entry(node).or_insert_with(|| Link {
-            claim: claim.clone(),
-            port: None,
-            jids: Default::default(),
-            current: None,
-            description: None,
-            candidates: Vec::new(),
-            told: false,
-            ice: Started::No,
-            connection: None,
-            address: None,
-            last_error: None,
-        });
-        link.jids.insert(jid.clone());
-        if link.current.is_none() {
-            link.claim = claim;
-            link.current = Some((jid, now));
-        } else if link.jids.len() == 2 {
-            let text = format!("several occupants of the room say that they are node {node}");
-            self.tell(Told::Warning(text));
-        }
-        self.judge(now, node);
-    }
-
-    fn occupant_gone(&mut self, now: Instant, jid: &FullJid) {
-        self.jingle.peer_gone(jid);
-        let Some(node) = self.by_jid.remove(jid) else { return };
-        let Some(link) = self.links.get_mut(&node) else { return };
-        link.jids.remove(jid);
-        if link.current.as_ref().is_some_and(|(current, _)| current == jid) {
-            link.current = link.jids.first().map(|jid| (jid.clone(), now));
-        }
-        if !link.jids.is_empty() {
-            return;
-        }
-        let admitted = link.port.is_some();
-        self.trust.unname(node, PeerSource::Room);
-        if admitted {
-            let source = PeerSource::Room;
-            self.actions.push_back(Action::Sessions(Input::Unnamed { peer: node, source }));
-        } else {
-            self.drop_link(now, node);
         }
     }
 
@@ -295,45 +233,16 @@ impl Links {
         match event {
             jingle::Event::Describe { jid, node } => self.describe(now, &jid, node),
             jingle::Event::Remote { jid, node, ice } => {
-                if self.is_current(now, &jid, node) {
+                if self.is_current(&jid, node) {
                     self.remote_description(now, node, &ice);
                 }
             }
             jingle::Event::RemoteCandidates { jid, node, generation, candidates } => {
-                if self.is_current(now, &jid, node) {
+                if self.is_current(&jid, node) {
                     self.ice.add_remote_candidates(now, node, generation, &candidates);
                 }
             }
             jingle::Event::Ended { .. } => {}
         }
-    }
-
-    /// Whether signalling about a node goes to this occupant. If several claim to be it, one that brings no tunnel gives
-    /// way after a while.
-    fn is_current(&mut self, now: Instant, jid: &FullJid, node: NodeId) -> bool {
-        let Some(link) = self.links.get_mut(&node) else { return false };
-        match &link.current {
-            Some((current, _)) if current == jid => true,
-            Some((_, since)) => {
-                let gives_way = link.connection.is_none()
-                    && now.saturating_duration_since(*since) > super::CLAIM_PATIENCE;
-                if gives_way {
-                    link.current = Some((jid.clone(), now));
-                }
-                gives_way
-            }
-            None => {
-                link.current = Some((jid.clone(), now));
-                true
-            }
-        }
-    }
-}
-
-fn failure(error: IqError) -> Failure {
-    match error {
-        IqError::Stanza(error) => Failure::Refused(error),
-        IqError::Timeout => Failure::TimedOut,
-        IqError::Disconnected | IqError::TooMany | IqError::Unwritable => Failure::Offline,
     }
 }

@@ -26,10 +26,10 @@ use ipop_datapath::{
     node_id::NodeId,
 };
 
-use self::ports::PortNumbers;
+use self::ports::{PortNumbers, Repute};
 pub use self::{
     file::{Patience, Stamp, StateFile, Versioned, format_state, parse_state},
-    ports::MAX_PORTS,
+    ports::{MAX_PORTS, MAX_UNPROVED},
     saved::{SavedPeer, SavedPeers},
     store::{Claim, TrustStore},
 };
@@ -75,6 +75,8 @@ pub enum Standing {
 pub struct Changes {
     /// Nodes that may connect now, and their ports.
     pub gained: Vec<(NodeId, PortId)>,
+    /// Nodes that may connect now as soon as there is a port for them.
+    pub portless: Vec<NodeId>,
     /// Nodes that may no longer, and why: their tunnels are to be closed.
     pub lost: Vec<(NodeId, Standing)>,
 }
@@ -103,7 +105,9 @@ pub enum Refusal {
         known: NodeId,
     },
     /// All port numbers are given away.
-    #[error("finds no room: {MAX_PORTS} peers were connected since this node's start; restart it")]
+    #[error(
+        "finds no room: {MAX_PORTS} peers are here, or {MAX_UNPROVED} that never connected; the latter give way after a while"
+    )]
     NoPort,
     /// It is this node.
     #[error("is this node itself")]
@@ -155,15 +159,23 @@ impl Trust {
         state.standing(node)
     }
 
-    /// A source no longer names a node. Once none does, it may not connect any more; what is connected is not the business of this.
+    /// A source no longer names a node. Once none does, it may not connect any more; what is connected is not the business of this. Its port
+    /// stays its own until [`Self::forgotten`].
     pub fn unname(&self, node: NodeId, source: PeerSource) {
         let mut state = self.write();
         if let Some(named) = state.named.get_mut(&node) {
             named.sources.remove(&source);
             if named.sources.is_empty() {
                 state.named.remove(&node);
-                state.ports.release(node);
             }
+        }
+    }
+
+    /// The sessions have forgotten a node: unless it may connect again by now, its port can be another one's.
+    pub fn forgotten(&self, node: NodeId) {
+        let mut state = self.write();
+        if state.judge(node).is_err() {
+            state.ports.release(node);
         }
     }
 
@@ -185,6 +197,7 @@ impl Trust {
                 (Standing::Admitted(_), Standing::Admitted(_)) => {}
                 (_, Standing::Admitted(port)) => changes.gained.push((node, port)),
                 (Standing::Admitted(_), now) => changes.lost.push((node, now)),
+                (_, Standing::Refused(Refusal::NoPort)) => changes.portless.push(node),
                 _ => {}
             }
         }
@@ -209,12 +222,22 @@ impl State {
     /// A node that may connect gets its port, if it has none yet.
     fn standing(&mut self, node: NodeId) -> Standing {
         match self.judge(node) {
-            Ok(()) => match self.ports.of_or_new(node) {
+            Ok(()) => match self.ports.of_or_new(node, self.repute(node)) {
                 Some(port) => Standing::Admitted(port),
                 None => Standing::Refused(Refusal::NoPort),
             },
             Err(Unfit::Pending) => Standing::Pending,
             Err(Unfit::Refused(why)) => Standing::Refused(why),
+        }
+    }
+
+    fn repute(&self, node: NodeId) -> Repute {
+        let known = |source: &PeerSource| *source != PeerSource::Room;
+        let sources = self.named.get(&node).map(|named| &named.sources);
+        if sources.is_some_and(|sources| sources.iter().any(known)) {
+            Repute::Known
+        } else {
+            Repute::Unproved
         }
     }
 

@@ -55,6 +55,30 @@ fn a_node_keeps_its_port_whatever_names_it_and_loses_its_right_with_the_last() {
     refused(&trust, PEER);
 }
 
+/// Whoever makes nodes up cannot use up what configured peers and those known from before need.
+#[test]
+fn made_up_nodes_leave_ports_for_others_and_give_theirs_back() {
+    let trust = trust(secrets(&["mfrggzdfmztwq2lknnwg23tpobyxe43u"]));
+    let node = |number: u32| NodeId::of_spki(&number.to_be_bytes());
+    let admitted = |number: u32, source| {
+        matches!(trust.name(node(number), source, None), Standing::Admitted(_))
+    };
+    let taken = (0..2_000).filter(|number| admitted(*number, PeerSource::Room)).count();
+    assert_eq!(taken, MAX_UNPROVED);
+    assert_eq!(trust.standing(node(1_999)), Standing::Refused(Refusal::NoPort));
+    assert!(admitted(5_000, PeerSource::Configured) && admitted(5_001, PeerSource::Saved));
+    // What is not named any more keeps its port until the sessions have forgotten it.
+    let before = trust.standing(node(3));
+    trust.unname(node(3), PeerSource::Room);
+    assert!(!admitted(1_998, PeerSource::Room));
+    assert_eq!(trust.name(node(3), PeerSource::Room, None), before);
+    trust.forgotten(node(3));
+    assert_eq!(trust.standing(node(3)), before, "it was named again meanwhile");
+    trust.unname(node(3), PeerSource::Room);
+    trust.forgotten(node(3));
+    assert!(admitted(1_998, PeerSource::Room));
+}
+
 fn proved(from: &Trust, to: &Trust) -> Result<Proved, String> {
     // `from` is the node PEER, which dialled.
     let binding = ProofBinding::new(LOCAL, PEER, Direction::Accepted, [7; 32]);

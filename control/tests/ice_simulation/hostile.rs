@@ -172,6 +172,97 @@ fn false_descriptions_harm_no_path_that_works() {
     }
 }
 
+/// A restart of which the server tells nobody, or something else: the other end goes on with what it has.
+#[test]
+fn a_restart_that_the_other_end_never_hears_of_loses_nothing() {
+    for seed in SEEDS {
+        for side in [0, 1] {
+            let mut world = connected(seed);
+            world.is_signalling = false;
+            for generation in 0..20 {
+                let (now, peer) = (world.now, world.nodes[1 - side].id);
+                world.nodes[side].ice.restart(now, peer);
+                world.drain(side);
+                if generation % 2 == 0 {
+                    let own = world.nodes[side].id;
+                    let remote = RemoteDescription {
+                        ufrag: format!("false{generation}"),
+                        password: "0123456789abcdef012345".to_owned(),
+                        generation: 1_000 + generation,
+                    };
+                    world.nodes[1 - side].ice.set_remote(now, own, &remote);
+                }
+                world.run(Duration::from_millis(1_700 * u64::from(generation % 5)));
+            }
+            world.run(Duration::from_secs(40));
+            assert!(world.flows(0, 1) && world.is_direct(0, 1), "seed {seed} {side}");
+            let silence = world.longest_silence(0, 1);
+            assert!(silence < Duration::from_millis(200), "seed {seed} {side}: {silence:?}");
+        }
+    }
+}
+
+/// What the server made up must not be in the way when an address changes, even if it keeps making things up.
+#[test]
+fn a_changed_address_is_survived_after_false_descriptions() {
+    for seed in SEEDS {
+        for (mover, again) in [(0, false), (0, true), (1, false), (1, true)] {
+            let mut world = connected(seed);
+            world.run(Duration::from_secs(20) + Duration::from_millis(171 * seed));
+            world.is_signalling = false;
+            let elsewhere =
+                world.network.add_nat(NatKind::Symmetric, Hairpin::No, INTERNET, "203.0.113.50");
+            // Node 1 can be reached from everywhere: wherever it goes it stays so.
+            let (realm, address) =
+                if mover == 0 { (elsewhere, "10.9.9.9") } else { (INTERNET, "192.0.2.99") };
+            for turn in 0..30 {
+                for node in 0..2 {
+                    let (now, peer) = (world.now, world.nodes[1 - node].id);
+                    let remote = RemoteDescription {
+                        ufrag: format!("false{turn}"),
+                        password: "0123456789abcdef012345".to_owned(),
+                        generation: 1_000 + turn,
+                    };
+                    if turn < 10 || again {
+                        world.nodes[node].ice.set_remote(now, peer, &remote);
+                        world.drain(node);
+                    }
+                }
+                if turn == 10 {
+                    world.move_node(mover, realm, address);
+                }
+                world.run(Duration::from_millis(200));
+            }
+            let silence = world.longest_silence(0, 1);
+            let who = format!("seed {seed}, {mover} moved, {again}");
+            assert!(world.flows(0, 1), "{who}\n{:#?}", world.nodes[mover].events);
+            assert!(silence < Duration::from_secs(3), "{who}: {silence:?}");
+        }
+    }
+}
+
+/// Each restart is a new name to be found by; those of before are forgotten.
+#[test]
+fn restarts_without_end_cost_no_memory() {
+    let mut world = connected(1);
+    for _ in 0..500 {
+        for side in 0..2 {
+            let (now, peer) = (world.now, world.nodes[1 - side].id);
+            world.nodes[side].ice.restart(now, peer);
+            world.drain(side);
+        }
+        world.run(Duration::from_millis(200));
+        assert!(
+            world.nodes.iter().all(|node| node.ice.names() <= 6),
+            "{}",
+            world.nodes[0].ice.names()
+        );
+    }
+    world.run(Duration::from_secs(10));
+    assert!(world.flows(0, 1) && world.is_direct(0, 1));
+    assert!(world.longest_silence(0, 1) < Duration::from_millis(200));
+}
+
 #[test]
 fn a_restart_of_either_or_both_sides_loses_nothing() {
     for seed in SEEDS {

@@ -5,7 +5,10 @@
 
 mod hostile;
 mod network;
+#[allow(dead_code, reason = "other simulations share it")]
+#[path = "../common/rng.rs"]
 mod rng;
 mod scenarios;
+#[allow(dead_code, reason = "other simulations share it")]
 mod servers;
 mod world;

@@ -58,6 +58,12 @@ impl TurnServer {
         self.next_port = next_port;
     }
 
+    /// Forgets all allocations, and takes other credentials than before.
+    pub(crate) fn restart_with(&mut self, user: &str, password: &str) {
+        self.protocol = Protocol::new(TransportType::Udp, self.address, "realm".to_owned());
+        self.protocol.add_user(user.to_owned(), password.to_owned());
+    }
+
     /// Everything to its address, to its own port and to relayed ones.
     pub(crate) fn receive(&mut self, now: Instant, datagram: &Datagram) -> Vec<Datagram> {
         if !self.is_alive {

@@ -11,8 +11,11 @@
 //! worlds in which one site does not know the network's secret.
 
 mod frames;
+#[path = "../common/identity.rs"]
+mod identity;
 mod network;
 mod plan;
+#[path = "../common/rng.rs"]
 mod rng;
 mod scenario;
 mod segment;

@@ -16,11 +16,12 @@ use ipop_datapath::{
 
 use crate::{
     frames::Frame,
+    identity::identity,
     network::{Network, Packet},
     plan::Plan,
     rng::Rng,
     segment::{Segment, TapAt},
-    site::{Honesty, LISTEN_PORT, Running, Site, identity, source_of},
+    site::{Honesty, LISTEN_PORT, Running, Site, source_of},
 };
 
 const SECRET: &str = "mfrggzdfmztwq2lknnwg23tpobyxe43u";

@@ -1,12 +1,12 @@
 //! `ipop-perf discovery`: how fast nodes find each other over a real Prosody and a real coturn, how soon traffic is back
 //! when something breaks, and what a network costs that nobody uses.
 //!
-//! * [`network`]: the lab: servers, a room, nodes that join by a token.
-//! * [`start`]: from the second node's start to the first ping.
-//! * [`failures`]: a cut path, a restarted server, another address.
-//! * [`idle`]: bytes, CPU time, memory.
-//! * [`beat`], [`saturate`]: numbered frames at a steady pace, and TCP as fast as it goes.
-//! * [`report`]: JSON and Markdown.
+//! * `network`: the lab: servers, a room, nodes that join by a token.
+//! * `start`: from the second node's start to the first ping.
+//! * `failures`: a cut path, a restarted server, another address.
+//! * `idle`: bytes, CPU time, memory.
+//! * `beat`, `saturate`: numbered frames at a steady pace, and TCP as fast as it goes.
+//! * `report`: JSON and Markdown.
 //!
 //! A run can measure some parts only: those that the folder holds already are kept.
 

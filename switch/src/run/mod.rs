@@ -391,6 +391,7 @@ impl Switch {
                 Action::Resolve { peer, address } => self.resolve(peer, address),
                 Action::Forgotten { peer, .. } => {
                     tracing::debug!("peer {peer} is forgotten");
+                    self.trust.forgotten(peer);
                     if let Some(network) = &mut self.network {
                         network.links.forgotten(Instant::now(), peer);
                     }

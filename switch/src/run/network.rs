@@ -14,7 +14,7 @@ use crossbeam::channel::Sender;
 use ipop_control::{
     ice::{Entropy, IceConfig, Loopback, StunServer, Timing, TurnServer},
     identity::Identity,
-    links::{Action, Links, LinksConfig, Servers, Told},
+    links::{Action, Links, LinksConfig, NetworkReport, Servers, Told},
     local_addresses::{Interface, interfaces, stacked_on},
     private_file::PrivateFileError,
     trust::{Claim, Patience, Policy, SavedPeers, StateFile, Trust, TrustStore},
@@ -22,7 +22,7 @@ use ipop_control::{
         jingle::JingleConfig,
         room::{Card, Entry, RoomConfig, RoomPassword},
         services::{Service, ServiceKind},
-        stream::{self, Events, Handle, Limits},
+        stream::{self, Events, FromStream, Handle, IqError, Limits, QueueFull, ToStream},
     },
 };
 use ipop_datapath::node_id::NodeId;
@@ -100,6 +100,14 @@ impl Network {
         Ok(Some(Self { links, stream, saved, trusted, addresses: Vec::new() }))
     }
 
+    /// What operators see.
+    pub(super) fn report(&self) -> NetworkReport {
+        let mut report = self.links.report();
+        let dropped = self.stream.counters().dropped();
+        report.refused.extend(dropped.into_iter().filter(|(_, count)| *count > 0));
+        report
+    }
+
     /// Puts resolved servers into use.
     pub(super) fn servers_resolved(&mut self, now: Instant, servers: ResolvedServers) {
         for why in servers.failed {
@@ -146,20 +154,14 @@ impl Switch {
         while let Some(action) = self.network.as_mut().and_then(|n| n.links.poll_action(now)) {
             any = true;
             match action {
-                Action::Stream(what) => {
-                    if let Some(network) = &self.network
-                        && network.stream.send(what).is_err()
-                    {
-                        tracing::warn!("the XMPP stream does not keep up: a stanza is dropped");
-                    }
-                }
+                Action::Stream(what) => self.tell_stream(now, what),
                 Action::Worker(command) => self.command(0, command),
                 Action::Connection(connection, command) => {
                     self.command(connection.worker(), command);
                 }
                 Action::Sessions(input) => self.sessions.handle(now, input),
                 Action::Resolve(offer) => resolve(offer, self.messages.clone()),
-                Action::Observe(node, claim) => self.observe(node, &claim),
+                Action::Observe(observed) => self.observe(&observed),
                 Action::Save(saved) => self.save(&saved),
                 Action::GiveUp(why) => self.given_up = Some(why.to_string()),
                 Action::Tell(Told::Warning(text)) => tracing::warn!("{text}"),
@@ -168,6 +170,18 @@ impl Switch {
             }
         }
         any
+    }
+
+    /// A question that finds no room is answered by that, as every other one is answered.
+    fn tell_stream(&mut self, now: Instant, what: ToStream) {
+        let Some(network) = &mut self.network else { return };
+        let Err(QueueFull(what)) = network.stream.send(what) else { return };
+        if let ToStream::Iq(question) = what {
+            let (token, result) = (question.token, Err(IqError::TooMany));
+            network.links.handle_stream(now, FromStream::IqAnswer { token, result });
+        } else {
+            tracing::warn!("the XMPP stream does not keep up: a stanza is dropped");
+        }
     }
 
     fn save(&self, saved: &SavedPeers) {
@@ -179,14 +193,17 @@ impl Switch {
     }
 
     /// Under first-sight trust the operator's list takes note of who is there.
-    fn observe(&mut self, node: NodeId, claim: &Claim) {
+    fn observe(&mut self, observed: &[(NodeId, Claim)]) {
         let Policy::FirstSight(new) = self.trust.policy() else { return };
         let Some(network) = &self.network else { return };
-        let observed = network.trusted.update(Patience::GiveUp, |store| {
-            Ok::<_, PrivateFileError>(store.observe(node, claim, new, unix_s()))
+        let updated = network.trusted.update(Patience::GiveUp, |store| {
+            for (node, claim) in observed {
+                store.observe(*node, claim, new, unix_s());
+            }
+            Ok::<_, PrivateFileError>(())
         });
-        match observed {
-            Ok(_) => self.follow_trust_file(),
+        match updated {
+            Ok(()) => self.follow_trust_file(),
             Err(error) => tracing::warn!("{error}"),
         }
     }

@@ -166,6 +166,11 @@ impl Switch {
                 network.links.admit(Instant::now(), node);
             }
         }
+        for node in changes.portless {
+            if let Some(network) = &mut self.network {
+                network.links.admit(Instant::now(), node);
+            }
+        }
     }
 
     fn revoke(&mut self, peer: NodeId, why: String) {

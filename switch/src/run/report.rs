@@ -19,7 +19,7 @@ use ipop_datapath::{
 };
 use serde::Serialize;
 
-use super::Switch;
+use super::{Switch, network::Network};
 
 /// The whole report.
 #[derive(Serialize)]
@@ -137,7 +137,7 @@ impl Report {
             node: switch.facts.node.to_string(),
             engine: "io_uring",
             listen: switch.devices.listen_address().to_string(),
-            network: switch.network.as_ref().map(|network| network.links.report()),
+            network: switch.network.as_ref().map(Network::report),
             fdb: FdbReport {
                 stations: shared.fdb.len(),
                 learned: fdb.learned,

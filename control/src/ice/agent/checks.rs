@@ -51,14 +51,18 @@ pub(in crate::ice) enum Triggered {
 }
 
 impl Agent {
-    /// When a check of this sort is due next, and whether it goes before others.
-    pub(in crate::ice) fn next_check(&self, pacing: Pacing) -> Option<(Instant, Triggered)> {
-        let pairs = self.pairs.iter().filter(|pair| pacing_of(pair) == pacing);
+    /// Of the checks of this sort that are due, since when the first one to leave is, and whether it goes before others.
+    pub(in crate::ice) fn due_check(
+        &self,
+        now: Instant,
+        pacing: Pacing,
+    ) -> Option<(Triggered, Instant)> {
+        let due = self.pairs.iter().filter(|pair| pacing_of(pair) == pacing && pair.is_due(now));
         let rank = |pair: &Pair| {
             let triggered = if pair.is_triggered { Triggered::Yes } else { Triggered::No };
-            pair.next_check.map(|at| (at, triggered))
+            pair.next_check.map(|at| (triggered, at))
         };
-        pairs.filter_map(rank).min_by_key(|(at, triggered)| (*triggered, *at))
+        due.filter_map(rank).min()
     }
 
     /// The earliest moment at which any check of this sort is due.
@@ -247,12 +251,16 @@ impl Agent {
             let spare = self.pairs.iter().position(|pair| pair.state == PairState::Failed)?;
             self.pairs.swap_remove(spare);
         }
-        let remote = Candidate {
+        // Its pair may have given way to others: then the address is known by its name, or a relay would pass for the peer itself.
+        let candidates = self.epochs.iter().filter(|of| of.number == epoch);
+        let mut named = candidates.flat_map(|epoch| &epoch.candidates);
+        let named = named.find(|candidate| candidate.address == request.remote).copied();
+        let remote = named.unwrap_or(Candidate {
             kind: CandidateKind::PeerReflexive,
             address: request.remote,
             related: None,
             priority: request.priority,
-        };
+        });
         let priority = self.pair_priority(&base, &remote);
         self.add_pair(now, base, (remote.address, remote.kind), priority, epoch);
         // An address that nobody told us of: the peer may have moved, and then the path of before is dead.

@@ -14,12 +14,18 @@ use super::{
 /// Failed pairs that are tried again at once, and checks for each.
 const RETRIED_PAIRS: usize = 6;
 const RETRY_TRANSMISSIONS: u32 = 2;
+/// The peer uses pairs of an old epoch if it was heard on one within this: two of its rarest checks.
+const HEARD_LATELY: Duration = Duration::from_secs(38);
 /// Without any pair, because an address went away, for this long: the connection is lost.
 const ORPHAN_GRACE: Duration = Duration::from_secs(5);
 
 impl Agent {
     /// Chooses, by what is known now.
     pub(super) fn evaluate(&mut self, now: Instant) {
+        for epoch in self.epochs.iter_mut().filter(|epoch| !epoch.is_agreed) {
+            let mut of_epoch = self.pairs.iter().filter(|pair| pair.epoch == epoch.number);
+            epoch.is_agreed = of_epoch.any(Pair::is_mutual);
+        }
         let selected = self.selected.filter(|id| self.pair(*id).is_some_and(Pair::is_proved));
         if selected != self.selected {
             // Failed, or its base is gone. In the second case another pair is likely to come up soon.
@@ -44,7 +50,8 @@ impl Agent {
         let current = self.selected().filter(|pair| pair.is_usable());
         let Some(current) = current else {
             // Nothing works, or what was selected does not: anything usable will do.
-            let Some(best) = self.best(Pair::is_usable) else { return };
+            let best = self.best(|pair| pair.is_usable() && self.is_heard(now, pair));
+            let Some(best) = best.or_else(|| self.best(Pair::is_usable)) else { return };
             if self.selected.is_some() || self.lost_at.is_some() {
                 self.nominate(now, best);
                 self.nominating = None;
@@ -56,13 +63,23 @@ impl Agent {
         };
         let is_settling = self.selected_at.is_some_and(|at| now < at + self.timing.settling);
         let (class, epoch) = (current.class(), current.epoch);
-        let Some(best) = self.best(Pair::is_trusted).and_then(|id| self.pair(id)) else { return };
+        // Where the peer has not been heard it may not listen: nothing says that it knows these credentials.
+        let is_forsaken = current.is_mutual() && !self.is_heard(now, current);
+        let best = self.best(|pair| pair.is_trusted() && self.is_heard(now, pair));
+        let Some(best) = best.and_then(|id| self.pair(id)) else { return };
         let is_upgrade = best.class() > class && (class <= Class::Relayed || is_settling)
-            || best.class() >= class && best.epoch > epoch;
+            || best.class() >= class && best.epoch > epoch
+            || is_forsaken;
         let best = best.id;
         if is_upgrade && self.nominating.is_none_or(|id| self.is_better(best, id)) {
             self.nominate(now, best);
         }
+    }
+
+    /// Whether the peer checks the pair too: it does so now and then with each one that it may use.
+    fn is_heard(&self, now: Instant, pair: &Pair) -> bool {
+        let lately = self.timing.keepalive * 3;
+        pair.is_proved() && pair.last_request.is_some_and(|at| now < at + lately)
     }
 
     fn evaluate_controlled(&mut self, now: Instant) {
@@ -129,7 +146,7 @@ impl Agent {
         self.pairs
             .iter()
             .filter(|pair| pair.is_usable() && Some(pair.id) != self.selected)
-            .max_by_key(|pair| (pair.is_relayed() != is_relayed, rank(pair)))
+            .max_by_key(|pair| (pair.is_mutual(), pair.is_relayed() != is_relayed, rank(pair)))
             .map(|pair| pair.id)
     }
 
@@ -190,14 +207,16 @@ impl Agent {
         if !settled || self.selected.is_none() {
             return;
         }
-        let newest = self.epochs_made;
+        let newest = self.newest();
         let is_new = |pair: &Pair| pair.epoch == newest && pair.is_usable();
-        if self.epochs.len() > 1 && self.pairs.iter().any(is_new) {
-            let selected = self.selected;
+        let is_agreed = self.epochs.last().is_some_and(|epoch| epoch.is_agreed);
+        if self.epochs.len() > 1 && is_agreed && self.pairs.iter().any(is_new) {
             let selected_is_new = self.selected().is_some_and(is_new);
-            self.pairs.retain(|pair| {
-                pair.epoch == newest || !selected_is_new && selected == Some(pair.id)
-            });
+            let selected = self.selected.filter(|_| !selected_is_new);
+            let lately = |pair: &Pair| pair.last_request.is_some_and(|at| now < at + HEARD_LATELY);
+            let heard = self.last_heard(|pair| pair.epoch != newest && lately(pair));
+            self.pairs
+                .retain(|pair| pair.epoch == newest || [selected, heard].contains(&Some(pair.id)));
             self.drop_unused_epochs();
         }
         let keepalive = self.timing.keepalive;
@@ -232,11 +251,11 @@ impl Agent {
             return;
         }
         let needs_direct = self.selected.is_some();
-        let newest = self.epochs_made;
+        let tried = [Some(self.newest()), self.agreed().map(|epoch| epoch.number)];
         let mut failed: Vec<_> = self
             .pairs
             .iter_mut()
-            .filter(|pair| pair.state == PairState::Failed && pair.epoch == newest)
+            .filter(|pair| pair.state == PairState::Failed && tried.contains(&Some(pair.epoch)))
             .filter(|pair| !needs_direct || !pair.is_relayed())
             .collect();
         failed.sort_by_key(|pair| {

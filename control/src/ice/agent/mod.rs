@@ -6,8 +6,10 @@
 //!   is repeated or overtaken on the way. Traffic first moves when the nominating check is answered: then the other
 //!   end has proved the pair too. When the selected pair dies it moves at once.
 //! * **Epochs**: a pair is checked with the credentials with which it was made. A restart or a new description makes a
-//!   new epoch, with new pairs; the selected pair and its back-up of before carry on, with their old credentials,
-//!   until the new epoch has a proved pair. So a description that somebody replays can harm nothing that works.
+//!   new epoch, with new pairs. An epoch is *agreed* once a check of each end was answered by the other, so that both
+//!   are known to have its credentials; until the newest one is, the last agreed one carries on, with the selected pair,
+//!   its back-up, and new pairs when addresses change; and an older one stays for as long as the peer uses it. So a
+//!   description that somebody keeps back, replays or makes up can harm nothing that works.
 //! * Pairs that answered but are not needed get no more checks; failed pairs are tried again, ever more rarely, while
 //!   there is no direct path.
 
@@ -38,8 +40,19 @@ const MAX_PAIRS: usize = 72;
 /// Of those, through the relay: each needs a channel. Reflexive and relayed remote addresses, then host addresses.
 const MAX_RELAY_TARGETS: usize = 4;
 const MAX_RELAY_HOST_TARGETS: usize = 2;
+/// Pairs of the last agreed epoch, beside those of a newer one.
+const MAX_AGREED_PAIRS: usize = 36;
 /// Requests that came before the peer's description.
 const MAX_EARLY_REQUESTS: usize = 8;
+
+/// How a description of the peer came.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::ice) enum Word {
+    /// By way of a server, which may keep it back, repeat it or make it up: the highest generation holds.
+    Passed,
+    /// From the peer itself, inside the tunnel, in order.
+    Own,
+}
 
 /// A place from which checks leave.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -90,6 +103,10 @@ struct Epoch {
     number: u32,
     local: Credentials,
     remote: Credentials,
+    /// What came with the remote credentials.
+    candidates: Vec<Candidate>,
+    /// Both ends have proved a pair of it.
+    is_agreed: bool,
 }
 
 #[derive(Debug)]
@@ -115,7 +132,6 @@ pub(in crate::ice) struct Agent {
     epochs_made: u32,
     bases: Vec<LocalBase>,
     reflexive: Vec<SocketAddr>,
-    remote_candidates: Vec<Candidate>,
     pairs: Vec<Pair>,
     pairs_made: u64,
     selected: Option<PairId>,
@@ -161,7 +177,6 @@ impl Agent {
             epochs_made: 0,
             bases: Vec::new(),
             reflexive: Vec::new(),
-            remote_candidates: Vec::new(),
             pairs: Vec::new(),
             pairs_made: 0,
             selected: None,
@@ -194,8 +209,9 @@ impl Agent {
         (&self.local, self.local_generation)
     }
 
+    /// Those of the newest description.
     pub(in crate::ice) fn remote_candidates(&self) -> &[Candidate] {
-        &self.remote_candidates
+        self.epochs.last().map_or(&[], |epoch| &epoch.candidates)
     }
 
     pub(in crate::ice) fn pairs(&self) -> &[Pair] {
@@ -212,7 +228,7 @@ impl Agent {
 
     /// Whether checks of the peer come from other ports of its NAT than the STUN servers see.
     pub(in crate::ice) fn peer_is_behind_symmetric_nat(&self) -> bool {
-        let of_kind = |kind| self.remote_candidates.iter().filter(move |c| c.kind == kind);
+        let of_kind = |kind| self.remote_candidates().iter().filter(move |c| c.kind == kind);
         let from = self.pairs.iter().filter(|p| p.remote_kind == CandidateKind::PeerReflexive);
         from.map(|pair| pair.remote).any(|from| {
             of_kind(CandidateKind::ServerReflexive)
@@ -256,22 +272,49 @@ impl Agent {
         now: Instant,
         remote: Credentials,
         generation: u32,
+        word: Word,
     ) -> bool {
-        if generation < self.oldest_generation {
+        if word == Word::Passed && generation < self.oldest_generation {
             return false;
         }
         self.oldest_generation = generation;
-        if let Some((known, known_generation)) = &mut self.remote {
-            if known.ufrag == remote.ufrag && known.password == remote.password {
-                *known_generation = generation;
-                return true;
-            }
-            self.remote_candidates.clear();
+        if let Some((known, known_generation)) = &mut self.remote
+            && known.is_same(&remote)
+        {
+            *known_generation = generation;
+            return true;
         }
         self.remote = Some((remote, generation));
         self.since = now;
-        self.begin_epoch(now);
+        if !self.return_to_agreed(now) {
+            self.begin_epoch(now);
+        }
         true
+    }
+
+    /// If what holds now is what the last agreed epoch has: what came after it was never the peer's word.
+    fn return_to_agreed(&mut self, now: Instant) -> bool {
+        let Some((remote, _)) = &self.remote else { return false };
+        let holds =
+            |epoch: &&Epoch| epoch.local.is_same(&self.local) && epoch.remote.is_same(remote);
+        let Some(number) = self.agreed().filter(holds).map(|epoch| epoch.number) else {
+            return false;
+        };
+        self.epochs.retain(|epoch| epoch.number <= number);
+        self.pairs.retain(|pair| pair.epoch <= number);
+        self.search_again(now);
+        self.form_pairs(now);
+        self.evaluate(now);
+        true
+    }
+
+    /// The last epoch of which both ends have the credentials.
+    fn agreed(&self) -> Option<&Epoch> {
+        self.epochs.iter().rev().find(|epoch| epoch.is_agreed)
+    }
+
+    fn newest(&self) -> u32 {
+        self.epochs.last().map_or(0, |epoch| epoch.number)
     }
 
     pub(in crate::ice) fn remote_generation(&self) -> Option<u32> {
@@ -284,14 +327,14 @@ impl Agent {
         now: Instant,
         candidate: Candidate,
     ) -> bool {
-        let same = |known: &Candidate| known.address == candidate.address;
-        if self.remote_candidates.iter().any(same) {
+        let Some(Epoch { candidates, .. }) = self.epochs.last_mut() else { return false };
+        if candidates.iter().any(|known| known.address == candidate.address) {
             return true;
         }
-        if self.remote_candidates.len() >= MAX_REMOTE_CANDIDATES {
+        if candidates.len() >= MAX_REMOTE_CANDIDATES {
             return false;
         }
-        self.remote_candidates.push(candidate);
+        candidates.push(candidate);
         self.search_again(now);
         self.form_pairs(now);
         true
@@ -393,12 +436,13 @@ impl Agent {
 
     fn begin_epoch(&mut self, now: Instant) {
         let Some((remote, _)) = &self.remote else { return };
+        let (local, remote) = (self.local.clone(), remote.clone());
+        let before = self.epochs.last().filter(|epoch| epoch.remote.is_same(&remote));
+        let candidates = before.map(|epoch| epoch.candidates.clone()).unwrap_or_default();
         self.epochs_made += 1;
         let number = self.epochs_made;
-        self.epochs.push(Epoch { number, local: self.local.clone(), remote: remote.clone() });
-        let backup = self.backup();
-        let carried = [self.selected, backup];
-        self.pairs.retain(|pair| pair.is_proved() && carried.contains(&Some(pair.id)));
+        self.epochs.push(Epoch { number, local, remote, candidates, is_agreed: false });
+        self.drop_pairs_of_before();
         self.nominating = None;
         self.drop_unused_epochs();
         self.search_again(now);
@@ -414,11 +458,29 @@ impl Agent {
         self.evaluate(now);
     }
 
+    /// A new epoch begins: of those before it stays what carries the traffic, or is about to, and what the peer uses.
+    fn drop_pairs_of_before(&mut self) {
+        let agreed = self.agreed().map(|epoch| epoch.number);
+        let heard_of_agreed = self.last_heard(|pair| Some(pair.epoch) == agreed);
+        let carried = [self.selected, self.backup(), self.last_heard(|_| true), heard_of_agreed];
+        self.pairs.retain(|pair| {
+            pair.is_proved() && carried.contains(&Some(pair.id))
+                || Some(pair.epoch) == agreed && pair.is_being_tried()
+        });
+    }
+
+    /// The pair on which the peer was heard last.
+    fn last_heard(&self, which: impl Fn(&Pair) -> bool) -> Option<PairId> {
+        let heard = self.pairs.iter().filter(|pair| pair.is_mutual() && which(pair));
+        heard.max_by_key(|pair| pair.last_request).map(|pair| pair.id)
+    }
+
     fn drop_unused_epochs(&mut self) {
-        let newest = self.epochs_made;
+        let needed = [Some(self.newest()), self.agreed().map(|epoch| epoch.number)];
         let pairs = &self.pairs;
         self.epochs.retain(|epoch| {
-            epoch.number == newest || pairs.iter().any(|pair| pair.epoch == epoch.number)
+            needed.contains(&Some(epoch.number))
+                || pairs.iter().any(|pair| pair.epoch == epoch.number)
         });
     }
 
@@ -431,14 +493,24 @@ impl Agent {
         }
     }
 
-    /// Makes the pairs of the newest epoch that are missing.
+    /// Makes the pairs that are missing, of the newest epoch and of the last agreed one.
     fn form_pairs(&mut self, now: Instant) {
-        let Some(epoch) = self.epochs.last().map(|epoch| epoch.number) else { return };
+        let newest = self.newest();
+        let agreed = self.agreed().map(|epoch| epoch.number).filter(|number| *number != newest);
+        if let Some(agreed) = agreed {
+            self.form_pairs_of(now, agreed, MAX_AGREED_PAIRS);
+        }
+        self.form_pairs_of(now, newest, MAX_PAIRS - MAX_EARLY_REQUESTS);
+    }
+
+    /// Makes the missing pairs of one epoch, as long as there are fewer than `limit` in all.
+    fn form_pairs_of(&mut self, now: Instant, number: u32, limit: usize) {
+        let Some(epoch) = self.epochs.iter().find(|epoch| epoch.number == number) else { return };
         let mut wanted: Vec<(LocalBase, Candidate)> = Vec::new();
         for base in &self.bases {
             let remotes = match base.base {
-                Base::Host(_) => self.remote_candidates.clone(),
-                Base::Relay => relay_targets(&self.remote_candidates),
+                Base::Host(_) => epoch.candidates.clone(),
+                Base::Relay => relay_targets(&epoch.candidates),
             };
             let fits = |remote: &Candidate| can_pair(base, remote.address);
             wanted.extend(remotes.into_iter().filter(fits).map(|remote| (*base, remote)));
@@ -448,7 +520,7 @@ impl Agent {
         for (base, remote) in wanted {
             let priority = self.pair_priority(&base, &remote);
             let known = self.pairs.iter_mut().find(|pair| {
-                pair.epoch == epoch && pair.base == base.base && pair.remote == remote.address
+                pair.epoch == number && pair.base == base.base && pair.remote == remote.address
             });
             if let Some(pair) = known {
                 // What was learned from a check is now known by its name.
@@ -456,13 +528,13 @@ impl Agent {
                 pair.priority = priority;
                 continue;
             }
-            if self.pairs.len() >= MAX_PAIRS - MAX_EARLY_REQUESTS {
+            if self.pairs.len() >= limit {
                 break;
             }
             // Spread by rank, so that the first pairs of all peers come before the second of any.
             let due = now + self.timing.pace * position;
             position += 1;
-            self.add_pair(due, base, (remote.address, remote.kind), priority, epoch);
+            self.add_pair(due, base, (remote.address, remote.kind), priority, number);
         }
     }
 

@@ -46,7 +46,7 @@ pub use self::{
 };
 use self::{
     codec::{Content, Fault, Nudge},
-    peer::{Own, Peer, Refusal},
+    peer::{Heard, Own, Peer, Refusal},
 };
 use super::{
     bucket::Bucket,
@@ -160,6 +160,34 @@ pub struct JingleCounters {
     pub peers_over_limit: u64,
 }
 
+impl JingleCounters {
+    /// By the names that operators see.
+    pub fn entries(self) -> [(&'static str, u64); 9] {
+        let Self {
+            strangers,
+            over_rate,
+            malformed,
+            wrong_node,
+            wrong_role,
+            unknown_sessions,
+            stale,
+            candidates_skipped,
+            peers_over_limit,
+        } = self;
+        [
+            ("jingle_strangers", strangers),
+            ("jingle_over_rate", over_rate),
+            ("jingle_malformed", malformed),
+            ("jingle_wrong_node", wrong_node),
+            ("jingle_wrong_role", wrong_role),
+            ("jingle_unknown_sessions", unknown_sessions),
+            ("jingle_stale", stale),
+            ("jingle_candidates_skipped", candidates_skipped),
+            ("jingle_peers_over_limit", peers_over_limit),
+        ]
+    }
+}
+
 /// Whether a stanza was for this part.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use]
@@ -238,6 +266,24 @@ impl Jingle {
     /// The room tells that the occupant has gone.
     pub fn peer_gone(&mut self, jid: &FullJid) {
         self.peers.remove(jid);
+    }
+
+    /// Tells again what is to be known of this peer, beginning with [`Event::Describe`]: whoever did not listen before does now.
+    pub fn tell_again(&mut self, jid: &FullJid) {
+        let mut events = Vec::new();
+        if let Some(peer) = self.peers.get(jid) {
+            peer.tell_again(&mut events);
+        }
+        self.actions.extend(events.into_iter().map(Action::Event));
+    }
+
+    /// Nothing came of what was agreed with this peer: the session begins anew.
+    pub fn renew(&mut self, now: Instant, jid: &FullJid) {
+        let mut events = Vec::new();
+        if let Some(peer) = self.peers.get_mut(jid) {
+            peer.renew(now, &mut self.rng, &mut events);
+        }
+        self.actions.extend(events.into_iter().map(Action::Event));
     }
 
     /// The credentials that [`Event::Describe`] asked for, or those of a restart.
@@ -407,14 +453,23 @@ impl Jingle {
         let fingerprint = self.config.fingerprint.as_ref();
         let own = Own { node: self.config.local, jid: &jid, fingerprint };
         let token = Token(self.last_token + 1);
-        let say = |(jid, peer): (&FullJid, &mut Peer)| {
+        // Whoever was heard goes first: a crowd that does not exist must not keep those waiting who do.
+        let say = |(jid, peer): (&FullJid, &mut Peer), heard: Heard| {
+            if peer.heard() != heard {
+                return None;
+            }
             let payload = peer.next_message(now, token, &own)?;
             Some((jid.clone(), payload))
         };
         let after = self.turn.take().map_or(Bound::Unbounded, Bound::Excluded);
         let rest = (after.as_ref(), Bound::Unbounded);
-        let message = self.peers.range_mut::<FullJid, _>(rest).find_map(say);
-        let message = message.or_else(|| self.peers.iter_mut().find_map(say));
+        let mut message = None;
+        for heard in [Heard::Yes, Heard::Never] {
+            let next =
+                || self.peers.range_mut::<FullJid, _>(rest).find_map(|peer| say(peer, heard));
+            message = message.or_else(next);
+            message = message.or_else(|| self.peers.iter_mut().find_map(|peer| say(peer, heard)));
+        }
         let Some((jid, payload)) = message else { return };
         self.last_token = token.0;
         let len = u32::try_from(String::from(&payload).len()).unwrap_or(u32::MAX);

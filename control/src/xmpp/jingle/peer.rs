@@ -104,7 +104,15 @@ pub(super) struct Peer {
     failures: u32,
     /// When the last session began.
     began: Option<Instant>,
+    /// Whether anything sensible ever came from it: then somebody is there.
+    heard: Heard,
     bucket: Bucket,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Heard {
+    Never,
+    Yes,
 }
 
 impl Peer {
@@ -123,6 +131,7 @@ impl Peer {
             not_before,
             failures: 0,
             began: None,
+            heard: Heard::Never,
             bucket: Bucket::new(now, STANZAS_PER_S, STANZAS_AT_ONCE),
         }
     }
@@ -130,6 +139,10 @@ impl Peer {
     /// Whether one more stanza of this peer is looked at.
     pub(super) fn admits(&mut self, now: Instant) -> bool {
         self.bucket.take(now, 1)
+    }
+
+    pub(super) fn heard(&self) -> Heard {
+        self.heard
     }
 
     pub(super) fn is_agreed(&self) -> bool {
@@ -145,6 +158,34 @@ impl Peer {
     pub(super) fn agreement(&self) -> Option<(&Sid, &IceDescription, &IceDescription)> {
         let session = self.session.as_ref().filter(|session| session.stage == Stage::Agreed)?;
         Some((&session.sid, session.local.as_ref()?, session.remote.as_ref()?))
+    }
+
+    /// What was agreed leads to nothing: a new session begins, or is asked for.
+    pub(super) fn renew(&mut self, now: Instant, rng: &mut Rng, events: &mut Vec<Event>) {
+        if self.began.is_some_and(|began| now < began + MIN_BETWEEN_SESSIONS) {
+            return;
+        }
+        match self.side {
+            Side::Initiator => self.begin(now, Sid::from_random(rng.next()), Stage::New, events),
+            Side::Responder => {
+                self.session = None;
+                self.not_before = now;
+            }
+        }
+    }
+
+    /// What is known in this session, from its beginning.
+    pub(super) fn tell_again(&self, events: &mut Vec<Event>) {
+        let Some(session) = &self.session else { return };
+        let (jid, node) = (self.jid.clone(), self.node);
+        events.push(Event::Describe { jid: jid.clone(), node });
+        let Some(ice) = session.remote.clone() else { return };
+        let generation = ice.generation;
+        events.push(Event::Remote { jid: jid.clone(), node, ice });
+        let candidates = session.remote_candidates.clone();
+        if !candidates.is_empty() {
+            events.push(Event::RemoteCandidates { jid, node, generation, candidates });
+        }
     }
 
     /// ICE has made credentials. Older ones than known are not taken.
@@ -282,6 +323,7 @@ impl Peer {
         let Some(session) = session else { return };
         match answer {
             Ok(_) => {
+                self.heard = Heard::Yes;
                 session.told = Some((sent.generation, sent.candidates));
                 match (sent.step, session.stage) {
                     (Step::Initiate, Stage::New) => {
@@ -375,6 +417,7 @@ impl Peer {
             (Step::Accept, Side::Initiator) => self.accepted(),
             (Step::Initiate | Step::Info, _) => {}
         }
+        self.heard = Heard::Yes;
         self.merge(offer, counters, events);
         Ok(())
     }
@@ -459,10 +502,13 @@ impl Peer {
             counters.wrong_role += 1;
         } else if self.began.is_some_and(|began| now < began + MIN_BETWEEN_SESSIONS) {
             // One has just begun, and has crossed the nudge.
+            self.heard = Heard::Yes;
             counters.over_rate += 1;
         } else if self.session.as_ref().is_some_and(|session| session.stage == Stage::New) {
+            self.heard = Heard::Yes;
             self.not_before = now;
         } else {
+            self.heard = Heard::Yes;
             self.failures = 0;
             self.begin(now, Sid::from_random(rng.next()), Stage::New, events);
         }

@@ -1,25 +1,29 @@
-//! Two to eight nodes, each a room and its sessions, on a small model of a chat server that lies for a while: it omits,
-//! repeats, delays and reorders stanzas, puts other nodes' ids into them, and answers in place of whom it should ask.
+//! Two to eight nodes, each a room and its sessions, on a small model of a chat server that lies for a while (`chat`).
 //! Somebody outside the room writes to everybody all the time.
 //!
 //! Whatever it does, nobody outside gets a word through and what a node remembers stays bounded. When the server is
 //! replaced by an honest one, every pair ends with one session on which both ends agree. Time is virtual; a seed is a
 //! test case, and a failure names it.
 
+#[allow(dead_code, reason = "other simulations share it")]
+#[path = "../../../tests/common/chat.rs"]
+mod chat;
+#[allow(dead_code, reason = "other simulations share it")]
+#[path = "../../../tests/common/rng.rs"]
+mod rng;
+
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     time::{Duration, Instant},
 };
 
 use proptest::{prelude::any, proptest, test_runner::Config as ProptestConfig};
-use xmpp_parsers::{
-    iq::Iq,
-    jid::BareJid,
-    minidom::Element,
-    presence::{Presence, Type},
-    stanza::Stanza,
-};
+use xmpp_parsers::{iq::Iq, jid::BareJid, minidom::Element, stanza::Stanza};
 
+use self::{
+    chat::{Chat, Delivery, Door, Honesty, ROOM},
+    rng::Rng,
+};
 use super::*;
 use crate::{
     ice::CandidateKind,
@@ -29,10 +33,7 @@ use crate::{
     },
 };
 
-const ROOM: &str = "net@muc.x";
 const OUTSIDER: &str = "mallory@x/r";
-const CONFIGURATION: &str = "<query xmlns='http://jabber.org/protocol/disco#info'><feature var='muc_hidden'/>\
-     <feature var='muc_passwordprotected'/><feature var='muc_nonanonymous'/></query>";
 /// The server is honest from here on.
 const LIES_END: Duration = Duration::from_secs(120);
 const END: Duration = Duration::from_secs(420);
@@ -73,10 +74,7 @@ struct World {
     /// Stanzas on their way to nodes.
     wires: BTreeMap<(Instant, u64), (usize, Element)>,
     sent: u64,
-    /// Who is in the room, and the card it showed.
-    inside: BTreeMap<usize, Vec<Element>>,
-    /// What was delivered, for replays.
-    past: VecDeque<(usize, Element)>,
+    chat: Chat,
 }
 
 fn node(number: usize, now: Instant, seed: u64) -> Node {
@@ -93,7 +91,7 @@ fn node(number: usize, now: Instant, seed: u64) -> Node {
     let jingle =
         JingleConfig { local: id, fingerprint: None, loopback: Loopback::Refused, seed: !seed };
     Node {
-        jid: FullJid::new(&format!("u{number}@x/r")).expect("a JID"),
+        jid: chat::user(number),
         id,
         room: Room::new(config),
         jingle: Jingle::new(now, jingle),
@@ -169,6 +167,9 @@ impl Node {
 impl World {
     fn new(seed: u64, nodes: usize) -> Self {
         let now = Instant::now();
+        let users = (0..nodes).map(chat::user).collect();
+        let mut chat = Chat::new(users, Door::Password, Rng::new(!seed));
+        chat.honesty = Honesty::Lies;
         Self {
             now,
             start: now,
@@ -176,8 +177,7 @@ impl World {
             nodes: (0..nodes).map(|number| node(number, now, seed)).collect(),
             wires: BTreeMap::new(),
             sent: 0,
-            inside: BTreeMap::new(),
-            past: VecDeque::new(),
+            chat,
         }
     }
 
@@ -189,131 +189,16 @@ impl World {
         self.lies() && self.rng.next().is_multiple_of(one_in)
     }
 
-    /// From the server to a node, as the server likes.
-    fn deliver(&mut self, to: usize, stanza: impl Into<Element>) {
-        let mut stanza = stanza.into();
-        self.past.push_back((to, stanza.clone()));
-        if self.past.len() > 100 {
-            self.past.pop_front();
-        }
-        if self.chance(10) {
-            return;
-        }
-        if self.chance(10) {
-            let pick = (self.rng.next() % self.past.len() as u64) as usize;
-            let (whose, again) = self.past[pick].clone();
-            let to = if self.rng.next().is_multiple_of(4) { to } else { whose };
-            self.enqueue(to, again);
-        }
-        if self.chance(15) {
-            let ids: Vec<String> = self.nodes.iter().map(|node| node.id.to_string()).collect();
-            let (one, other) = (self.rng.next() as usize % ids.len(), self.rng.next() as usize);
-            let text = String::from(&stanza).replace(&ids[one], &ids[other % ids.len()]);
-            stanza = text.parse().expect("XML");
-        }
-        self.enqueue(to, stanza);
-    }
-
-    fn enqueue(&mut self, to: usize, stanza: Element) {
-        let mut delay_ms = 20;
-        if self.chance(5) {
-            delay_ms += self.rng.next() % 3_000;
-        }
-        self.sent += 1;
-        let at = self.now + Duration::from_millis(delay_ms);
-        self.wires.insert((at, self.sent), (to, stanza));
-    }
-
-    /// From a node to the server.
+    /// From a node to the server, and what comes of it.
     fn serve(&mut self, from: usize, stanza: Stanza) {
-        match stanza {
-            Stanza::Presence(presence) => self.serve_presence(from, &presence),
-            Stanza::Message(mut message) => {
-                message.from = Some(self.nodes[from].jid.clone().into());
-                if let Some(to) = self.find(message.to.as_ref()) {
-                    self.deliver(to, message);
-                }
-            }
-            Stanza::Iq(iq) => self.serve_iq(from, iq),
-        }
+        self.chat.serve(from, stanza);
+        self.post();
     }
 
-    fn find(&self, jid: Option<&Jid>) -> Option<usize> {
-        self.nodes.iter().position(|node| jid.is_some_and(|jid| *jid == node.jid))
-    }
-
-    fn shown(&self, who: usize, to: usize, cards: &[Element], type_: Type) -> Presence {
-        let nick = format!("{ROOM}/n{who}");
-        let role = if type_ == Type::None { "participant" } else { "none" };
-        let own = if who == to { "<status code='110'/>" } else { "" };
-        let x = format!(
-            "<x xmlns='http://jabber.org/protocol/muc#user'>{own}<item affiliation='none' role='{role}' jid='{}'/></x>",
-            self.nodes[who].jid
-        );
-        let mut payloads = cards.to_vec();
-        payloads.push(x.parse().expect("XML"));
-        Presence::new(type_).with_from(Jid::new(&nick).expect("a JID")).with_payloads(payloads)
-    }
-
-    fn serve_presence(&mut self, from: usize, presence: &Presence) {
-        if presence.type_ == Type::Unavailable {
-            if self.inside.remove(&from).is_some() {
-                for to in self.inside.keys().copied().chain([from]).collect::<Vec<_>>() {
-                    self.deliver(to, self.shown(from, to, &[], Type::Unavailable));
-                }
-            }
-            return;
-        }
-        let cards: Vec<Element> = presence
-            .payloads
-            .iter()
-            .filter(|payload| payload.is("node", room::NAMESPACE))
-            .cloned()
-            .collect();
-        for (other, theirs) in self.inside.clone() {
-            if other != from {
-                self.deliver(from, self.shown(other, from, &theirs, Type::None));
-                self.deliver(other, self.shown(from, other, &cards, Type::None));
-            }
-        }
-        self.deliver(from, self.shown(from, from, &cards, Type::None));
-        self.inside.insert(from, cards);
-    }
-
-    fn serve_iq(&mut self, from: usize, mut iq: Iq) {
-        let asks = matches!(iq, Iq::Get { .. } | Iq::Set { .. });
-        let result = |payload: Option<Element>, iq: &Iq| Iq::Result {
-            from: iq.to().cloned(),
-            to: None,
-            id: iq.id().to_owned(),
-            payload,
-        };
-        if asks && self.chance(20) {
-            let forged = result(None, &iq);
-            return self.deliver(from, forged);
-        }
-        let to = iq.to().cloned().expect("an address");
-        if to.to_string() == ROOM {
-            let answer = result(Some(CONFIGURATION.parse().expect("XML")), &iq);
-            return self.deliver(from, answer);
-        }
-        if to.to_bare().to_string() == ROOM {
-            let answer = match self.inside.contains_key(&from) {
-                true => result(None, &iq),
-                false => {
-                    refusal(&iq, ErrorType::Cancel, Condition::NotAcceptable).expect("an error")
-                }
-            };
-            return self.deliver(from, answer);
-        }
-        *iq.from_mut() = Some(self.nodes[from].jid.clone().into());
-        match self.find(Some(&to)) {
-            Some(to) => self.deliver(to, iq),
-            None if asks => {
-                let error = refusal(&iq, ErrorType::Cancel, Condition::ServiceUnavailable);
-                self.deliver(from, error.expect("an error"));
-            }
-            None => {}
+    fn post(&mut self) {
+        for Delivery { to, stanza, after } in std::mem::take(&mut self.chat.outbox) {
+            self.sent += 1;
+            self.wires.insert((self.now + after, self.sent), (to, stanza));
         }
     }
 
@@ -343,12 +228,13 @@ impl World {
             let offer = String::from(&codec::write_offer(&sid, &offer, sender, 0));
             format!("<iq xmlns='jabber:client' from='{OUTSIDER}' id='m' type='set'>{offer}</iq>")
         };
-        self.enqueue(to, stanza.parse().expect("XML"));
+        self.chat.forge(to, chat::parsed(&stanza));
+        self.post();
     }
 
     fn node_receives(&mut self, to: usize, element: Element) {
         let now = self.now;
-        let Ok(stanza) = Stanza::try_from(element) else { return };
+        let Some(stanza) = chat::stanza(element) else { return };
         match stanza {
             Stanza::Presence(presence) => self.nodes[to].room.handle_presence(now, &presence),
             Stanza::Message(message) => {
@@ -485,8 +371,8 @@ impl World {
     /// Another server takes over: it knows nobody.
     fn server_restarts(&mut self) {
         self.wires.clear();
-        self.past.clear();
-        self.inside.clear();
+        self.chat.restart();
+        self.chat.honesty = Honesty::Honest;
         for node in &mut self.nodes {
             node.room.offline(self.now, StreamEnd::Lost);
             node.jingle.offline();
@@ -552,7 +438,8 @@ fn simulate(seed: u64, nodes: usize) {
             let who = world.rng.next() as usize % nodes;
             world.nodes[who].room.offline(world.now, StreamEnd::Lost);
             world.nodes[who].jingle.offline();
-            world.serve(who, Presence::unavailable().into());
+            world.chat.log_out(who);
+            world.post();
             world.log_in(who);
         }
     }
@@ -580,6 +467,7 @@ fn simulate(seed: u64, nodes: usize) {
 fn an_honest_server_needs_one_session_for_each_pair() {
     let mut world = World::new(1, 4);
     world.start = world.now - LIES_END;
+    world.chat.honesty = Honesty::Honest;
     for number in 0..4 {
         world.log_in(number);
         world.run_until(world.now + Duration::from_millis(100));

@@ -153,6 +153,23 @@ pub struct RoomCounters {
     pub malformed: u64,
 }
 
+impl RoomCounters {
+    /// By the names that operators see.
+    pub fn entries(self) -> [(&'static str, u64); 7] {
+        let Self { foreign, cardless, anonymous, ambiguous, over_limit, changed_id, malformed } =
+            self;
+        [
+            ("room_foreign", foreign),
+            ("room_cardless", cardless),
+            ("room_anonymous", anonymous),
+            ("room_ambiguous", ambiguous),
+            ("room_over_limit", over_limit),
+            ("room_changed_id", changed_id),
+            ("room_malformed", malformed),
+        ]
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Link {
     Up,

@@ -14,7 +14,10 @@
 //! ([`Resumed::No`]) is new: every question asked before has been answered by [`IqError::Disconnected`], stanzas sent
 //! before may be lost, presence has to be sent again.
 
-use std::{sync::atomic::AtomicU64, time::Duration};
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use xmpp_parsers::{
     jid::{FullJid, Jid},
@@ -179,6 +182,14 @@ pub struct Counters {
     pub unsent: AtomicU64,
     /// Stanzas of the server dropped: malformed, or answers that nobody asked for.
     pub ignored: AtomicU64,
+}
+
+impl Counters {
+    /// What was dropped, by the names that operators see.
+    pub fn dropped(&self) -> [(&'static str, u64); 2] {
+        [("stream_unsent", &self.unsent), ("stream_ignored", &self.ignored)]
+            .map(|(name, count)| (name, count.load(Ordering::Relaxed)))
+    }
 }
 
 /// What a stream may cost. The server is not trusted with more.

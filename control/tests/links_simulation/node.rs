@@ -1,0 +1,484 @@
+//! A node: the whole program but for its kernel, its files and the XML of its stream, wired as `switch/src/run` wires it.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use ipop_control::{
+    ice::{Entropy, IceConfig, Loopback, StunServer, Timing, TurnServer},
+    links::{Action, Links, LinksConfig, Servers, Told},
+    network::Secrets,
+    peer::PeerSource,
+    sessions::{self, Input, Sessions, SessionsConfig},
+    trust::{Policy, SavedPeers, Standing, Trust, TrustStore},
+    xmpp::{
+        FullJid,
+        jingle::JingleConfig,
+        room::{Card, Entry, RoomConfig, RoomPassword},
+        services::{Service, ServiceKind},
+        stream::{Failure, FromStream, IqError, IqToken, Question, Request, Resumed, ToStream},
+    },
+};
+use ipop_datapath::{
+    PortId, TapOffload,
+    command::Command,
+    core::{Core, CoreConfig},
+    frame::VNET_HEADER_LEN,
+    io::SocketId,
+    memory::{MemoryIo, MemoryIoConfig, ReceiveBuffers},
+    node_id::NodeId,
+    quic::{Congestion, TlsIdentity},
+    shared::{NodeFacts, Shared},
+};
+use ipop_learning::{MacTable, MacTableConfig};
+use xmpp_parsers::{iq::Iq, jid::BareJid, minidom::Element, stanza::Stanza};
+
+use crate::{
+    chat::{Door, ROOM, stanza},
+    identity::random_bytes,
+    network::{Datagram, Realm},
+    rng::Rng,
+};
+
+pub(crate) const LISTEN_PORT: u16 = 5_800;
+const RELAY_PORT: u16 = 40_000;
+const TAP: PortId = PortId(0);
+const FIRST_PEER: u16 = 1;
+/// The clock of every host at the start of a world.
+pub(crate) const UNIX_S: u64 = 1_700_000_000;
+/// Rounds with nothing new coming in, above which a node spins.
+const MAX_ROUNDS: usize = 2_000;
+
+/// What stays when the program restarts.
+pub(crate) struct Node {
+    pub(crate) number: usize,
+    pub(crate) identity: Arc<TlsIdentity>,
+    pub(crate) jid: FullJid,
+    pub(crate) policy: Policy,
+    pub(crate) realm: Realm,
+    pub(crate) address: IpAddr,
+    /// What its state directory holds.
+    pub(crate) saved: SavedPeers,
+    pub(crate) trusted: TrustStore,
+    pub(crate) running: Option<Running>,
+    pub(crate) starts: u32,
+    /// How often it logged in.
+    pub(crate) session: u32,
+    /// What its clock showed when the world began.
+    pub(crate) clock_s: u64,
+    /// Nothing is to be done before this.
+    pub(crate) wake_at: Option<Instant>,
+}
+
+/// The program while it runs.
+pub(crate) struct Running {
+    pub(crate) trust: Arc<Trust>,
+    pub(crate) links: Links,
+    pub(crate) sessions: Sessions,
+    pub(crate) is_online: bool,
+    core: Core,
+    io: MemoryIo,
+    buffers: ReceiveBuffers,
+    /// Questions to the server that wait for an answer, by the ids of their stanzas.
+    questions: BTreeMap<String, (IqToken, Instant)>,
+    asked: u64,
+    /// What the operator was told, apart from details.
+    pub(crate) told: Vec<String>,
+    pub(crate) files_written: u64,
+    number: usize,
+    begin: Instant,
+}
+
+/// What a node does to the world.
+pub(crate) enum Effect {
+    Datagram(Datagram),
+    /// To the XMPP server.
+    Stanza(Box<Stanza>),
+    /// Names of servers are to be resolved.
+    Resolve(Vec<Service>),
+    /// A frame for the stations behind the TAP.
+    Frame(Vec<u8>),
+}
+
+pub(crate) fn secret(lines: &str) -> Policy {
+    Policy::Secret(lines.parse::<Secrets>().expect("sound secrets"))
+}
+
+impl Node {
+    pub(crate) fn id(&self) -> NodeId {
+        self.identity.node
+    }
+
+    pub(crate) fn door(&self) -> Door {
+        match self.policy {
+            Policy::Secret(_) => Door::Password,
+            _ => Door::Members,
+        }
+    }
+
+    /// Starts the program.
+    pub(crate) fn start(&mut self, now: Instant, begin: Instant, rng: &mut Rng) {
+        let facts = Arc::new(NodeFacts {
+            node: self.id(),
+            instance: random_bytes(rng),
+            probe_token: random_bytes(rng),
+            name: format!("n{}", self.number),
+            inner_mtu: 1_500,
+            lanes: 1,
+        });
+        let peers = sessions::MAX_PEERS as u16;
+        let fdb = MacTable::new(MacTableConfig::default());
+        let shared = Arc::new(Shared::new(fdb, FIRST_PEER, peers, 1, now));
+        let trust = Arc::new(Trust::new(self.id(), FIRST_PEER, self.policy.clone()));
+        trust.apply(self.policy.clone(), self.trusted.clone());
+        let core = CoreConfig {
+            worker: 0,
+            facts,
+            shared,
+            identity: self.identity.clone(),
+            admission: trust.clone(),
+            congestion: Congestion::Tunnel,
+            taps: vec![TapOffload::Full],
+            tap_macs: vec![ipop_datapath::MacAddr([2, 0xff, 0, 0, 0, self.number as u8])],
+            udp_ports: vec![LISTEN_PORT],
+            rng_seed: Some(random_bytes(rng)),
+        };
+        let io = MemoryIoConfig { relay_port: Some(RELAY_PORT), ..MemoryIoConfig::default() };
+        let sessions = SessionsConfig {
+            local: self.id(),
+            inner_mtu: 1_500,
+            lanes: 1,
+            first_port: FIRST_PEER,
+            seed: rng.next(),
+            peers: Vec::new(),
+        };
+        let mut sessions = Sessions::new(sessions, now).expect("a sound configuration");
+        if let Policy::Secret(secrets) = &self.policy {
+            sessions.handle(now, Input::Secrets(secrets.ids()));
+        }
+        sessions.handle(now, Input::LocalAddresses([self.address].into()));
+        let unix_s = self.clock_s + (now - begin).as_secs();
+        let mut links = Links::new(self.links_config(unix_s, rng), trust.clone(), 0, now);
+        links.set_local_addresses(now, &[self.address]);
+        self.starts += 1;
+        self.running = Some(Running {
+            trust,
+            links,
+            sessions,
+            is_online: false,
+            core: Core::new(core, now).expect("the identity is sound"),
+            io: MemoryIo::new(io),
+            buffers: ReceiveBuffers::default(),
+            questions: BTreeMap::new(),
+            asked: 0,
+            told: Vec::new(),
+            files_written: 0,
+            number: self.number,
+            begin,
+        });
+    }
+
+    fn links_config(&self, unix_s: u64, rng: &mut Rng) -> LinksConfig {
+        let entry = match self.door() {
+            Door::Password => Entry::Password,
+            Door::Members => Entry::Members,
+        };
+        let password = match &self.policy {
+            Policy::Secret(secrets) => Some(secrets.first().room_password().to_owned()),
+            _ => None,
+        };
+        LinksConfig {
+            local: self.id(),
+            room: RoomConfig {
+                room: BareJid::new(ROOM).expect("a JID"),
+                entry,
+                password: password.map(RoomPassword),
+                card: Card {
+                    node: self.id(),
+                    name: format!("n{}", self.number),
+                    version: "1".into(),
+                    capabilities: Vec::new(),
+                },
+                seed: rng.next(),
+            },
+            jingle: JingleConfig {
+                local: self.id(),
+                fingerprint: Some(random_bytes(rng)),
+                loopback: Loopback::Refused,
+                seed: rng.next(),
+            },
+            ice: IceConfig {
+                listen_port: LISTEN_PORT,
+                loopback: Loopback::Refused,
+                entropy: Entropy::seeded(rng.next()),
+                timing: Timing::default(),
+            },
+            servers: Servers::Offered,
+            saved: self.saved.clone(),
+            unix_s,
+        }
+    }
+
+    /// When something is to be done at the latest.
+    fn next_timeout(&self) -> Option<Instant> {
+        let running = self.running.as_ref()?;
+        let questions = running.questions.values().map(|(_, until)| *until).min();
+        let timers = [running.links.poll_timeout(), running.sessions.poll_timeout(), questions];
+        timers.into_iter().flatten().chain([running.core.poll_timeout()]).min()
+    }
+
+    /// Lets the program work until it waits for something.
+    pub(crate) fn work(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        let Some(mut running) = self.running.take() else {
+            self.wake_at = None;
+            return;
+        };
+        running.expire_questions(now);
+        running.sessions.handle_timeout(now);
+        running.links.handle_timeout(now);
+        let mut rounds = 0;
+        while self.round(now, &mut running, effects) {
+            rounds += 1;
+            assert!(rounds < MAX_ROUNDS, "node {} spins", self.number);
+        }
+        self.running = Some(running);
+        self.wake_at = self.next_timeout();
+    }
+
+    /// One round; whether another is needed at once.
+    fn round(&mut self, now: Instant, running: &mut Running, effects: &mut Vec<Effect>) -> bool {
+        let mut any = false;
+        while let Some(action) = running.links.poll_action(now) {
+            any = true;
+            self.carry_out(now, running, action, effects);
+        }
+        while let Some(action) = running.sessions.poll_action() {
+            any = true;
+            match action {
+                sessions::Action::Command { command, .. } => running.command(now, command),
+                sessions::Action::Forgotten { peer, .. } => {
+                    running.trust.forgotten(peer);
+                    running.links.forgotten(now, peer);
+                }
+                sessions::Action::Notice(notice) => running.tell(now, notice.to_string()),
+                sessions::Action::Resolve { .. } => panic!("no names are configured"),
+            }
+        }
+        running.core.flush(now, &mut running.io);
+        let events: Vec<_> = running.core.drain_events().collect();
+        for event in events {
+            any = true;
+            running.links.handle_worker(now, &event);
+            running.sessions.handle(now, Input::Event(event));
+        }
+        any |= running.take_output(self.address, effects);
+        any || running.core.has_backlog(&running.io)
+    }
+
+    fn carry_out(
+        &mut self,
+        now: Instant,
+        running: &mut Running,
+        action: Action,
+        effects: &mut Vec<Effect>,
+    ) {
+        match action {
+            Action::Stream(what) => running.tell_stream(now, what, effects),
+            Action::Worker(command) | Action::Connection(_, command) => {
+                running.command(now, command);
+            }
+            Action::Sessions(input) => running.sessions.handle(now, input),
+            Action::Resolve(offer) => effects.push(Effect::Resolve(offer)),
+            Action::Observe(observed) => {
+                running.files_written += 1;
+                if let Policy::FirstSight(new) = self.policy {
+                    for (node, claim) in observed {
+                        self.trusted.observe(node, &claim, new, UNIX_S);
+                    }
+                    let changes = running.trust.apply(self.policy.clone(), self.trusted.clone());
+                    let gained = changes.gained.into_iter().map(|(node, _)| node);
+                    for node in gained.chain(changes.portless) {
+                        running.links.admit(now, node);
+                    }
+                }
+            }
+            Action::Save(saved) => {
+                running.files_written += 1;
+                self.saved = saved;
+            }
+            Action::Tell(Told::Warning(text) | Told::Info(text)) => running.tell(now, text),
+            Action::GiveUp(why) => panic!("the simulated account is right, but: {why}"),
+            Action::Tell(Told::Debug(_)) => {}
+        }
+    }
+}
+
+impl Running {
+    fn tell(&mut self, now: Instant, text: String) {
+        if std::env::var_os("SIMULATION_LOG").is_some() {
+            println!("{:>9.3?} node {}: {text}", now - self.begin, self.number);
+        }
+        self.told.push(text);
+    }
+
+    fn command(&mut self, now: Instant, command: Command) {
+        self.core.command(now, command, &mut self.io);
+    }
+
+    fn tell_stream(&mut self, now: Instant, what: ToStream, effects: &mut Vec<Effect>) {
+        match what {
+            ToStream::Send(stanza) if self.is_online => effects.push(Effect::Stanza(stanza)),
+            ToStream::Iq(question) => self.ask(now, *question, effects),
+            ToStream::Send(_)
+            | ToStream::NetworkChanged
+            | ToStream::UseAccount(_)
+            | ToStream::Shutdown => {}
+        }
+    }
+
+    fn ask(&mut self, now: Instant, question: Question, effects: &mut Vec<Effect>) {
+        let Question { to, request, token, timeout } = question;
+        if !self.is_online || self.questions.len() >= 256 {
+            let result = Err(if self.is_online { IqError::TooMany } else { IqError::Disconnected });
+            return self.links.handle_stream(now, FromStream::IqAnswer { token, result });
+        }
+        self.asked += 1;
+        let id = format!("q{}", self.asked);
+        self.questions.insert(id.clone(), (token, now + timeout));
+        let iq = match request {
+            Request::Get(payload) => Iq::Get { from: None, to, id, payload },
+            Request::Set(payload) => Iq::Set { from: None, to, id, payload },
+        };
+        effects.push(Effect::Stanza(Box::new(iq.into())));
+    }
+
+    fn expire_questions(&mut self, now: Instant) {
+        let is_late = |_: &String, (_, until): &mut (IqToken, Instant)| *until <= now;
+        let late: Vec<_> = self.questions.extract_if(.., is_late).collect();
+        for (_, (token, _)) in late {
+            let result = Err(IqError::Timeout);
+            self.links.handle_stream(now, FromStream::IqAnswer { token, result });
+        }
+    }
+
+    /// The stream logged in.
+    pub(crate) fn online(&mut self, now: Instant, jid: FullJid) {
+        self.is_online = true;
+        self.links.handle_stream(now, FromStream::Online { jid, resumed: Resumed::No });
+    }
+
+    /// The stream is lost.
+    pub(crate) fn offline(&mut self, now: Instant) {
+        if !std::mem::take(&mut self.is_online) {
+            return;
+        }
+        for (_, (token, _)) in std::mem::take(&mut self.questions) {
+            let result = Err(IqError::Disconnected);
+            self.links.handle_stream(now, FromStream::IqAnswer { token, result });
+        }
+        let (why, retry_in) = (Failure::Closed, Duration::from_secs(1));
+        self.links.handle_stream(now, FromStream::Offline { why, retry_in });
+    }
+
+    /// A stanza comes from the server.
+    pub(crate) fn stanza(&mut self, now: Instant, element: Element) {
+        let event = match stanza(element) {
+            Some(Stanza::Iq(iq @ (Iq::Result { .. } | Iq::Error { .. }))) => {
+                let Some((token, _)) = self.questions.remove(iq.id()) else { return };
+                let result = match iq {
+                    Iq::Error { error, .. } => Err(IqError::Stanza(Box::new(error))),
+                    Iq::Result { payload, .. } => Ok(payload),
+                    Iq::Get { .. } | Iq::Set { .. } => return,
+                };
+                FromStream::IqAnswer { token, result }
+            }
+            Some(stanza) => FromStream::Stanza(Box::new(stanza)),
+            None => return,
+        };
+        self.links.handle_stream(now, event);
+    }
+
+    /// Servers whose names were numbers.
+    pub(crate) fn resolved(&mut self, now: Instant, offer: &[Service]) {
+        let (mut stun, mut turn) = (Vec::new(), Vec::new());
+        for service in offer {
+            let Ok(ip) = service.host.parse::<IpAddr>() else { continue };
+            let address = SocketAddr::new(ip, service.port);
+            match (service.kind, &service.credentials) {
+                (ServiceKind::Turn, Some((username, password))) => turn.push(TurnServer {
+                    address,
+                    username: username.clone(),
+                    password: password.clone(),
+                    expires: None,
+                }),
+                _ => stun.push(StunServer { address }),
+            }
+        }
+        self.links.set_servers(now, stun, turn);
+    }
+
+    pub(crate) fn readdressed(&mut self, now: Instant, address: IpAddr) {
+        self.links.network_changed(now);
+        self.links.set_local_addresses(now, &[address]);
+        self.sessions.handle(now, Input::LocalAddresses([address].into()));
+    }
+
+    pub(crate) fn datagram(&mut self, now: Instant, datagram: &Datagram) {
+        let socket = match datagram.to.port() {
+            LISTEN_PORT => SocketId::LISTEN,
+            RELAY_PORT => SocketId::RELAY,
+            _ => return,
+        };
+        let bytes = self.buffers.fill(std::iter::once(&datagram.payload[..]));
+        let local_ip = Some(datagram.to.ip());
+        self.core.packet(now, socket, datagram.from, local_ip, bytes, &mut self.io);
+        self.core.end_of_train(now, &mut self.io);
+    }
+
+    /// A station behind the TAP speaks.
+    pub(crate) fn frame(&mut self, now: Instant, frame: &[u8]) {
+        self.core.outbound(now, TAP, &[0; VNET_HEADER_LEN], frame, &mut self.io);
+    }
+
+    fn take_output(&mut self, address: IpAddr, effects: &mut Vec<Effect>) -> bool {
+        let mut any = false;
+        while let Some(train) = self.io.trains.pop_front() {
+            any = true;
+            let port = if train.socket == SocketId::RELAY { RELAY_PORT } else { LISTEN_PORT };
+            // A source address that the host has no more is refused by the kernel.
+            if train.source_ip.is_none_or(|ip| ip.to_canonical() == address) {
+                for packet in train.packets() {
+                    effects.push(Effect::Datagram(Datagram {
+                        from: SocketAddr::new(address, port),
+                        to: SocketAddr::new(
+                            train.destination.ip().to_canonical(),
+                            train.destination.port(),
+                        ),
+                        payload: packet.to_vec(),
+                    }));
+                }
+            }
+            self.io.recycle_train(train);
+        }
+        while let Some(write) = self.io.tap_writes.pop_front() {
+            any = true;
+            effects.push(Effect::Frame(write.pieces.concat()));
+            self.io.recycle_tap_write(write);
+        }
+        any
+    }
+
+    /// As a reload of the configuration that names a peer more.
+    pub(crate) fn configure(&mut self, now: Instant, node: NodeId) -> Option<PortId> {
+        let source = PeerSource::Configured;
+        let Standing::Admitted(port) = self.trust.name(node, source, None) else { return None };
+        let (address, last_addresses) = (None, Vec::new());
+        let named = sessions::NamedPeer { node, port, source, address, last_addresses };
+        self.sessions.handle(now, Input::Named(named));
+        self.links.set_configured(1);
+        Some(port)
+    }
+}
