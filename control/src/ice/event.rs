@@ -202,8 +202,9 @@ impl Ice {
                 entry.agent.channel_bound(now, remote);
             }
         }
-        if entry.agent.take_relay_doubt() {
+        if entry.agent.take_server_doubt() {
             self.turn.suspect(now, &mut self.entropy);
+            self.stun.suspect(now);
         }
         let agent = &entry.agent;
         entry.wakeup = Wakeup {

@@ -512,7 +512,7 @@ impl Ice {
     }
 
     fn local_candidates_changed(&mut self, now: Instant) {
-        let (bases, reflexive) = (self.bases(), self.reflexive());
+        let (bases, reflexive) = (self.bases(), self.stun.mappings());
         self.for_agents(
             now,
             |_| true,
@@ -537,27 +537,23 @@ impl Ice {
         hosts.chain(relay).collect()
     }
 
-    fn reflexive(&self) -> Vec<SocketAddr> {
-        self.stun.mappings().iter().map(|mapping| mapping.mapped).collect()
-    }
-
     /// All candidates of this node, best first.
     #[must_use]
     pub fn local_candidates(&self) -> Vec<Candidate> {
+        let mappings = self.stun.mappings();
+        let mapped = |is_ipv4| mappings.iter().map(|m| m.mapped).find(|a| a.is_ipv4() == is_ipv4);
         let hosts = self.bases().into_iter().map(|base| match base.base {
             Base::Host(_) => {
                 Candidate::local(CandidateKind::Host, base.address, None, base.preference)
             }
             Base::Relay => {
-                let related =
-                    self.reflexive().into_iter().find(|a| a.is_ipv4() == base.address.is_ipv4());
+                let related = mapped(base.address.is_ipv4());
                 Candidate::local(CandidateKind::Relayed, base.address, related, base.preference)
             }
         });
         let is_host = |address: &SocketAddr| {
             self.addresses.contains(&address.ip()) && address.port() == self.listen_port
         };
-        let mappings = self.stun.mappings();
         let mapped = mappings
             .iter()
             .enumerate()
@@ -574,7 +570,7 @@ impl Ice {
 
     /// Announces a peer's description and candidates, from the start.
     fn describe(&mut self, now: Instant, peer: NodeId) {
-        let (bases, reflexive) = (self.bases(), self.reflexive());
+        let (bases, reflexive) = (self.bases(), self.stun.mappings());
         if let Some(entry) = self.peers.get_mut(&peer) {
             entry.agent.set_bases(now, bases, reflexive);
             let (local, generation) = entry.agent.local();

@@ -64,6 +64,8 @@ struct Check {
 
 /// Answers to older checks are not waited for.
 const MAX_CHECKS_IN_FLIGHT: usize = 8;
+/// Unanswered checks of the selected pair, the last one just sent, at which everything else is looked at.
+const SILENT_AT: u32 = 2;
 /// Unanswered checks of a proved pair, the last one just sent, from which on it is not trusted: 250 + 500 + 500 ms after
 /// the first one.
 const SUSPECT_AFTER: u32 = 4;
@@ -175,6 +177,16 @@ impl Pair {
     /// Proved, and nothing speaks against it now.
     pub(super) fn is_usable(&self) -> bool {
         self.is_proved() && self.unanswered < SUSPECT_AFTER
+    }
+
+    /// Proved, and the last check was answered.
+    pub(super) fn is_answering(&self) -> bool {
+        self.is_proved() && self.unanswered == 0
+    }
+
+    /// Proved, and just silent for longer than the loss of a packet explains.
+    pub(super) fn falls_silent(&self) -> bool {
+        self.is_proved() && self.unanswered == SILENT_AT
     }
 
     /// Usable, and not only since a moment ago after it had failed.

@@ -27,6 +27,9 @@ const MAX_TRANSMISSIONS: u32 = 5;
 /// A silent server is asked again after this.
 const PAUSE: Duration = Duration::from_secs(30);
 
+/// A server that answered is asked again no sooner than after this.
+const SUSPICION_INTERVAL: Duration = Duration::from_secs(5);
+
 /// A STUN server, resolved.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct StunServer {
@@ -130,6 +133,16 @@ impl StunServers {
         for server in &mut self.servers {
             server.transmissions = 0;
             server.next_at = now;
+        }
+    }
+
+    /// The NAT may map this node to another address by now: asks soon, unless the last answer is fresh.
+    pub(super) fn suspect(&mut self, now: Instant) {
+        let is_old = |server: &Server| server.next_at <= now + KEEPALIVE - SUSPICION_INTERVAL;
+        for server in self.servers.iter_mut().filter(|server| server.transmissions == 0) {
+            if is_old(server) {
+                server.next_at = now.min(server.next_at);
+            }
         }
     }
 

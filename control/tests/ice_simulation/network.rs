@@ -113,6 +113,16 @@ impl Network {
         inside
     }
 
+    /// The NAT before this realm gets another address on its outside, and has forgotten everything.
+    pub(crate) fn renumber(&mut self, inside: Realm, address: &str) {
+        let address = address.parse().unwrap();
+        let nat = self.nats.iter_mut().find(|nat| nat.inside == inside).unwrap();
+        let (outside, before) = (nat.outside, std::mem::replace(&mut nat.address, address));
+        (nat.mappings, nat.permitted) = (BTreeMap::new(), BTreeMap::new());
+        self.remove_address(outside, before);
+        self.add_address(outside, address);
+    }
+
     pub(crate) fn add_address(&mut self, realm: Realm, address: IpAddr) {
         self.addresses.entry(address).or_default().insert(realm);
     }

@@ -279,6 +279,30 @@ fn a_changed_address_is_survived_without_signalling() {
     }
 }
 
+/// The provider gives a NAT another address: its host sees no change of its own, and the allocation is lost with the old
+/// address.
+#[test]
+fn a_nat_that_gets_another_address_is_survived() {
+    for seed in SEEDS {
+        for whose in [0, 1] {
+            for is_signalling in [true, false] {
+                let mut world = behind_nats(seed, NatKind::PortRestricted, NatKind::PortRestricted);
+                connects(&mut world, seconds(5), seed);
+                world.run(seconds(25) + Duration::from_millis(171 * seed));
+                assert!(world.is_direct(0, 1), "seed {seed}");
+                world.is_signalling = is_signalling;
+                let inside = world.nodes[whose].realm;
+                world.network.renumber(inside, "203.0.113.99");
+                world.run(seconds(7));
+                assert!(world.flows(0, 1), "seed {seed}, {whose}, {is_signalling}");
+                let silence = world.longest_silence(0, 1);
+                assert!(silence < seconds(5), "seed {seed}, {whose}: {silence:?}");
+                assert_eq!(world.is_direct(0, 1), is_signalling, "seed {seed}, {whose}");
+            }
+        }
+    }
+}
+
 /// A description holds so many candidates and no more, so in time another one has to tell what holds now.
 #[test]
 fn whoever_moves_often_is_described_anew() {

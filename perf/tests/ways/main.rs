@@ -6,6 +6,7 @@
 //! * `families`: IPv6 alone, and both families.
 //! * `relays`: from a relay to a direct path; TURN servers that refuse, and none at all.
 //! * `offers`: which of its addresses a host offers to its peers.
+//! * `upheavals`: NATs that forget, NATs that get another address, hosts that move.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 #[path = "../common/mod.rs"]

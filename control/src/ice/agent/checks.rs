@@ -8,7 +8,7 @@ use super::{
         candidate::{Candidate, CandidateKind, canonical, priority},
         entropy::Entropy,
         pair::{Base, Duty, Pair, PairState},
-        servers::NatMapping,
+        servers::{Mapping, NatMapping},
         stun::{Builder, Class as MessageClass, Message, Method, Nominates, TransactionId},
     },
     Agent, EarlyRequest, MAX_EARLY_REQUESTS, MAX_PAIRS,
@@ -102,10 +102,24 @@ impl Agent {
         }
         let payload = request.signed(&epoch.remote.key);
         pair.check_sent(now, transaction, nomination, &self.timing);
-        self.doubts_relay |= pair.base == Base::Relay && pair.is_proved() && !pair.is_usable();
+        self.doubts_servers |= pair.base == Base::Relay && pair.is_proved() && !pair.is_usable();
         let (base, remote) = (pair.base, pair.remote);
+        if selected == Some(pair.id) && pair.falls_silent() {
+            self.look_around(now);
+        }
         self.evaluate(now);
         Some(OutgoingCheck { base, remote, transaction, payload })
+    }
+
+    /// The selected pair is silent. What else is left is found out by the time at which traffic has to move; and the
+    /// servers may see this node at another address than its peers were told.
+    fn look_around(&mut self, now: Instant) {
+        let selected = self.selected;
+        let others = self.pairs.iter_mut().filter(|pair| Some(pair.id) != selected);
+        for pair in others.filter(|pair| pair.is_proved()) {
+            pair.doubt(now);
+        }
+        self.doubts_servers = true;
     }
 
     /// Takes a response to a check. `false` if it is not the answer to anything, or not signed right.
@@ -141,12 +155,11 @@ impl Agent {
             return false;
         };
         if let Base::Host(ip) = pair.base {
-            pair.local_kind = if mapped.ip() == ip {
-                CandidateKind::Host
-            } else if self.reflexive.contains(&mapped) {
-                CandidateKind::ServerReflexive
-            } else {
-                CandidateKind::PeerReflexive
+            let is_known = self.reflexive.iter().any(|known| known.mapped == mapped);
+            pair.local_kind = match mapped.ip() == ip {
+                true => CandidateKind::Host,
+                false if is_known => CandidateKind::ServerReflexive,
+                false => CandidateKind::PeerReflexive,
             };
             self.nat_mapping = learn_mapping(self.nat_mapping, pair, mapped, &self.reflexive);
         } else {
@@ -275,19 +288,21 @@ fn learn_mapping(
     known: NatMapping,
     pair: &Pair,
     mapped: SocketAddr,
-    reflexive: &[SocketAddr],
+    reflexive: &[Mapping],
 ) -> NatMapping {
-    if known == NatMapping::EndpointDependent || pair.local_kind == CandidateKind::Host {
-        return known;
-    }
-    // Another IP address is another NAT's: then the peer is behind one that this host is behind too.
-    let same_nat = reflexive.iter().any(|seen| seen.ip() == mapped.ip());
-    match (reflexive.contains(&mapped), same_nat) {
+    // Of another IP address it is another NAT's: then the peer is behind one that this host is behind too.
+    let is_comparable = |other: &&Mapping| {
+        other.base.map(Base::Host) == Some(pair.base) && other.mapped.ip() == mapped.ip()
+    };
+    let mut comparable = reflexive.iter().filter(is_comparable);
+    match (comparable.next(), pair.local_kind) {
+        _ if known == NatMapping::EndpointDependent => known,
+        (None, _) => known,
         // A relay is often the STUN server itself, of which some NATs remember only the address.
-        (true, _) if pair.remote_kind == CandidateKind::Relayed => known,
-        (true, _) => NatMapping::EndpointIndependent,
-        (false, true) => NatMapping::EndpointDependent,
-        (false, false) => known,
+        (_, CandidateKind::ServerReflexive) if pair.remote_kind == CandidateKind::Relayed => known,
+        (_, CandidateKind::ServerReflexive) => NatMapping::EndpointIndependent,
+        (_, CandidateKind::PeerReflexive) => NatMapping::EndpointDependent,
+        (_, CandidateKind::Host | CandidateKind::Relayed) => known,
     }
 }
 

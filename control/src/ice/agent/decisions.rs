@@ -50,7 +50,9 @@ impl Agent {
         let current = self.selected().filter(|pair| pair.is_usable());
         let Some(current) = current else {
             // Nothing works, or what was selected does not: anything usable will do.
-            let best = self.best(|pair| pair.is_usable() && self.is_heard(now, pair));
+            let is_left = |pair: &Pair| pair.is_usable() && self.is_heard(now, pair);
+            let answers = self.best(|pair| is_left(pair) && pair.is_answering());
+            let best = answers.or_else(|| self.best(is_left));
             let Some(best) = best.or_else(|| self.best(Pair::is_usable)) else { return };
             if self.selected.is_some() || self.lost_at.is_some() {
                 self.nominate(now, best);

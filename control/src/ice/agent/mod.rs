@@ -28,7 +28,7 @@ use super::{
     candidate::{Candidate, CandidateKind, priority},
     credentials::Credentials,
     pair::{Base, Pair, PairId, PairState},
-    servers::NatMapping,
+    servers::{Mapping, NatMapping},
     stun::ClaimedRole,
     timing::Timing,
 };
@@ -131,7 +131,7 @@ pub(in crate::ice) struct Agent {
     epochs: Vec<Epoch>,
     epochs_made: u32,
     bases: Vec<LocalBase>,
-    reflexive: Vec<SocketAddr>,
+    reflexive: Vec<Mapping>,
     pairs: Vec<Pair>,
     pairs_made: u64,
     selected: Option<PairId>,
@@ -151,8 +151,8 @@ pub(in crate::ice) struct Agent {
     retry_at: Option<Instant>,
     retry_pause: Duration,
     wanted_channels: Vec<SocketAddr>,
-    /// A pair through the relay has failed that worked before.
-    doubts_relay: bool,
+    /// Pairs are silent that worked before.
+    doubts_servers: bool,
     /// What the peer's answers tell of the NAT in front of this host.
     nat_mapping: NatMapping,
 }
@@ -192,7 +192,7 @@ impl Agent {
             retry_at: None,
             retry_pause: timing.first_retry,
             wanted_channels: Vec::new(),
-            doubts_relay: false,
+            doubts_servers: false,
             nat_mapping: NatMapping::Unknown,
         }
     }
@@ -252,9 +252,9 @@ impl Agent {
         self.pairs.iter().any(|pair| pair.base == Base::Relay && pair.remote == remote)
     }
 
-    /// Whether the relay should be asked if it still serves this node.
-    pub(in crate::ice) fn take_relay_doubt(&mut self) -> bool {
-        std::mem::take(&mut self.doubts_relay)
+    /// Whether the servers should be asked if they still know this node as before.
+    pub(in crate::ice) fn take_server_doubt(&mut self) -> bool {
+        std::mem::take(&mut self.doubts_servers)
     }
 
     /// New credentials of this end. The peer may have started anew, so it may count its generations from 0 again.
@@ -345,7 +345,7 @@ impl Agent {
         &mut self,
         now: Instant,
         bases: Vec<LocalBase>,
-        reflexive: Vec<SocketAddr>,
+        reflexive: Vec<Mapping>,
     ) {
         if self.reflexive != reflexive {
             self.nat_mapping = NatMapping::Unknown;
