@@ -8,10 +8,10 @@ use super::{
         candidate::{Candidate, CandidateKind, canonical, priority},
         entropy::Entropy,
         pair::{Base, Duty, Pair, PairState},
-        servers::{Mapping, NatMapping},
         stun::{Builder, Class as MessageClass, Message, Method, Nominates, TransactionId},
     },
     Agent, EarlyRequest, MAX_EARLY_REQUESTS, MAX_PAIRS,
+    nats::learn_mapping,
 };
 
 /// A check that is to leave now.
@@ -279,30 +279,6 @@ impl Agent {
         // An address that nobody told us of: the peer may have moved, and then the path of before is dead.
         self.suspect(now, None);
         Some(self.pairs.len() - 1)
-    }
-}
-
-/// What is known of the NAT in front of this host once `pair` is seen as `mapped`. With a single STUN server there is
-/// nothing else to compare with what that one sees.
-fn learn_mapping(
-    known: NatMapping,
-    pair: &Pair,
-    mapped: SocketAddr,
-    reflexive: &[Mapping],
-) -> NatMapping {
-    // Of another IP address it is another NAT's: then the peer is behind one that this host is behind too.
-    let is_comparable = |other: &&Mapping| {
-        other.base.map(Base::Host) == Some(pair.base) && other.mapped.ip() == mapped.ip()
-    };
-    let mut comparable = reflexive.iter().filter(is_comparable);
-    match (comparable.next(), pair.local_kind) {
-        _ if known == NatMapping::EndpointDependent => known,
-        (None, _) => known,
-        // A relay is often the STUN server itself, of which some NATs remember only the address.
-        (_, CandidateKind::ServerReflexive) if pair.remote_kind == CandidateKind::Relayed => known,
-        (_, CandidateKind::ServerReflexive) => NatMapping::EndpointIndependent,
-        (_, CandidateKind::PeerReflexive) => NatMapping::EndpointDependent,
-        (_, CandidateKind::Host | CandidateKind::Relayed) => known,
     }
 }
 

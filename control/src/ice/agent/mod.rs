@@ -21,6 +21,7 @@ use std::{
 
 mod checks;
 mod decisions;
+mod nats;
 
 pub(super) use self::checks::{Pacing, RequestOutcome, Triggered};
 use super::{
@@ -220,20 +221,6 @@ impl Agent {
 
     pub(in crate::ice) fn selected(&self) -> Option<&Pair> {
         self.selected.and_then(|id| self.pair(id))
-    }
-
-    pub(in crate::ice) fn nat_mapping(&self) -> NatMapping {
-        self.nat_mapping
-    }
-
-    /// Whether checks of the peer come from other ports of its NAT than the STUN servers see.
-    pub(in crate::ice) fn peer_is_behind_symmetric_nat(&self) -> bool {
-        let of_kind = |kind| self.remote_candidates().iter().filter(move |c| c.kind == kind);
-        let from = self.pairs.iter().filter(|p| p.remote_kind == CandidateKind::PeerReflexive);
-        from.map(|pair| pair.remote).any(|from| {
-            of_kind(CandidateKind::ServerReflexive)
-                .any(|seen| seen.address.ip() == from.ip() && seen.address.port() != from.port())
-        })
     }
 
     /// All local ufrags under which requests are taken.
