@@ -28,7 +28,7 @@ const MAX_TRANSMISSIONS: u32 = 5;
 const PAUSE: Duration = Duration::from_secs(30);
 
 /// A server that answered is asked again no sooner than after this.
-const SUSPICION_INTERVAL: Duration = Duration::from_secs(5);
+const SUSPICION_INTERVAL: Duration = Duration::from_secs(2);
 
 /// A STUN server, resolved.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -136,13 +136,11 @@ impl StunServers {
         }
     }
 
-    /// The NAT may map this node to another address by now: asks soon, unless the last answer is fresh.
+    /// The NAT may map this node to another address by now: asks as soon as the last answer is not fresh any more.
     pub(super) fn suspect(&mut self, now: Instant) {
-        let is_old = |server: &Server| server.next_at <= now + KEEPALIVE - SUSPICION_INTERVAL;
         for server in self.servers.iter_mut().filter(|server| server.transmissions == 0) {
-            if is_old(server) {
-                server.next_at = now.min(server.next_at);
-            }
+            let answered_at = server.next_at.checked_sub(KEEPALIVE).unwrap_or(now);
+            server.next_at = server.next_at.min(now.max(answered_at + SUSPICION_INTERVAL));
         }
     }
 

@@ -16,3 +16,4 @@ mod homes;
 mod matrix;
 mod offers;
 mod relays;
+mod upheavals;
