@@ -11,7 +11,8 @@ fn two_nodes_of_one_name_are_both_in_the_room() {
     let world = World::new("samename");
     let token = world.make_network();
     let (a, b) = (world.machine("a"), world.machine("b"));
-    let first = world.member(&a.host, 0, "n0", &token);
+    let mut first = world.member(&a.host, 0, "n0", &token);
+    first.joins();
     let mut args = world.account("n1");
     args.extend(["--join".into(), token]);
     let mut second = world.switch_named(&b.host, 1, "a", &strs(&args));
