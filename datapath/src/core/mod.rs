@@ -124,7 +124,7 @@ impl Core {
             server_crypto,
             endpoint,
             paths: Paths::default(),
-            allowance: Allowance::new(now),
+            allowance: Allowance::new(ports, now),
             tunnels: Vec::new(),
             by_id: HashMap::new(),
             active: vec![None; ports],

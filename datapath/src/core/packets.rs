@@ -26,18 +26,23 @@ use crate::{
     storm::TokenBucket,
 };
 
-/// Packets a second that are handed to control, of each [`Audience`]: what checks and consent of a thousand peers need.
+/// Packets a second that are handed to control, of all strangers together and of the relay: what a thousand peers need.
 const CONTROL_PACKETS_RATE: u32 = 1_000;
 /// Packets at once.
 const CONTROL_PACKETS_BURST: u32 = 1_000;
+/// The same of each peer: what its checks need at their busiest.
+const PEER_PACKETS_RATE: u32 = 50;
+const PEER_PACKETS_BURST: u32 = 200;
 /// Longer packets are none of control's, in or out. A STUN message fits any path's MTU (RFC 8489 section 6.1).
 const MAX_CONTROL_PACKET_LEN: usize = 2_048;
 
-/// Who sent a packet for control. Each has an allowance of its own, so that strangers cannot use up that of peers.
+/// Who sent a packet for control. Each has an allowance of its own, so that neither strangers nor a peer can use up another one's.
 #[derive(Clone, Copy)]
 enum Audience {
     Stranger,
-    Peer,
+    /// Directly or over a relay.
+    Peer(PortId),
+    /// The relay itself, and what it passes on of nobody in particular.
     Relay,
 }
 
@@ -51,12 +56,28 @@ struct Arrival {
 }
 
 /// What may still be handed to control now.
-pub(super) struct Allowance([TokenBucket; 3]);
+pub(super) struct Allowance {
+    strangers: TokenBucket,
+    relay: TokenBucket,
+    /// By port.
+    peers: Vec<TokenBucket>,
+}
 
 impl Allowance {
-    pub(super) fn new(now: Instant) -> Self {
-        let bucket = TokenBucket::new(CONTROL_PACKETS_RATE, CONTROL_PACKETS_BURST, now);
-        Self([bucket.clone(), bucket.clone(), bucket])
+    pub(super) fn new(ports: usize, now: Instant) -> Self {
+        let shared = TokenBucket::new(CONTROL_PACKETS_RATE, CONTROL_PACKETS_BURST, now);
+        let peer = TokenBucket::new(PEER_PACKETS_RATE, PEER_PACKETS_BURST, now);
+        Self { strangers: shared.clone(), relay: shared, peers: vec![peer; ports] }
+    }
+
+    fn take(&mut self, now: Instant, audience: Audience) -> bool {
+        match audience {
+            Audience::Stranger => self.strangers.take(now),
+            Audience::Relay => self.relay.take(now),
+            Audience::Peer(PortId(port)) => {
+                self.peers.get_mut(usize::from(port)).is_some_and(|bucket| bucket.take(now))
+            }
+        }
     }
 }
 
@@ -75,7 +96,7 @@ impl Core {
             SocketId::LISTEN if is_stun(&packet) => {
                 let audience = match self.paths.origin(remote) {
                     Origin::Unmapped => Audience::Stranger,
-                    Origin::Peer(_) | Origin::PeerOrPlain(_) => Audience::Peer,
+                    Origin::Peer(port) | Origin::PeerOrPlain(port) => Audience::Peer(port),
                 };
                 self.tell_control(now, audience, &packet, |payload| Event::Packet {
                     socket,
@@ -118,7 +139,7 @@ impl Core {
         packet.truncate(content.end);
         packet.advance(content.start);
         if is_stun(packet) {
-            self.tell_control(now, Audience::Relay, packet, |payload| Event::ChannelPacket {
+            self.tell_control(now, Audience::Peer(peer), packet, |payload| Event::ChannelPacket {
                 channel,
                 payload,
             });
@@ -136,7 +157,7 @@ impl Core {
     ) {
         let counters = &self.switch.counters.io;
         let fits = packet.len() <= MAX_CONTROL_PACKET_LEN;
-        if fits && self.allowance.0[audience as usize].take(now) {
+        if fits && self.allowance.take(now, audience) {
             counters.received_control_packets.add(1);
             self.switch.events.push(event(packet.to_vec()));
         } else {

@@ -6,6 +6,8 @@ use ipop_datapath::{
     channel_data,
     command::{Command, Event},
     io::SocketId,
+    memory::TAP,
+    path::Source,
 };
 
 use crate::net::{CHANNELS, Net, Way, server};
@@ -119,6 +121,29 @@ fn floods_of_strangers_are_cut_and_leave_peers_their_part() {
     giant[2..4].copy_from_slice(&4_000_u16.to_be_bytes());
     net.nodes[1].receive_packets(now, SocketId::LISTEN, peer, &[&giant]);
     assert_eq!(drain(&mut net, 1), []);
+}
+
+#[test]
+fn a_peer_that_floods_leaves_other_peers_their_part() {
+    let mut net = Net::connected(Way::Direct);
+    let (now, peer) = (net.now, net.nodes[0].address);
+    // These nodes have no port for a third one; the TAP's does as well.
+    let other: SocketAddr = "10.0.0.67:1".parse().unwrap();
+    net.command(1, Command::AddSource { source: Source::Direct(other), port: TAP });
+    let flood = stun(1);
+    for _ in 0..100 {
+        let packets = [&flood[..]; 50];
+        net.nodes[1].receive_packets(now, SocketId::LISTEN, peer, &packets);
+    }
+    assert_eq!(drain(&mut net, 1).len(), 200);
+    for from in [other, "10.0.0.66:1".parse().unwrap()] {
+        net.nodes[1].receive_packets(now, SocketId::LISTEN, from, &[&stun(2)]);
+        assert_eq!(drain(&mut net, 1).len(), 1, "{from}");
+    }
+    // Its own tunnel does not suffer from it.
+    net.send(0, EVERYBODY, 1_000);
+    net.exchange();
+    assert_eq!(net.take_frames(1), 1);
 }
 
 #[test]
