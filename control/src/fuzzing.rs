@@ -6,8 +6,10 @@
 
 use ipop_datapath::admission::MAX_PROOFS;
 
-pub use crate::xmpp::fuzzing::{
-    external_services, jingle_payload, room_configuration, room_presence,
+pub use crate::{
+    ice::fuzzing::{ice_candidates, stun_packets, turn_answers},
+    links::signal_message,
+    xmpp::fuzzing::{external_services, jingle_payload, room_configuration, room_presence},
 };
 use crate::{
     network::{Secrets, token},
@@ -25,12 +27,16 @@ pub struct Target {
 /// Every target.
 pub const TARGETS: &[Target] = &[
     Target { name: "external_services", body: external_services },
+    Target { name: "ice_candidates", body: ice_candidates },
     Target { name: "jingle_payload", body: jingle_payload },
     Target { name: "join_token", body: join_token },
     Target { name: "room_configuration", body: room_configuration },
     Target { name: "room_presence", body: room_presence },
     Target { name: "secret_file", body: secret_file },
+    Target { name: "signal_message", body: signal_message },
     Target { name: "state_file", body: state_file },
+    Target { name: "stun_packets", body: stun_packets },
+    Target { name: "turn_answers", body: turn_answers },
 ];
 
 /// A join token as text, and the fields behind its checksum.
@@ -141,7 +147,11 @@ mod tests {
         match target {
             "join_token" => tokens(),
             "secret_file" => secret_files(),
+            "signal_message" => crate::links::signal_seeds(),
             "state_file" => state_files(),
+            "ice_candidates" | "stun_packets" | "turn_answers" => {
+                crate::ice::fuzzing::seeds(target)
+            }
             _ => crate::xmpp::fuzzing::seeds(target),
         }
     }

@@ -2,7 +2,8 @@
 //! `[network]`; a few more keys have no flag.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Read},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
@@ -13,6 +14,11 @@ use crate::cli::{AccountValues, NetworkValues, Values};
 
 /// Read when no other file is named, if it exists.
 pub(crate) const DEFAULT_PATH: &str = "/etc/ipop-switch/config.toml";
+
+/// More than this is no configuration file.
+const MAX_LEN: u64 = 1 << 20;
+/// Of a key that is not ours, characters.
+const MAX_SHOWN_KEY: usize = 40;
 
 /// A configuration file that was read.
 #[derive(Clone, PartialEq, Debug)]
@@ -90,22 +96,53 @@ impl std::error::Error for FileError {}
 /// Reads the named file, or `default` if it exists.
 pub(crate) fn read(named: Option<&Path>, default: &Path) -> Result<Option<ConfigFile>, FileError> {
     let path = named.unwrap_or(default);
-    let text = match fs::read_to_string(path) {
+    let text = match read_text(path) {
         Ok(text) => text,
         Err(error) if named.is_none() && error.kind() == io::ErrorKind::NotFound => {
             return Ok(None);
         }
         Err(source) => return Err(FileError::Unreadable { path: path.into(), source }),
     };
-    let keys: Keys = toml::from_str(&text).map_err(|error| FileError::Invalid {
-        path: path.into(),
-        why: error.to_string().trim_end().into(),
-    })?;
-    let file = keys.into_file(path.into());
+    let file = parse(path, &text)?;
     if file.holds_secrets() {
         refuse_exposed(path)?;
     }
     Ok(Some(file))
+}
+
+fn read_text(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let read = fs::File::open(path)?.take(MAX_LEN + 1).read_to_string(&mut text)?;
+    if read as u64 > MAX_LEN {
+        return Err(io::Error::other(format!(
+            "it is longer than {MAX_LEN} bytes, so it is no configuration file"
+        )));
+    }
+    Ok(text)
+}
+
+/// What a file with this text says.
+pub(crate) fn parse(path: &Path, text: &str) -> Result<ConfigFile, FileError> {
+    match toml::from_str::<Keys>(text) {
+        Ok(keys) => Ok(keys.into_file(path.into())),
+        Err(error) => Err(FileError::Invalid { path: path.into(), why: explain(text, &error) }),
+    }
+}
+
+/// What is wrong, and in which line, of which no more than the key is shown: what stands behind it may be a secret.
+fn explain(text: &str, error: &toml::de::Error) -> String {
+    let start = error.span().map_or(0, |span| span.start);
+    let before = text.get(..start).unwrap_or(text);
+    let number = before.matches('\n').count();
+    let line = text.split('\n').nth(number).unwrap_or_default();
+    let key = line.split_once('=').map_or("", |(key, _)| key.trim());
+    let key: String = key.chars().take(MAX_SHOWN_KEY).collect();
+    let is_secret = ["password", "join"].into_iter().any(|word| line.contains(word));
+    let why = if is_secret { "there is no value of the right kind" } else { error.message() };
+    match (key.as_str(), number + 1) {
+        ("", line) => format!("line {line}: {why}"),
+        (key, line) => format!("line {line}, {key}: {why}"),
+    }
 }
 
 impl ConfigFile {
@@ -328,6 +365,33 @@ mod tests {
             assert!(error.contains("config.toml"), "{error}");
             assert!(words.iter().all(|word| error.contains(word)), "{error}");
         }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_secret_is_told_without_it() {
+        for text in [
+            "[xmpp]\npassword = hunter2x",
+            "[xmpp]\npassword = 'hunter2x",
+            "[xmpp]\npassword = ['hunter2x']",
+            "[xmpp]\npassword = 'a'\npassword = 'hunter2x'",
+            "[network]\njoin = ipop1hunter2x",
+            "[network]\njoin = 'a' 'hunter2x'",
+            "[[ice.turn]]\nserver = 'x'\nusername = 'u'\npassword = hunter2x",
+            "xmpp = { jid = 'a@x', password = hunter2x }",
+            "[xmpp]\npasswrd = 'hunter2x'",
+        ] {
+            let error = read_text(text).unwrap_err();
+            assert!(!error.contains("hunter2x"), "{error}");
+            assert!(error.contains("line "), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_configuration_file_is_refused() {
+        let error = read(Some(Path::new("/dev/zero")), Path::new("/none")).unwrap_err().to_string();
+        assert!(error.contains("longer than"), "{error}");
+        let error = read(Some(Path::new("/")), Path::new("/none")).unwrap_err().to_string();
+        assert!(error.contains("cannot read the configuration file /"), "{error}");
     }
 
     #[test]

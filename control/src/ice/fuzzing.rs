@@ -1,6 +1,7 @@
 //! What fuzz targets call: bytes of strangers, through all doors of a node that is busy with a peer.
 
 use std::{
+    collections::VecDeque,
     net::{Ipv4Addr, SocketAddr},
     time::{Duration, Instant},
 };
@@ -9,8 +10,9 @@ use ipop_datapath::node_id::NodeId;
 
 use super::{
     Candidate, CandidateKind, Entropy, Ice, IceConfig, IceEvent, Loopback, Packet,
-    RemoteDescription, Role, StunServer, Timing, TurnServer, Via,
+    RemoteDescription, Role, Socket, StunServer, Timing, TurnServer, Via, check_address,
     stun::{Builder, ClaimedRole, Class, IntegrityKey, Message, Method, TransactionId},
+    turn::long_term_key,
 };
 
 const PEER: NodeId = NodeId([7; 32]);
@@ -54,7 +56,7 @@ fn busy_node(now: Instant) -> (Ice, String, String) {
 ///
 /// # Panics
 /// If more is sent than the pace allows: that is what the target looks for, besides panics of the code.
-pub fn packets(input: &[u8]) {
+pub fn stun_packets(input: &[u8]) {
     let mut now = Instant::now();
     let (mut ice, ufrag, password) = busy_node(now);
     let from = SocketAddr::from(([192, 0, 2, 77], 4000));
@@ -105,7 +107,7 @@ fn signed_request(payload: &[u8], ufrag: &str, password: &str) -> Vec<u8> {
 ///
 /// # Panics
 /// If a check goes to an address that must not be checked, or more are sent than allowed.
-pub fn candidates(input: &[u8]) {
+pub fn ice_candidates(input: &[u8]) {
     let mut now = Instant::now();
     let (mut ice, _, _) = busy_node(now);
     let candidates: Vec<_> = input
@@ -147,6 +149,173 @@ pub fn candidates(input: &[u8]) {
     assert!(sent <= 24 * 5 + 12, "{sent} checks");
 }
 
+/// Rounds for one pause, above which something spins.
+const MAX_ROUNDS: usize = 20_000;
+/// Requests to the TURN server that may still be answered.
+const MAX_ASKED: usize = 32;
+
+/// A TURN server that knows the password and does what the input says.
+struct Server {
+    ice: Ice,
+    now: Instant,
+    key: IntegrityKey,
+    asked: VecDeque<Vec<u8>>,
+    sent: usize,
+}
+
+/// Answers of a TURN server that is in the right place and knows the password, and time between them.
+///
+/// # Panics
+/// If something spins, more is sent than such a server may cause, or anything where nobody may be sent.
+pub fn turn_answers(input: &[u8]) {
+    let start = Instant::now();
+    let (mut ice, ufrag, password) = busy_node(start);
+    let peer = SocketAddr::from(([192, 0, 2, 77], 4000));
+    let candidate =
+        Candidate { kind: CandidateKind::Host, address: peer, related: None, priority: 1 << 30 };
+    ice.add_remote_candidates(start, PEER, 0, &[candidate]);
+    let key = long_term_key("u", "realm", "p");
+    let mut server = Server { ice, now: start, key, asked: VecDeque::new(), sent: 0 };
+    let mut rest = input;
+    let mut steps = 0;
+    while let Some(([step, a, b, c], others)) = rest.split_first_chunk::<4>() {
+        rest = others;
+        steps += 1;
+        server.take_transmits();
+        match step % 8 {
+            0..=3 => server.answer(*step, [*a, *b, *c]),
+            4 => server.says(Via::Channel { channel: 0x4000 + u16::from(*a) }, &[*b; 40]),
+            5 => {
+                let request = signed_request(&[*a, *b, *c, 0, 0, 0], &ufrag, &password);
+                let payload: &[u8] = if c % 2 == 0 { &request } else { &[*b; 30] };
+                let indication = Builder::new(Class::Indication, Method::Data, transaction(*a))
+                    .peer(address([*b, *c]))
+                    .payload(payload);
+                server.says(Via::RelaySocket { remote: SERVER }, &indication.unsigned());
+            }
+            6 => server.pass(Duration::from_millis(u64::from(*a) * 10)),
+            _ => server.pass(Duration::from_secs(u64::from(*a))),
+        }
+    }
+    server.take_transmits();
+    let elapsed_s = (server.now - start).as_secs() as usize;
+    assert!(server.sent <= 100 + 40 * steps + 20 * elapsed_s, "{} in {elapsed_s} s", server.sent);
+    assert!(server.ice.bound_channels() <= 4_096);
+}
+
+impl Server {
+    fn take_transmits(&mut self) {
+        while let Some(transmit) = self.ice.poll_transmit() {
+            self.sent += 1;
+            assert_eq!(check_address(transmit.remote, Loopback::Refused), Ok(()));
+            let is_relay = transmit.socket == Socket::Relay;
+            assert!(!is_relay || transmit.remote == SERVER);
+            let is_request = Message::parse(&transmit.payload)
+                .is_some_and(|message| message.class == Class::Request);
+            if is_relay && is_request {
+                self.asked.push_back(transmit.payload);
+                self.asked.truncate(MAX_ASKED);
+            }
+        }
+        while self.ice.poll_event().is_some() {}
+    }
+
+    fn says(&mut self, via: Via, payload: &[u8]) {
+        self.ice.handle_packet(self.now, Packet { via, payload });
+        self.take_transmits();
+    }
+
+    /// An answer to one of the requests: right, or as the bytes say.
+    fn answer(&mut self, step: u8, [a, b, c]: [u8; 3]) {
+        const CODES: [u16; 12] = [300, 400, 401, 403, 420, 437, 438, 441, 442, 486, 500, 508];
+        let at = if step & 8 == 0 { 0 } else { usize::from(c) };
+        let Some(request) = self.asked.remove(at % self.asked.len().max(1)) else { return };
+        let Some(request) = Message::parse(&request) else { return };
+        let class = if step & 1 == 0 { Class::Success } else { Class::Error };
+        let method = if step & 16 == 0 { request.method } else { Method::Refresh };
+        let mut answer = Builder::new(class, method, request.transaction);
+        if class == Class::Error {
+            answer = answer.error(CODES[usize::from(a) % CODES.len()], "no");
+        }
+        if step & 32 == 0 {
+            answer = answer.realm(if b % 4 == 3 { "other" } else { "realm" }).nonce(&[b; 8]);
+        }
+        if step & 64 == 0 {
+            let lifetime_s = if c & 0x80 == 0 { 600 } else { u32::from(b) << (c % 32) };
+            let answer_ = answer.relayed(address([a, b])).mapped(address([b, c]));
+            answer = answer_.lifetime_s(lifetime_s);
+        }
+        let signed = if step & 128 == 0 { answer.signed(&self.key) } else { answer.unsigned() };
+        self.says(Via::RelaySocket { remote: SERVER }, &signed);
+    }
+
+    fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        for round in 0.. {
+            assert!(round < MAX_ROUNDS, "something spins");
+            let Some(at) = self.ice.poll_timeout().filter(|at| *at <= end) else { break };
+            self.now = at.max(self.now + Duration::from_micros(1));
+            self.ice.handle_timeout(self.now);
+            self.take_transmits();
+        }
+        self.now = self.now.max(end);
+    }
+}
+
+fn transaction(number: u8) -> TransactionId {
+    TransactionId([number; 12])
+}
+
+/// Anywhere: good addresses, and those where nobody may be sent.
+fn address([a, b]: [u8; 2]) -> SocketAddr {
+    let ip = match a % 8 {
+        0 => [127, 0, 0, b],
+        1 => [224, 0, 0, b],
+        2 => [0, 0, 0, b],
+        3 => [255, 255, 255, b],
+        _ => [192, 0, 2, b],
+    };
+    SocketAddr::from((ip, u16::from(a) * 256))
+}
+
+/// Inputs to start from, for each target of this file.
+#[cfg(test)]
+pub(crate) fn seeds(target: &str) -> Vec<Vec<u8>> {
+    let chunk = |bytes: &[u8]| [&[bytes.len() as u8][..], bytes].concat();
+    let key = IntegrityKey::new(b"0123456789abcdef012345");
+    let of = |class| Builder::new(class, Method::Binding, transaction(1));
+    match target {
+        "stun_packets" => vec![
+            chunk(&of(Class::Request).username("a:b").priority(1).signed(&key)),
+            [
+                chunk(&of(Class::Success).mapped(address([4, 7])).unsigned()),
+                chunk(&of(Class::Error).error(487, "Role Conflict").signed(&key)),
+                chunk(&[0x40, 0, 0, 4, 1, 2, 3, 4]),
+                chunk(&[1, 0, 0, 0, 9, 0, 3]),
+            ]
+            .concat(),
+        ],
+        "ice_candidates" => vec![
+            [[0, 10, 0, 0, 2, 0x16, 0xa8, 255], [1, 203, 0, 113, 7, 0x16, 0xa8, 100]].concat(),
+            [[0x80, 0x20, 1, 0, 1, 0x16, 0xa8, 9], [2, 127, 0, 0, 1, 0, 1, 1]].concat(),
+        ],
+        _ => vec![
+            // A challenge, an allocation, time, a channel, what comes through it, a refresh.
+            vec![
+                1, 2, 0, 0, 0, 4, 9, 0, 6, 20, 0, 0, 0, 4, 9, 0, 4, 0, 7, 0, 5, 1, 2, 4, 7, 250, 0,
+                0, 7, 250, 0, 0, 0, 4, 9, 0,
+            ],
+            // Refusals of every kind.
+            (0..12).flat_map(|code| [1, code, 0, 0, 7, 70, 0, 0]).collect(),
+            // It forgets the allocation, sends elsewhere, and gives short times.
+            vec![
+                1, 2, 0, 0, 0, 4, 9, 0x81, 7, 40, 0, 0, 1, 5, 0, 0, 1, 0, 0, 0, 1, 6, 0, 0, 128, 4,
+                9, 0,
+            ],
+        ],
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::{collection::vec, prelude::*};
@@ -156,12 +325,17 @@ mod tests {
 
         #[test]
         fn any_packets_are_survived(input in vec(any::<u8>(), 0..400)) {
-            super::packets(&input);
+            super::stun_packets(&input);
+        }
+
+        #[test]
+        fn any_answers_are_survived(input in vec(any::<u8>(), 0..400)) {
+            super::turn_answers(&input);
         }
 
         #[test]
         fn any_candidates_are_survived(input in vec(any::<u8>(), 0..800)) {
-            super::candidates(&input);
+            super::ice_candidates(&input);
         }
     }
 
@@ -173,6 +347,6 @@ mod tests {
                 [0, a, b, c, d, 0x16, 0xa8, 255]
             })
             .collect();
-        super::candidates(&input);
+        super::ice_candidates(&input);
     }
 }

@@ -30,8 +30,13 @@ use ipop_datapath::{
 };
 use xmpp_parsers::jid::{BareJid, FullJid};
 
-pub use self::report::{LinkReport, NetworkReport, refused_reasons};
+#[cfg(test)]
+pub(crate) use self::signal::seeds as signal_seeds;
 use self::{claims::Chores, report::Lines, saved::Memory, stream::Questions};
+pub use self::{
+    report::{LinkReport, NetworkReport, refused_reasons},
+    signal::fuzz as signal_message,
+};
 use crate::{
     ice::{Candidate, Ice, IceConfig, Role, StunServer, TurnServer},
     sessions::Input,

@@ -96,6 +96,40 @@ pub(super) fn read(bytes: &[u8]) -> Option<Message> {
     Some(Message { description, candidates: candidates.collect() })
 }
 
+/// For fuzzing: what a peer says inside the tunnel.
+///
+/// # Panics
+/// When something is taken that is not sound, or is not written as it was read.
+pub fn fuzz(bytes: &[u8]) {
+    let Some(message) = read(bytes) else { return };
+    assert!(message.description.is_sound() && message.candidates.len() <= MAX_CANDIDATES);
+    for candidate in &message.candidates {
+        assert_eq!(check_address(candidate.address, Loopback::Refused), Ok(()));
+    }
+    let written = write(&message.description, &message.candidates);
+    assert_eq!(read(&written), Some(message));
+}
+
+/// Inputs to start from.
+#[cfg(test)]
+pub(crate) fn seeds() -> Vec<Vec<u8>> {
+    let description =
+        IceDescription { ufrag: "abcd".into(), password: "p".repeat(22), generation: 3 };
+    let candidate = |kind, address: &str| Candidate {
+        kind,
+        address: address.parse().expect("an address"),
+        related: None,
+        priority: 7,
+    };
+    let candidates = [
+        candidate(CandidateKind::Host, "10.0.0.2:5800"),
+        candidate(CandidateKind::Relayed, "[2001:db8::7]:50000"),
+        candidate(CandidateKind::PeerReflexive, "127.0.0.1:9"),
+    ];
+    let weak = IceDescription { password: "short".into(), ..description.clone() };
+    vec![write(&description, &candidates), write(&description, &[]), write(&weak, &candidates)]
+}
+
 #[cfg(test)]
 mod tests {
     use ipop_datapath::command::MAX_SIGNAL_LEN;

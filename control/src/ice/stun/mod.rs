@@ -375,13 +375,13 @@ impl Builder {
         self.attribute(attribute::XOR_PEER_ADDRESS, &value)
     }
 
-    #[cfg(test)]
+    /// Of a server: for tests and fuzz targets.
     pub(super) fn relayed(self, relayed: SocketAddr) -> Self {
         let value = address_value(mask(relayed, self.transaction));
         self.attribute(attribute::XOR_RELAYED_ADDRESS, &value)
     }
 
-    #[cfg(test)]
+    /// Of a server: for tests and fuzz targets.
     pub(super) fn payload(self, payload: &[u8]) -> Self {
         self.attribute(attribute::DATA, payload)
     }

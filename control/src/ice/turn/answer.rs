@@ -47,6 +47,6 @@ pub(super) fn refusal(code: u16, alternate: Option<SocketAddr>) -> String {
 }
 
 /// RFC 8489, section 9.2.2. MD5 is what servers have agreed on.
-pub(super) fn long_term_key(username: &str, realm: &str, password: &str) -> IntegrityKey {
+pub(in crate::ice) fn long_term_key(username: &str, realm: &str, password: &str) -> IntegrityKey {
     IntegrityKey::new(&Md5::digest(format!("{username}:{realm}:{password}")))
 }

@@ -22,8 +22,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub(super) use self::answer::long_term_key;
 use self::{
-    answer::{lifetime, long_term_key, refusal},
+    answer::{lifetime, refusal},
     channels::{Binding, Channels},
 };
 use super::{

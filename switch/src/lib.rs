@@ -1,0 +1,146 @@
+//! ipop-switch: an Ethernet switch whose ports are TAP devices and QUIC tunnels.
+//!
+//! The program is [`main`]; that it is a library too lets fuzz targets reach what reads foreign text.
+#![forbid(unsafe_code)]
+
+mod check;
+mod cli;
+mod config;
+mod exit;
+pub mod fuzzing;
+mod identity_cmd;
+mod log;
+mod prompt;
+mod room_cmd;
+mod run;
+mod secret_cmd;
+mod settings;
+mod trust_cmd;
+
+use std::{
+    io::{self, Write},
+    path::Path,
+    process,
+};
+
+use clap::Parser;
+
+use crate::{
+    cli::{CheckArgs, Cli, Command, IdentityArgs, RoomCommand, RunArgs, TrustArgs, Values},
+    config::ConfigFile,
+    exit::{ExitCode, Failure},
+    settings::{Asked, Environment, Layers, Settings, SettingsError},
+};
+
+/// The whole program.
+pub fn main() -> process::ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        None => run(&cli.run),
+        Some(Command::Run(args)) => run(&args),
+        Some(Command::Identity(args)) => identity(args),
+        Some(Command::Check(args)) => check(*args),
+        Some(Command::Secret(command)) => secret_cmd::run(command),
+        Some(Command::Trust(args)) => trust(args),
+        Some(Command::Room(command)) => room(&command),
+    };
+    match result {
+        Ok(()) => process::ExitCode::SUCCESS,
+        Err(failure) => {
+            // Nothing is left to do if standard error is closed.
+            let _ = writeln!(io::stderr(), "ipop-switch: {failure}");
+            process::ExitCode::from(failure.code as u8)
+        }
+    }
+}
+
+fn run(args: &RunArgs) -> Result<(), Failure> {
+    let mut environment = Environment::of_process();
+    let file = read_config(args.config.as_deref())?;
+    let layers = Layers { flags: &args.values, file: file.as_ref(), environment: &environment };
+    environment.asked = asked(layers, |layers| {
+        Settings::from_layers(layers).map_err(usage)?;
+        check::net_admin()
+    })?;
+    let read = || read_settings(args, &environment);
+    let settings = read()?;
+    log::start(settings.log);
+    run::run(settings, &read)
+}
+
+/// Everything that the switch is told; SIGHUP asks again.
+fn read_settings(args: &RunArgs, environment: &Environment) -> Result<Settings, Failure> {
+    let file = read_config(args.config.as_deref())?;
+    let layers = Layers { flags: &args.values, file: file.as_ref(), environment };
+    Settings::from_layers(layers).map_err(usage)
+}
+
+/// Account and password where they stand nowhere: whoever sits at a terminal is asked, but not before everything else is
+/// right.
+fn asked(
+    layers: Layers<'_>,
+    judge: impl FnOnce(Layers<'_>) -> Result<(), Failure>,
+) -> Result<Asked, Failure> {
+    let Some(missing) = layers.missing_of_account().map_err(usage)? else {
+        return Ok(Asked::default());
+    };
+    let environment = Environment { asked: Asked::placeholder(), ..layers.environment.clone() };
+    judge(Layers { environment: &environment, ..layers })?;
+    prompt::ask(&missing)
+}
+
+fn usage(error: SettingsError) -> Failure {
+    Failure::new(ExitCode::Usage, error)
+}
+
+/// A configuration that cannot be read is one of the things that are found out.
+fn check(args: CheckArgs) -> Result<(), Failure> {
+    let flags = Values { network: args.network, ..Values::default() };
+    let mut environment = Environment::of_process();
+    let network = read_config(args.config.as_deref()).and_then(|file| {
+        let layers = Layers { flags: &flags, file: file.as_ref(), environment: &environment };
+        environment.asked = asked(layers, |layers| layers.network().map(drop).map_err(usage))?;
+        let layers = Layers { flags: &flags, file: file.as_ref(), environment: &environment };
+        layers.network().map_err(usage)
+    });
+    check::print(network)
+}
+
+fn room(command: &RoomCommand) -> Result<(), Failure> {
+    let file = read_config(room_cmd::at(command).config.as_deref())?;
+    let flags = room_cmd::flags(room_cmd::at(command));
+    let mut environment = Environment::of_process();
+    let layers = Layers { flags: &flags, file: file.as_ref(), environment: &environment };
+    environment.asked = asked(layers, |layers| layers.room_settings().map(drop).map_err(usage))?;
+    room_cmd::run(command, Layers { flags: &flags, file: file.as_ref(), environment: &environment })
+}
+
+fn trust(args: TrustArgs) -> Result<(), Failure> {
+    let file = read_config(args.config.as_deref())?;
+    let flags = Values { state: args.state, ..Values::default() };
+    let environment = Environment::of_process();
+    let layers = Layers { flags: &flags, file: file.as_ref(), environment: &environment };
+    trust_cmd::run(&args.command, &layers.state())
+}
+
+fn identity(args: IdentityArgs) -> Result<(), Failure> {
+    let file = read_config(args.config.as_deref())?;
+    let environment = Environment::of_process();
+    let flags = Values { identity: args.identity, state: args.state, ..Values::default() };
+    let layers = Layers { flags: &flags, file: file.as_ref(), environment: &environment };
+    identity_cmd::print_node_id(&layers.identity())
+}
+
+fn read_config(named: Option<&Path>) -> Result<Option<ConfigFile>, Failure> {
+    config::read(named, Path::new(config::DEFAULT_PATH)).map_err(|error| {
+        let code = match &error {
+            config::FileError::Unreadable { source, .. }
+                if source.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                ExitCode::Permission
+            }
+            _ => ExitCode::Usage,
+        };
+        Failure::new(code, error)
+    })
+}
