@@ -15,7 +15,7 @@ use ipop_control::xmpp::stream::{
 use tokio::sync::mpsc;
 
 use super::{
-    certificates::authority,
+    certificates::{authority, authority_in},
     client::{Client, account},
     scripted::{HEADER, PLAIN_ONLY, Peer, Server},
 };
@@ -224,6 +224,20 @@ async fn a_certificate_of_a_trusted_authority_for_another_name_is_not_enough() {
         matches!(why, Failure::Certificate { fault: Certificate::OtherName { .. }, .. }),
         "{why:?}"
     );
+}
+
+/// Which is also what a wrong clock looks like.
+#[tokio::test]
+async fn a_certificate_outside_its_dates_is_explained_and_tried_again() {
+    for years in [1990..1991, 2090..2091] {
+        let authority = Arc::new(authority_in(&["example.org"], years));
+        let server =
+            Server::direct_with(authority, |mut peer: Peer| async move { peer.log_in().await })
+                .await;
+        let why = Client::start(trusting(&server)).offline().await;
+        let is_of_dates = matches!(why, Failure::Certificate { fault: Certificate::Dates, .. });
+        assert!(is_of_dates && why.to_string().contains("clock"), "{why:?}");
+    }
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! Certificates for the servers of the tests.
 
-use std::{fs, path::PathBuf, sync::Arc};
+use std::{fs, ops::Range, path::PathBuf, sync::Arc};
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::{
@@ -33,6 +33,18 @@ pub(crate) struct Authority {
 }
 
 pub(crate) fn authority(names: &[&str]) -> Authority {
+    authority_for(params(names))
+}
+
+/// With a certificate that is good in these years alone.
+pub(crate) fn authority_in(names: &[&str], years: Range<i32>) -> Authority {
+    let mut params = params(names);
+    params.not_before = rcgen::date_time_ymd(years.start, 1, 1);
+    params.not_after = rcgen::date_time_ymd(years.end, 1, 1);
+    authority_for(params)
+}
+
+fn authority_for(of_server: CertificateParams) -> Authority {
     let ca_key = KeyPair::generate().expect("key");
     let mut ca_params = params(&["authority"]);
     ca_params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -43,7 +55,7 @@ pub(crate) fn authority(names: &[&str]) -> Authority {
 
     let key = KeyPair::generate().expect("key");
     let issuer = Issuer::from_params(&ca_params, &ca_key);
-    let certificate = params(names).signed_by(&key, &issuer).expect("certificate");
+    let certificate = of_server.signed_by(&key, &issuer).expect("certificate");
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut server = ServerConfig::builder_with_provider(provider)

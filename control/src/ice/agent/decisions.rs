@@ -15,7 +15,7 @@ use super::{
 const RETRIED_PAIRS: usize = 6;
 const RETRY_TRANSMISSIONS: u32 = 2;
 /// The peer uses pairs of an old epoch if it was heard on one within this: two of its rarest checks.
-const HEARD_LATELY: Duration = Duration::from_secs(38);
+const HEARD_LATELY: Duration = Duration::from_secs(60);
 /// Without any pair, because an address went away, for this long: the connection is lost.
 const ORPHAN_GRACE: Duration = Duration::from_secs(5);
 
