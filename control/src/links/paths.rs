@@ -236,6 +236,9 @@ impl Links {
                 if !link.description.as_ref().is_some_and(fits) {
                     return;
                 }
+                // Those that are gone are not told again.
+                let current = self.ice.local_candidates();
+                link.candidates.retain(|known| current.contains(known));
                 if link.candidates.len() + candidates.len() > MAX_CANDIDATES {
                     // Nobody would take them: a new description, with those that there are now.
                     return self.ice.restart(now, peer);

@@ -391,6 +391,29 @@ fn a_changed_address_behind_nats_is_survived_through_the_relay() {
     }
 }
 
+/// Only the relay is there, and signals take longer than a move may: what the peer was told of before must not keep the
+/// relay from what it was told last.
+#[test]
+fn move_after_move_is_survived_through_the_relay() {
+    for seed in SEEDS {
+        let mut world = World::new(seed);
+        world.add_node(INTERNET, "192.0.2.1");
+        world.add_node(INTERNET, "192.0.2.2");
+        world.is_direct_cut = true;
+        world.connect(0, 1);
+        connects(&mut world, seconds(10), seed);
+        world.run(seconds(25) + Duration::from_millis(171 * seed));
+        world.signal_delay = seconds(4);
+        for step in 0..12 {
+            world.move_node(step % 2, INTERNET, &format!("192.0.2.{}", 10 + step));
+            world.run(seconds(9));
+            assert!(world.flows(0, 1), "seed {seed}, move {step}");
+            let silence = world.longest_silence(0, 1);
+            assert!(silence < seconds(3), "seed {seed}, move {step}: {silence:?}");
+        }
+    }
+}
+
 #[test]
 fn a_restarted_relay_is_used_again() {
     for seed in SEEDS {

@@ -106,6 +106,8 @@ struct Epoch {
     remote: Credentials,
     /// What came with the remote credentials.
     candidates: Vec<Candidate>,
+    /// When each of these was told last.
+    told_at: Vec<Instant>,
     /// Both ends have proved a pair of it.
     is_agreed: bool,
 }
@@ -314,15 +316,16 @@ impl Agent {
         now: Instant,
         candidate: Candidate,
     ) -> bool {
-        let Some(Epoch { candidates, .. }) = self.epochs.last_mut() else { return false };
-        if candidates.iter().any(|known| known.address == candidate.address) {
-            return true;
+        let Some(Epoch { candidates, told_at, .. }) = self.epochs.last_mut() else { return false };
+        match candidates.iter().position(|known| known.address == candidate.address) {
+            Some(known) => told_at[known] = now,
+            None if candidates.len() >= MAX_REMOTE_CANDIDATES => return false,
+            None => {
+                candidates.push(candidate);
+                told_at.push(now);
+                self.search_again(now);
+            }
         }
-        if candidates.len() >= MAX_REMOTE_CANDIDATES {
-            return false;
-        }
-        candidates.push(candidate);
-        self.search_again(now);
         self.form_pairs(now);
         true
     }
@@ -426,9 +429,11 @@ impl Agent {
         let (local, remote) = (self.local.clone(), remote.clone());
         let before = self.epochs.last().filter(|epoch| epoch.remote.is_same(&remote));
         let candidates = before.map(|epoch| epoch.candidates.clone()).unwrap_or_default();
+        let told_at = before.map(|epoch| epoch.told_at.clone()).unwrap_or_default();
         self.epochs_made += 1;
         let number = self.epochs_made;
-        self.epochs.push(Epoch { number, local, remote, candidates, is_agreed: false });
+        let is_agreed = false;
+        self.epochs.push(Epoch { number, local, remote, candidates, told_at, is_agreed });
         self.drop_pairs_of_before();
         self.nominating = None;
         self.drop_unused_epochs();
@@ -497,7 +502,7 @@ impl Agent {
         for base in &self.bases {
             let remotes = match base.base {
                 Base::Host(_) => epoch.candidates.clone(),
-                Base::Relay => relay_targets(&epoch.candidates),
+                Base::Relay => relay_targets(epoch),
             };
             let fits = |remote: &Candidate| can_pair(base, remote.address);
             wanted.extend(remotes.into_iter().filter(fits).map(|remote| (*base, remote)));
@@ -566,12 +571,15 @@ fn can_pair(base: &LocalBase, remote: SocketAddr) -> bool {
 }
 
 /// To which addresses of the peer the relay shall send: one for each IP, since the permission is for the IP, and the
-/// surest first.
-fn relay_targets(candidates: &[Candidate]) -> Vec<Candidate> {
+/// surest first. What was told before the last move of the peer may not be its any more, so the latest are taken.
+fn relay_targets(epoch: &Epoch) -> Vec<Candidate> {
+    use std::cmp::Reverse;
     let mut targets: Vec<Candidate> = Vec::new();
-    let mut sorted = candidates.to_vec();
-    sorted.sort_by_key(|candidate| (candidate.kind, std::cmp::Reverse(candidate.priority)));
-    for candidate in sorted {
+    let mut sorted: Vec<_> = epoch.candidates.iter().zip(&epoch.told_at).collect();
+    sorted.sort_by_key(|(candidate, told_at)| {
+        (candidate.kind, Reverse(**told_at), Reverse(candidate.priority))
+    });
+    for candidate in sorted.into_iter().map(|(candidate, _)| *candidate) {
         let is_host = candidate.kind == CandidateKind::Host;
         let limit = if is_host { MAX_RELAY_HOST_TARGETS } else { MAX_RELAY_TARGETS };
         let same_sort = |target: &&Candidate| (target.kind == CandidateKind::Host) == is_host;
