@@ -112,7 +112,7 @@ pub enum Command {
         /// Told to the peer.
         reason: CloseReason,
     },
-    /// The socket's local address may have changed: prompt the connection to validate its path (RFC 9000 section 9).
+    /// Have the peer heard from: nothing may be heard of it, or the socket's local address have changed, and then the peer validates the path (RFC 9000 section 9).
     Probe {
         /// The connection.
         connection: ConnectionId,
@@ -233,8 +233,8 @@ pub enum Event {
         /// At most [`MAX_SIGNAL_LEN`], not empty.
         message: Vec<u8>,
     },
-    /// Nothing is heard over a path that control chose, though something waits for an answer: the path may be dead. Told
-    /// again while it lasts.
+    /// Nothing is heard over a connection, though something waits for an answer: its path may be dead. Told again while it
+    /// lasts.
     Silent {
         /// The connection.
         connection: ConnectionId,

@@ -21,14 +21,26 @@ pub(crate) struct Liveness {
     /// Acknowledgements that had come at the last look that saw a new one, and what had been sent by then.
     acknowledgements: u64,
     sent: u64,
-    /// When it was first seen that something sent after that waits.
+    /// When it was first seen that something sent after that waits, and when that was told last.
     waits_since: Option<Instant>,
+    told_at: Option<Instant>,
 }
 
 impl Liveness {
-    /// The round-trip time of before, if it is to be told that nothing is heard; told again after as long.
-    pub(crate) fn look(&mut self, now: Instant, connection: &Connection) -> Option<Duration> {
-        if self.looked_at.is_some_and(|at| now < at + LOOK_EVERY) {
+    /// Since when nothing has been heard though something waits, as of the last look.
+    pub(crate) fn waits_since(&self) -> Option<Instant> {
+        self.waits_since
+    }
+
+    /// The round-trip time of before, if it is to be told that nothing is heard: after a while, again after as long, and
+    /// whenever the caller has to know.
+    pub(crate) fn look(
+        &mut self,
+        now: Instant,
+        must_know: bool,
+        connection: &Connection,
+    ) -> Option<Duration> {
+        if !must_know && self.looked_at.is_some_and(|at| now < at + LOOK_EVERY) {
             return None;
         }
         self.looked_at = Some(now);
@@ -37,22 +49,25 @@ impl Liveness {
         // What is acknowledged, apart from the handshake. QUIC's probes are the last two.
         let sent = sent.datagram + sent.stream + sent.ping + sent.immediate_ack;
         let rtt = stats.path.rtt;
-        self.follow(now, stats.frame_rx.acks, sent, rtt).then_some(rtt)
+        let is_news = self.follow(now, stats.frame_rx.acks, sent, rtt);
+        (is_news || must_know && self.waits_since.is_some()).then_some(rtt)
     }
 
     fn follow(&mut self, now: Instant, acknowledgements: u64, sent: u64, rtt: Duration) -> bool {
         if acknowledgements != self.acknowledgements {
-            (self.acknowledgements, self.sent, self.waits_since) = (acknowledgements, sent, None);
+            (self.acknowledgements, self.sent) = (acknowledgements, sent);
+            (self.waits_since, self.told_at) = (None, None);
         }
         if sent == self.sent {
             return false;
         }
         let since = *self.waits_since.get_or_insert(now);
-        let is_silent = now.saturating_duration_since(since) >= SILENCE.max(2 * rtt);
-        if is_silent {
-            self.waits_since = Some(now);
+        let told_at = self.told_at.unwrap_or(since);
+        let is_news = now.saturating_duration_since(told_at) >= SILENCE.max(2 * rtt);
+        if is_news {
+            self.told_at = Some(now);
         }
-        is_silent
+        is_news
     }
 }
 

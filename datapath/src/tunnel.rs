@@ -24,7 +24,10 @@ use crate::{
     io::SocketId,
     liveness::Liveness,
     node_id::NodeId,
-    quic::{LinkHealth, tls, transport::SEND_QUEUE_BYTES},
+    quic::{
+        LinkHealth, tls,
+        transport::{IDLE_TIMEOUT, SEND_QUEUE_BYTES},
+    },
     record::{FrameSink, Reassembler, ReassemblyStats, RecordWriter, first_begun},
     repeat::Repeater,
     signal::SignalStreams,
@@ -225,10 +228,7 @@ impl Tunnel {
     /// The earliest time at which [`Tunnel::handle_timeout`] has something to do.
     pub(crate) fn poll_timeout(&mut self) -> Option<Instant> {
         let quic = self.connection.poll_timeout();
-        match (quic, self.reassembler.poll_timeout()) {
-            (Some(quic), Some(frames)) => Some(quic.min(frames)),
-            (quic, frames) => quic.or(frames),
-        }
+        [quic, self.reassembler.poll_timeout(), self.gives_up_at()].into_iter().flatten().min()
     }
 
     pub(crate) fn handle_timeout(&mut self, now: Instant, sink: &mut impl FrameSink) {
@@ -240,10 +240,17 @@ impl Tunnel {
         }
     }
 
-    /// If the peer has been silent for too long by now: the round-trip time of before.
-    pub(crate) fn silent(&mut self, now: Instant) -> Option<Duration> {
+    /// When a further lane on which nothing is heard is dead. QUIC itself would wait for as long as such a lane may be idle.
+    pub(crate) fn gives_up_at(&self) -> Option<Instant> {
+        let is_further = self.is_admitted() && self.lane().is_some_and(|lane| lane.0 > 0);
+        self.liveness.waits_since().filter(|_| is_further).map(|since| since + IDLE_TIMEOUT)
+    }
+
+    /// If the peer has been silent for too long by now.
+    pub(crate) fn silence(&mut self, now: Instant) -> Option<Duration> {
         let is_admitted = self.is_admitted();
-        self.liveness.look(now, &self.connection).filter(|_| is_admitted)
+        let is_due = self.gives_up_at().is_some_and(|at| at <= now);
+        self.liveness.look(now, is_due, &self.connection).filter(|_| is_admitted)
     }
 
     /// Nothing comes any more: what waits for the rest of a frame is given up.

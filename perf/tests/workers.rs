@@ -90,6 +90,9 @@ fn a_dead_lane_is_no_outage() {
     check_order(&pair);
     kill_lane_1(pair.a.host());
     kill_lane_1(pair.b.host());
+    // Noticed when it is used: an idle lane is asked now and then only.
+    let (a, b) = (pair.a.host(), pair.b.host());
+    Numbers { flows: FLOWS, count: 50, payload_len_max: 1_000 }.run(a, b, inner(1));
     for site in [&mut pair.a, &mut pair.b] {
         site.wait_for_report("one lane left", |report| {
             let peer = report.peer(0);

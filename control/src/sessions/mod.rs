@@ -352,6 +352,12 @@ impl Sessions {
                     peer.moved(&mut self.ctx, connection, remote);
                 }
             }
+            Event::Silent { connection, .. } => {
+                let owner = self.ctx.owners.get(&connection);
+                if let Some(peer) = owner.and_then(|port| self.peers.get_mut(port)) {
+                    peer.silent(&mut self.ctx, connection);
+                }
+            }
             Event::Ended { connection, why } => {
                 let owner = self.ctx.owners.remove(&connection);
                 if let Some(node) = owner.and_then(|port| Some(self.peers.get(&port)?.node)) {
@@ -366,7 +372,6 @@ impl Sessions {
             | Event::Packet { .. }
             | Event::ChannelPacket { .. }
             | Event::Signal { .. }
-            | Event::Silent { .. }
             | Event::WorkerFailed { .. } => {}
         }
     }

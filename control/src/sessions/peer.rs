@@ -283,6 +283,16 @@ impl Peer {
         }
     }
 
+    /// The first lane stands for the peer: idle further ones would notice much later that nobody is there, so they are asked.
+    pub(super) fn silent(&mut self, ctx: &mut Context, connection: ConnectionId) {
+        let [first, further @ ..] = &self.lanes[..] else { return };
+        if first.active.as_ref().is_some_and(|link| link.connection == connection) {
+            for link in further.iter().filter_map(|lane| lane.active.as_ref()) {
+                ctx.command(Command::Probe { connection: link.connection }, link.connection);
+            }
+        }
+    }
+
     /// If this connection is the one being dialled, the dial is over; tells what was dialled.
     fn finish_attempt(&mut self, lane: usize, connection: ConnectionId) -> Option<Via> {
         let ours = |attempt: &mut Attempt| matches!(attempt, Attempt::Dialling { connection: dialled, .. } if *dialled == connection);

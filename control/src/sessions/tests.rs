@@ -152,6 +152,13 @@ impl Bench {
         self.input(Input::Event(Event::Ended { connection, why }));
     }
 
+    fn probes(&mut self) -> Vec<ConnectionId> {
+        self.take(|action| match action {
+            Action::Command { command: Command::Probe { connection }, .. } => Some(*connection),
+            _ => None,
+        })
+    }
+
     fn resolve_asked(&mut self) -> bool {
         let asked = self.take(|action| match action {
             Action::Resolve { peer, address } => Some((*peer, address.clone())),
@@ -468,20 +475,14 @@ fn a_takeover_that_fails_is_tried_again_and_dropped_when_the_address_returns() {
 fn a_dialler_that_lost_its_address_probes_once_per_loss() {
     let mut bench = Bench::dialling_one_lane();
     let connection = bench.dial_succeeds();
-    let probes = |bench: &mut Bench| {
-        bench.take(|action| match action {
-            Action::Command { command: Command::Probe { connection }, .. } => Some(*connection),
-            _ => None,
-        })
-    };
     bench.local_addresses(&["10.0.0.5"]);
-    assert_eq!(probes(&mut bench), []);
+    assert_eq!(bench.probes(), []);
     bench.local_addresses(&["10.0.0.6"]);
-    assert_eq!(probes(&mut bench), [connection]);
+    assert_eq!(bench.probes(), [connection]);
     bench.local_addresses(&["10.0.0.6"]);
-    assert_eq!(probes(&mut bench), []);
+    assert_eq!(bench.probes(), []);
     bench.local_addresses(&["10.0.0.7"]);
-    assert_eq!(probes(&mut bench), [connection]);
+    assert_eq!(bench.probes(), [connection]);
     assert_eq!(bench.dials(), []);
 }
 

@@ -62,7 +62,7 @@ impl Core {
         let initial = InitialKey::of(peer);
         config
             .initial_dst_cid_provider(Arc::new(move || initial.generate(lane)))
-            .transport_config(self.transport_config(remote, health.clone(), io));
+            .transport_config(self.transport_config(Direction::Dialled, remote, &health, io));
         let (handle, connection) = self
             .endpoint
             .connect(now, config, remote, tls::SERVER_NAME)
@@ -106,7 +106,7 @@ impl Core {
         }
         let health = Arc::new(LinkHealth::default());
         let mut config = ServerConfig::with_crypto(self.server_crypto.clone());
-        config.transport_config(self.transport_config(remote, health.clone(), io));
+        config.transport_config(self.transport_config(Direction::Accepted, remote, &health, io));
         match self.endpoint.accept(incoming, now, response, Some(Arc::new(config))) {
             Ok((handle, connection)) => {
                 let id = self.new_id();
@@ -137,8 +137,9 @@ impl Core {
     /// later path, so one that may be relayed leaves room for the relay's header.
     fn transport_config(
         &self,
+        direction: Direction,
         remote: SocketAddr,
-        health: Arc<LinkHealth>,
+        health: &Arc<LinkHealth>,
         io: &impl Io,
     ) -> Arc<TransportConfig> {
         let (first_hop, header_len) = match self.paths.way(SocketId::LISTEN, remote) {
@@ -146,7 +147,9 @@ impl Core {
             Way::Plain(_) | Way::Nowhere => (remote, 0),
         };
         let mtu = io.first_hop_mtu(first_hop).saturating_sub(header_len as u16);
-        transport::transport_config(self.config.congestion, health, &first_hop, mtu)
+        let (congestion, lane) = (self.config.congestion, Lane(self.config.worker));
+        let health = health.clone();
+        transport::transport_config(congestion, (lane, direction), health, &first_hop, mtu)
     }
 
     /// Names of accepted connections: the worker in the top byte; the next bit, which marks control's own names, is clear.
@@ -263,12 +266,11 @@ impl Core {
             more = transmit(now, &mut tunnel, way, &self.switch.counters.io, io);
         }
         self.follow_move(&mut tunnel, io);
-        // Other paths than control's are QUIC's own to watch over.
-        if port_of_alias(tunnel.remote).is_some()
-            && let Some(rtt) = tunnel.silent(now)
-        {
+        let silence = tunnel.silence(now);
+        if let Some(rtt) = silence {
             self.switch.events.push(Event::Silent { connection: tunnel.id, rtt });
         }
+        let is_dead = silence.is_some() && tunnel.gives_up_at().is_some_and(|at| at <= now);
         let mut drained = false;
         while let Some(event) = tunnel.connection.poll_endpoint_events() {
             drained |= event.is_drained();
@@ -290,8 +292,20 @@ impl Core {
             self.progress(now, handle, step, io);
         }
         self.read_signals(now, handle);
+        if is_dead {
+            self.give_up(now, handle);
+        }
         if drained {
             self.forget(now, handle, io);
+        }
+    }
+
+    /// Nothing is heard over a further lane: QUIC would wait for as long as such a lane may be idle.
+    fn give_up(&mut self, now: Instant, handle: ConnectionHandle) {
+        if let Some(tunnel) = self.tunnels[handle.0].as_mut().filter(|tunnel| !tunnel.ended) {
+            tunnel.close(now, CloseReason::Replaced, "nothing was heard on this lane");
+            mark_dirty(&mut self.dirty, tunnel);
+            self.retire(now, handle, Ended::TimedOut);
         }
     }
 

@@ -16,6 +16,7 @@ use rustls::CipherSuite;
 use super::{FIRST_HOP_MTU, MAX_SEGMENTS, ReceiveBuffers};
 use crate::{
     admission::{Admission, Verdict},
+    command::{Direction, Lane},
     node_id::NodeId,
     quic::{
         CidKey, Congestion, LinkHealth, TlsIdentity, tls,
@@ -220,7 +221,8 @@ impl End {
 
 fn settings(remote: SocketAddr) -> Arc<quinn_proto::TransportConfig> {
     let health = Arc::new(LinkHealth::default());
-    transport_config(Congestion::Tunnel, health, &remote, FIRST_HOP_MTU)
+    let first = (Lane(0), Direction::Dialled);
+    transport_config(Congestion::Tunnel, first, health, &remote, FIRST_HOP_MTU)
 }
 
 struct Anyone;

@@ -12,12 +12,19 @@ use super::{
     cid::CidKey,
     controller::{Congestion, LinkHealth, TunnelControllerConfig},
 };
+use crate::command::{Direction, Lane};
 
 /// Silence after which a peer is dead, with a keep-alive every [`KEEP_ALIVE`]: together under 10 s, since the first unanswered
 /// keep-alive restarts the idle timer once (RFC 9000 section 10.1).
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(7);
-/// Interval of keep-alives on an idle tunnel; shorter than the 30 s of the strictest common NATs.
+/// Interval of keep-alives on an idle first lane, which stands for the peer: when it falls silent, the others are asked.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(2);
+/// The same on further lanes, where only the mappings of NATs and firewalls are kept: shorter than the 30 s of the strictest
+/// common ones. A lane that dies alone is noticed [`IDLE_TIMEOUT`] after it is used or asked (`Tunnel::gives_up_at`).
+const FURTHER_KEEP_ALIVE: Duration = Duration::from_secs(20);
+const FURTHER_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// The end that did not dial waits this much longer, in percent, or both would send keep-alives at the same moment.
+const ACCEPTED_PERCENT: u32 = 125;
 /// The tunnel's queue: what may wait for the window or the socket, bytes. 8 ms at 4 Gbit/s.
 pub const SEND_QUEUE_BYTES: usize = 4 << 20;
 /// Datagrams are drained after every train of at most 64 KiB, so this never fills.
@@ -38,16 +45,24 @@ pub fn ip_udp_overhead(remote: &SocketAddr) -> u16 {
 /// `first_hop_mtu` is the MTU of the interface towards `remote`, bytes of IP packet: discovery looks no further.
 pub fn transport_config(
     congestion: Congestion,
+    (lane, direction): (Lane, Direction),
     health: Arc<LinkHealth>,
     remote: &SocketAddr,
     first_hop_mtu: u16,
 ) -> Arc<TransportConfig> {
+    let (keep_alive, idle_timeout) = match lane {
+        Lane(0) => (KEEP_ALIVE, IDLE_TIMEOUT),
+        Lane(_) => (FURTHER_KEEP_ALIVE, FURTHER_IDLE_TIMEOUT),
+    };
+    let keep_alive = match direction {
+        Direction::Dialled => keep_alive,
+        Direction::Accepted => keep_alive * ACCEPTED_PERCENT / 100,
+    };
+    let idle_timeout = VarInt::from_u32(idle_timeout.as_millis() as u32);
     let mut config = TransportConfig::default();
     config
-        .max_idle_timeout(Some(IdleTimeout::from(
-            VarInt::from_u32(IDLE_TIMEOUT.as_millis() as u32),
-        )))
-        .keep_alive_interval(Some(KEEP_ALIVE))
+        .max_idle_timeout(Some(IdleTimeout::from(idle_timeout)))
+        .keep_alive_interval(Some(keep_alive))
         // A lost handshake packet is repeated after 3 x this.
         .initial_rtt(Duration::from_millis(100))
         // One stream each way for the hello, one for signalling.

@@ -138,6 +138,22 @@ fn lanes_on_the_path_stay() {
 }
 
 #[test]
+fn further_lanes_are_asked_when_nothing_is_heard_on_the_first() {
+    let (mut bench, [first, second]) = up_by_two_lanes();
+    let silent =
+        |connection| Input::Event(Event::Silent { connection, rtt: Duration::from_millis(1) });
+    bench.input(silent(second));
+    assert_eq!(bench.probes(), []);
+    bench.input(silent(first));
+    assert_eq!(bench.probes(), [second]);
+    assert_eq!(bench.closes(), []);
+    bench.end(first, Ended::TimedOut);
+    assert!(!bench.notices().iter().any(is_down));
+    bench.end(second, Ended::TimedOut);
+    assert!(bench.notices().iter().any(is_down));
+}
+
+#[test]
 fn a_way_that_is_lost_closes_nothing_and_stops_the_dialling() {
     let (mut bench, connection) = Bench::up_by_alias();
     bench.input(Input::Path { peer: PEER, path: PeerPath::Down });
