@@ -26,9 +26,28 @@ fn start() -> Child {
         .unwrap()
 }
 
+/// In the names of all that the lab of this process makes.
+fn mark_of(pid: u32) -> String {
+    format!("ipoplab-{pid}-")
+}
+
+/// The command lines of the processes in this process's lab.
+fn processes_of(pid: u32) -> Vec<String> {
+    let (mark, mut found) = (mark_of(pid), Vec::new());
+    for process in fs::read_dir("/proc").unwrap().flatten() {
+        // One that ends meanwhile is none that was left.
+        let read = |name: &str| fs::read(process.path().join(name)).unwrap_or_default();
+        let shown = [read("cmdline"), read("environ")].concat();
+        if shown.windows(mark.len()).any(|part| part == mark.as_bytes()) {
+            found.push(String::from_utf8_lossy(&read("cmdline")).replace('\0', " "));
+        }
+    }
+    found
+}
+
 /// What the lab of this process has left: namespaces, files, processes.
 fn left_by(pid: u32) -> Vec<String> {
-    let mark = format!("ipoplab-{pid}-");
+    let mark = mark_of(pid);
     let mut left = Vec::new();
     let temporary = std::env::temp_dir();
     for dir in [Path::new("/run/netns"), Path::new("/etc/netns"), &temporary] {
@@ -36,14 +55,7 @@ fn left_by(pid: u32) -> Vec<String> {
         let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
         left.extend(names.filter(|name| name.starts_with(&mark)));
     }
-    for process in fs::read_dir("/proc").unwrap().flatten() {
-        // One that ends meanwhile is none that was left.
-        let read = |name: &str| fs::read(process.path().join(name)).unwrap_or_default();
-        let shown = [read("cmdline"), read("environ")].concat();
-        if shown.windows(mark.len()).any(|part| part == mark.as_bytes()) {
-            left.push(String::from_utf8_lossy(&read("cmdline")).replace('\0', " "));
-        }
-    }
+    left.extend(processes_of(pid));
     left
 }
 
@@ -110,5 +122,20 @@ fn interrupt_at(text: &str) {
 fn ctrl_c_leaves_nothing_behind() {
     for text in ["Three hosts", "room create", "hostC# ipop-switch", "iperf3 -c", "kill -KILL"] {
         interrupt_at(text);
+    }
+}
+
+#[test]
+fn ctrl_c_while_the_servers_start_leaves_nothing_behind() {
+    for server in ["turnserver", "prosody", "dnsmasq"] {
+        let mut demo = start();
+        let pid = demo.id();
+        while !processes_of(pid).iter().any(|process| process.contains(server)) {
+            assert_eq!(demo.try_wait().unwrap(), None, "{server} was not seen");
+        }
+        kill_process_group(Pid::from_child(&demo), Signal::INT).unwrap();
+        let output = demo.wait_with_output().unwrap();
+        assert_eq!(left_by(pid), Vec::<String>::new(), "at {server}");
+        assert_eq!(output.status.code(), Some(130), "at {server}: {}", output.status);
     }
 }

@@ -55,6 +55,7 @@ pub fn main() -> process::ExitCode {
 }
 
 fn run(args: &RunArgs) -> Result<(), Failure> {
+    let early = run::EarlySignals::watch()?;
     let mut environment = Environment::of_process();
     let file = read_config(args.config.as_deref())?;
     let layers = Layers { flags: &args.values, file: file.as_ref(), environment: &environment };
@@ -65,7 +66,7 @@ fn run(args: &RunArgs) -> Result<(), Failure> {
     let read = || read_settings(args, &environment);
     let settings = read()?;
     log::start(settings.log);
-    run::run(settings, &read)
+    run::run(settings, early, &read)
 }
 
 /// Everything that the switch is told; SIGHUP asks again.

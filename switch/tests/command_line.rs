@@ -2,9 +2,15 @@
 
 use std::{
     fs,
+    io::Write as _,
     os::unix::fs::PermissionsExt,
     path::Path,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
+};
+
+use rustix::{
+    fs::{CWD, FileType, Mode, mknodat},
+    process::{Pid, Signal, kill_process},
 };
 
 fn ipop_switch(state: &Path, args: &[&str]) -> Output {
@@ -119,4 +125,27 @@ fn trust_decisions_are_made_in_the_state_directory() {
     let corrupted = trust(&["list"]);
     assert_eq!(corrupted.status.code(), Some(2));
     assert!(stderr(&corrupted).contains("trust.toml"), "{}", stderr(&corrupted));
+}
+
+#[test]
+fn signals_that_ask_for_something_do_not_end_a_switch_that_starts() {
+    let dir = tempfile::tempdir().unwrap();
+    // Opened for writing when the program opens it for reading, and then it waits.
+    let config = dir.path().join("config.toml");
+    mknodat(CWD, &config, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    let started = Command::new(env!("CARGO_BIN_EXE_ipop-switch"))
+        .args(["run", "--config", config.to_str().unwrap()])
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut written = fs::File::options().write(true).open(&config).unwrap();
+    for signal in [Signal::HUP, Signal::USR1, Signal::HUP] {
+        kill_process(Pid::from_child(&started), signal).unwrap();
+    }
+    written.write_all(b"tap = 'ipop0'\npeeer = 'x'\n").unwrap();
+    drop(written);
+    let output = started.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}: {}", output.status, stderr(&output));
+    assert!(stderr(&output).contains("peeer"), "{}", stderr(&output));
 }

@@ -1,8 +1,9 @@
 //! Starting and ending: twice, without rights, and interrupted at any moment.
 
-use std::time::Duration;
+use std::{fs, io::Write as _, time::Duration};
 
 use ipop_perf::lab::{Signal, wait_until};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 use crate::world::{SOON, World, ending, strs};
 
@@ -63,6 +64,32 @@ fn an_interruption_at_any_moment_of_the_start_leaves_nothing() {
         assert!(gone, "{ms} ms: the TAP stays behind: {log}");
     }
     let mut node = world.switch(&a.host, 0, &strs(&args));
+    node.joins();
+    node.stop();
+}
+
+#[test]
+fn signals_of_the_first_moment_are_answered_when_the_switch_runs() {
+    let world = World::new("early");
+    let token = world.make_network();
+    let a = world.machine("a");
+    let mut args = world.account("n0");
+    args.extend(["--join".into(), token]);
+    let (config, now) = (world.home.join("early.toml"), world.home.join("now.toml"));
+    mknodat(CWD, &config, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    args.extend(["--config".into(), config.display().to_string()]);
+    let mut node = world.switch(&a.host, 0, &strs(&args));
+    // It reads the configuration now, and gets no further before all is written.
+    let mut written = fs::File::options().write(true).open(&config).unwrap();
+    fs::write(&now, "mtu = 1400\n").unwrap();
+    fs::rename(&now, &config).unwrap();
+    for signal in [Signal::HUP, Signal::USR1] {
+        node.process.signal(signal).unwrap();
+    }
+    written.write_all(b"mtu = 1400\n").unwrap();
+    drop(written);
+    node.says("SIGHUP: ");
+    node.process.wait_for_line("\"version\":", SOON).unwrap();
     node.joins();
     node.stop();
 }

@@ -40,6 +40,7 @@ use ipop_datapath::{
 use ipop_learning::{MacTable, MacTableConfig};
 use signal_hook::consts::{SIGHUP, SIGUSR1};
 
+pub(crate) use self::signals::Early as EarlySignals;
 use self::{
     devices::Devices,
     interfaces::Routes,
@@ -81,6 +82,7 @@ enum Message {
 /// Runs until it is told to stop; SIGHUP has `reread` called.
 pub(crate) fn run(
     settings: Settings,
+    early: EarlySignals,
     reread: &dyn Fn() -> Result<Settings, Failure>,
 ) -> Result<(), Failure> {
     let identity = identity_cmd::load(&settings.identity)?;
@@ -106,7 +108,7 @@ pub(crate) fn run(
     sessions.handle(Instant::now(), Input::Secrets(reload::secret_ids(&settings.policy)));
     let (messages, inbox) = bounded(MESSAGES);
     // Before any device is touched, so that a signal finds someone who cleans up.
-    signals::watch(messages.clone())?;
+    signals::watch(early, messages.clone())?;
     interfaces::watch(messages.clone())?;
     let devices = Devices::open(&settings, identity.node_id(), workers).map_err(os_failure)?;
     let facts = Arc::new(NodeFacts {
