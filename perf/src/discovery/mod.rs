@@ -161,10 +161,11 @@ impl Plan {
                 figures.cut = self.repeat("cut", progress, |_| pair.cut(&network))?;
             }
             Part::Server => {
-                let mut network = Network::start("server", InternetOptions::new())?;
-                let mut pair = Pair::start(&network, "direct")?;
-                figures.server = self
-                    .repeat("server", progress, |run| pair.restart(&mut network, run % 2 == 1))?;
+                // Nodes wait ever longer for a server that has just gone again: each run has a server of its own.
+                figures.server = self.repeat("server", progress, |run| {
+                    let mut network = Network::start("server", InternetOptions::new())?;
+                    Pair::start(&network, "direct")?.restart(&mut network, run % 2 == 1)
+                })?;
             }
             Part::Move => figures.moved = self.moves("direct", progress)?,
             Part::MoveRelayed => figures.moved_relayed = self.moves("relayed", progress)?,
