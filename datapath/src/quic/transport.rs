@@ -21,8 +21,8 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(7);
 pub const KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// The same on further lanes, where only the mappings of NATs and firewalls are kept: shorter than the 30 s of the strictest
 /// common ones. A lane that dies alone is noticed [`IDLE_TIMEOUT`] after it is used or asked (`Tunnel::gives_up_at`).
-const FURTHER_KEEP_ALIVE: Duration = Duration::from_secs(20);
-const FURTHER_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+const FURTHER_KEEP_ALIVE: Duration = Duration::from_secs(25);
+const FURTHER_IDLE_TIMEOUT: Duration = Duration::from_secs(40);
 /// The end that did not dial waits this much longer, in percent, or both would send keep-alives at the same moment.
 const ACCEPTED_PERCENT: u32 = 125;
 /// The tunnel's queue: what may wait for the window or the socket, bytes. 8 ms at 4 Gbit/s.
