@@ -15,15 +15,17 @@
 
 use std::{
     collections::VecDeque,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     time::{Duration, Instant},
 };
 
 mod checks;
 mod decisions;
 mod nats;
+mod pairing;
 
 pub(super) use self::checks::{Pacing, RequestOutcome, Triggered};
+use self::pairing::{can_pair, relay_targets};
 use super::{
     Role,
     candidate::{Candidate, CandidateKind, priority},
@@ -38,9 +40,6 @@ use super::{
 pub(in crate::ice) const MAX_REMOTE_CANDIDATES: usize = 24;
 /// Pairs of one peer, those that requests from unknown addresses make included.
 const MAX_PAIRS: usize = 72;
-/// Of those, through the relay: each needs a channel. Reflexive and relayed remote addresses, then host addresses.
-const MAX_RELAY_TARGETS: usize = 4;
-const MAX_RELAY_HOST_TARGETS: usize = 2;
 /// Pairs of the last agreed epoch, beside those of a newer one.
 const MAX_AGREED_PAIRS: usize = 36;
 /// Requests that came before the peer's description.
@@ -561,36 +560,6 @@ impl Agent {
         let tie = u64::from(controlling > controlled);
         (controlling.min(controlled) << 32) + 2 * controlling.max(controlled) + tie
     }
-}
-
-/// Families must match, and an address of the loopback network reaches only its like.
-fn can_pair(base: &LocalBase, remote: SocketAddr) -> bool {
-    let is_loopback = |ip: IpAddr| ip.is_loopback();
-    base.address.is_ipv4() == remote.is_ipv4()
-        && (base.base == Base::Relay || is_loopback(base.address.ip()) == is_loopback(remote.ip()))
-}
-
-/// To which addresses of the peer the relay shall send: one for each IP, since the permission is for the IP, and the
-/// surest first. What was told before the last move of the peer may not be its any more, so the latest are taken.
-fn relay_targets(epoch: &Epoch) -> Vec<Candidate> {
-    use std::cmp::Reverse;
-    let mut targets: Vec<Candidate> = Vec::new();
-    let mut sorted: Vec<_> = epoch.candidates.iter().zip(&epoch.told_at).collect();
-    sorted.sort_by_key(|(candidate, told_at)| {
-        (candidate.kind, Reverse(**told_at), Reverse(candidate.priority))
-    });
-    for candidate in sorted.into_iter().map(|(candidate, _)| *candidate) {
-        let is_host = candidate.kind == CandidateKind::Host;
-        let limit = if is_host { MAX_RELAY_HOST_TARGETS } else { MAX_RELAY_TARGETS };
-        let same_sort = |target: &&Candidate| (target.kind == CandidateKind::Host) == is_host;
-        let is_known = targets
-            .iter()
-            .any(|t| t.address.ip() == candidate.address.ip() && t.kind == candidate.kind);
-        if !is_known && targets.iter().filter(same_sort).count() < limit {
-            targets.push(candidate);
-        }
-    }
-    targets
 }
 
 impl Role {

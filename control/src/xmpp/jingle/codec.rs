@@ -289,6 +289,20 @@ mod tests {
         }
     }
 
+    /// Nothing is believed of it: whoever answers at the end of the path is known by its key.
+    #[test]
+    fn a_fingerprint_that_the_server_swapped_changes_nothing() {
+        let offer = offer(Step::Initiate, 2);
+        let text = String::from(&written(&offer));
+        let own = ["07"; 32].join(":");
+        assert!(text.contains(&own), "{text}");
+        for other in [["08"; 32].join(":"), "none".into(), String::new()] {
+            let swapped = text.replace(&own, &other).parse().expect("XML");
+            let read = Message::read(&swapped, Loopback::Refused).expect("a message");
+            assert_eq!(read.content, Content::Offer(offer.clone()));
+        }
+    }
+
     #[test]
     fn messages_are_small() {
         // Prosody reads 10 kB/s of a client.
