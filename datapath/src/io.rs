@@ -8,7 +8,23 @@ use bytes::Bytes;
 use ipop_learning::PortId;
 use quinn_proto::Transmit;
 
-use crate::{drops::DropReason, frame::Offload};
+use crate::{
+    drops::DropReason,
+    frame::{Offload, VNET_HEADER_LEN},
+};
+
+/// A frame that a TAP's kernel side sent.
+#[derive(Clone, Copy)]
+pub struct TapFrame<'a> {
+    /// The TAP.
+    pub tap: PortId,
+    /// The vnet header that came with it.
+    pub vnet: &'a [u8; VNET_HEADER_LEN],
+    /// From the destination MAC on.
+    pub frame: &'a [u8],
+    /// The same bytes in a buffer that the core may keep for a while, if the shell can do without.
+    pub shared: Option<&'a Bytes>,
+}
 
 /// A frame on its way to a TAP.
 pub enum FrameBytes<'a> {
@@ -50,6 +66,9 @@ impl SocketId {
 pub trait Io {
     /// Writes a frame to a local TAP. `headers_len` is the length of its headers, 0 for a frame without offloads.
     fn write_tap(&mut self, tap: PortId, offload: Offload, headers_len: u16, frame: FrameBytes<'_>);
+
+    /// Has the frames that were written so far on their way before this returns: much else is to be done before the core is left.
+    fn start_writes(&mut self) {}
 
     /// Hands a frame to the worker that carries a lane of a peer.
     ///

@@ -19,23 +19,27 @@ use crate::{
     command::{CloseReason, ConnectionId, Direction, Ended, Lane},
     counters::{PortCounters, TunnelGauges},
     drops::DropReason,
-    frame::{Gso, MAX_FRAME_LEN, Offload},
+    frame::{Gso, MAX_FRAME_LEN, Offload, flow_hash},
     hello::{Capabilities, Hello, HelloError, MAX_HELLO_LEN},
     io::SocketId,
     liveness::Liveness,
     node_id::NodeId,
+    queue::{FlowQueue, Outgoing},
     quic::{
         LinkHealth, tls,
         transport::{IDLE_TIMEOUT, SEND_QUEUE_BYTES},
     },
     record::{FrameSink, Reassembler, ReassemblyStats, RecordWriter, first_begun},
     repeat::Repeater,
+    sharing::Sharing,
     signal::SignalStreams,
     unsent::Unsent,
 };
 
 /// Records and their headers cost this much of the queue at most, for each datagram that a frame begins or continues in.
 const RECORD_OVERHEAD: usize = 64;
+/// What QUIC's queue is filled up to from the queues of flows: two trains. Bytes.
+const FED_BYTES: usize = 128 << 10;
 /// Bounds of [`reordering_wait`].
 const MIN_REORDERING_WAIT: Duration = Duration::from_micros(250);
 const MAX_REORDERING_WAIT: Duration = Duration::from_millis(5);
@@ -68,6 +72,8 @@ pub(crate) struct Tunnel {
     hello_bytes: Vec<u8>,
     hello_stream: Option<StreamId>,
     signals: SignalStreams,
+    queue: FlowQueue,
+    sharing: Sharing,
     writer: RecordWriter,
     reassembler: Reassembler,
     unsent: Unsent,
@@ -125,6 +131,8 @@ impl Tunnel {
             hello_bytes: Vec::new(),
             hello_stream: None,
             signals: SignalStreams::new(new.now),
+            queue: FlowQueue::new(),
+            sharing: Sharing::default(),
             writer: RecordWriter::new(),
             reassembler: Reassembler::new(MAX_FRAME_LEN),
             unsent,
@@ -138,39 +146,80 @@ impl Tunnel {
         self.hello.as_ref().map(|hello| Lane(hello.lane))
     }
 
-    /// Queues a frame, segmented first if the peer cannot take it as it is; counts what the peer will see.
-    pub(crate) fn enqueue(
+    /// Takes a frame for the peer: into datagrams if there is room, else into the queue of its flow.
+    pub(crate) fn offer(
         &mut self,
-        offload: Offload,
-        headers_len: u16,
-        frame: &[u8],
+        out: Outgoing<'_>,
+        scratch: &mut Vec<u8>,
+        counters: &PortCounters,
+    ) -> Result<(), DropReason> {
+        self.sharing.note(out.frame.len(), || flow_hash(out.frame));
+        if self.queue.is_empty() && self.has_room() {
+            return self.enqueue(out, scratch, counters);
+        }
+        if self.proved.is_none() {
+            return Err(DropReason::NotAdmitted);
+        }
+        let gone = self.queue.push(flow_hash(out.frame), out);
+        counters.drop_frames(DropReason::TunnelQueueFull, gone);
+        Ok(())
+    }
+
+    /// Whether other flows want to get past one that fills the tunnel: little is to be in flight then, and rounds are to be short.
+    pub(crate) fn is_shared(&mut self, now: Instant) -> bool {
+        let is_shared = self.sharing.is_shared(now);
+        self.health.shared.store(is_shared, Relaxed);
+        is_shared
+    }
+
+    /// Cuts waiting frames into datagrams as far as there is room. When none is left the burst has ended, and the open datagram goes out short.
+    pub(crate) fn feed(&mut self, scratch: &mut Vec<u8>, counters: &PortCounters) {
+        while self.has_room()
+            && let Some(waiting) = self.queue.pop()
+        {
+            if let Err(reason) = self.enqueue(waiting.outgoing(), scratch, counters) {
+                counters.drop_frames(reason, 1);
+            }
+        }
+        if self.queue.is_empty() {
+            self.end_burst();
+        }
+    }
+
+    /// Whether QUIC has less in its queue than it is to have. What waits there is past all choice, so it is no more than keeps trains full.
+    fn has_room(&mut self) -> bool {
+        let queued = SEND_QUEUE_BYTES - self.connection.datagrams().send_buffer_space();
+        queued + self.writer.open_len() < FED_BYTES
+    }
+
+    /// Queues a frame, segmented first if the peer cannot take it as it is; counts what the peer will see.
+    fn enqueue(
+        &mut self,
+        out: Outgoing<'_>,
         scratch: &mut Vec<u8>,
         sent: &PortCounters,
     ) -> Result<(), DropReason> {
+        let Outgoing { offload, frame, .. } = out;
         let proven = self.proved.is_some();
         let hello = self.hello.as_ref().filter(|_| proven).ok_or(DropReason::NotAdmitted)?;
         if needs(offload) & !hello.capabilities.0 == 0 {
             if frame.len() > hello.max_frame_len as usize {
                 return Err(DropReason::Oversized);
             }
-            return self.push(offload, headers_len, frame, sent);
+            return self.push(out, sent);
         }
         let mut result = Ok(());
         crate::forward::finish_in_software(offload, frame, scratch, |segment| {
             if result.is_ok() {
-                result = self.push(Offload::NONE, 0, segment, sent);
+                let (offload, headers_len, shared) = (Offload::NONE, 0, None);
+                result = self.push(Outgoing { offload, headers_len, frame: segment, shared }, sent);
             }
         })?;
         result
     }
 
-    fn push(
-        &mut self,
-        offload: Offload,
-        headers_len: u16,
-        frame: &[u8],
-        sent: &PortCounters,
-    ) -> Result<(), DropReason> {
+    fn push(&mut self, out: Outgoing<'_>, sent: &PortCounters) -> Result<(), DropReason> {
+        let Outgoing { offload, headers_len, frame, .. } = out;
         let mut datagrams = self.connection.datagrams();
         let max_len = datagrams.max_size().ok_or(DropReason::NotAdmitted)?;
         let cost = frame.len() + RECORD_OVERHEAD * (2 + frame.len() / max_len);
@@ -271,6 +320,18 @@ impl Tunnel {
     /// Datagrams that QUIC refused to queue, since the last call.
     pub(crate) fn take_unqueued(&mut self) -> u64 {
         std::mem::take(&mut self.unqueued)
+    }
+
+    /// Frames that wait for their turn.
+    pub(crate) fn waiting_frames(&self) -> u64 {
+        self.queue.len() as u64
+    }
+
+    /// Forgets the frames that wait for their turn; returns how many.
+    pub(crate) fn drop_waiting_frames(&mut self) -> u64 {
+        let frames = self.waiting_frames();
+        while self.queue.pop().is_some() {}
+        frames
     }
 
     /// Frames that were counted as sent and still wait, when the connection has ended.
@@ -406,7 +467,7 @@ impl Tunnel {
         gauges.breaker_open.set(u64::from(self.health.tripped.load(Relaxed)));
         let queued =
             SEND_QUEUE_BYTES.saturating_sub(self.connection.datagrams().send_buffer_space());
-        gauges.queued_bytes.set(queued as u64);
+        gauges.queued_bytes.set((queued + self.queue.bytes()) as u64);
     }
 
     fn read_hello(&mut self) -> Option<Progress> {

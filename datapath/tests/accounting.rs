@@ -101,11 +101,14 @@ fn frames_that_wait_when_the_connection_ends_are_counted() {
     }
     let [sender, receiver] = &link.pair.nodes;
     let (sent, received) = (sender.core.counters().port(PEER), receiver.core.counters().port(PEER));
-    let never_sent = sent.dropped(DropReason::TunnelDown);
+    let (in_flows, in_datagrams) =
+        (sent.dropped(DropReason::NoPort), sent.dropped(DropReason::TunnelDown));
     let in_part = received.dropped(DropReason::Incomplete);
-    assert_eq!(sent.sent_frames.get(), FRAMES);
-    assert!((1_000..FRAMES).contains(&never_sent), "{never_sent} were not sent");
+    assert_eq!(sent.sent_frames.get() + in_flows, FRAMES);
+    assert!((1_000..FRAMES).contains(&in_flows), "{in_flows} waited in the queues of flows");
+    assert!((10..200).contains(&in_datagrams), "{in_datagrams} waited in QUIC's queue");
     assert!(in_part <= 1, "{in_part} were sent in part");
+    let never_sent = in_flows + in_datagrams;
     assert_eq!(received.received_frames.get() + in_part + never_sent, FRAMES);
 }
 

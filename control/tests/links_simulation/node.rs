@@ -27,7 +27,7 @@ use ipop_datapath::{
     command::Command,
     core::{Core, CoreConfig},
     frame::VNET_HEADER_LEN,
-    io::SocketId,
+    io::{SocketId, TapFrame},
     memory::{MemoryIo, MemoryIoConfig, ReceiveBuffers},
     node_id::NodeId,
     quic::{Congestion, TlsIdentity},
@@ -440,7 +440,8 @@ impl Running {
 
     /// A station behind the TAP speaks.
     pub(crate) fn frame(&mut self, now: Instant, frame: &[u8]) {
-        self.core.outbound(now, TAP, &[0; VNET_HEADER_LEN], frame, &mut self.io);
+        let vnet = &[0; VNET_HEADER_LEN];
+        self.core.outbound(now, TapFrame { tap: TAP, vnet, frame, shared: None }, &mut self.io);
     }
 
     fn take_output(&mut self, address: IpAddr, effects: &mut Vec<Effect>) -> bool {

@@ -217,8 +217,8 @@ impl Running {
                 port.sent_frames.get() + drops.sum::<u64>()
             })
         });
-        let mailed = self.workers.iter().map(|worker| worker.io.mail.len() as u64);
-        counted.chain(mailed).sum()
+        let waiting = |worker: &Worker| worker.io.mail.len() as u64 + worker.core.waiting_frames();
+        counted.chain(self.workers.iter().map(waiting)).sum()
     }
 
     /// Connections that have not ended.

@@ -11,6 +11,7 @@ use ipop_control::sessions::{Action, Input};
 use ipop_datapath::{
     command::{Command, Event},
     frame::flow_hash,
+    io::TapFrame,
     node_id::NodeId,
 };
 
@@ -230,7 +231,8 @@ impl World {
         let worker = &mut running.workers[queue];
         let vnet = frame.offload.to_tap(frame.headers_len);
         let tap = ipop_datapath::PortId(at.tap);
-        worker.core.outbound(self.now, tap, &vnet, &frame.bytes, &mut worker.io);
+        let frame = TapFrame { tap, vnet: &vnet, frame: &frame.bytes, shared: None };
+        worker.core.outbound(self.now, frame, &mut worker.io);
         assert!(running.accounted_for() > before, "a frame vanished without a counter");
     }
 

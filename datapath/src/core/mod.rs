@@ -25,9 +25,10 @@ use crate::{
     counters::WorkerCounters,
     drops::DropReason,
     forward::{Egress, Switch, TapOffload},
-    frame::{Offload, VNET_HEADER_LEN, flow_hash},
-    io::{FrameBytes, Io},
+    frame::{Offload, flow_hash},
+    io::{FrameBytes, Io, TapFrame},
     loop_probe::{LoopProbe, PROBE_INTERVAL},
+    queue::Outgoing,
     quic::{CidKey, Congestion, InitialKey, TlsIdentity, tls, transport},
     shared::{NodeFacts, Shared},
     storm::TokenBucket,
@@ -141,19 +142,14 @@ impl Core {
     }
 
     /// The outbound way: a frame that a TAP's kernel side sent.
-    pub fn outbound(
-        &mut self,
-        now: Instant,
-        tap: PortId,
-        vnet: &[u8; VNET_HEADER_LEN],
-        frame: &[u8],
-        io: &mut impl Io,
-    ) {
+    pub fn outbound(&mut self, now: Instant, from: TapFrame<'_>, io: &mut impl Io) {
+        let TapFrame { tap, vnet, frame, shared } = from;
         let sent = self.switch.classify_local(now, tap, vnet, frame).and_then(|local| {
             let (offload, headers_len) = (local.offload, local.headers_len);
+            let out = Outgoing { offload, headers_len, frame, shared };
             match local.egress {
-                Egress::Port(port) => self.send_to(port, offload, headers_len, frame, io),
-                Egress::Flood => self.flood(tap, offload, headers_len, frame, io),
+                Egress::Port(port) => self.send_to(port, out, io),
+                Egress::Flood => self.flood(tap, out, io),
             }
         });
         if let Err(reason) = sent {
@@ -163,8 +159,9 @@ impl Core {
 
     /// A frame that another worker hands over because this one carries the peer's lane.
     pub fn mailed(&mut self, port: PortId, offload: Offload, headers_len: u16, frame: &[u8]) {
+        let out = Outgoing { offload, headers_len, frame, shared: None };
         let sent = match self.active[usize::from(port.0)] {
-            Some(handle) => self.enqueue(handle, port, offload, headers_len, frame),
+            Some(handle) => self.offer(handle, port, out),
             None => Err(DropReason::NoPort),
         };
         if let Err(reason) = sent {
@@ -209,6 +206,11 @@ impl Core {
             .iter()
             .filter_map(|handle| self.tunnels[handle.0].as_ref())
             .any(|tunnel| io.can_send(self.paths.way(tunnel.socket, tunnel.remote).socket()))
+    }
+
+    /// Frames that wait for their tunnels: neither sent nor dropped yet.
+    pub fn waiting_frames(&self) -> u64 {
+        self.tunnels.iter().flatten().map(|tunnel| tunnel.waiting_frames()).sum()
     }
 
     /// When [`Core::flush`] must be called at the latest.
@@ -277,15 +279,13 @@ impl Core {
     fn flood(
         &mut self,
         ingress: PortId,
-        offload: Offload,
-        headers_len: u16,
-        frame: &[u8],
+        out: Outgoing<'_>,
         io: &mut impl Io,
     ) -> Result<(), DropReason> {
         let shared = self.config.shared.clone();
         let mut reached = false;
         for port in shared.taps().filter(|port| *port != ingress).chain(shared.live_peers()) {
-            match self.send_to(port, offload, headers_len, frame, io) {
+            match self.send_to(port, out, io) {
                 Ok(()) => reached = true,
                 Err(reason) => self.switch.count_drop(port, reason),
             }
@@ -296,16 +296,15 @@ impl Core {
     fn send_to(
         &mut self,
         port: PortId,
-        offload: Offload,
-        headers_len: u16,
-        frame: &[u8],
+        out: Outgoing<'_>,
         io: &mut impl Io,
     ) -> Result<(), DropReason> {
+        let Outgoing { offload, headers_len, frame, .. } = out;
         if self.config.shared.is_tap(port) {
             return self.switch.write_tap(port, offload, headers_len, FrameBytes::Whole(frame), io);
         }
         if let Some(handle) = self.active[usize::from(port.0)] {
-            return self.enqueue(handle, port, offload, headers_len, frame);
+            return self.offer(handle, port, out);
         }
         let lane = self.config.shared.port(port).lane_for(flow_hash(frame));
         match lane {
@@ -316,22 +315,20 @@ impl Core {
         }
     }
 
-    fn enqueue(
+    fn offer(
         &mut self,
         handle: ConnectionHandle,
         port: PortId,
-        offload: Offload,
-        headers_len: u16,
-        frame: &[u8],
+        out: Outgoing<'_>,
     ) -> Result<(), DropReason> {
         let Some(tunnel) = self.tunnels[handle.0].as_mut() else {
             return Err(DropReason::NoPort);
         };
-        let sent = self.switch.counters.port(port);
-        let queued = tunnel.enqueue(offload, headers_len, frame, &mut self.scratch, sent);
+        let counters = self.switch.counters.port(port);
+        let taken = tunnel.offer(out, &mut self.scratch, counters);
         // Also when the queue became full half-way: the segments before that are in it.
         mark_dirty(&mut self.dirty, tunnel);
-        queued
+        taken
     }
 }
 

@@ -116,10 +116,14 @@ impl Ring {
             if unsafe { self.uring.submission().push(entry) }.is_ok() {
                 return;
             }
-            // A full completion queue (EBUSY) is drained by the kernel as soon as there is room; other errors show again
-            // in `wait`.
-            let _ = self.uring.submit();
+            self.submit();
         }
+    }
+
+    /// Submits what is queued.
+    pub(crate) fn submit(&mut self) {
+        // A full completion queue (EBUSY) is drained by the kernel as soon as there is room; other errors show again in `wait`.
+        let _ = self.uring.submit();
     }
 
     /// Submits, and waits at most this long for something to complete.

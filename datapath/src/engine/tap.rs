@@ -1,16 +1,18 @@
 //! Frames to and from the TAPs.
 //!
-//! A TAP that has nothing to read is polled; one that has is read in batches of reads, which complete while they are submitted, in order.
+//! A TAP that has nothing to read is polled; one that has is read in batches of reads, which complete while they are submitted, in order. Long frames
+//! are handed on in the buffer that they were read into, which comes back when nobody holds the frame any more.
 //! Writes gather a frame from the pieces that it arrived in.
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes, BytesMut};
 use io_uring::{opcode, types::Fixed};
 use ipop_learning::PortId;
 
 use super::ring::{Op, Ring};
 use crate::{
     frame::{Gso, MAX_FRAME_LEN, Offload, VNET_HEADER_LEN},
-    io::FrameBytes,
+    io::{FrameBytes, TapFrame},
+    queue::KEEP_FROM,
 };
 
 /// Reads in one batch at most: two megabytes of superframes, a burst of small ones.
@@ -18,6 +20,8 @@ const BATCH_MAX: usize = 32;
 /// And at least, for a TAP that was just found readable.
 const BATCH_MIN: usize = 4;
 const BUFFER_LEN: usize = (VNET_HEADER_LEN + MAX_FRAME_LEN).next_multiple_of(64);
+/// Buffers beyond those being read into that are kept for use: as many long frames as may wait for one tunnel.
+const SPARE_MAX: usize = 64;
 /// Frames of more pieces are joined first; the kernel takes 1,024.
 const MAX_PIECES: usize = 512;
 /// Writes that may wait for completion. They complete while they are submitted, so this is never reached unless the kernel is stuck.
@@ -39,8 +43,8 @@ struct ReadQueue {
 
 /// What a finished read means.
 pub(crate) enum Read<'a> {
-    /// A frame, in a buffer that is read into again after the next [`TapReader::arm`].
-    Frame { tap: PortId, vnet: &'a [u8; VNET_HEADER_LEN], frame: &'a [u8] },
+    /// A frame.
+    Frame(TapFrame<'a>),
     /// The TAP was deleted.
     Gone(PortId),
     /// Nothing to read, or less than a header.
@@ -50,8 +54,13 @@ pub(crate) enum Read<'a> {
 /// The TAP queues that this worker reads.
 pub(crate) struct TapReader {
     queues: Vec<ReadQueue>,
-    /// One allocation for all buffers; the kernel touches only what frames need.
-    buffers: Vec<u8>,
+    /// [`BATCH_MAX`] for each queue.
+    buffers: Vec<BytesMut>,
+    /// More of them, some of which hold frames that others still have. The last one given back is the warmest.
+    spare: Vec<BytesMut>,
+    /// The long frame that was read last, and its vnet header.
+    long: Bytes,
+    long_vnet: [u8; VNET_HEADER_LEN],
 }
 
 impl TapReader {
@@ -70,8 +79,16 @@ impl TapReader {
                 gone: false,
             })
             .collect();
-        let buffers = vec![0; queues.len() * BATCH_MAX * BUFFER_LEN];
-        Self { queues, buffers }
+        let count = queues.len() * BATCH_MAX;
+        // The kernel touches only what frames need.
+        let buffers = (0..count).map(|_| BytesMut::with_capacity(BUFFER_LEN)).collect();
+        Self {
+            queues,
+            buffers,
+            spare: Vec::with_capacity(SPARE_MAX),
+            long: Bytes::new(),
+            long_vnet: [0; VNET_HEADER_LEN],
+        }
     }
 
     /// Queues reads of TAPs that have frames, polls of those that have none; true if there are reads under way.
@@ -124,27 +141,54 @@ impl TapReader {
                 queue.batch = (queue.batch * 2).min(BATCH_MAX);
             }
         }
+        let tap = queue.tap;
         let len = usize::try_from(result).unwrap_or(0).min(BUFFER_LEN);
-        let bytes = &self.buffers[buffer * BUFFER_LEN..][..len];
-        match bytes.split_first_chunk() {
-            Some((vnet, frame)) => Read::Frame { tap: queue.tap, vnet, frame },
-            None => Read::Nothing,
+        let bytes = &mut self.buffers[buffer];
+        // SAFETY: the kernel has written the first `len` bytes, and the capacity is at least BUFFER_LEN.
+        unsafe { bytes.set_len(len) };
+        if len < KEEP_FROM {
+            return match bytes.split_first_chunk() {
+                Some((vnet, frame)) => Read::Frame(TapFrame { tap, vnet, frame, shared: None }),
+                None => Read::Nothing,
+            };
         }
+        self.long = bytes.split().freeze();
+        self.long.copy_to_slice(&mut self.long_vnet);
+        let frame = &self.long;
+        Read::Frame(TapFrame { tap, vnet: &self.long_vnet, frame, shared: Some(frame) })
     }
 
     fn read_batch(&mut self, ring: &mut Ring, index: usize) {
         let queue = &mut self.queues[index];
+        self.long = Bytes::new();
         for read in 0..queue.batch {
             let buffer = index * BATCH_MAX + read;
-            let bytes = &mut self.buffers[buffer * BUFFER_LEN..][..BUFFER_LEN];
+            let bytes = &mut self.buffers[buffer];
+            bytes.clear();
+            if !bytes.try_reclaim(BUFFER_LEN) {
+                exchange(bytes, &mut self.spare);
+            }
             let entry = opcode::Read::new(Fixed(queue.file), bytes.as_mut_ptr(), BUFFER_LEN as u32)
                 .offset(u64::MAX)
                 .build()
                 .user_data(Op::TapRead.user_data(buffer as u32));
             queue.in_flight += 1;
-            // SAFETY: `buffers` never grows, and this part of it is not touched until the completion was read.
+            // SAFETY: the buffer holds BUFFER_LEN bytes, nobody else has it, and it is not touched until the completion was read.
             unsafe { ring.push(&entry) };
         }
+    }
+}
+
+/// Puts a buffer in the place of one whose frame somebody still holds.
+fn exchange(held: &mut BytesMut, spare: &mut Vec<BytesMut>) {
+    let free = spare.iter_mut().rposition(|buffer| buffer.try_reclaim(BUFFER_LEN));
+    let buffer = match free {
+        Some(index) => spare.remove(index),
+        None => BytesMut::with_capacity(BUFFER_LEN),
+    };
+    let held = std::mem::replace(held, buffer);
+    if spare.len() < SPARE_MAX {
+        spare.push(held);
     }
 }
 
@@ -171,6 +215,8 @@ pub(crate) struct TapWriter {
     #[expect(clippy::vec_box)]
     slots: Vec<Box<WriteSlot>>,
     free: Vec<usize>,
+    /// Some were queued since [`Self::has_unsubmitted`].
+    is_unsubmitted: bool,
 }
 
 // SAFETY: the iovecs point into their own slot and into reference-counted bytes, which move with it.
@@ -179,7 +225,7 @@ unsafe impl Send for TapWriter {}
 impl TapWriter {
     /// To TAPs with these registered files, by port.
     pub(crate) fn new(files: Vec<u32>) -> Self {
-        Self { files, slots: Vec::new(), free: Vec::new() }
+        Self { files, slots: Vec::new(), free: Vec::new(), is_unsubmitted: false }
     }
 
     /// Queues the write of a frame; false if too many wait.
@@ -204,7 +250,13 @@ impl TapWriter {
             .user_data(Op::TapWrite.user_data(index as u32));
         // SAFETY: the slot is boxed, and neither it nor what its iovecs point to is touched until its completion was read.
         unsafe { ring.push(&entry) };
+        self.is_unsubmitted = true;
         true
+    }
+
+    /// Whether writes were queued since the last call.
+    pub(crate) fn has_unsubmitted(&mut self) -> bool {
+        std::mem::take(&mut self.is_unsubmitted)
     }
 
     /// A write has completed: its buffers are free.

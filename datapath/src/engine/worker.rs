@@ -239,9 +239,7 @@ impl Worker {
 
     fn frame_read(&mut self, now: Instant, index: u32, result: i32) {
         match self.reader.finish(index, result) {
-            Read::Frame { tap, vnet, frame } => {
-                self.core.outbound(now, tap, vnet, frame, &mut self.io);
-            }
+            Read::Frame(frame) => self.core.outbound(now, frame, &mut self.io),
             Read::Gone(port) => self.unsent_events.push_back(Event::TapGone { port }),
             Read::Nothing => {}
         }
@@ -361,6 +359,12 @@ impl Io for UringIo {
     ) {
         if !self.writer.write(&mut self.ring, tap, offload, headers_len, frame) {
             self.counters.port(tap).drop_frames(DropReason::TapWrite, 1);
+        }
+    }
+
+    fn start_writes(&mut self) {
+        if self.writer.has_unsubmitted() {
+            self.ring.submit();
         }
     }
 

@@ -15,6 +15,7 @@ use crate::{
     core::{Core, CoreConfig},
     forward::TapOffload,
     frame::{Offload, VNET_HEADER_LEN},
+    io::TapFrame,
     node_id::NodeId,
     quic::{Congestion, TlsIdentity},
     shared::{NodeFacts, Shared},
@@ -77,7 +78,8 @@ impl Pair {
     /// A station at this node's TAP sends a frame.
     pub fn send(&mut self, node: usize, vnet: &[u8; VNET_HEADER_LEN], frame: &[u8]) {
         let from = &mut self.nodes[node];
-        from.core.outbound(self.now, TAP, vnet, frame, &mut from.io);
+        let frame = TapFrame { tap: TAP, vnet, frame, shared: None };
+        from.core.outbound(self.now, frame, &mut from.io);
     }
 
     /// Carries trains, at once and without loss, until both nodes are silent.

@@ -31,6 +31,11 @@ pub enum Congestion {
 
 /// At most this much unacknowledged in one tunnel: 100 ms at 5 Gbit/s.
 pub const IN_FLIGHT_LIMIT_BYTES: u64 = 64 << 20;
+/// A tunnel that flows share is not faster than this, bytes for each microsecond (16 Gbit/s): what is in flight beyond it stands in a queue somewhere, and on a
+/// short path that is the far end's socket, where nothing can overtake it.
+const MAX_BYTES_PER_US: u64 = 2_000;
+/// What may be in flight beyond that, bytes: acknowledgements come for each 150 kB, and neither end is always at work.
+const IN_FLIGHT_MARGIN_BYTES: u64 = 512 << 10;
 /// Consecutive bad seconds that trip the breaker: longer than a reroute, shorter than people wait.
 pub const TRIP_INTERVALS: u32 = 5;
 /// A second with less traffic than this says nothing: a few lost keep-alives are no overload.
@@ -42,7 +47,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// `quinn-proto` does not pace windows above `u32::MAX`.
 const UNPACED: u64 = u64::MAX / 4;
 
-/// What the controller saw, readable from outside the connection.
+/// What the controller saw, readable from outside the connection, and what it is told from there.
 #[derive(Debug, Default)]
 pub struct LinkHealth {
     /// Bytes declared lost since the start.
@@ -51,6 +56,8 @@ pub struct LinkHealth {
     pub tripped: AtomicBool,
     /// How often it tripped.
     pub trips: AtomicU64,
+    /// Whether flows want to get past one that fills the tunnel. Then no more is in flight than is in motion.
+    pub shared: AtomicBool,
 }
 
 /// Makes controllers that report to one [`LinkHealth`].
@@ -68,6 +75,7 @@ impl ControllerFactory for TunnelControllerConfig {
             health: self.health.clone(),
             mtu: current_mtu,
             in_flight: 0,
+            shared_limit: IN_FLIGHT_LIMIT_BYTES,
             interval: Interval::starting(now),
             bad_intervals: 0,
             breaker: None,
@@ -80,6 +88,8 @@ struct TunnelController {
     health: Arc<LinkHealth>,
     mtu: u16,
     in_flight: u64,
+    /// What may be in flight while flows share the tunnel: see [`in_flight_limit`].
+    shared_limit: u64,
     interval: Interval,
     bad_intervals: u32,
     breaker: Option<Breaker>,
@@ -114,7 +124,18 @@ impl Clone for Breaker {
     }
 }
 
+/// What may be in flight in a shared tunnel on a path of this shortest round-trip time: more than the fastest tunnel has there, and a margin.
+fn in_flight_limit(min_rtt: Duration) -> u64 {
+    let min_rtt_us = u64::try_from(min_rtt.as_micros()).unwrap_or(u64::MAX);
+    let in_motion = min_rtt_us.saturating_mul(MAX_BYTES_PER_US);
+    in_motion.saturating_add(IN_FLIGHT_MARGIN_BYTES).min(IN_FLIGHT_LIMIT_BYTES)
+}
+
 impl TunnelController {
+    fn limit(&self) -> u64 {
+        if self.health.shared.load(Relaxed) { self.shared_limit } else { IN_FLIGHT_LIMIT_BYTES }
+    }
+
     fn close_interval(&mut self, now: Instant) {
         if now < self.interval.ends {
             return;
@@ -159,6 +180,7 @@ impl Controller for TunnelController {
         rtt: &RttEstimator,
     ) {
         self.interval.acked += bytes;
+        self.shared_limit = in_flight_limit(rtt.min());
         if let Some(breaker) = &mut self.breaker {
             breaker.cubic.on_ack(now, sent, bytes, app_limited, rtt);
         }
@@ -205,8 +227,8 @@ impl Controller for TunnelController {
     fn window(&self) -> u64 {
         match &self.breaker {
             Some(breaker) => breaker.cubic.window(),
-            None if self.in_flight < IN_FLIGHT_LIMIT_BYTES => UNPACED,
-            None => IN_FLIGHT_LIMIT_BYTES,
+            None if self.in_flight < self.limit() => UNPACED,
+            None => self.limit(),
         }
     }
 
@@ -287,5 +309,29 @@ mod tests {
         assert_eq!(controller.window(), IN_FLIGHT_LIMIT_BYTES);
         controller.on_end_acks(start, 0, false, None);
         assert!(controller.window() > IN_FLIGHT_LIMIT_BYTES);
+    }
+
+    #[test]
+    fn a_shared_tunnel_holds_as_much_as_its_path() {
+        let (start, config) = (Instant::now(), Arc::new(TunnelControllerConfig::default()));
+        let mut controller = controller(&config, start);
+        controller.on_sent(start, 4 << 20, 0);
+        controller.shared_limit = in_flight_limit(Duration::from_micros(150));
+        assert!(controller.window() > 4 << 20);
+        config.health.shared.store(true, Relaxed);
+        assert_eq!(controller.window(), controller.shared_limit);
+        config.health.shared.store(false, Relaxed);
+        assert!(controller.window() > 4 << 20);
+    }
+
+    #[test]
+    fn a_short_path_holds_little_and_a_long_one_all() {
+        assert_eq!(in_flight_limit(Duration::ZERO), IN_FLIGHT_MARGIN_BYTES);
+        let lan = in_flight_limit(Duration::from_micros(150));
+        assert!((700_000..1_000_000).contains(&lan), "{lan}");
+        // 10 Gbit/s over 20 ms.
+        assert!(in_flight_limit(Duration::from_millis(20)) > 25_000_000);
+        assert_eq!(in_flight_limit(Duration::from_millis(100)), IN_FLIGHT_LIMIT_BYTES);
+        assert_eq!(in_flight_limit(Duration::MAX), IN_FLIGHT_LIMIT_BYTES);
     }
 }

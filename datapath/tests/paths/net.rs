@@ -10,7 +10,7 @@ use ipop_datapath::{
     command::{Command, ConnectionId, Event, Lane, Strangers},
     counters::{IoCounters, PortCounters},
     frame::VNET_HEADER_LEN,
-    io::SocketId,
+    io::{SocketId, TapFrame},
     memory::{MemoryIoConfig, Node, PEER, TAP, Train, node},
     node_id::NodeId,
     path::{Path, Source, alias},
@@ -147,7 +147,16 @@ impl Net {
     pub(crate) fn send_frame(&mut self, node: usize, frame: &[u8]) {
         let now = self.now;
         let from = &mut self.nodes[node];
-        from.core.outbound(now, TAP, &[0; VNET_HEADER_LEN], frame, &mut from.io);
+        let frame = TapFrame { tap: TAP, vnet: &[0; VNET_HEADER_LEN], frame, shared: None };
+        from.core.outbound(now, frame, &mut from.io);
+    }
+
+    /// Lets a node send as much as it may while nothing arrives.
+    pub(crate) fn fill_path(&mut self, node: usize) {
+        let (now, from) = (self.now, &mut self.nodes[node]);
+        while from.core.has_backlog(&from.io) {
+            from.core.flush(now, &mut from.io);
+        }
     }
 
     /// Carries everything, at once.
