@@ -95,8 +95,10 @@ fn a_dead_lane_is_no_outage() {
         let (a, b) = (pair.a.host(), pair.b.host());
         kill_lane(lane, a);
         kill_lane(lane, b);
-        // Noticed when it is used: an idle further lane is asked now and then only.
-        Numbers { flows: FLOWS, count: 50, payload_len_max: 1_000 }.run(a, b, inner(1));
+        // Noticed by whoever uses it: an idle further lane is asked now and then only.
+        let numbers = Numbers { flows: FLOWS, count: 50, payload_len_max: 1_000 };
+        numbers.run(a, b, inner(1));
+        numbers.run(b, a, inner(0));
         for site in [&mut pair.a, &mut pair.b] {
             let report = site.wait_for_report("one lane left", |report| {
                 let peer = report.peer(0);
