@@ -38,8 +38,9 @@ use crate::{
 
 /// Records and their headers cost this much of the queue at most, for each datagram that a frame begins or continues in.
 const RECORD_OVERHEAD: usize = 64;
-/// What QUIC's queue is filled up to from the queues of flows: two trains. Bytes.
+/// What QUIC's queue is filled up to from the queues of flows: two trains; one while flows share the tunnel. Bytes.
 const FED_BYTES: usize = 128 << 10;
+const SHARED_FED_BYTES: usize = 64 << 10;
 /// Bounds of [`reordering_wait`].
 const MIN_REORDERING_WAIT: Duration = Duration::from_micros(250);
 const MAX_REORDERING_WAIT: Duration = Duration::from_millis(5);
@@ -189,7 +190,9 @@ impl Tunnel {
     /// Whether QUIC has less in its queue than it is to have. What waits there is past all choice, so it is no more than keeps trains full.
     fn has_room(&mut self) -> bool {
         let queued = SEND_QUEUE_BYTES - self.connection.datagrams().send_buffer_space();
-        queued + self.writer.open_len() < FED_BYTES
+        let is_shared = self.health.shared.load(Relaxed);
+        let limit = if is_shared { SHARED_FED_BYTES } else { FED_BYTES };
+        queued + self.writer.open_len() < limit
     }
 
     /// Queues a frame, segmented first if the peer cannot take it as it is; counts what the peer will see.

@@ -26,8 +26,8 @@ use crate::{
 const RETRY_ABOVE_HANDSHAKES: usize = 16;
 /// Trains that one connection may send in a round, so that others and the TAP get their turn.
 const TRAINS_PER_ROUND: usize = 16;
-/// And bytes, when flows share the tunnel: a frame that comes to the TAP meanwhile waits for the round to end, 0.15 ms at 7 Gbit/s.
-const SHARED_BYTES_PER_ROUND: usize = 128 << 10;
+/// And when flows share the tunnel: a frame that comes to the TAP meanwhile waits for the round to end, 0.1 ms for each train.
+const TRAINS_PER_SHARED_ROUND: usize = 1;
 const AGENT: &str = concat!("ipop-switch ", env!("CARGO_PKG_VERSION"));
 
 /// Connections.
@@ -312,16 +312,14 @@ impl Core {
         let way = self.paths.way(tunnel.socket, tunnel.remote);
         let counters = &self.switch.counters;
         let port = tunnel.peer.map_or(PortId(0), |(_, port)| port);
-        let mut bytes_left = usize::MAX;
-        if tunnel.is_shared(now) {
-            bytes_left = SHARED_BYTES_PER_ROUND;
+        let is_shared = tunnel.is_shared(now);
+        if is_shared {
             io.start_writes();
         }
-        for _ in 0..TRAINS_PER_ROUND {
+        for _ in 0..if is_shared { TRAINS_PER_SHARED_ROUND } else { TRAINS_PER_ROUND } {
             tunnel.feed(&mut self.scratch, counters.port(port));
             match send_train(now, tunnel, way, &counters.io, io) {
-                Sent::Bytes(sent) if sent >= bytes_left => break,
-                Sent::Bytes(sent) => bytes_left -= sent,
+                Sent::Train => {}
                 Sent::SocketIsFull => return true,
                 Sent::Nothing => {
                     return tunnel.repeat_tail() && transmit(now, tunnel, way, &counters.io, io);
@@ -531,7 +529,7 @@ pub(super) fn transmit(
 ) -> bool {
     for _ in 0..TRAINS_PER_ROUND {
         match send_train(now, tunnel, way, counters, io) {
-            Sent::Bytes(_) => {}
+            Sent::Train => {}
             Sent::SocketIsFull => return true,
             Sent::Nothing => return false,
         }
@@ -541,8 +539,8 @@ pub(super) fn transmit(
 
 /// What became of an attempt to send.
 enum Sent {
-    /// A train of so many went out.
-    Bytes(usize),
+    /// A train went out.
+    Train,
     /// QUIC has nothing to send, or may not now.
     Nothing,
     /// The socket takes nothing now.
@@ -565,9 +563,8 @@ fn send_train(
     let mut train = io.train_buffer();
     match tunnel.connection.poll_transmit(now, segments, &mut train) {
         Some(transmit) => {
-            let bytes = transmit.size;
             way.send(transmit, train, counters, io);
-            Sent::Bytes(bytes)
+            Sent::Train
         }
         None => {
             io.return_buffer(train);
