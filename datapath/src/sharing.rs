@@ -1,7 +1,7 @@
 //! Whether a flow that fills a tunnel has it to itself.
 //!
 //! Long rounds of work cost the least per byte, and so does keeping as much in flight as there is; but whatever comes in between waits for all of it. With one flow
-//! alone nobody waits. As soon as short frames of other flows come too (a ping, a query, keystrokes), rounds are short and little is in flight,
+//! alone nobody waits. While short frames of other flows come too (pings, queries, keystrokes), rounds are short and little is in flight,
 //! which costs about a fifth more CPU time per byte.
 
 use std::time::{Duration, Instant};
@@ -10,10 +10,10 @@ use crate::queue::KEEP_FROM;
 
 /// Frames longer than that, bytes, are not sparse: they fill the tunnel too.
 const SPARSE_MAX: usize = 2_048;
-/// For how long a flow counts after its last frame: pings come once a second.
+/// For how long a flow counts after its last frame.
 const MEMORY: Duration = Duration::from_secs(2);
-/// Short frames that came over less than this are no flow: the handshake of a connection, an ARP reply.
-const SUSTAINED: Duration = Duration::from_millis(100);
+/// So many short frames without a longer break are a flow; fewer are a connection's handshake, ARP, what a host says of its multicast groups.
+const SPARSE_FRAMES: u32 = 16;
 
 /// See the head of this file.
 #[derive(Debug, Default)]
@@ -21,8 +21,8 @@ pub(crate) struct Sharing {
     /// The flow of the last long frame.
     bulk: Option<u32>,
     bulk_at: Option<Instant>,
-    /// From when to when short frames of other flows came, without a long break.
-    sparse: Option<(Instant, Instant)>,
+    /// When the last short frame of another flow was seen, and how many without a long break.
+    sparse: Option<(Instant, u32)>,
     /// What came since the last look.
     saw_bulk: bool,
     saw_sparse: bool,
@@ -49,13 +49,12 @@ impl Sharing {
         if !self.bulk_at.is_some_and(is_recent) {
             self.bulk = None;
         }
-        self.sparse = self.sparse.filter(|(_, last)| is_recent(*last));
+        self.sparse = self.sparse.filter(|(last, _)| is_recent(*last));
         if std::mem::take(&mut self.saw_sparse) {
-            self.sparse = Some((self.sparse.map_or(now, |(first, _)| first), now));
+            let seen = self.sparse.map_or(0, |(_, seen)| seen);
+            self.sparse = Some((now, seen.saturating_add(1)));
         }
-        let is_sustained =
-            |(first, last): (Instant, Instant)| last.duration_since(first) >= SUSTAINED;
-        self.bulk.is_some() && self.sparse.is_some_and(is_sustained)
+        self.bulk.is_some() && self.sparse.is_some_and(|(_, seen)| seen >= SPARSE_FRAMES)
     }
 }
 
@@ -77,15 +76,27 @@ mod tests {
     }
 
     #[test]
-    fn a_ping_a_second_beside_a_long_flow_is_enough() {
+    fn a_flow_of_short_frames_beside_a_long_one_is_noticed_and_forgotten() {
         let (start, mut sharing) = (Instant::now(), Sharing::default());
         for tenth in 0..100 {
             let now = start + Duration::from_millis(100) * tenth;
             sharing.note(LONG, || 1);
-            if tenth % 10 == 5 && tenth < 50 {
+            if tenth < 40 {
                 sharing.note(SHORT, || 2);
             }
-            assert_eq!(sharing.is_shared(now), (15..65).contains(&tenth), "{tenth}");
+            assert_eq!(sharing.is_shared(now), (15..59).contains(&tenth), "{tenth}");
+        }
+    }
+
+    #[test]
+    fn a_few_short_frames_are_no_flow() {
+        let (start, mut sharing) = (Instant::now(), Sharing::default());
+        for second in 0..100 {
+            sharing.note(LONG, || 1);
+            if second % 20 < u64::from(SPARSE_FRAMES) - 1 {
+                sharing.note(SHORT, || 2);
+            }
+            assert!(!sharing.is_shared(start + Duration::from_secs(second)));
         }
     }
 
@@ -93,12 +104,12 @@ mod tests {
     fn flows_that_fill_nothing_share_nothing() {
         let (start, mut sharing) = (Instant::now(), Sharing::default());
         sharing.note(SHORT, || unreachable!("not asked for"));
-        assert!(!sharing.is_shared(start));
-        sharing.note(LONG, || 1);
-        sharing.note(SHORT, || 2);
-        assert!(!sharing.is_shared(start));
-        sharing.note(SHORT, || 2);
-        assert!(sharing.is_shared(start + SUSTAINED));
+        for _ in 0..SPARSE_FRAMES {
+            assert!(!sharing.is_shared(start));
+            sharing.note(LONG, || 1);
+            sharing.note(SHORT, || 2);
+        }
+        assert!(sharing.is_shared(start));
         // The long flow has ended.
         let later = start + 2 * MEMORY;
         assert!(!sharing.is_shared(later));
