@@ -29,10 +29,10 @@ fn tcp_superframe() -> ([u8; VNET_HEADER_LEN], Vec<u8>) {
     let gso = Gso::Tcp4 { ecn: false };
     let offload =
         Offload { needs_csum: true, gso, gso_size: 1_448, csum_start: 34, csum_offset: 16 };
-    let mut frame = vec![0; 62_000];
+    let mut frame = vec![0; 65_226];
     frame[..6].copy_from_slice(&RECEIVER);
     frame[6..12].copy_from_slice(&SENDER);
-    frame[12..18].copy_from_slice(&[8, 0, 0x45, 0, 0xf2, 0x22]);
+    frame[12..18].copy_from_slice(&[8, 0, 0x45, 0, 0xfe, 0xbc]);
     frame[23] = 6;
     // 32 bytes of TCP header, ACK.
     frame[46..48].copy_from_slice(&[0x80, 0x10]);
@@ -90,12 +90,7 @@ fn check(burst: &Burst) {
     pair.exchange();
     pair.take_frames(0, |_, _| {});
     let mut bare = BarePair::connect(&[identity(), identity()]);
-    let io = |pair: &Pair, n: usize| {
-        let c = &pair.nodes[n].core.counters().io;
-        (c.sent_packets.get(), c.sent_trains.get())
-    };
     let ours = measured(|| burst.carry(&mut pair));
-    println!("A {:?} B {:?}", io(&pair, 0), io(&pair, 1));
     let theirs = bare_allocations(&mut bare, burst.frames * burst.frame.len());
     println!(
         "{} frames of {} bytes a burst, {BURSTS} bursts: {ours} allocations, bare {theirs}",
@@ -117,9 +112,5 @@ fn frames_of_a_full_mtu_cost_no_allocation_of_our_own() {
 #[test]
 fn superframes_cost_no_allocation_of_our_own() {
     let (vnet, frame) = tcp_superframe();
-    // More than goes out in a round would bring another acknowledgement, and QUIC allocates for each.
-    for frames in 1..8 {
-        let f = frame.clone();
-        let _ = std::panic::catch_unwind(move || check(&Burst { vnet, frame: f, frames }));
-    }
+    check(&Burst { vnet, frame, frames: 4 });
 }
