@@ -105,8 +105,8 @@ pub fn endpoint_config(cid_key: &CidKey, reset_secret: &[u8; 32], worker: u8) ->
 
 fn ack_frequency(first_hop_mtu: u16) -> AckFrequencyConfig {
     let mut config = AckFrequencyConfig::default();
-    // Two trains an ACK, of 45 packets each on an Ethernet: acknowledging is most of the receiver's sending work. A higher threshold gained nothing measurable, and
-    // what is in flight is bounded (`controller.rs`).
+    // Two trains an ACK, of 45 packets each on an Ethernet: acknowledging is most of the receiver's sending work. A higher threshold gained nothing measurable. In
+    // bytes, since what is in flight in a shared tunnel is bounded in bytes (`controller.rs`) and must not wait for more packets than fit.
     let packets = ACKED_TOGETHER_BYTES / u32::from(first_hop_mtu).max(INITIAL_UDP_PAYLOAD.into());
     config
         .ack_eliciting_threshold(VarInt::from_u32(packets))
