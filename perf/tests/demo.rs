@@ -95,14 +95,7 @@ fn three_hosts_find_each_other_and_outlive_the_server() {
         rest =
             &rest[at.unwrap_or_else(|| panic!("{text:?} is not shown, or not here:\n{shown}"))..];
     }
-    // Direct all the time. When a peer has said goodbye its path is tried on, over the relay too.
-    let (before, said) = shown.split_once("Ctrl-C at each host").unwrap();
-    assert!(!before.contains("relayed"), "{shown}");
-    for host in ["hostA: ", "hostB: ", "hostC: "] {
-        let mut lines = said.lines().filter(|line| line.starts_with(host));
-        let first = lines.find(|line| ["relayed", "shut down"].iter().any(|w| line.contains(w)));
-        assert!(first.is_none_or(|line| line.contains("shut down")), "{shown}");
-    }
+    assert!(!shown.contains("relayed"), "{shown}");
 }
 
 /// Runs until the demo shows this, then presses Ctrl-C.

@@ -137,6 +137,8 @@ struct Link {
     inside: Option<signal::Message>,
     /// When that counts again, after the server passed something else on.
     reassert_at: Option<Instant>,
+    /// It ended that with a goodbye and was not heard of since: what becomes of its paths is no news.
+    has_left: bool,
     /// Where it is reached directly.
     address: Option<SocketAddr>,
     /// Why there is no path, when there is none.
@@ -167,6 +169,7 @@ impl Link {
             connection: None,
             inside: None,
             reassert_at: None,
+            has_left: false,
             address: None,
             last_error: None,
             renewal: None,

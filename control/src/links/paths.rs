@@ -6,7 +6,7 @@ use std::{
 };
 
 use ipop_datapath::{
-    command::{Command, ConnectionId, Event},
+    command::{CloseReason, Command, ConnectionId, Ended, Event},
     io::SocketId,
     node_id::NodeId,
     path::{Path, port_of_alias},
@@ -65,11 +65,12 @@ impl Links {
                     self.ice.suspect(now, node, Some(*rtt));
                 }
             }
-            Event::Ended { connection, .. } => {
+            Event::Ended { connection, why } => {
                 let ended = |(_, link): &(&NodeId, &mut Link)| link.connection == Some(*connection);
                 if let Some((node, link)) = self.links.iter_mut().find(ended) {
                     let node = *node;
                     link.connection = None;
+                    link.has_left = is_goodbye(why);
                     (link.inside, link.reassert_at) = (None, None);
                     // Whoever it was gets the first turn.
                     if let Some((_, since)) = &mut link.current {
@@ -113,7 +114,7 @@ impl Links {
     ) {
         let Some(link) = self.links.get_mut(&node) else { return };
         link.connection = Some(connection);
-        link.was_connected = true;
+        (link.was_connected, link.has_left) = (true, false);
         (link.inside, link.reassert_at) = (None, None);
         let over_path = port_of_alias(remote).is_some();
         self.ice.set_watch(now, node, if over_path { Watch::Traffic } else { Watch::Checks });
@@ -175,6 +176,7 @@ impl Links {
     pub(super) fn remote_description(&mut self, now: Instant, node: NodeId, ice: &IceDescription) {
         self.ice.set_remote(now, node, &remote(ice));
         let Some(link) = self.links.get_mut(&node) else { return };
+        link.has_left = false;
         let differs = |inside: &signal::Message| inside.description != *ice;
         if link.connection.is_some() && link.inside.as_ref().is_some_and(differs) {
             link.reassert_at.get_or_insert(now + REASSERT_AFTER);
@@ -262,11 +264,13 @@ impl Links {
                 self.actions.push_back(Action::Worker(Command::RemoveSource { source }));
             }
             IceEvent::Lost { peer, why } => {
-                self.tell(now, Told::Warning(format!("peer {peer}: no path is left: {why}")));
+                let text = format!("peer {peer}: no path is left: {why}");
+                self.tell_of_path(now, peer, Told::Warning(text));
                 self.without_path(now, peer, why);
             }
             IceEvent::Failed { peer, why } => {
-                self.tell(now, Told::Warning(format!("peer {peer}: no path yet: {why}")));
+                let text = format!("peer {peer}: no path yet: {why}");
+                self.tell_of_path(now, peer, Told::Warning(text));
                 self.without_path(now, peer, why);
             }
             IceEvent::Problem { text } => self.tell(now, Told::Warning(text)),
@@ -318,11 +322,18 @@ impl Links {
             Path::Direct { remote, .. } => format!("direct, {remote}"),
             Path::Relay { server, .. } => format!("relayed by {server}"),
         };
-        self.tell(
-            now,
-            Told::Info(format!("peer {node} ({name}): path {way} ({local} to {remote_kind})")),
-        );
+        let text = format!("peer {node} ({name}): path {way} ({local} to {remote_kind})");
+        self.tell_of_path(now, node, Told::Info(text));
         self.remember(now, node);
+    }
+
+    fn tell_of_path(&mut self, now: Instant, node: NodeId, told: Told) {
+        let has_left = self.links.get(&node).is_some_and(|link| link.has_left);
+        let told = match told {
+            Told::Info(text) | Told::Warning(text) if has_left => Told::Debug(text),
+            told => told,
+        };
+        self.tell(now, told);
     }
 
     fn without_path(&mut self, now: Instant, node: NodeId, why: String) {
@@ -333,6 +344,11 @@ impl Links {
         let path = PeerPath::Down;
         self.actions.push_back(Action::Sessions(Input::Path { peer: node, path }));
     }
+}
+
+fn is_goodbye(why: &Ended) -> bool {
+    const SHUTDOWN: u64 = CloseReason::Shutdown as u64;
+    matches!(why, Ended::ByPeer { code: SHUTDOWN, .. })
 }
 
 fn remote(ice: &IceDescription) -> RemoteDescription {
