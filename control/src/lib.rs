@@ -14,6 +14,7 @@ pub mod local_addresses;
 pub mod network;
 pub mod peer;
 pub mod private_file;
+mod rng;
 pub mod sessions;
 pub mod trust;
 pub mod xmpp;

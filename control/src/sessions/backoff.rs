@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use crate::rng::Rng;
+
 /// The first wait: a lost tunnel is redialled at once, but not by both ends in the same instant.
 const FIRST: Duration = Duration::from_millis(50);
 /// The second wait; it doubles from here.
@@ -42,29 +44,6 @@ impl Backoff {
 
 fn jittered(wait: Duration, rng: &mut Rng) -> Duration {
     wait.mul_f64(1.0 - JITTER + 2.0 * JITTER * rng.fraction())
-}
-
-/// SplitMix64: small, seeded, the same on every run of a simulation. Nothing secret comes from it.
-#[derive(Debug)]
-pub(crate) struct Rng(u64);
-
-impl Rng {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// At least 0, less than 1.
-    pub(crate) fn fraction(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
-    }
 }
 
 #[cfg(test)]

@@ -39,7 +39,6 @@ use ipop_datapath::{
     node_id::NodeId,
 };
 
-pub(crate) use self::backoff::Rng;
 use self::{
     dialling::RemovedAny,
     lane::{Link, Via},
@@ -49,7 +48,10 @@ pub use self::{
     notice::{Notice, Severity},
     snapshot::{LaneSnapshot, PeerSnapshot, PeerState},
 };
-use crate::peer::{PeerAddress, PeerSource, PeerSpec};
+use crate::{
+    peer::{PeerAddress, PeerSource, PeerSpec},
+    rng::Rng,
+};
 
 /// More peers than this are refused: in a full mesh each costs a copy of every broadcast frame.
 pub const MAX_PEERS: usize = 1_024;

@@ -7,7 +7,8 @@ use std::{collections::BTreeMap, time::Duration};
 use ipop_datapath::{admission::Proved, command::Ended, hello::Capabilities, path::alias};
 use proptest::prelude::*;
 
-use super::{backoff::Rng, *};
+use super::*;
+use crate::rng::Rng;
 
 const DEAD_PEER_TIME: Duration = Duration::from_secs(10);
 /// The longest back-off with its jitter, a lost dial, a dead peer, and some.

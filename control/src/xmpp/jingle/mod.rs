@@ -55,7 +55,7 @@ use super::{
 };
 use crate::{
     ice::{Candidate, Loopback},
-    sessions::Rng,
+    rng::Rng,
 };
 
 /// More peers than this are not taken: a room has no more occupants, a switch no more ports.

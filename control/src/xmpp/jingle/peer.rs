@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     ice::Candidate,
-    sessions::Rng,
+    rng::Rng,
     xmpp::{
         bucket::Bucket,
         request::{Answer, Failure, Token},

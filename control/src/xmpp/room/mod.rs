@@ -52,7 +52,7 @@ pub use self::{
     wire::Affiliation,
 };
 use super::request::{Answer, Ask, Failure, Request, Token};
-use crate::sessions::Rng;
+use crate::rng::Rng;
 
 /// Silence after which the node asks whether it is still in the room. A restarted server is noticed within this.
 const PING_AFTER: Duration = Duration::from_secs(45);

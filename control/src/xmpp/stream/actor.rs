@@ -17,7 +17,7 @@ use tokio::{
 };
 use xmpp_parsers::jid::FullJid;
 
-use crate::local_addresses::local_addresses;
+use crate::{local_addresses::local_addresses, rng::Rng};
 
 use super::{
     Counters, FromStream, Limits, Resumed, ToStream,
@@ -28,7 +28,7 @@ use super::{
     login::Session,
     management::Management,
     online::{Conversation, Online, count},
-    retry::{LASTING, Random, Retry},
+    retry::{LASTING, Retry},
     srv::Endpoint,
     tls::Tls,
     xml::FOOTER,
@@ -49,7 +49,7 @@ pub(super) struct Actor {
     commands: mpsc::Receiver<ToStream>,
     events: mpsc::Sender<FromStream>,
     retry: Retry,
-    random: Random,
+    random: Rng,
     last_good: Option<Endpoint>,
 }
 
@@ -81,7 +81,7 @@ impl Actor {
             account,
             tls: None,
             retry: Retry::new(limits.retry_cap, seed),
-            random: Random::new(!seed),
+            random: Rng::new(!seed),
             conversation: Conversation {
                 questions: Questions::new(limits.questions, id_prefix),
                 management: Management::default(),
@@ -141,7 +141,7 @@ impl Actor {
             limits: self.conversation.limits.clone(),
             resumption: self.conversation.management.resumption(),
             last_good: self.last_good.clone(),
-            random: Random::new(self.random.fraction().to_bits()),
+            random: Rng::new(self.random.fraction().to_bits()),
         };
         let started_at = Instant::now();
         let mut attempt = pin!(attempt.run());

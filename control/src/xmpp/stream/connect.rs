@@ -19,13 +19,14 @@ use tokio::{
 use tokio_rustls::client::TlsStream;
 use xmpp_parsers::ns;
 
+use crate::rng::Rng;
+
 use super::{
     Limits,
     account::{Account, ServerAddress},
     failure::Failure,
     login::{Login, Progress, Session, stream_error},
     management::Resumption,
-    retry::Random,
     srv::{self, Endpoint, Mode},
     tls::{Tls, exported_key},
     xml::{self, Item, StreamReader},
@@ -49,7 +50,7 @@ pub(super) struct Attempt {
     pub(super) resumption: Option<Resumption>,
     /// Where it worked last; tried first if it is still one of the places.
     pub(super) last_good: Option<Endpoint>,
-    pub(super) random: Random,
+    pub(super) random: Rng,
 }
 
 /// An open stream.

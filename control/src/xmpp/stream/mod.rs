@@ -54,7 +54,7 @@ mod xml;
 /// # Errors
 /// When DNS says that there is none.
 pub async fn endpoints(account: &Account) -> Result<Vec<Endpoint>, Failure> {
-    srv::endpoints(account, &mut retry::Random::new(0)).await
+    srv::endpoints(account, &mut crate::rng::Rng::new(0)).await
 }
 
 /// What the rest of the program asks of the stream.

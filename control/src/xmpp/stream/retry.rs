@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use crate::rng::Rng;
+
 use super::failure::Failure;
 
 /// A server that restarts is back within a second.
@@ -20,12 +22,12 @@ const AFTER_CONFLICT: Duration = Duration::from_secs(20);
 pub(super) struct Retry {
     failures: u32,
     cap: Duration,
-    random: Random,
+    random: Rng,
 }
 
 impl Retry {
     pub(super) fn new(cap: Duration, seed: u64) -> Self {
-        Self { failures: 0, cap, random: Random::new(seed) }
+        Self { failures: 0, cap, random: Rng::new(seed) }
     }
 
     /// Starts over.
@@ -44,25 +46,6 @@ impl Retry {
             matches!(failure, Failure::Stream { condition, .. } if condition == "conflict");
         let wait = if is_conflict { doubled.max(AFTER_CONFLICT.min(self.cap)) } else { doubled };
         wait.mul_f64(1.0 - JITTER + 2.0 * JITTER * self.random.fraction())
-    }
-}
-
-/// SplitMix64: small and seeded. Nothing secret comes from it.
-#[derive(Debug)]
-pub(super) struct Random(u64);
-
-impl Random {
-    pub(super) fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    /// At least 0, less than 1.
-    pub(super) fn fraction(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
     }
 }
 

@@ -11,10 +11,11 @@ use hickory_resolver::{
     proto::rr::{RData, rdata::SRV},
 };
 
+use crate::rng::Rng;
+
 use super::{
     account::{Account, ServerAddress},
     failure::Failure,
-    retry::Random,
 };
 
 /// When TLS begins.
@@ -55,7 +56,7 @@ const HTTPS_PORT: u16 = 443;
 /// What to try, in this order, for `account`. Asks DNS only if no address is configured.
 pub(super) async fn endpoints(
     account: &Account,
-    random: &mut Random,
+    random: &mut Rng,
 ) -> Result<Vec<Endpoint>, Failure> {
     match &account.server {
         Some(server) => Ok(configured(server)),
@@ -98,7 +99,7 @@ fn fallback(domain: &str) -> Vec<Endpoint> {
 async fn discovered(
     domain: &str,
     resolver: &TokioResolver,
-    random: &mut Random,
+    random: &mut Rng,
 ) -> Result<Vec<Endpoint>, Failure> {
     let (direct, starttls) = tokio::join!(
         services(resolver, "_xmpps-client._tcp", domain, Mode::Direct),
@@ -146,7 +147,7 @@ fn service(srv: &SRV, mode: Mode) -> Option<Service> {
 }
 
 /// RFC 2782: the lowest priority first; within one, each next by chance in proportion to its weight.
-fn ordered(mut services: Vec<Service>, random: &mut Random) -> Vec<Endpoint> {
+fn ordered(mut services: Vec<Service>, random: &mut Rng) -> Vec<Endpoint> {
     services.sort_by_key(|service| (service.priority, service.weight));
     let mut endpoints = Vec::with_capacity(services.len());
     while let Some(first) = services.first() {

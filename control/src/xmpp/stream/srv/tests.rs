@@ -55,7 +55,7 @@ async fn look_up(zone: HashMap<&'static str, Vec<SRV>>) -> Result<Vec<Endpoint>,
     let resolver = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
         .build()
         .unwrap();
-    discovered("example.org", &resolver, &mut Random::new(1)).await
+    discovered("example.org", &resolver, &mut Rng::new(1)).await
 }
 
 fn texts(endpoints: &[Endpoint]) -> Vec<String> {
@@ -104,7 +104,7 @@ fn weights_are_proportions_within_a_priority() {
         weight,
         endpoint: Endpoint { server: ServerAddress { host: "h".into(), port }, mode: Mode::Direct },
     };
-    let mut random = Random::new(3);
+    let mut random = Rng::new(3);
     let mut firsts = HashMap::<u16, usize>::new();
     for _ in 0..1_000 {
         let order = ordered(vec![service(0, 1), service(10, 2), service(30, 3)], &mut random);
