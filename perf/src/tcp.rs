@@ -35,7 +35,7 @@ pub struct Plan {
     pub seconds: u32,
     /// Inner MTU.
     pub mtu: u16,
-    /// TCP's congestion control inside the tunnel, as the kernel names it. Set in the lab's hosts, so that a figure does not depend on how the
+    /// TCP's congestion control inside the tunnel, as the kernel names it. Set for the flow, so that a figure does not depend on how the
     /// machine is set: BBR paces by timers, whose work lands on whatever runs, the tunnels included.
     pub congestion: String,
 }

@@ -109,6 +109,7 @@ impl Lab {
         let host = Host::new(name, &netns, &self.dir);
         host.hide_configuration()?;
         host.enter(quiet_ipv6)?.context("setting the IPv6 defaults of a namespace")?;
+        host.enter(unpaced_tcp)?.context("setting TCP's congestion control in a namespace")?;
         host.ip_batch(&["link set lo up".into()])?;
         Ok(host)
     }
@@ -207,6 +208,14 @@ fn quiet_ipv6() -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// TCP sockets begin with a congestion control that does not pace, as on most machines, whatever this one prefers. One that begins with BBR is paced for life, even when it
+/// changes to another, and a superframe at a time costs every tunnel more.
+fn unpaced_tcp() -> io::Result<()> {
+    let set = |name| fs::write("/proc/sys/net/ipv4/tcp_congestion_control", name);
+    // Namespaces get what the machine allows to all users. Reno is always that.
+    set("cubic").or_else(|_| set("reno"))
 }
 
 fn is_plain(name: &str) -> bool {

@@ -209,7 +209,7 @@ impl Iperf3 {
         self.with(&["-u", "-b", &bits_per_s.to_string(), "-l", &datagram_len.to_string()])
     }
 
-    /// With this TCP congestion control, by the kernel's name for it. Set for the flow, not for the host: of the latter the kernel allows only
+    /// With this TCP congestion control, by the kernel's name for it. Set for the flow: as a host's default the kernel allows only
     /// what is not restricted to privileged users.
     #[must_use]
     pub fn congestion(self, name: &str) -> Self {
