@@ -31,6 +31,8 @@ pub enum Contender {
     Switch,
     /// This program, two workers.
     Switch2,
+    /// This program, one worker, busy polling.
+    SwitchPoll,
     /// The obvious implementation.
     Obvious,
     /// vpncloud.
@@ -107,11 +109,12 @@ pub const ADDRESS_B: Ipv4Addr = Ipv4Addr::new(192, 168, 99, 2);
 
 impl Contender {
     /// All of them, in the order of reports.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Veth,
         Self::Vxlan,
         Self::Switch,
         Self::Switch2,
+        Self::SwitchPoll,
         Self::Obvious,
         Self::Vpncloud,
         Self::Fastd,
@@ -130,6 +133,7 @@ impl Contender {
             Self::Vxlan => "kernel VXLAN",
             Self::Switch => "ipop-switch",
             Self::Switch2 => "ipop-switch, 2 workers",
+            Self::SwitchPoll => "ipop-switch, busy polling",
             Self::Obvious => "obvious implementation",
             Self::Vpncloud => "vpncloud",
             Self::Fastd => "fastd",
@@ -140,6 +144,11 @@ impl Contender {
             Self::WireguardGo => "wireguard-go",
             Self::Quincy => "quincy",
         }
+    }
+
+    /// Whether it is a program of this project.
+    pub fn is_own(self) -> bool {
+        matches!(self, Self::Switch | Self::Switch2 | Self::SwitchPoll | Self::Obvious)
     }
 
     /// What it carries.
@@ -165,6 +174,7 @@ impl Contender {
             Self::Vxlan => "unicast remote, port 4789, UDP checksums as the kernel sets them",
             Self::Switch => "--workers 1, all else by default",
             Self::Switch2 => "--workers 2, all else by default",
+            Self::SwitchPoll => "--workers 1 --busy-poll 20000, all else by default",
             Self::Obvious => "one frame a datagram, stock quinn",
             Self::Vpncloud => "type tap, mode switch, AES-128-GCM (its fastest here)",
             Self::Fastd => "mode tap, method aes128-gcm",
@@ -181,7 +191,7 @@ impl Contender {
     pub fn source(self) -> &'static str {
         match self {
             Self::Veth | Self::Vxlan => "the kernel",
-            Self::Switch | Self::Switch2 | Self::Obvious => "this project",
+            Self::Switch | Self::Switch2 | Self::SwitchPoll | Self::Obvious => "this project",
             Self::Fastd | Self::FastdNull => "apt-get install fastd",
             Self::Tinc => "apt-get install tinc",
             Self::N2n => "apt-get install n2n",
@@ -195,7 +205,7 @@ impl Contender {
     fn programs(self) -> &'static [&'static str] {
         match self {
             Self::Veth | Self::Vxlan => &["ip"],
-            Self::Switch | Self::Switch2 => &["ipop-switch"],
+            Self::Switch | Self::Switch2 | Self::SwitchPoll => &["ipop-switch"],
             Self::Obvious => &["ipop-obvious"],
             Self::Vpncloud => &["vpncloud"],
             Self::Fastd | Self::FastdNull => &["fastd"],
@@ -236,8 +246,11 @@ impl Contender {
         let mut tunnel = match self {
             Self::Veth => tunnels::kernel::veth(site),
             Self::Vxlan => tunnels::kernel::vxlan(site),
-            Self::Switch => tunnels::own::switch(site, 1),
-            Self::Switch2 => tunnels::own::switch(site, 2),
+            Self::Switch => tunnels::own::switch(site, &["--workers", "1"]),
+            Self::Switch2 => tunnels::own::switch(site, &["--workers", "2"]),
+            Self::SwitchPoll => {
+                tunnels::own::switch(site, &["--workers", "1", "--busy-poll", "20000"])
+            }
             Self::Obvious => tunnels::own::obvious(site),
             Self::Vpncloud => tunnels::vpncloud::start(site),
             Self::Fastd => tunnels::fastd::start(site, "aes128-gcm"),

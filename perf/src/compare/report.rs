@@ -151,10 +151,7 @@ impl Comparison {
         let is_peer = |entry: &&Entry| {
             entry.secrecy == Secrecy::Encrypted
                 && entry.layer == Layer::Ethernet
-                && !matches!(
-                    entry.contender,
-                    Contender::Switch | Contender::Switch2 | Contender::Obvious
-                )
+                && !entry.contender.is_own()
         };
         let peers = self.entries.iter().filter(is_peer).filter_map(|entry| {
             let spread = self.spread(scenario.name, entry.contender, measure)?;

@@ -7,9 +7,9 @@ use crate::{
     tunnel::{Node, Program},
 };
 
-/// `ipop-switch` with so many workers.
-pub(in crate::compare) fn switch(site: &Site<'_>, workers: u8) -> Result<Tunnel> {
-    start(site, Program::Switch, &["--workers", &workers.to_string()])
+/// `ipop-switch` with these options.
+pub(in crate::compare) fn switch(site: &Site<'_>, args: &[&str]) -> Result<Tunnel> {
+    start(site, Program::Switch, args)
 }
 
 /// `ipop-obvious`.
