@@ -39,10 +39,16 @@ impl Repeater {
         (self.sent_total, self.lost_total) = (sent_total, lost_total);
     }
 
+    /// Whether the path loses packets.
+    #[inline]
+    pub(crate) fn is_lossy(&self) -> bool {
+        self.lost > self.sent * LOSSY_ABOVE
+    }
+
     /// The last datagram of a burst, which goes out now.
     #[inline]
     pub(crate) fn burst_ends(&mut self, datagram: &Bytes) {
-        if datagram.len() <= REPEATED_MAX && self.lost > self.sent * LOSSY_ABOVE {
+        if datagram.len() <= REPEATED_MAX && self.is_lossy() {
             self.last = datagram.clone();
         }
     }

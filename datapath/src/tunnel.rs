@@ -41,6 +41,8 @@ const RECORD_OVERHEAD: usize = 64;
 /// What QUIC's queue is filled up to from the queues of flows: two trains; one while flows share the tunnel. Bytes.
 const FED_BYTES: usize = 128 << 10;
 const SHARED_FED_BYTES: usize = 64 << 10;
+/// Longer superframes, segments, are those of large windows: for them the loss of another segment is nothing, and the work of segmenting would be much.
+const SEGMENTED_MAX: usize = 8;
 /// Bounds of [`reordering_wait`].
 const MIN_REORDERING_WAIT: Duration = Duration::from_micros(250);
 const MAX_REORDERING_WAIT: Duration = Duration::from_millis(5);
@@ -195,7 +197,7 @@ impl Tunnel {
         queued + self.writer.open_len() < limit
     }
 
-    /// Queues a frame, segmented first if the peer cannot take it as it is; counts what the peer will see.
+    /// Queues a frame, segmented first if the peer cannot take it as it is, or if that saves segments; counts what the peer will see.
     fn enqueue(
         &mut self,
         out: Outgoing<'_>,
@@ -205,8 +207,10 @@ impl Tunnel {
         let Outgoing { offload, frame, .. } = out;
         let proven = self.proved.is_some();
         let hello = self.hello.as_ref().filter(|_| proven).ok_or(DropReason::NotAdmitted)?;
-        if needs(offload) & !hello.capabilities.0 == 0 {
-            if frame.len() > hello.max_frame_len as usize {
+        let takes_it = needs(offload) & !hello.capabilities.0 == 0;
+        let max_frame_len = hello.max_frame_len as usize;
+        if takes_it && !self.is_better_segmented(offload, out.headers_len, frame.len()) {
+            if frame.len() > max_frame_len {
                 return Err(DropReason::Oversized);
             }
             return self.push(out, sent);
@@ -219,6 +223,24 @@ impl Tunnel {
             }
         })?;
         result
+    }
+
+    /// Whether a superframe goes segment by segment, each in a packet of its own: on a path that loses packets, where its segments fit into packets. Cut where packets end,
+    /// two of its segments are lost with one packet, and of a small window that is much: a tenth of the throughput at 1 % of loss and 20 ms.
+    fn is_better_segmented(
+        &mut self,
+        offload: Offload,
+        headers_len: u16,
+        frame_len: usize,
+    ) -> bool {
+        if !matches!(offload.gso, Gso::Tcp4 { .. } | Gso::Tcp6 { .. }) || !self.repeater.is_lossy()
+        {
+            return false;
+        }
+        let segment_len = usize::from(offload.gso_size);
+        let record_len = usize::from(headers_len) + segment_len + RecordWriter::WHOLE_LEN;
+        let max_len = self.connection.datagrams().max_size().unwrap_or_default();
+        frame_len <= SEGMENTED_MAX * segment_len && record_len <= max_len
     }
 
     fn push(&mut self, out: Outgoing<'_>, sent: &PortCounters) -> Result<(), DropReason> {
@@ -461,6 +483,7 @@ impl Tunnel {
         let stats = self.connection.stats();
         self.reassembler.set_reordering_wait(reordering_wait(stats.path.min_rtt));
         self.repeater.observe(stats.path.sent_packets, stats.path.lost_packets);
+        self.writer.keep_whole(self.repeater.is_lossy());
         let gauges = &self.gauges;
         gauges.rtt_us.set(stats.path.rtt.as_micros() as u64);
         gauges.path_mtu_bytes.set(u64::from(stats.path.current_mtu));

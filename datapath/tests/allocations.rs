@@ -6,6 +6,8 @@
 mod common;
 #[path = "common/counting.rs"]
 mod counting;
+#[path = "common/superframe.rs"]
+mod superframe;
 
 use std::time::Duration;
 
@@ -13,31 +15,15 @@ use bytes::Bytes;
 use common::identity;
 use counting::allocations;
 use ipop_datapath::{
-    frame::{Gso, Offload, VNET_HEADER_LEN},
+    frame::VNET_HEADER_LEN,
     memory::{BarePair, Pair},
 };
+use superframe::{RECEIVER, SENDER, tcp_superframe};
 
 const WARM_UP_BURSTS: usize = 300;
 const BURSTS: usize = 200;
 /// Between bursts, so that delayed ACKs and timers have their turn in both measurements alike.
 const PAUSE: Duration = Duration::from_millis(2);
-
-const SENDER: [u8; 6] = [2, 0, 0, 0, 0, 8];
-const RECEIVER: [u8; 6] = [2, 0, 0, 0, 0, 9];
-
-fn tcp_superframe() -> ([u8; VNET_HEADER_LEN], Vec<u8>) {
-    let gso = Gso::Tcp4 { ecn: false };
-    let offload =
-        Offload { needs_csum: true, gso, gso_size: 1_448, csum_start: 34, csum_offset: 16 };
-    let mut frame = vec![0; 65_226];
-    frame[..6].copy_from_slice(&RECEIVER);
-    frame[6..12].copy_from_slice(&SENDER);
-    frame[12..18].copy_from_slice(&[8, 0, 0x45, 0, 0xfe, 0xbc]);
-    frame[23] = 6;
-    // 32 bytes of TCP header, ACK.
-    frame[46..48].copy_from_slice(&[0x80, 0x10]);
-    (offload.to_tap(66), frame)
-}
 
 /// What one burst consists of.
 struct Burst {
@@ -104,13 +90,13 @@ fn check(burst: &Burst) {
 
 #[test]
 fn frames_of_a_full_mtu_cost_no_allocation_of_our_own() {
-    let (_, superframe) = tcp_superframe();
+    let (_, superframe) = tcp_superframe(45, 1_448);
     let frame = superframe[..1_514].to_vec();
     check(&Burst { vnet: [0; VNET_HEADER_LEN], frame, frames: 100 });
 }
 
 #[test]
 fn superframes_cost_no_allocation_of_our_own() {
-    let (vnet, frame) = tcp_superframe();
+    let (vnet, frame) = tcp_superframe(45, 1_448);
     check(&Burst { vnet, frame, frames: 4 });
 }

@@ -45,6 +45,7 @@ pub struct RecordWriter {
     next: Sequence,
     /// Limit of the open datagram.
     max_datagram_len: usize,
+    keep_whole: bool,
     arena: Arena,
 }
 
@@ -55,11 +56,15 @@ impl Default for RecordWriter {
 }
 
 impl RecordWriter {
+    /// What a frame without an offload takes of a datagram beside its own bytes.
+    pub const WHOLE_LEN: usize = WHOLE_LEN;
+
     /// A writer whose next frame has sequence number 0.
     pub fn new() -> Self {
         Self {
             next: Sequence(0),
             max_datagram_len: MIN_DATAGRAM_LEN,
+            keep_whole: false,
             arena: Arena::new(CHUNK_LEN, CHUNKS_MAX, WhenFull::Replace),
         }
     }
@@ -101,6 +106,12 @@ impl RecordWriter {
         self.next = self.next.next();
     }
 
+    /// Whether a frame that fits a datagram starts in a fresh one rather than being cut, so that one lost packet is one lost frame. What is left of the
+    /// datagram before is padded.
+    pub fn keep_whole(&mut self, keep_whole: bool) {
+        self.keep_whole = keep_whole;
+    }
+
     /// Hands out the open datagram, short, if there is one: the end of a burst.
     #[inline]
     pub fn flush(&mut self, emit: &mut impl FnMut(Bytes)) {
@@ -139,12 +150,14 @@ impl RecordWriter {
         } else {
             &[]
         };
+        let overhead = if offload.is_none() { WHOLE_LEN } else { WHOLE_OFFLOAD_LEN };
+        let fits_alone = overhead + frame.len() <= self.max_datagram_len;
         // A first piece that holds the headers is a template in itself.
-        if self.room() < FIRST_LEN + MIN_FIRST_PIECE_LEN.max(template.len() + 1) {
+        let least = FIRST_LEN + MIN_FIRST_PIECE_LEN.max(template.len() + 1);
+        if self.room() < least || fits_alone && self.keep_whole {
             self.pad();
             self.flush(emit);
-            let overhead = if offload.is_none() { WHOLE_LEN } else { WHOLE_OFFLOAD_LEN };
-            if overhead + frame.len() <= self.room() {
+            if fits_alone {
                 return self.put_whole(offload, frame);
             }
         }

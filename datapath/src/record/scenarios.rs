@@ -136,6 +136,28 @@ fn too_little_room_is_padded_and_the_frame_starts_afresh() {
 }
 
 #[test]
+fn frames_that_are_kept_whole_are_cut_only_if_no_datagram_holds_them() {
+    let (mut writer, mut datagrams) = (RecordWriter::new(), Vec::new());
+    writer.keep_whole(true);
+    let frames: Vec<_> = [1_000, 1_393, 300, 1_394]
+        .into_iter()
+        .enumerate()
+        .map(|(number, len)| plain(number, len, Offload::NONE))
+        .collect();
+    for frame in &frames {
+        writer.push(DATAGRAM_LEN, Offload::NONE, 0, &frame.bytes, &mut |d| datagrams.push(d));
+    }
+    writer.flush(&mut |datagram| datagrams.push(datagram));
+    let records: Vec<_> = datagrams.iter().map(|datagram| records(datagram).count()).collect();
+    // The last frame is a byte too long.
+    assert_eq!(records, [1, 1, 2, 1]);
+    assert!(datagrams[..3].iter().all(|datagram| datagram.len() == DATAGRAM_LEN));
+    let mut receiver = Receiver::new();
+    receiver.push(&datagrams);
+    assert_eq!(receiver.numbers(), [0, 1, 2, 3]);
+}
+
+#[test]
 fn a_changed_limit_ends_the_open_datagram() {
     let mut writer = RecordWriter::new();
     let mut datagrams = Vec::new();
