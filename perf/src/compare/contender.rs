@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 use super::tunnels;
 use crate::lab::{Host, Interface, Lab, Process, tools::Ping, wait_until};
 
-/// How long a tunnel may take to come up.
-const UP_LIMIT: Duration = Duration::from_secs(20);
+/// How long a tunnel may take to come up. fastd whose first handshake comes too early, or is lost, tries again after 15 to 20 s.
+const UP_LIMIT: Duration = Duration::from_secs(60);
 
 /// A way to connect two hosts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, clap::ValueEnum, Serialize, Deserialize)]
@@ -241,7 +241,7 @@ impl Contender {
     /// Starts it, and waits until packets of the overlay's MTU cross.
     ///
     /// # Errors
-    /// When a program is missing, or nothing crosses within 20 s.
+    /// When a program is missing, or nothing crosses within a minute.
     pub fn start(self, site: &Site<'_>) -> Result<Tunnel> {
         let mut tunnel = match self {
             Self::Veth => tunnels::kernel::veth(site),
