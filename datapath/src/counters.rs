@@ -13,7 +13,11 @@ use std::{
 use crossbeam::utils::CachePadded;
 use ipop_learning::PortId;
 
-use crate::{command::ConnectionId, drops::DropReason};
+use crate::{
+    command::ConnectionId,
+    drops::DropReason,
+    frame::{Gso, Offload},
+};
 
 /// A number that one thread adds to and others read.
 #[derive(Debug, Default)]
@@ -50,6 +54,10 @@ pub struct PortCounters {
     pub sent_frames: Counter,
     /// Their bytes.
     pub sent_bytes: Counter,
+    /// Superframes that went out in segments.
+    pub segmented_frames: Counter,
+    /// Those segments, each of which was sent as a frame.
+    pub segments: Counter,
     /// Frames of a peer that never arrived whole: gaps in record sequence numbers.
     pub missing_frames: Counter,
     /// TCP superframes whose pieces were lost or late, so that they were delivered in parts.
@@ -64,6 +72,19 @@ impl PortCounters {
     #[inline]
     pub fn drop_frames(&self, reason: DropReason, frames: u64) {
         self.drops[reason as usize].add(frames);
+    }
+
+    /// Counts what a frame was segmented into. If only some of it went out, the frame is dropped for a reason beside that.
+    pub(crate) fn count_segments(
+        &self,
+        offload: Offload,
+        segments: u64,
+        result: Result<(), DropReason>,
+    ) {
+        if offload.gso != Gso::None {
+            self.segments.add(segments);
+            self.segmented_frames.add(u64::from(result.is_ok()));
+        }
     }
 
     /// Frames dropped for this reason.

@@ -185,11 +185,14 @@ impl Switch {
         let mut buffer = std::mem::take(&mut self.contiguous);
         let mut scratch = std::mem::take(&mut self.scratch);
         let whole = contiguous(&mut frame, &mut buffer);
+        let mut segments = 0;
         let result = finish_in_software(offload, whole, &mut scratch, |segment| {
+            segments += 1;
             sent.sent_frames.add(1);
             sent.sent_bytes.add(segment.len() as u64);
             io.write_tap(tap, Offload::NONE, 0, FrameBytes::Whole(segment));
         });
+        sent.count_segments(offload, segments, result);
         (self.contiguous, self.scratch) = (buffer, scratch);
         result
     }

@@ -215,13 +215,15 @@ impl Tunnel {
             }
             return self.push(out, sent);
         }
-        let mut result = Ok(());
+        let (mut segments, mut result) = (0, Ok(()));
         crate::forward::finish_in_software(offload, frame, scratch, |segment| {
             if result.is_ok() {
                 let (offload, headers_len, shared) = (Offload::NONE, 0, None);
                 result = self.push(Outgoing { offload, headers_len, frame: segment, shared }, sent);
+                segments += u64::from(result.is_ok());
             }
         })?;
+        sent.count_segments(offload, segments, result);
         result
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use common::identity;
 use ipop_datapath::{
+    PortId,
     frame::{Gso, VNET_HEADER_LEN},
     memory::{Pair, Train},
 };
@@ -55,6 +56,8 @@ fn superframes_of_small_windows_go_segment_by_segment() {
     for superframe in [&many, &too_long] {
         assert_eq!(carry(&mut pair, superframe), [(superframe.1.len(), true)]);
     }
+    let counters = pair.nodes[0].core.counters().port(PortId(1));
+    assert_eq!((counters.segmented_frames.get(), counters.segments.get()), (1, 3));
     // Each in a packet of its own.
     let trains = send(&mut pair, &few);
     assert_eq!(trains.iter().flat_map(Train::packets).count(), 3);

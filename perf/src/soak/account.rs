@@ -22,7 +22,7 @@ const AFTER: [&str; 2] = ["tap_write", "tunnel_down"];
 pub struct Account {
     /// Frames that came in.
     pub received: u64,
-    /// Frames that went out.
+    /// Frames that went out; one that went out in segments is one.
     pub sent: u64,
     /// Frames dropped in between.
     pub dropped: u64,
@@ -48,7 +48,7 @@ impl Account {
         let open = twice + dropped_for(&|reason| reason == "not_admitted");
         Self {
             received: total("received_frames"),
-            sent: total("sent_frames"),
+            sent: total("sent_frames") + total("segmented_frames") - total("segments"),
             dropped,
             open,
             lost: dropped_for(&|reason| reason != REPEATED)
@@ -72,6 +72,7 @@ impl Account {
 mod tests {
     use super::*;
 
+    /// Of the frames sent to the peer two went in 5 segments.
     fn report(sent_to_peer: u64) -> Value {
         serde_json::json!({
             "taps": [{
@@ -79,7 +80,8 @@ mod tests {
                 "drops": {"bad_source": 7, "tap_write": 2},
             }],
             "peers": [{
-                "received_frames": 50, "sent_frames": sent_to_peer, "missing_frames": 11,
+                "received_frames": 50, "sent_frames": sent_to_peer + 3, "missing_frames": 11,
+                "segmented_frames": 2, "segments": 5,
                 "drops": {"storm": 2, "incomplete": 3, "tunnel_queue_full": 1},
             }],
         })

@@ -95,6 +95,8 @@ struct PortReport {
     received_bytes: u64,
     sent_frames: u64,
     sent_bytes: u64,
+    segmented_frames: u64,
+    segments: u64,
     missing_frames: u64,
     salvaged_frames: u64,
     salvaged_runs: u64,
@@ -244,6 +246,8 @@ impl PortReport {
         self.received_bytes += counters.received_bytes.get();
         self.sent_frames += counters.sent_frames.get();
         self.sent_bytes += counters.sent_bytes.get();
+        self.segmented_frames += counters.segmented_frames.get();
+        self.segments += counters.segments.get();
         self.missing_frames += counters.missing_frames.get();
         self.salvaged_frames += counters.salvaged_frames.get();
         self.salvaged_runs += counters.salvaged_runs.get();
