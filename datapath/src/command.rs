@@ -70,6 +70,24 @@ pub enum CloseReason {
     NotProved = 7,
 }
 
+impl CloseReason {
+    const ALL: [Self; 8] = [
+        Self::Shutdown,
+        Self::Replaced,
+        Self::Duplicate,
+        Self::Version,
+        Self::BadHello,
+        Self::NotAdmitted,
+        Self::DialledSelf,
+        Self::NotProved,
+    ];
+
+    /// The reason that a close code stands for, if this version knows it.
+    pub fn of_code(code: u64) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| *reason as u64 == code)
+    }
+}
+
 /// The longest signalling message, bytes.
 pub const MAX_SIGNAL_LEN: usize = 4_096;
 
@@ -289,4 +307,17 @@ pub enum Event {
         /// Explanation for the operator.
         message: String,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_dense_and_each_stands_for_its_reason() {
+        let codes: Vec<u64> =
+            (0..100).map_while(CloseReason::of_code).map(|reason| reason as u64).collect();
+        assert_eq!(codes, Vec::from_iter(0..=CloseReason::NotProved as u64));
+        assert_eq!(CloseReason::of_code(u64::MAX), None);
+    }
 }

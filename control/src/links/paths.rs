@@ -347,8 +347,8 @@ impl Links {
 }
 
 fn is_goodbye(why: &Ended) -> bool {
-    const SHUTDOWN: u64 = CloseReason::Shutdown as u64;
-    matches!(why, Ended::ByPeer { code: SHUTDOWN, .. })
+    let Ended::ByPeer { code, .. } = why else { return false };
+    CloseReason::of_code(*code) == Some(CloseReason::Shutdown)
 }
 
 fn remote(ice: &IceDescription) -> RemoteDescription {

@@ -255,30 +255,30 @@ fn closed_here(reason: CloseReason) -> &'static str {
 }
 
 fn by_peer(code: u64, phrase: &str, local: NodeId) -> String {
-    const SHUTDOWN: u64 = CloseReason::Shutdown as u64;
-    const REPLACED: u64 = CloseReason::Replaced as u64;
-    const DUPLICATE: u64 = CloseReason::Duplicate as u64;
-    const VERSION: u64 = CloseReason::Version as u64;
-    const BAD_HELLO: u64 = CloseReason::BadHello as u64;
-    const NOT_ADMITTED: u64 = CloseReason::NotAdmitted as u64;
-    const DIALLED_SELF: u64 = CloseReason::DialledSelf as u64;
-    const NOT_PROVED: u64 = CloseReason::NotProved as u64;
-    match code {
-        SHUTDOWN => "the peer was shut down".into(),
-        REPLACED => "the peer replaced it by a newer connection".into(),
-        DUPLICATE => "both ends dialled at once".into(),
-        VERSION => "the peer speaks another version; run the same release on both ends".into(),
-        BAD_HELLO => format!("the peer could not read this node's hello ({phrase})"),
-        NOT_ADMITTED => {
+    match CloseReason::of_code(code) {
+        Some(CloseReason::Shutdown) => "the peer was shut down".into(),
+        Some(CloseReason::Replaced) => "the peer replaced it by a newer connection".into(),
+        Some(CloseReason::Duplicate) => "both ends dialled at once".into(),
+        Some(CloseReason::Version) => {
+            "the peer speaks another version; run the same release on both ends".into()
+        }
+        Some(CloseReason::BadHello) => {
+            format!("the peer could not read this node's hello ({phrase})")
+        }
+        Some(CloseReason::NotAdmitted) => {
             format!(
                 "the peer does not admit this node ({phrase}); start it there with --peer {local}, or see `ipop-switch \
                  trust list` there"
             )
         }
-        DIALLED_SELF => "the address leads back to this node; correct --peer".into(),
-        NOT_PROVED if phrase.is_empty() => "the peer asks for another network secret".into(),
-        NOT_PROVED => phrase.into(),
-        _ => format!("the peer closed it with code {code} ({phrase})"),
+        Some(CloseReason::DialledSelf) => {
+            "the address leads back to this node; correct --peer".into()
+        }
+        Some(CloseReason::NotProved) if phrase.is_empty() => {
+            "the peer asks for another network secret".into()
+        }
+        Some(CloseReason::NotProved) => phrase.into(),
+        None => format!("the peer closed it with code {code} ({phrase})"),
     }
 }
 

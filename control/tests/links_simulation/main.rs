@@ -102,6 +102,20 @@ fn two_nodes_behind_nats_of_every_kind() {
 }
 
 #[test]
+fn the_path_of_a_peer_that_said_goodbye_is_no_news() {
+    let told_of_paths = |end: fn(&mut World, usize)| {
+        let mut world = connected(7, 2, 2, Door::Password);
+        let told = |world: &World| world.told(0, "): path ") + world.told(0, ": no path ");
+        let before = told(&world);
+        end(&mut world, 1);
+        world.run_for(seconds(60));
+        told(&world) - before
+    };
+    assert_eq!(told_of_paths(World::stop), 0);
+    assert!(told_of_paths(World::kill) > 0, "of one that fell silent it is");
+}
+
+#[test]
 fn a_seed_is_always_the_same_run() {
     let run = || {
         let mut world = connected(3, 3, 3, Door::Password);

@@ -324,7 +324,7 @@ impl Running {
         self.told.push(text);
     }
 
-    fn command(&mut self, now: Instant, command: Command) {
+    pub(crate) fn command(&mut self, now: Instant, command: Command) {
         self.core.command(now, command, &mut self.io);
     }
 

@@ -14,6 +14,7 @@ use ipop_control::{
     trust::{Policy, SavedPeers, TrustStore},
     xmpp::services::Service,
 };
+use ipop_datapath::command::Command;
 use xmpp_parsers::{minidom::Element, stanza::Stanza};
 
 use crate::{
@@ -153,6 +154,22 @@ impl World {
             self.post();
         }
         self.forget_frames_of(node);
+    }
+
+    /// The program ends as it should: its peers hear so.
+    pub(crate) fn stop(&mut self, node: usize) {
+        let now = self.now;
+        if let Some(running) = &mut self.nodes[node].running {
+            running.command(now, Command::Shutdown);
+            self.work(node);
+        }
+        self.kill(node);
+    }
+
+    /// How many lines with these words the operator of a running node was told.
+    pub(crate) fn told(&self, node: usize, words: &str) -> usize {
+        let running = self.nodes[node].running.as_ref().unwrap();
+        running.told.iter().filter(|line| line.contains(words)).count()
     }
 
     /// The server loses all streams, and everything that it knew.
