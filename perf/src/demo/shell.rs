@@ -108,6 +108,13 @@ impl<'a> Switch<'a> {
         counters::ask(&mut self.process)
     }
 
+    /// Whether it reaches all its peers without the relay. Shows nothing.
+    pub(super) fn is_direct(&mut self) -> bool {
+        let peers = |report: Value| report["peers"].as_array().cloned();
+        let peers = counters::ask(&mut self.process).ok().and_then(peers);
+        peers.is_some_and(|peers| peers.iter().all(|peer| peer["path"]["kind"] == "direct"))
+    }
+
     /// Shows what it has logged since the last time.
     pub(super) fn show_log(&mut self) {
         let log = self.process.stderr();
