@@ -32,18 +32,16 @@ const CLOSE_WITHIN: Timespec = Timespec::new().sec(1);
 pub(crate) enum Op {
     /// The doorbell rang.
     Doorbell = 1,
-    /// A TAP has frames; index: TAP.
-    TapReadable = 2,
     /// A frame was read; index: TAP and buffer.
-    TapRead = 3,
+    TapRead = 2,
     /// A frame was written; index: slot.
-    TapWrite = 4,
+    TapWrite = 3,
     /// A train came in; index: socket.
-    Receive = 5,
+    Receive = 4,
     /// A train went out; index: slot.
-    Send = 6,
+    Send = 5,
     /// A socket takes data again; index: socket.
-    Writable = 7,
+    Writable = 6,
 }
 
 impl Op {
@@ -54,12 +52,11 @@ impl Op {
     fn of(user_data: u64) -> Option<Self> {
         Some(match user_data >> 56 {
             1 => Self::Doorbell,
-            2 => Self::TapReadable,
-            3 => Self::TapRead,
-            4 => Self::TapWrite,
-            5 => Self::Receive,
-            6 => Self::Send,
-            7 => Self::Writable,
+            2 => Self::TapRead,
+            3 => Self::TapWrite,
+            4 => Self::Receive,
+            5 => Self::Send,
+            6 => Self::Writable,
             _ => return None,
         })
     }

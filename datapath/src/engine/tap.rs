@@ -1,8 +1,10 @@
 //! Frames to and from the TAPs.
 //!
-//! A TAP that has nothing to read is polled; one that has is read in batches of reads, which complete while they are submitted, in order. Long frames
-//! are handed on in the buffer that they were read into, which comes back when nobody holds the frame any more.
-//! Writes gather a frame from the pieces that it arrived in.
+//! A TAP that has nothing to read has one read waiting for the next frame. A frame that comes after a silence goes out at once; behind one that does not, and
+//! wherever there may be more, a batch of reads follows, which complete while they are submitted, in order. Long frames are handed on in the buffer that they were
+//! read into, which comes back when nobody holds the frame any more. Writes gather a frame from the pieces that it arrived in.
+
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
 use io_uring::{opcode, types::Fixed};
@@ -17,8 +19,10 @@ use crate::{
 
 /// Reads in one batch at most: two megabytes of superframes, a burst of small ones.
 const BATCH_MAX: usize = 32;
-/// And at least, for a TAP that was just found readable.
+/// And at least, when a burst begins.
 const BATCH_MIN: usize = 4;
+/// A frame after a silence of that length is more often alone than not (a ping, a query): it goes out at once.
+const LULL: Duration = Duration::from_millis(1);
 const BUFFER_LEN: usize = (VNET_HEADER_LEN + MAX_FRAME_LEN).next_multiple_of(64);
 /// Buffers beyond those being read into that are kept for use: as many long frames as may wait for one tunnel.
 const SPARE_MAX: usize = 64;
@@ -31,8 +35,14 @@ const MAX_WRITES: usize = 4_096;
 struct ReadQueue {
     tap: PortId,
     file: u32,
-    polled: bool,
+    /// The read under way waits for the next frame.
+    parked: bool,
+    /// There may be more frames.
     readable: bool,
+    /// There may be more frames that should go out with the last one.
+    pressing: bool,
+    /// When the last frame was read.
+    frame_at: Instant,
     /// Reads in the next batch.
     batch: usize,
     in_flight: usize,
@@ -65,14 +75,16 @@ pub(crate) struct TapReader {
 
 impl TapReader {
     /// Of TAPs, with the indices of their registered files.
-    pub(crate) fn new(queues: &[(PortId, u32)]) -> Self {
+    pub(crate) fn new(queues: &[(PortId, u32)], now: Instant) -> Self {
         let queues: Vec<_> = queues
             .iter()
             .map(|&(tap, file)| ReadQueue {
                 tap,
                 file,
-                polled: false,
+                parked: false,
                 readable: false,
+                pressing: false,
+                frame_at: now,
                 batch: BATCH_MIN,
                 in_flight: 0,
                 dry: false,
@@ -91,42 +103,38 @@ impl TapReader {
         }
     }
 
-    /// Queues reads of TAPs that have frames, polls of those that have none; true if there are reads under way.
+    /// Queues reads; true if some are under way that do not wait for a frame.
     pub(crate) fn arm(&mut self, ring: &mut Ring) -> bool {
         let mut reading = false;
         for index in 0..self.queues.len() {
             let queue = &mut self.queues[index];
-            if queue.gone {
-                continue;
+            if queue.in_flight == 0 && !queue.gone {
+                queue.pressing = false;
+                queue.parked = !queue.readable;
+                let (reads, flags) =
+                    if queue.parked { (1, 0) } else { (queue.batch, libc::RWF_NOWAIT) };
+                self.read(ring, index, reads, flags);
             }
-            if queue.in_flight == 0 && queue.readable {
-                self.read_batch(ring, index);
-            } else if queue.in_flight == 0 && !std::mem::replace(&mut queue.polled, true) {
-                let entry = opcode::PollAdd::new(Fixed(queue.file), libc::POLLIN as u32)
-                    .build()
-                    .user_data(Op::TapReadable.user_data(index as u32));
-                // SAFETY: a poll points to nothing.
-                unsafe { ring.push(&entry) };
-            }
-            reading |= self.queues[index].in_flight > 0;
+            let queue = &self.queues[index];
+            reading |= queue.in_flight > 0 && !queue.parked;
         }
         reading
     }
 
-    /// A TAP became readable.
-    pub(crate) fn readable(&mut self, index: u32) {
-        let queue = &mut self.queues[index as usize];
-        queue.polled = false;
-        queue.readable = true;
-        queue.batch = BATCH_MIN;
+    /// Whether more frames should be read before those at hand go out: a burst may have begun.
+    pub(crate) fn is_pressing(&self) -> bool {
+        self.queues.iter().any(|queue| queue.pressing)
     }
 
     /// A read has completed.
-    pub(crate) fn finish(&mut self, index: u32, result: i32) -> Read<'_> {
+    pub(crate) fn finish(&mut self, now: Instant, index: u32, result: i32) -> Read<'_> {
         let buffer = index as usize;
         let queue = &mut self.queues[buffer / BATCH_MAX];
+        let silence = now.saturating_duration_since(queue.frame_at);
         queue.in_flight -= 1;
-        if result < 0 {
+        if result >= 0 {
+            queue.frame_at = now;
+        } else {
             queue.dry = true;
             // The device is gone; EIO would only mean that it is down and has nothing to say.
             if matches!(-result, libc::EBADFD | libc::ENODEV)
@@ -136,8 +144,13 @@ impl TapReader {
             }
         }
         if queue.in_flight == 0 {
-            queue.readable = !std::mem::take(&mut queue.dry);
-            if queue.readable {
+            let found = !std::mem::take(&mut queue.dry);
+            if std::mem::take(&mut queue.parked) {
+                queue.pressing = found && silence < LULL;
+                queue.readable = queue.pressing;
+                queue.batch = BATCH_MIN;
+            } else {
+                queue.readable = found;
                 queue.batch = (queue.batch * 2).min(BATCH_MAX);
             }
         }
@@ -158,10 +171,10 @@ impl TapReader {
         Read::Frame(TapFrame { tap, vnet: &self.long_vnet, frame, shared: Some(frame) })
     }
 
-    fn read_batch(&mut self, ring: &mut Ring, index: usize) {
+    fn read(&mut self, ring: &mut Ring, index: usize, reads: usize, flags: i32) {
         let queue = &mut self.queues[index];
         self.long = Bytes::new();
-        for read in 0..queue.batch {
+        for read in 0..reads {
             let buffer = index * BATCH_MAX + read;
             let bytes = &mut self.buffers[buffer];
             bytes.clear();
@@ -170,6 +183,7 @@ impl TapReader {
             }
             let entry = opcode::Read::new(Fixed(queue.file), bytes.as_mut_ptr(), BUFFER_LEN as u32)
                 .offset(u64::MAX)
+                .rw_flags(flags)
                 .build()
                 .user_data(Op::TapRead.user_data(buffer as u32));
             queue.in_flight += 1;
@@ -246,6 +260,7 @@ impl TapWriter {
         let file = Fixed(self.files[usize::from(tap.0)]);
         let entry = opcode::Writev::new(file, slot.iovecs.as_ptr(), slot.iovecs.len() as u32)
             .offset(u64::MAX)
+            .rw_flags(libc::RWF_NOWAIT)
             .build()
             .user_data(Op::TapWrite.user_data(index as u32));
         // SAFETY: the slot is boxed, and neither it nor what its iovecs point to is touched until its completion was read.

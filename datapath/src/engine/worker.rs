@@ -147,7 +147,7 @@ impl Worker {
                 counters,
                 _queues: config.taps.into_iter().map(|tap| tap.queue).collect(),
             },
-            reader: TapReader::new(&read),
+            reader: TapReader::new(&read, Instant::now()),
             number,
             mailbox,
             events: config.events,
@@ -175,6 +175,11 @@ impl Worker {
             self.io.counters.io.waits.add(1);
             let now = Instant::now();
             self.take_in(now);
+            if self.reader.is_pressing() {
+                self.reader.arm(&mut self.io.ring);
+                self.io.ring.submit();
+                self.take_in(now);
+            }
             self.core.flush(now, &mut self.io);
             self.io.outbox.flush();
             self.io.receiver.return_buffers();
@@ -231,14 +236,13 @@ impl Worker {
                 let io = &mut self.io;
                 io.sender.completed(&mut io.ring, index, result, &io.counters.io);
             }
-            Op::TapReadable => self.reader.readable(index),
             Op::Writable => self.io.sender.writable(&mut self.io.ring, index),
             Op::Doorbell => self.answer_doorbell(now),
         }
     }
 
     fn frame_read(&mut self, now: Instant, index: u32, result: i32) {
-        match self.reader.finish(index, result) {
+        match self.reader.finish(now, index, result) {
             Read::Frame(frame) => self.core.outbound(now, frame, &mut self.io),
             Read::Gone(port) => self.unsent_events.push_back(Event::TapGone { port }),
             Read::Nothing => {}

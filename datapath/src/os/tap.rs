@@ -289,7 +289,8 @@ fn open_queues(config: &TapConfig, existed: bool) -> Result<(Vec<OwnedFd>, bool)
 
 fn open_queue(name: &str, multi_queue: bool) -> Result<OwnedFd, OsError> {
     const TUN: &str = "/dev/net/tun";
-    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    // Blocking, so that a read can wait for a frame; the engine says of each operation whether it may.
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
     let queue = open(TUN, flags, Mode::empty()).map_err(|errno| {
         let error = OsError::new(format!("cannot open {TUN}"), errno);
         if Path::new(TUN).exists() {
