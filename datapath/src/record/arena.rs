@@ -1,6 +1,6 @@
 //! Buffers that are cut into [`Bytes`] and used again once every cut is gone.
 //!
-//! A chunk is filled from its start; each [`Arena::take`] cuts off what was written since the last. A full chunk is
+//! A chunk is filled from its start; [`Arena::take`] cuts off what was written. A full chunk is
 //! retired and comes back when nobody holds a cut of it any more: the newest such chunk first, since its lines are the
 //! likeliest to be in the cache still. In steady state nothing is allocated: `bytes` keeps a chunk's reference count
 //! for the chunk's life.
@@ -60,29 +60,35 @@ impl Arena {
         self.change_chunk()
     }
 
-    /// What has been written since the last cut. Stays within the room that was made.
+    /// Whether `len` more bytes can be written behind those that were not cut off yet.
+    #[inline]
+    pub(super) fn has_room(&self, len: usize) -> bool {
+        self.current.capacity() - self.current.len() >= len
+    }
+
+    /// What has been written and not cut off. Stays within the room that was made.
     #[inline]
     pub(super) fn open(&mut self) -> &mut BytesMut {
         &mut self.current
     }
 
-    /// Bytes written since the last cut.
+    /// Bytes written and not cut off.
     #[inline]
     pub(super) fn open_len(&self) -> usize {
         self.current.len()
     }
 
-    /// Cuts off what has been written.
+    /// Cuts off the first `len` bytes of what has been written.
     #[inline]
-    pub(super) fn take(&mut self) -> Bytes {
-        self.current.split().freeze()
+    pub(super) fn take(&mut self, len: usize) -> Bytes {
+        self.current.split_to(len).freeze()
     }
 
     /// Copies into the arena.
     pub(crate) fn copy(&mut self, bytes: &[u8]) -> Result<Bytes, Exhausted> {
         self.make_room(bytes.len())?;
         self.current.extend_from_slice(bytes);
-        Ok(self.take())
+        Ok(self.take(bytes.len()))
     }
 
     /// How many chunks there are, free ones included.

@@ -47,6 +47,8 @@ pub struct RecordWriter {
     max_datagram_len: usize,
     keep_whole: bool,
     arena: Arena,
+    /// Full datagrams in front of the open one, which [`Self::hand_out`] has yet to cut off.
+    full: usize,
 }
 
 impl Default for RecordWriter {
@@ -66,6 +68,7 @@ impl RecordWriter {
             max_datagram_len: MIN_DATAGRAM_LEN,
             keep_whole: false,
             arena: Arena::new(CHUNK_LEN, CHUNKS_MAX, WhenFull::Replace),
+            full: 0,
         }
     }
 
@@ -101,7 +104,10 @@ impl RecordWriter {
             self.cut(offload, headers_len, frame, emit);
         }
         if self.room() == 0 {
-            self.flush(emit);
+            self.end_datagram(emit);
+        }
+        if self.full > 0 {
+            self.hand_out(emit);
         }
         self.next = self.next.next();
     }
@@ -116,7 +122,7 @@ impl RecordWriter {
     #[inline]
     pub fn flush(&mut self, emit: &mut impl FnMut(Bytes)) {
         if self.open_len() > 0 {
-            emit(self.arena.take());
+            emit(self.arena.take(self.open_len()));
         }
     }
 
@@ -128,12 +134,28 @@ impl RecordWriter {
     /// Bytes that wait in the open datagram; 0 if none does.
     #[inline]
     pub fn open_len(&self) -> usize {
-        self.arena.open_len()
+        self.arena.open_len() - self.full * self.max_datagram_len
     }
 
     #[inline]
     fn room(&self) -> usize {
         self.max_datagram_len - self.open_len()
+    }
+
+    /// The open datagram is full; the next one begins behind it.
+    fn end_datagram(&mut self, emit: &mut impl FnMut(Bytes)) {
+        self.full += 1;
+        if !self.arena.has_room(self.max_datagram_len) {
+            self.hand_out(emit);
+        }
+    }
+
+    /// Hands out the full datagrams. Not each as soon as it is full: cutting it off takes a locked instruction, which waits until all that was
+    /// written into it has left the processor's store buffer.
+    fn hand_out(&mut self, emit: &mut impl FnMut(Bytes)) {
+        for _ in 0..std::mem::take(&mut self.full) {
+            emit(self.arena.take(self.max_datagram_len));
+        }
     }
 
     /// A frame that the open datagram has no room for.
@@ -156,7 +178,7 @@ impl RecordWriter {
         let least = FIRST_LEN + MIN_FIRST_PIECE_LEN.max(template.len() + 1);
         if self.room() < least || fits_alone && self.keep_whole {
             self.pad();
-            self.flush(emit);
+            self.end_datagram(emit);
             if fits_alone {
                 return self.put_whole(offload, frame);
             }
@@ -164,7 +186,7 @@ impl RecordWriter {
         let mut offset = self.put_first(offload, frame);
         for number in 1.. {
             if self.room() == 0 {
-                self.flush(emit);
+                self.end_datagram(emit);
             }
             if offset == frame.len() {
                 break;
@@ -200,10 +222,11 @@ impl RecordWriter {
     /// Each datagram is contiguous: the room for all of it is made when its first record begins.
     #[inline]
     fn begin(&mut self, kind: u8, body_len: usize) -> &mut bytes::BytesMut {
-        if self.open_len() == 0 {
+        if self.arena.open_len() == 0 {
             let made = self.arena.make_room(self.max_datagram_len);
             debug_assert!(made.is_ok(), "a replacing arena does not refuse");
         }
+        debug_assert!(self.arena.has_room(self.room()), "a datagram does not fit its chunk");
         let sequence = self.next.0;
         let open = self.arena.open();
         let mut head = [kind, 0, 0, 0, 0, 0, 0];
@@ -263,8 +286,8 @@ impl RecordWriter {
 
     /// Fills the open datagram with padding.
     fn pad(&mut self) {
-        let max_datagram_len = self.max_datagram_len;
-        self.arena.open().resize(max_datagram_len, kind::PADDING);
+        let end = (self.full + 1) * self.max_datagram_len;
+        self.arena.open().resize(end, kind::PADDING);
     }
 }
 

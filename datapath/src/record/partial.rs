@@ -237,7 +237,7 @@ pub(super) fn gather_head(pieces: &mut Vec<Bytes>, heads: &mut Arena) {
         emptied += 1;
     }
     // The first piece was shorter than the head, so at least that one is empty.
-    pieces[emptied - 1] = heads.take();
+    pieces[emptied - 1] = heads.take(heads.open_len());
     pieces.drain(..emptied - 1);
 }
 
