@@ -7,20 +7,21 @@
 
 use std::{
     fmt, fs,
-    io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    io::{self, Read},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
 use aws_lc_rs::{
     hkdf,
-    rand::SecureRandom,
     signature::{Ed25519KeyPair, KeyPair as _},
 };
-use data_encoding::{BASE64, HEXLOWER};
+use data_encoding::BASE64;
 use ipop_datapath::node_id::NodeId;
 use rcgen::PublicKeyData;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject};
+
+use crate::private_file;
 
 /// A node's private key, its id, and its self-signed certificate.
 pub struct Identity {
@@ -118,7 +119,7 @@ impl Identity {
             Ok(_) => Self::load(path),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let fresh = Self::generate()?;
-                match store(path, &fresh.private_key) {
+                match private_file::create_new(path, to_pem(&fresh.private_key).as_bytes()) {
                     Ok(()) => Ok(fresh),
                     Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Self::load(path),
                     Err(cause) => Err(IdentityError::NotCreated { path: path.into(), cause }),
@@ -259,55 +260,10 @@ fn unreadable(path: &Path, cause: io::Error) -> IdentityError {
     IdentityError::Unreadable { path: path.into(), owner, cause }
 }
 
-/// Writes the key under a temporary name and gives it its own only if that is free.
-fn store(path: &Path, key: &PrivatePkcs8KeyDer<'_>) -> io::Result<()> {
-    let directory = match path.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    };
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-    let temporary = Temporary(directory.join(format!(".identity-{}", random_suffix()?)));
-    let mut file =
-        fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary.0)?;
-    file.write_all(to_pem(key).as_bytes())?;
-    file.sync_all()?;
-    link_new(&temporary.0, path)?;
-    drop(temporary);
-    fs::File::open(directory)?.sync_all()
-}
-
-/// Gives the file a second name, which must be free. File systems without hard links rename it instead.
-fn link_new(from: &Path, to: &Path) -> io::Result<()> {
-    use rustix::fs::{CWD, RenameFlags, renameat_with};
-    match fs::hard_link(from, to) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE).map_err(io::Error::from)
-        }
-        done => done,
-    }
-}
-
-fn random_suffix() -> io::Result<String> {
-    let mut bytes = [0; 12];
-    aws_lc_rs::rand::SystemRandom::new()
-        .fill(&mut bytes)
-        .map_err(|_| io::Error::other("no random numbers"))?;
-    Ok(HEXLOWER.encode(&bytes))
-}
-
 /// RFC 7468. The 48 bytes of an Ed25519 key are one line.
 fn to_pem(key: &PrivatePkcs8KeyDer<'_>) -> String {
     let base64 = BASE64.encode(key.secret_pkcs8_der());
     format!("-----BEGIN PRIVATE KEY-----\n{base64}\n-----END PRIVATE KEY-----\n")
-}
-
-/// Removes the temporary file whatever happens. After a rename there is nothing left to remove.
-struct Temporary(PathBuf);
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
-    }
 }
 
 #[cfg(test)]

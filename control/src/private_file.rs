@@ -3,11 +3,15 @@
 //! Reading checks the open file, so that it cannot change between the check and the read, and opens it non-blocking, so that a FIFO
 //! does not hang the start. Writing goes to a temporary file of the same directory that is renamed into place: whoever reads meanwhile
 //! finds the old content or the new one.
+//!
+//! What is written belongs to the owner of its directory, whoever writes it: a file that root made with a command must be readable for the
+//! service, which has a user of its own. Only new files of random names are handed over, never one that was there: the directory's owner
+//! could have put a link to somebody else's file in its place.
 
 use std::{
     fs,
     io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown},
     path::{Path, PathBuf},
 };
 
@@ -136,19 +140,90 @@ pub fn replace(path: &Path, content: &[u8]) -> Result<(), PrivateFileError> {
 }
 
 fn write_and_rename(path: &Path, content: &[u8]) -> io::Result<()> {
+    let temporary = write_beside(path, content)?;
+    fs::rename(&temporary.0, path)?;
+    sync_directory(path)
+}
+
+/// Makes a file, mode 0600, whose name must be free; missing directories are made, mode 0700.
+///
+/// # Errors
+/// [`io::ErrorKind::AlreadyExists`] if the name is taken, and whatever the kernel says; there is no new file then.
+pub(crate) fn create_new(path: &Path, content: &[u8]) -> io::Result<()> {
+    let temporary = write_beside(path, content)?;
+    link_new(&temporary.0, path)?;
+    drop(temporary);
+    sync_directory(path)
+}
+
+/// Opens a file for writing that may have to be made first, empty.
+pub(crate) fn open_or_make(path: &Path) -> io::Result<fs::File> {
+    let open = || {
+        let no_link = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+        fs::OpenOptions::new().write(true).custom_flags(no_link).open(path)
+    };
+    match open() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            match create_new(path, b"") {
+                // Somebody else was quicker.
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                _ => open(),
+            }
+        }
+        opened => opened,
+    }
+}
+
+/// A file with this content in the same directory, of that directory's owner.
+fn write_beside(path: &Path, content: &[u8]) -> io::Result<Temporary> {
     let directory = directory_of(path);
     make_directory(directory)?;
     let temporary = Temporary::new(directory)?;
     let mut file =
         fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary.0)?;
+    hand_over(&file, directory)?;
     file.write_all(content)?;
     file.sync_all()?;
-    fs::rename(&temporary.0, path)?;
-    fs::File::open(directory)?.sync_all()
+    Ok(temporary)
+}
+
+/// Gives a new file to the owner of its directory, which may be a link to the real one.
+fn hand_over(file: &fs::File, directory: &Path) -> io::Result<()> {
+    let (new, of_directory) = (file.metadata()?, fs::metadata(directory)?);
+    let (uid, gid) = (of_directory.uid(), of_directory.gid());
+    if new.uid() == uid {
+        return Ok(());
+    }
+    fchown(file, Some(uid), Some(gid)).map_err(|error| {
+        let me = rustix::process::geteuid().as_raw();
+        io::Error::new(
+            error.kind(),
+            format!(
+                "the directory {} belongs to user {uid}, who could not read a file of user {me}: run this as user {uid} \
+                 or as root, or give the directory to user {me} ({error})",
+                directory.display()
+            ),
+        )
+    })
+}
+
+fn sync_directory(path: &Path) -> io::Result<()> {
+    fs::File::open(directory_of(path))?.sync_all()
+}
+
+/// Gives the file a second name, which must be free. File systems without hard links rename it instead.
+fn link_new(from: &Path, to: &Path) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    match fs::hard_link(from, to) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE).map_err(io::Error::from)
+        }
+        done => done,
+    }
 }
 
 /// The directory that a file is in.
-pub(crate) fn directory_of(path: &Path) -> &Path {
+fn directory_of(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
@@ -156,15 +231,15 @@ pub(crate) fn directory_of(path: &Path) -> &Path {
 }
 
 /// Makes a directory and those above it, mode 0700, unless they exist.
-pub(crate) fn make_directory(directory: &Path) -> io::Result<()> {
+fn make_directory(directory: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)
 }
 
 /// The name of a temporary file, which is removed whatever happens. After a rename there is nothing left to remove.
-pub(crate) struct Temporary(pub(crate) PathBuf);
+struct Temporary(PathBuf);
 
 impl Temporary {
-    pub(crate) fn new(directory: &Path) -> io::Result<Self> {
+    fn new(directory: &Path) -> io::Result<Self> {
         let mut bytes = [0; 12];
         aws_lc_rs::rand::SystemRandom::new()
             .fill(&mut bytes)
@@ -214,6 +289,44 @@ mod tests {
             read(&path, 2, Readers::OwnerAlone),
             Err(PrivateFileError::Unusable { .. })
         ));
+    }
+
+    /// Somebody else; only root can play them.
+    const SOMEBODY: u32 = 65_533;
+
+    #[test]
+    fn what_root_writes_belongs_to_the_owner_of_the_directory() {
+        if !rustix::process::geteuid().is_root() {
+            return println!("skipped: only root can give files away");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let real = dir.path().join("private");
+        fs::create_dir(&real).unwrap();
+        std::os::unix::fs::chown(&real, Some(SOMEBODY), Some(SOMEBODY)).unwrap();
+        let state = dir.path().join("state");
+        std::os::unix::fs::symlink(&real, &state).unwrap();
+        replace(&state.join("replaced"), b"one").unwrap();
+        create_new(&state.join("new"), b"two").unwrap();
+        drop(open_or_make(&state.join("lock")).unwrap());
+        for name in ["replaced", "new", "lock"] {
+            let metadata = fs::metadata(real.join(name)).unwrap();
+            assert_eq!((metadata.uid(), metadata.gid()), (SOMEBODY, SOMEBODY), "{name}");
+            assert_eq!(metadata.mode() & 0o7777, 0o600, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_was_there_is_not_given_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let foreign = dir.path().join("foreign");
+        fs::write(&foreign, "kept").unwrap();
+        let lock = dir.path().join("trust.lock");
+        std::os::unix::fs::symlink(&foreign, &lock).unwrap();
+        assert!(open_or_make(&lock).is_err(), "no link is followed");
+        let taken = create_new(&foreign, b"other").unwrap_err();
+        assert_eq!(taken.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read(&foreign).unwrap(), b"kept");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "a temporary file stayed");
     }
 
     #[test]

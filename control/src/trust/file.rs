@@ -7,7 +7,7 @@
 use std::{
     fs, io,
     marker::PhantomData,
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -163,10 +163,7 @@ impl<T: Versioned> StateFile<T> {
     fn lock(&self, patience: Patience) -> Result<fs::File, PrivateFileError> {
         let path = self.path.with_extension("lock");
         let failed = |cause: io::Error| PrivateFileError::NotWritten { path: path.clone(), cause };
-        private_file::make_directory(private_file::directory_of(&path)).map_err(failed)?;
-        let mut options = fs::OpenOptions::new();
-        let file = options.write(true).create(true).truncate(false).mode(0o600);
-        let file = file.open(&path).map_err(failed)?;
+        let file = private_file::open_or_make(&path).map_err(failed)?;
         let operation = match patience {
             Patience::Wait => FlockOperation::LockExclusive,
             Patience::GiveUp => FlockOperation::NonBlockingLockExclusive,

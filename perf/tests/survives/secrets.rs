@@ -1,6 +1,11 @@
 //! The network's secret, and what the operator decides while the switch runs.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, process::Command};
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt, PermissionsExt, chown},
+    path::PathBuf,
+    process::Command,
+};
 
 use ipop_datapath::node_id::NodeId;
 use ipop_perf::{
@@ -9,8 +14,8 @@ use ipop_perf::{
 };
 
 use crate::support::{
-    PEER_UP, Pair, SOON, answers, count_lines, counters, inner, lab, node, peer_of, peer_state,
-    wait_for_counters, wait_for_log,
+    NET_ADMIN, NOBODY, PEER_UP, Pair, SOON, answers, as_nobody, count_lines, counters, inner, lab,
+    node, peer_of, peer_state, switch_binary, wait_for_counters, wait_for_log,
 };
 
 const OLD: &str = "old-mfrggzdfmztwq2lknnwg23tpobyx";
@@ -114,6 +119,65 @@ fn a_node_that_is_denied_goes_at_once_and_may_come_back() {
     trust(&pair.b, &["forget", &node_a.to_string()]);
     wait_for_counters(&mut a, SOON * 2, |report| peer_state(report, node_b) == "up");
     a.wait_for_answer(inner(2).into()).unwrap();
+}
+
+#[test]
+fn what_root_decides_is_in_force_for_a_switch_of_another_user() {
+    let lab = lab("rootdeny");
+    let (a, b) = (lab.host("a").unwrap(), lab.host("b").unwrap());
+    let link = lab.link(&a, &b, LinkOptions::new()).unwrap();
+    let mut near = node(&lab, &a, 1);
+    let mut far = as_nobody(&lab, &b, 2, NET_ADMIN);
+    far.admit(near.node_id());
+    near.dial(far.node_id(), link.b.ipv4);
+    let mut service = far.start().unwrap();
+    let mut running = near.start().unwrap();
+    running.wait_for_answer(inner(2).into()).unwrap();
+    trust(&far, &["deny", &near.node_id().to_string()]);
+    wait_for_log(&mut service, "closed the tunnels of peer", SOON);
+    for name in ["trust.toml", "trust.lock"] {
+        assert_eq!(fs::metadata(far.state().join(name)).unwrap().uid(), NOBODY, "{name}");
+    }
+    assert_eq!(service.process.terminate().unwrap().status.code(), Some(0));
+    let mut service = far.start().unwrap();
+    wait_for_log(&mut service, "listens on", SOON);
+    trust(&far, &["forget", &near.node_id().to_string()]);
+    let peer = far.node_id();
+    wait_for_counters(&mut running, SOON * 2, |report| peer_state(report, peer) == "up");
+}
+
+#[test]
+fn a_key_that_root_makes_belongs_to_the_owner_of_the_directory_or_is_not_made() {
+    let home = tempfile::tempdir().unwrap();
+    let state = home.path().join("state");
+    fs::create_dir(&state).unwrap();
+    let identity = |state: &str| {
+        let mut command = Command::new(switch_binary());
+        command.args(["identity", "--state", state]);
+        command
+    };
+    let path = state.display().to_string();
+    chown(&state, Some(NOBODY), Some(NOBODY)).unwrap();
+    assert!(identity(&path).status().unwrap().success());
+    assert_eq!(fs::metadata(state.join("identity.pem")).unwrap().uid(), NOBODY);
+
+    // Somebody who may write the directory but cannot hand its files over.
+    fs::remove_file(state.join("identity.pem")).unwrap();
+    chown(&state, Some(NOBODY - 1), Some(NOBODY)).unwrap();
+    fs::set_permissions(&state, fs::Permissions::from_mode(0o770)).unwrap();
+    fs::set_permissions(home.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let copy = home.path().join("ipop-switch");
+    fs::copy(switch_binary(), &copy).unwrap();
+    for words in [&["identity"][..], &["trust", "deny", &"a".repeat(52)]] {
+        let user = NOBODY.to_string();
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", &user, "--regid", &user, "--clear-groups"]).arg(&copy);
+        let output = command.args(words).args(["--state", &path]).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{said}");
+        assert!(said.contains("belongs to user 65533") && said.contains(&path), "{said}");
+        assert_eq!(fs::read_dir(&state).unwrap().count(), 0, "nothing is left there");
+    }
 }
 
 /// A configuration file, since flags cannot change while the program runs.

@@ -98,7 +98,7 @@ impl Pair {
 }
 
 /// nobody's number on every distribution.
-const NOBODY: u32 = 65_534;
+pub(crate) const NOBODY: u32 = 65_534;
 /// What `setpriv` leaves a program that may set up the network and nothing else.
 pub(crate) const NET_ADMIN: &str = "--inh-caps=+net_admin --ambient-caps=+net_admin";
 
@@ -114,7 +114,7 @@ pub(crate) fn as_nobody(lab: &Lab, host: &Host, number: u8, setpriv: &str) -> No
     fs::copy(switch_binary(), &copy).unwrap();
     // Most hosts let everybody open the device; where not, it is one of the script's own.
     let line = format!(
-        "mknod -m 666 {tun} c 10 200 && exec unshare --mount sh -c \
+        "{{ test -e {tun} || mknod -m 666 {tun} c 10 200; }} && exec unshare --mount sh -c \
          'mount --bind {tun} /dev/net/tun && \
          exec setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups {setpriv} {copy} \"$@\"' sh \"$@\"",
         tun = state.join("tun").display(),
