@@ -88,7 +88,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        network::JoinToken,
+        network::{JoinToken, Pin, ServerPins},
         trust::{Claim, NewNodes, saved::Seen},
     };
 
@@ -99,14 +99,19 @@ mod tests {
             room: "vmnet@muc.example.org".into(),
             secret: SECRET.parse().unwrap(),
             server: Some("xmpp.example.org:443".into()),
+            pins: None,
         };
         let sound = token.to_string();
+        let pins = vec![Pin([7; 32]), Pin([9; 32])];
+        let pins = Some(ServerPins { domain: "example.org".into(), pins });
+        let pinned = JoinToken { pins, ..token.clone() }.to_string();
         let bare = JoinToken { server: None, ..token }.to_string();
         let fields = [&[1, 3][..], b"a@b", &[77, 1, 0], &[2, 32], SECRET.as_bytes()].concat();
         let (head, tail) = sound.split_at(30);
         let broken = format!("{head}\r\n{tail}");
         let cut = head.to_owned();
-        [sound, bare, broken, cut].map(String::into_bytes).into_iter().chain([fields]).collect()
+        let texts = [sound, bare, broken, cut].map(String::into_bytes);
+        texts.into_iter().chain([fields, pinned.into_bytes()]).collect()
     }
 
     fn secret_files() -> Vec<Vec<u8>> {

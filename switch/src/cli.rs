@@ -266,6 +266,10 @@ pub(crate) struct AccountValues {
     /// CA certificates (PEM) that the XMPP server's certificate must come from [default: the system's]
     #[arg(long, value_name = "FILE")]
     pub(crate) xmpp_ca: Option<PathBuf>,
+    /// Key of the XMPP server's certificate, or of one in its chain, as sha256:HEX; counts where no authority vouches
+    /// for the server; may be given twice, for an exchange of keys [default: the join token's]
+    #[arg(long, value_name = "PIN")]
+    pub(crate) xmpp_pin: Option<Vec<String>>,
     /// File with the network's secret, mode 0600; further lines hold older ones that are still valid
     #[arg(long, value_name = "FILE")]
     pub(crate) network_secret_file: Option<PathBuf>,
@@ -358,6 +362,7 @@ mod tests {
             "--xmpp-password-file",
             "--xmpp-server",
             "--xmpp-ca",
+            "--xmpp-pin",
             "--room",
             "--network-secret-file",
             "--trust",

@@ -63,6 +63,7 @@ pub(crate) fn key_of_flag(flag: &'static str) -> &'static str {
         "xmpp-password-file" => "xmpp.password_file",
         "xmpp-server" => "xmpp.server",
         "xmpp-ca" => "xmpp.ca",
+        "xmpp-pin" => "xmpp.pin",
         "room" => "network.room",
         "network-secret-file" => "network.secret_file",
         "trust" => "network.trust",
@@ -201,6 +202,7 @@ struct XmppKeys {
     password_file: Option<PathBuf>,
     server: Option<String>,
     ca: Option<PathBuf>,
+    pin: Option<OneOrMany>,
     allow_plain: Option<bool>,
 }
 
@@ -277,6 +279,7 @@ impl Keys {
             xmpp_password_file: xmpp.password_file,
             xmpp_server: xmpp.server,
             xmpp_ca: xmpp.ca,
+            xmpp_pin: xmpp.pin.map(Into::into),
             network_secret_file: network.secret_file,
             trust: network.trust,
         };

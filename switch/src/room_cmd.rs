@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::Context;
 use ipop_control::{
-    network::JoinToken,
+    network::{JoinToken, ServerPins},
     trust::Policy,
     xmpp::{
         BareJid,
@@ -15,6 +15,7 @@ use ipop_control::{
             AdministrationError, Change, Created, Existing, RoomReport, Session, Wanted,
         },
         room::{Affiliation, Entry, RoomPassword},
+        stream,
     },
 };
 
@@ -88,18 +89,20 @@ fn within<R>(
     dialogue: impl AsyncFnOnce(&mut Session) -> Result<R, AdministrationError>,
 ) -> Result<R, Failure> {
     let account = settings.account.for_stream(String::new()).map_err(usage)?;
+    finish(async {
+        let mut session = Session::open(account).await?;
+        let result = dialogue(&mut session).await;
+        session.close().await;
+        result
+    })
+}
+
+fn finish<R>(task: impl Future<Output = Result<R, AdministrationError>>) -> Result<R, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start a runtime")?;
-    runtime
-        .block_on(async {
-            let mut session = Session::open(account).await?;
-            let result = dialogue(&mut session).await;
-            session.close().await;
-            result
-        })
-        .map_err(failure)
+    runtime.block_on(task).map_err(failure)
 }
 
 fn failure(error: AdministrationError) -> Failure {
@@ -135,6 +138,7 @@ fn create(
     existing: Existing,
 ) -> Result<Said, Failure> {
     let wanted = wanted(policy);
+    let pins = pins_to_hand_on(&settings.account)?;
     let created = within(settings, async |session| session.create(room, &wanted, existing).await)?;
     let done = match created {
         Created::New => "was made",
@@ -145,19 +149,50 @@ fn create(
     if let Policy::Secret(secrets) = policy {
         let server = settings.account.server.as_ref().map(ToString::to_string);
         let secret = secrets.first().clone();
-        let token = JoinToken { room: room.to_string(), secret, server };
+        let token = JoinToken { room: room.to_string(), secret, server, pins };
         said.output = format!("{token}\n");
         said.explanation = format!(
             "room {room} {done}. Whoever has the join token can join with any account: keep it as a secret. On each host, \
-             which asks for its account unless that is configured:\n  ipop-switch --tap ipop0 --join TOKEN\n"
+             which asks for its account unless that is configured:\n  ipop-switch --tap ipop0 --join TOKEN\n{}",
+            token.pins.as_ref().map_or_else(String::new, about_pins)
         );
     } else {
         said.explanation = format!(
             "room {room} {done}. It is for members only: add the account of each host with\n  \
-             ipop-switch room add {room} ACCOUNT\n"
+             ipop-switch room add {room} ACCOUNT\n{}",
+            pins.as_ref().map_or_else(String::new, pins_to_configure)
         );
     }
     Ok(said)
+}
+
+/// What the hosts need to know the server by: the operator's pins, or, where the operator vouches for the server with a certificate of its
+/// own, that of the key that the server shows. Nothing where the system's authorities vouch for it.
+fn pins_to_hand_on(account: &settings::Account) -> Result<Option<ServerPins>, Failure> {
+    let of_stream = account.for_stream(String::new()).map_err(usage)?;
+    let pins = match (&*account.pins, &account.ca) {
+        ([], None) => return Ok(None),
+        ([], Some(_)) => {
+            let shown = stream::server_pin(&of_stream);
+            vec![finish(async { shown.await.map_err(AdministrationError::Stream) })?]
+        }
+        (given, _) => given.to_vec(),
+    };
+    Ok(Some(ServerPins { domain: of_stream.jid.domain().to_string(), pins }))
+}
+
+fn about_pins(ServerPins { domain, pins }: &ServerPins) -> String {
+    let pins: Vec<_> = pins.iter().map(ToString::to_string).collect();
+    format!(
+        "The token names the key by which hosts know the server of {domain} ({}), so they need no --xmpp-ca. The server must \
+         keep this key when its certificate is renewed.\n",
+        pins.join(", ")
+    )
+}
+
+fn pins_to_configure(ServerPins { pins, .. }: &ServerPins) -> String {
+    let flags: Vec<_> = pins.iter().map(|pin| format!(" --xmpp-pin {pin}")).collect();
+    format!("Hosts know the server by{}\n", flags.concat())
 }
 
 fn add(settings: &RoomSettings, room: &BareJid, account: &BareJid) -> Result<Said, Failure> {

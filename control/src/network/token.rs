@@ -2,7 +2,8 @@
 //!
 //! `ipop1` and the base32 (RFC 4648, lower case, no padding) of: fields of one byte type, one byte length and value; then the first 5
 //! bytes of the SHA-256 of all before them, which catch what was mistyped or cut off. Fields: 1 the room's JID (required), 2 the network's
-//! secret (required), 3 the server's `HOST:PORT` for accounts whose domain does not lead there. Unknown fields are ignored, so that later
+//! secret (required), 3 the server's `HOST:PORT` for accounts whose domain does not lead there, 4 one or two pins of 32 bytes by which the
+//! server is known, 5 the domain of the accounts that they hold for (neither without the other). Unknown fields are ignored, so that later
 //! versions can add some. A token holds the secret: it is as confidential.
 
 use std::{fmt, str::FromStr};
@@ -10,18 +11,23 @@ use std::{fmt, str::FromStr};
 use aws_lc_rs::digest;
 use data_encoding::{BASE32_NOPAD, BASE32_NOPAD_NOCASE};
 
-use super::secret::{MAX_LEN, Secret, SecretError};
+use super::{
+    pin::{MAX_PINS, PIN_LEN, Pin, ServerPins},
+    secret::{MAX_LEN, Secret, SecretError},
+};
 
 /// Every token begins so; the digit is the version.
 const PREFIX: &str = "ipop1";
 const CHECKSUM_LEN: usize = 5;
-/// The longest token that is looked at, in characters: three fields of 255 bytes fit.
+/// The longest token that is looked at, in characters: four fields of 255 bytes and one of 64 fit.
 pub const MAX_TOKEN_LEN: usize = 2_048;
 
 mod field {
     pub(super) const ROOM: u8 = 1;
     pub(super) const SECRET: u8 = 2;
     pub(super) const SERVER: u8 = 3;
+    pub(super) const PINS: u8 = 4;
+    pub(super) const PINNED_DOMAIN: u8 = 5;
 }
 
 /// An invitation.
@@ -33,6 +39,8 @@ pub struct JoinToken {
     pub secret: Secret,
     /// `HOST:PORT` of the server, if the account's domain does not lead there.
     pub server: Option<String>,
+    /// By which keys the server of a domain is known, if no authority vouches for it.
+    pub pins: Option<ServerPins>,
 }
 
 /// The text is not a token. No message repeats it, since it may hold a secret.
@@ -67,17 +75,22 @@ pub enum TokenError {
 impl fmt::Display for JoinToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut bytes = Vec::with_capacity(128);
-        let mut put = |kind: u8, value: &str| {
+        let mut put = |kind: u8, value: &[u8]| {
             // What does not fit one byte of length is left out, and the reader then says that it is missing.
             if let Ok(len) = u8::try_from(value.len()) {
                 bytes.extend_from_slice(&[kind, len]);
-                bytes.extend_from_slice(value.as_bytes());
+                bytes.extend_from_slice(value);
             }
         };
-        put(field::ROOM, &self.room);
-        put(field::SECRET, self.secret.reveal());
+        put(field::ROOM, self.room.as_bytes());
+        put(field::SECRET, self.secret.reveal().as_bytes());
         if let Some(server) = &self.server {
-            put(field::SERVER, server);
+            put(field::SERVER, server.as_bytes());
+        }
+        if let Some(ServerPins { domain, pins }) = &self.pins {
+            let pins: Vec<u8> = pins.iter().flat_map(|pin| pin.0).collect();
+            put(field::PINS, &pins);
+            put(field::PINNED_DOMAIN, domain.as_bytes());
         }
         bytes.extend_from_slice(&checksum(&bytes));
         write!(f, "{PREFIX}{}", BASE32_NOPAD.encode(&bytes).to_ascii_lowercase())
@@ -111,19 +124,14 @@ impl FromStr for JoinToken {
 
 impl JoinToken {
     fn of_fields(mut rest: &[u8]) -> Result<Self, TokenError> {
-        let (mut room, mut secret, mut server) = (None, None, None);
+        const KNOWN: usize = field::PINNED_DOMAIN as usize + 1;
+        let mut fields: [Option<&[u8]>; KNOWN] = [None; KNOWN];
         while let Some((&[kind, len], tail)) = rest.split_first_chunk() {
             let (value, tail) = tail
                 .split_at_checked(usize::from(len))
                 .ok_or(TokenError::Malformed("a field is cut short"))?;
-            let slot = match kind {
-                field::ROOM => Some(&mut room),
-                field::SECRET => Some(&mut secret),
-                field::SERVER => Some(&mut server),
-                _ => None,
-            };
-            if let Some(slot) = slot
-                && slot.replace(text(value)?).is_some()
+            if let Some(field) = fields.get_mut(usize::from(kind)).filter(|_| kind != 0)
+                && field.replace(value).is_some()
             {
                 return Err(TokenError::Malformed("a field stands twice"));
             }
@@ -132,12 +140,30 @@ impl JoinToken {
         if !rest.is_empty() {
             return Err(TokenError::Malformed("a field is cut short"));
         }
-        let room = room.filter(|room| !room.is_empty());
+        let field = |kind: u8| fields[usize::from(kind)];
+        let text_of = |kind: u8| field(kind).map(text).transpose();
+        let room = text_of(field::ROOM)?.filter(|room| !room.is_empty());
         let room = room.ok_or(TokenError::Malformed("it names no room"))?.to_owned();
+        let secret = text_of(field::SECRET)?;
         let secret = secret.ok_or(TokenError::Malformed("it holds no secret"))?;
         let secret = secret.parse().map_err(TokenError::Secret)?;
-        Ok(Self { room, secret, server: server.map(str::to_owned) })
+        let server = text_of(field::SERVER)?.map(str::to_owned);
+        let pins = pins_of(field(field::PINS), text_of(field::PINNED_DOMAIN)?)?;
+        Ok(Self { room, secret, server, pins })
     }
+}
+
+fn pins_of(pins: Option<&[u8]>, domain: Option<&str>) -> Result<Option<ServerPins>, TokenError> {
+    let (pins, domain) = match (pins, domain) {
+        (Some(pins), Some(domain)) if !domain.is_empty() => (pins, domain.to_owned()),
+        (None, None) => return Ok(None),
+        _ => return Err(TokenError::Malformed("its pins and their domain do not belong together")),
+    };
+    let (pins, rest) = pins.as_chunks::<PIN_LEN>();
+    if !rest.is_empty() || !(1..=MAX_PINS).contains(&pins.len()) {
+        return Err(TokenError::Malformed("its pins are not one or two hashes"));
+    }
+    Ok(Some(ServerPins { domain, pins: pins.iter().copied().map(Pin).collect() }))
 }
 
 fn text(value: &[u8]) -> Result<&str, TokenError> {
@@ -182,6 +208,10 @@ mod tests {
             room: "vmnet@muc.example.org".into(),
             secret: "mfrggzdfmztwq2lknnwg23tpobyxe43u".parse().unwrap(),
             server: Some("xmpp.example.org:443".into()),
+            pins: Some(ServerPins {
+                domain: "example.org".into(),
+                pins: vec![Pin([7; PIN_LEN]), Pin([9; PIN_LEN])],
+            }),
         }
     }
 
@@ -193,8 +223,20 @@ mod tests {
         assert_eq!(text.to_uppercase().parse(), Ok(sample()));
         let (head, tail) = text.split_at(40);
         assert_eq!(format!(" {head}\r\n {tail}\n").parse(), Ok(sample()));
-        let bare = JoinToken { server: None, ..sample() };
+        let bare = JoinToken { server: None, pins: None, ..sample() };
         assert_eq!(bare.to_string().parse(), Ok(bare));
+    }
+
+    #[test]
+    fn the_longest_token_is_within_the_bounds() {
+        let token = JoinToken {
+            room: "r".repeat(255),
+            secret: "mfrggzdfmztwq2lknnwg23tpobyxe43u".repeat(8)[..255].parse().unwrap(),
+            server: Some("s".repeat(255)),
+            pins: Some(ServerPins { domain: "d".repeat(255), ..sample().pins.unwrap() }),
+        };
+        assert!(token.to_string().len() <= MAX_TOKEN_LEN, "{}", token.to_string().len());
+        assert_eq!(token.to_string().parse(), Ok(token));
     }
 
     #[test]
@@ -236,6 +278,13 @@ mod tests {
         let room = [&[field::ROOM, 3][..], b"a@b"].concat();
         let parse = |parts: &[&[u8]]| with_checksum(&parts.concat()).parse::<JoinToken>();
         assert_eq!(parse(&[&room, &[77, 2, 1, 2], &secret]).unwrap().room, "a@b");
+        let twice = [77, 0, 77, 0, 0, 0];
+        assert_eq!(parse(&[&room, &secret, &twice]).unwrap().pins, None);
+        let pins = |count: u8| [vec![field::PINS, count * 32], vec![7; 32 * usize::from(count)]];
+        let (one_pin, three_pins) = (pins(1).concat(), pins(3).concat());
+        let of_domain = [&[field::PINNED_DOMAIN, 1][..], b"x"].concat();
+        let pinned = parse(&[&room, &of_domain, &secret, &one_pin]).unwrap().pins.unwrap();
+        assert_eq!(pinned, ServerPins { domain: "x".into(), pins: vec![Pin([7; 32])] });
         for parts in [
             &[&room[..]][..],
             &[&secret],
@@ -245,6 +294,12 @@ mod tests {
             &[&[1, 0], &secret],
             &[&[1, 2, b'a', b'\n'], &secret],
             &[&[1, 1, 0xff], &secret],
+            &[&room, &secret, &one_pin],
+            &[&room, &secret, &of_domain],
+            &[&room, &secret, &one_pin, &[field::PINNED_DOMAIN, 0]],
+            &[&room, &secret, &of_domain, &[field::PINS, 0]],
+            &[&room, &secret, &of_domain, &one_pin[..33]],
+            &[&room, &secret, &of_domain, &three_pins],
         ] {
             assert!(matches!(parse(parts), Err(TokenError::Malformed(_))), "{parts:?}");
         }
@@ -264,10 +319,14 @@ mod tests {
 
         #[test]
         fn any_token_round_trips(
-            room in "[!-~]{1,255}", secret in "[!-~]{40,255}", server in prop::option::of("[a-z.]{1,200}:[0-9]{1,5}")
+            room in "[!-~]{1,255}", secret in "[!-~]{40,255}", server in prop::option::of("[a-z.]{1,200}:[0-9]{1,5}"),
+            pins in prop::option::of(("[a-z.]{1,255}", prop::collection::vec(any::<[u8; 32]>(), 1..=2)))
         ) {
             if let Ok(secret) = secret.parse() {
-                let token = JoinToken { room, secret, server };
+                let pins = pins.map(|(domain, pins)| {
+                    ServerPins { domain, pins: pins.into_iter().map(Pin).collect() }
+                });
+                let token = JoinToken { room, secret, server, pins };
                 prop_assert_eq!(token.to_string().parse(), Ok(token));
             }
         }

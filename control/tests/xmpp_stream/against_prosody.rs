@@ -91,7 +91,7 @@ async fn a_server_is_who_its_certificate_says_or_nobody() {
     stranger.authorities = Authorities::System;
     let why = Client::start(stranger).offline().await;
     assert!(
-        matches!(&why, Failure::Certificate { fault: Certificate::UnknownAuthority, .. }),
+        matches!(&why, Failure::Certificate { fault: Certificate::UnknownAuthority { .. }, .. }),
         "{why:?}"
     );
 

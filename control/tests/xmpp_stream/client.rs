@@ -23,6 +23,7 @@ pub(crate) fn account(jid: &str, password: &str, port: u16, authorities: &Path) 
         resource: "node".into(),
         server: Some(format!("127.0.0.1:{port}").parse().expect("address")),
         authorities: Authorities::File(authorities.to_owned()),
+        pins: Vec::new(),
         plain: PlainAuth::Never,
     }
 }

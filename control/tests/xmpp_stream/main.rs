@@ -4,6 +4,7 @@ mod against_hostile_servers;
 mod against_prosody;
 mod certificates;
 mod client;
+mod pins;
 mod prosody;
 mod proxy;
 mod rooms;

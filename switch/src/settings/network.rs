@@ -12,7 +12,7 @@ use std::{
 };
 
 use ipop_control::{
-    network::{JoinToken, Secret, Secrets, secret},
+    network::{JoinToken, Secret, Secrets, secret, token},
     peer::{Host, PeerAddress},
     private_file::{self, PrivateFileError, Readers},
     trust::{NewNodes, Policy},
@@ -23,8 +23,11 @@ pub(crate) use self::account::{Account, Asked, BareJid, Missing, Password};
 use super::{Layers, Origin, SettingsError};
 use crate::config::TurnEntry;
 
-/// The name in systemd's `$CREDENTIALS_DIRECTORY`.
+/// The names in systemd's `$CREDENTIALS_DIRECTORY`.
 const SECRET_CREDENTIAL: &str = "network.secret";
+const JOIN_CREDENTIAL: &str = "network.join";
+/// Mail programs break lines, so that a token may come with white space.
+const MAX_TOKEN_FILE_LEN: u64 = 2 * token::MAX_TOKEN_LEN as u64;
 /// Servers of one kind that are asked at most.
 const MAX_SERVERS: usize = 8;
 /// STUN and TURN (RFC 8489, RFC 8656).
@@ -194,9 +197,14 @@ impl Layers<'_> {
     }
 
     fn join_token(&self) -> Result<Option<JoinToken>, SettingsError> {
-        let picked = self.pick("join", |values| values.network.join.as_ref());
-        let Some((text, origin)) = picked else { return Ok(None) };
-        text.parse().map(Some).map_err(|error| origin.error(error))
+        if let Some((text, origin)) = self.pick("join", |values| values.network.join.as_ref()) {
+            return text.parse().map(Some).map_err(|error| origin.error(error));
+        }
+        let Some(text) = self.environment.credential(JOIN_CREDENTIAL, MAX_TOKEN_FILE_LEN)? else {
+            return Ok(None);
+        };
+        let token: Result<JoinToken, _> = text.parse();
+        token.map(Some).map_err(|error| in_file(Path::new(JOIN_CREDENTIAL), &error))
     }
 
     fn room(&self, token: Option<&JoinToken>) -> Result<Option<BareJid>, SettingsError> {
@@ -215,7 +223,7 @@ impl Layers<'_> {
         }
     }
 
-    /// Those of the file first, then the token's, else systemd's.
+    /// Those of the file, else of systemd's credential, then the token's: a file holds what came after the token was made.
     fn secrets(&self, token: Option<&JoinToken>) -> Result<Option<Secrets>, SettingsError> {
         let mut found: Vec<Secret> = Vec::new();
         let picked = self.pick("network-secret-file", |values| {
@@ -226,9 +234,8 @@ impl Layers<'_> {
                 .map_err(|error| SettingsError::of_file(&error))?;
             let secrets: Secrets = text.parse().map_err(|error| in_file(path, &error))?;
             found.extend(secrets.iter().cloned());
-        } else if token.is_none()
-            && let Some(text) =
-                self.environment.credential(SECRET_CREDENTIAL, secret::MAX_FILE_LEN)?
+        } else if let Some(text) =
+            self.environment.credential(SECRET_CREDENTIAL, secret::MAX_FILE_LEN)?
         {
             let name = Path::new(SECRET_CREDENTIAL);
             let secrets: Secrets = text.parse().map_err(|error| in_file(name, &error))?;

@@ -5,6 +5,8 @@ use std::{fmt, path::PathBuf, str::FromStr};
 use xmpp_parsers::jid::BareJid;
 use zeroize::Zeroizing;
 
+use crate::network::Pin;
+
 /// The settings of one account.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Account {
@@ -19,6 +21,8 @@ pub struct Account {
     pub server: Option<ServerAddress>,
     /// Who may vouch for the server.
     pub authorities: Authorities,
+    /// By which keys the server is known, if none of those does.
+    pub pins: Vec<Pin>,
     /// Whether the password may be shown to the server.
     pub plain: PlainAuth,
 }

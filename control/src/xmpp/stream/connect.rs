@@ -19,7 +19,7 @@ use tokio::{
 use tokio_rustls::client::TlsStream;
 use xmpp_parsers::ns;
 
-use crate::rng::Rng;
+use crate::{network::Pin, rng::Rng};
 
 use super::{
     Limits,
@@ -98,24 +98,51 @@ impl Attempt {
                 best = Some((stage, failure));
             }
         }
+        Err(self.furthest(best))
+    }
+
+    /// The pin of the first endpoint that proves who it is.
+    pub(super) async fn server_pin(mut self) -> Result<Pin, Failure> {
+        let mut best: Option<(Stage, Failure)> = None;
+        for endpoint in srv::endpoints(&self.account, &mut self.random).await? {
+            let (stage, failure) = match self.open(&endpoint).await {
+                Ok(tls) => {
+                    let shown = self.tls.pin_to_hand_on(&tls);
+                    return shown.ok_or(Failure::Protocol("has a certificate that cannot be read"));
+                }
+                Err(stumbled) => stumbled,
+            };
+            if best.as_ref().is_none_or(|(furthest, _)| *furthest < stage) {
+                best = Some((stage, failure));
+            }
+        }
+        Err(self.furthest(best))
+    }
+
+    /// The failure that came furthest, of all that were tried.
+    fn furthest(&self, best: Option<(Stage, Failure)>) -> Failure {
         let nothing_to_try =
             || Failure::NotOffered { domain: self.account.jid.domain().to_string() };
-        Err(best.map_or_else(nothing_to_try, |(_, failure)| failure))
+        best.map_or_else(nothing_to_try, |(_, failure)| failure)
     }
 
     async fn establish(&self, endpoint: &Endpoint) -> Result<Established, (Stage, Failure)> {
+        let tls = self.open(endpoint).await?;
+        let logged_in = timeout(self.limits.login, self.log_in(endpoint, tls)).await;
+        let silent =
+            |_| Err(Failure::Silent { doing: "logging in", waited_s: self.limits.login.as_secs() });
+        logged_in.unwrap_or_else(silent).map_err(|failure| (Stage::LoggingIn, failure))
+    }
+
+    /// TCP and TLS.
+    async fn open(&self, endpoint: &Endpoint) -> Result<TlsStream<TcpStream>, (Stage, Failure)> {
         let server = &endpoint.server;
         let tcp = connect(server).await.map_err(|failure| (Stage::Connecting, failure))?;
         let secured = timeout(self.limits.login.min(TLS_TIMEOUT), self.secure(endpoint, tcp)).await;
         let silent =
             |_| Err(Failure::Tls { server: server.clone(), why: "no answer in time".to_owned() });
-        let tls = secured
-            .unwrap_or_else(silent)
-            .map_err(|failure| (Stage::of_securing(&failure), failure))?;
-        let logged_in = timeout(self.limits.login, self.log_in(endpoint, tls)).await;
-        let silent =
-            |_| Err(Failure::Silent { doing: "logging in", waited_s: self.limits.login.as_secs() });
-        logged_in.unwrap_or_else(silent).map_err(|failure| (Stage::LoggingIn, failure))
+        let opened = secured.unwrap_or_else(silent);
+        opened.map_err(|failure| (Stage::of_securing(&failure), failure))
     }
 
     async fn secure(

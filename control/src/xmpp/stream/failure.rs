@@ -1,6 +1,7 @@
 //! Why there is no stream, by fault, in words that tell the operator what to do.
 
 use super::{account::ServerAddress, xml::XmlFault};
+use crate::network::Pin;
 
 /// Why the stream was lost, could not be opened, or is refused.
 #[derive(Clone, PartialEq, Debug, thiserror::Error)]
@@ -141,9 +142,23 @@ pub enum Certificate {
     /// Nobody who is trusted signed it.
     #[error(
         "is not signed by an authority that is trusted here; if the server has an authority of its own, give that one's \
-         certificate with --xmpp-ca FILE (ca in [xmpp])"
+         certificate with --xmpp-ca FILE (ca in [xmpp]), or, if it vouches for itself and {key} is its key (compare it on \
+         the server), --xmpp-pin {key} (pin in [xmpp])"
     )]
-    UnknownAuthority,
+    UnknownAuthority {
+        /// The key that the server showed.
+        key: Pin,
+    },
+    /// Nobody who is trusted signed it, and its key is another than the pinned ones.
+    #[error(
+        "is not signed by an authority that is trusted here, and its key {key} is none of those that the join token or pin in \
+         [xmpp] names: somebody may be impersonating the server; if it has a new key (compare it on the server), take a new \
+         join token, or give --xmpp-pin {key}"
+    )]
+    NotPinned {
+        /// The key that the server showed.
+        key: Pin,
+    },
     /// It is for another name.
     #[error(
         "is not valid for {domain}, the account's domain; the server needs a certificate with that name"

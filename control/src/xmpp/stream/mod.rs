@@ -5,7 +5,7 @@
 //! the server back.
 //!
 //! A connection goes through these files: `srv` lists where the domain's server may be, `connect` opens TCP and TLS
-//! (`tls`) to the first that answers, `xml` cuts what comes into elements of bounded size, `login` authenticates
+//! (`tls`, `verifier`) to the first that answers, `xml` cuts what comes into elements of bounded size, `login` authenticates
 //! (`sasl`, `scram`) and binds the resource, `online` carries the session: `management` counts stanzas so that a cut
 //! connection is resumed, `iq` brings answers to their questions, `pace` bounds what the server sends. `actor` drives
 //! them all, and `retry` says when it tries again. Only `srv`, `connect`, `tls` and `actor` do I/O.
@@ -47,6 +47,7 @@ mod sasl;
 mod scram;
 mod srv;
 mod tls;
+mod verifier;
 mod xml;
 
 /// Where the account's server may be, in the order in which it is tried. Asks DNS if no address is configured.
@@ -55,6 +56,23 @@ mod xml;
 /// When DNS says that there is none.
 pub async fn endpoints(account: &Account) -> Result<Vec<Endpoint>, Failure> {
     srv::endpoints(account, &mut crate::rng::Rng::new(0)).await
+}
+
+/// The pin by which another host knows the server of this account, whom the account's authorities or pins have to vouch for: that of a
+/// certificate in the file of authorities if the server shows it, else of the server's own key. Nobody logs in.
+///
+/// # Errors
+/// When no server can be reached that is vouched for.
+pub async fn server_pin(account: &Account) -> Result<crate::network::Pin, Failure> {
+    let attempt = connect::Attempt {
+        account: account.clone(),
+        tls: tls::Tls::new(account)?,
+        limits: Limits::default(),
+        resumption: None,
+        last_good: None,
+        random: crate::rng::Rng::new(0),
+    };
+    attempt.server_pin().await
 }
 
 /// What the rest of the program asks of the stream.

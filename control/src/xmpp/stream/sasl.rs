@@ -178,6 +178,7 @@ mod tests {
             resource: "node".into(),
             server: None,
             authorities: Authorities::System,
+            pins: Vec::new(),
             plain,
         }
     }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use ipop_control::{
-    network::JoinToken,
+    network::{JoinToken, MAX_PINS, Pin, ServerPins},
     private_file::{self, Readers},
     xmpp::stream::{self, Authorities, PlainAuth},
 };
@@ -29,6 +29,8 @@ pub(crate) struct Account {
     pub(crate) server: Option<ServerAddress>,
     /// PEM file of the CA that the server's certificate comes from; the system's roots if there is none.
     pub(crate) ca: Option<PathBuf>,
+    /// By which keys the server is known if no authority vouches for it; at most [`MAX_PINS`].
+    pub(crate) pins: Vec<Pin>,
     pub(crate) plain: PlainPassword,
 }
 
@@ -74,10 +76,10 @@ impl Asked {
 impl Layers<'_> {
     /// What of the account is to be asked for, if there is a room to join.
     pub(crate) fn missing_of_account(&self) -> Result<Option<Missing>, SettingsError> {
-        let names_room =
-            |values: &Values| values.network.room.is_some() || values.network.join.is_some();
-        let has_room =
-            names_room(self.flags) || self.file.is_some_and(|file| names_room(&file.values));
+        let names_room = |values: &Values| values.network.room.is_some();
+        let has_room = names_room(self.flags)
+            || self.file.is_some_and(|file| names_room(&file.values))
+            || self.join_token()?.is_some();
         let jid = self.jid()?;
         let password = self.configured_password()?.is_none();
         let missing = has_room && (jid.is_none() || password);
@@ -102,14 +104,34 @@ impl Layers<'_> {
         let invited =
             invited.map_err(|why| SettingsError(format!("the join token's server: {why}")))?;
         let ca = self.pick("xmpp-ca", |values| values.network.account.xmpp_ca.as_ref());
+        let pins = self.pins(&jid, token)?;
         let allowed = self.file.and_then(|file| file.beyond_flags.allow_plain).unwrap_or(false);
         Ok(Account {
             jid,
             password: self.password()?,
             server: server.or(invited),
             ca: ca.map(|(path, _)| path.clone()),
+            pins,
             plain: if allowed { PlainPassword::Allowed } else { PlainPassword::Refused },
         })
+    }
+
+    /// Those that are configured, else the token's, if they are about the server of this account.
+    fn pins(&self, jid: &BareJid, token: Option<&JoinToken>) -> Result<Vec<Pin>, SettingsError> {
+        let picked = self.pick("xmpp-pin", |values| values.network.account.xmpp_pin.as_ref());
+        let Some((texts, origin)) = picked else {
+            let Some(ServerPins { domain, pins }) = token.and_then(|token| token.pins.as_ref())
+            else {
+                return Ok(Vec::new());
+            };
+            let is_of_domain = jid.to_jid()?.domain().as_str() == domain;
+            return Ok(if is_of_domain { pins.clone() } else { Vec::new() });
+        };
+        if texts.len() > MAX_PINS {
+            let count = texts.len();
+            return Err(origin.error(format_args!("{count} pins are more than {MAX_PINS}")));
+        }
+        texts.iter().map(|text| text.parse().map_err(|error| origin.error(error))).collect()
     }
 
     fn password(&self) -> Result<Password, SettingsError> {
@@ -164,6 +186,7 @@ impl Account {
             resource,
             server,
             authorities: self.ca.clone().map_or(Authorities::System, Authorities::File),
+            pins: self.pins.clone(),
             plain: match self.plain {
                 PlainPassword::Refused => PlainAuth::Never,
                 PlainPassword::Allowed => PlainAuth::Allowed,

@@ -11,6 +11,7 @@ use crate::{
     config::{self, ConfigFile},
     settings::{Reload, Settings},
 };
+use ipop_control::network::{Pin, ServerPins};
 
 const SECRET: &str = "mfrggzdfmztwq2lknnwg23tpobyxe43u";
 const OLD_SECRET: &str = "orsxg5a-mfrggzdfmztwq2lknnwg23tp";
@@ -60,7 +61,7 @@ const FLAGS: &str = "--xmpp-jid site-a@example.org --xmpp-password-file DIR/pass
 fn token(server: Option<&str>) -> String {
     let server = server.map(str::to_owned);
     let secret = SECRET.parse().unwrap();
-    JoinToken { room: "vmnet@muc.example.org".into(), secret, server }.to_string()
+    JoinToken { room: "vmnet@muc.example.org".into(), secret, server, pins: None }.to_string()
 }
 
 #[test]
@@ -143,6 +144,58 @@ fn secrets_come_from_credentials_too_and_exposed_files_are_refused() {
     let short = host.refusal("--network-secret-file DIR/secret", "");
     assert!(short.contains("secret") && short.contains("128 bits"), "{short}");
     assert!(!short.contains("hunter2"), "{short}");
+}
+
+#[test]
+fn a_token_comes_from_a_credential_too() {
+    let mut host = Host::new();
+    host.write("credentials/network.join", &format!("{}\n", token(None)), 0o400);
+    host.write("credentials/xmpp.password", "of-systemd\n", 0o400);
+    host.environment.credentials_directory = Some(host.dir.path().join("credentials"));
+    let file = "[xmpp]\njid = 'a@example.org'";
+    let network = host.settings("", file).unwrap().network.unwrap();
+    assert_eq!(network.room.as_str(), "vmnet@muc.example.org");
+    assert_eq!(network.secrets.unwrap().first().reveal(), SECRET);
+    assert!(host.refusal("", "").contains("--xmpp-jid"), "a token without an account");
+    // A newer secret beside it.
+    host.write("credentials/network.secret", OLD_SECRET, 0o400);
+    let secrets = host.settings("", file).unwrap().network.unwrap().secrets.unwrap();
+    assert_eq!((secrets.first().reveal(), secrets.iter().count()), (OLD_SECRET, 2));
+    // A flag goes before it.
+    let room = "room2@muc.example.org".to_owned();
+    let other = JoinToken { room, secret: SECRET.parse().unwrap(), server: None, pins: None };
+    let network = host.settings(&format!("--join {other}"), file).unwrap().network.unwrap();
+    assert_eq!(network.room.as_str(), "room2@muc.example.org");
+    host.write("credentials/network.join", "ipop1torn", 0o400);
+    let torn = host.refusal("", file);
+    assert!(torn.contains("network.join") && torn.contains("copy the whole line"), "{torn}");
+}
+
+#[test]
+fn pins_come_from_the_token_for_its_domain_alone_or_are_configured() {
+    let host = Host::new();
+    let pin = Pin([7; 32]);
+    let pins = Some(ServerPins { domain: "example.org".into(), pins: vec![pin] });
+    let room = "vmnet@muc.example.org".to_owned();
+    let secret = SECRET.parse().unwrap();
+    let join = format!("--join {}", JoinToken { room, secret, server: None, pins });
+    let pins = |account: &str, more: &str| {
+        let flags = format!("{join} --xmpp-jid {account} --xmpp-password-file DIR/password");
+        let network = host.settings(&format!("{flags} {more}"), "").unwrap().network;
+        network.unwrap().account.pins
+    };
+    assert_eq!(pins("a@example.org", ""), [pin]);
+    assert_eq!(pins("a@EXAMPLE.org", ""), [pin]);
+    assert!(pins("a@example.net", "").is_empty(), "it says nothing of other servers");
+    let own = format!("--xmpp-pin {} --xmpp-pin {}", Pin([1; 32]), Pin([2; 32]));
+    assert_eq!(pins("a@example.net", &own), [Pin([1; 32]), Pin([2; 32])]);
+    let account = "--xmpp-jid a@b --xmpp-password-file DIR/password --room r@b --trust tofu";
+    let by_file = host.settings(account, &format!("[xmpp]\npin = '{pin}'")).unwrap();
+    assert_eq!(by_file.network.unwrap().account.pins, [pin]);
+    let many = host.refusal(&format!("{account} {own} --xmpp-pin {pin}"), "");
+    assert!(many.contains("--xmpp-pin: 3 pins are more than 2"), "{many}");
+    let bad = host.refusal(account, "[xmpp]\npin = 'abc'");
+    assert!(bad.contains("xmpp.pin in") && bad.contains("openssl"), "{bad}");
 }
 
 #[test]

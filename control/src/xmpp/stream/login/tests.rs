@@ -18,6 +18,7 @@ fn account() -> Account {
         resource: "node".into(),
         server: None,
         authorities: Authorities::System,
+        pins: Vec::new(),
         plain: PlainAuth::Allowed,
     }
 }
