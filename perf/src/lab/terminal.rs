@@ -118,6 +118,11 @@ impl AtTerminal {
         kill_process(Pid::from_child(&self.child), signal).context("sending a signal")
     }
 
+    /// Whether the program has not ended yet.
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
     /// Waits for its end. All that it has said is shown then.
     ///
     /// # Errors

@@ -1,59 +1,51 @@
-//! The servers as `docs/SERVERS.md` configures them, started as they stand there: a network comes about, and two hosts
-//! behind symmetric NATs meet over the TURN server with the credentials that the XMPP server hands out.
+//! `docs/SERVERS.md`, followed as it stands: a network comes about, and two hosts behind symmetric NATs, which were given a join token and
+//! an account each, meet over the TURN server with the credentials that the XMPP server hands out.
 
 use ipop_perf::lab::{
     Access, Internet, InternetOptions, NatKind, NatOptions, Place,
-    servers::{Coturn, CoturnOptions, Dns, DnsRecords, Prosody, ProsodyOptions, Servers},
+    servers::{Dns, DnsRecords},
+    tools::Ping,
     wait_until,
 };
 
-use crate::world::{SOON, World};
+use crate::{
+    guide::{Machine, Walk, steps},
+    world::SOON,
+};
 
-/// The only block of this language on the page.
-fn block(language: &str) -> String {
-    let page = include_str!("../../../docs/SERVERS.md");
-    let blocks: Vec<_> = page.split(&format!("\n```{language}\n")).skip(1).collect();
-    let [rest] = blocks[..] else { panic!("{} blocks of {language}", blocks.len()) };
-    rest.split("\n```").next().unwrap().to_owned()
-}
+/// The addresses that the page gives to its two hosts.
+const HOST_B: std::net::Ipv4Addr = std::net::Ipv4Addr::new(10, 9, 0, 2);
 
 #[test]
-fn a_network_comes_about_with_the_servers_of_the_manual() {
+fn with_the_prosody_of_the_manual_a_token_is_all_that_hosts_need() {
     let internet = Internet::new("manual", InternetOptions::new()).unwrap();
-    let machine = internet.machine("server", Place::Internet).unwrap();
+    let server = internet.machine("server", Place::Internet).unwrap();
     let records = DnsRecords::new()
-        .address("turn.example.org", machine.ipv4)
-        .address("xmpp.example.org", machine.ipv4)
+        .address("turn.example.org", server.ipv4)
+        .address("xmpp.example.org", server.ipv4)
         .service("_xmpp-client._tcp.example.org", "xmpp.example.org", 5222, 0);
-    let dns = Dns::start(internet.lab(), &machine, &records).unwrap();
-    machine.host.set_name_server(dns.address()).unwrap();
-    let mut options = CoturnOptions::new();
-    for line in block("ini").lines() {
-        options = options.more(line);
-    }
-    let mut coturn = Coturn::start(internet.lab(), &machine, options).unwrap();
-    let said = coturn.process().stdout() + &coturn.process().stderr();
-    assert!(
-        !said.contains("ERROR") && !said.to_lowercase().contains("bad configuration"),
-        "{said}"
-    );
-    let options = ProsodyOptions::new().hosts(&block("lua"));
-    let options = options.accounts(["admin", "n0", "n1", "n2", "n3"]);
-    let prosody = Prosody::start(internet.lab(), &machine, options).unwrap();
-    let world = World::of(internet, Servers { machine, prosody, coturn });
-
-    let token = world.make_network();
+    let dns = Dns::start(internet.lab(), &server, &records).unwrap();
     let sites = ["a", "b"].map(|name| {
-        let site = world.internet.site(name, Access::Nat(NatOptions::new(NatKind::Symmetric)));
-        let site = site.unwrap();
-        site.host().set_name_server(dns.address()).unwrap();
-        site
+        let site = internet.site(name, Access::Nat(NatOptions::new(NatKind::Symmetric)));
+        site.unwrap()
     });
-    let mut first = world.member(sites[0].host(), 0, "n0", &token);
-    let second = world.member(sites[1].host(), 1, "n1", &token);
-    first.comes_to_reach(1);
-    let relayed = wait_until(SOON, || first.counters()["peers"][0]["path"]["kind"] == "relayed");
-    assert!(relayed, "{}", first.log());
-    first.stop();
-    second.stop();
+    let machine = |host: &ipop_perf::lab::Host, of_packages: &[&str]| {
+        host.set_name_server(dns.address()).unwrap();
+        let dir = internet.lab().dir().join(format!("machine-{}", host.name()));
+        Machine::new(host, &dir, of_packages)
+    };
+    let at_server = machine(&server.host, &["prosody", "turn"]);
+    let [a, b] = [&sites[0], &sites[1]].map(|site| machine(site.host(), &[]));
+    let machines = [("server", &at_server), ("admin", &at_server), ("hostA", &a), ("hostB", &b)];
+    let mut walk = Walk::new(&machines);
+    let page = include_str!("../../../docs/SERVERS.md");
+    walk.follow(&steps(
+        page,
+        &["## A small coturn", "## A small Prosody", "## Accounts", "## Rooms"],
+    ));
+    let [of_a, of_b] = &walk.switches[..] else { panic!("{} switches", walk.switches.len()) };
+    let ping = || Ping::to(HOST_B).run(&a.host).is_ok_and(|report| report.received > 0);
+    assert!(wait_until(SOON, ping), "{}\n{}", of_a.shown(), of_b.shown());
+    assert!(of_a.shown().contains("relay"), "{}", of_a.shown());
+    walk.follow(&steps(page, &["## The server's certificate"]));
 }

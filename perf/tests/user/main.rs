@@ -3,10 +3,12 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod account;
+mod as_a_service;
 mod check;
 #[path = "../common/mod.rs"]
 mod common;
 mod documents;
+mod guide;
 mod names;
 mod room;
 mod server;

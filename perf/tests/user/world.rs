@@ -127,13 +127,18 @@ impl World {
 
     /// The same with another name.
     pub(crate) fn switch_named(&self, at: &Host, number: u8, name: &str, args: &[&str]) -> Node {
-        let state = self.home.join(format!("state-{}", at.name())).display().to_string();
+        let state = self.state_of(at.name());
         let address = format!("{}/24", inner(number));
         let mut line = vec!["--tap", "ipop0", "--state", &state, "--address", &address];
         line.extend(["--name", name]);
         line.extend(args);
         let process = at.spawn(switch_binary(), line).unwrap();
         Node { host: at.clone(), process }
+    }
+
+    /// The state directory of the switch on the machine of this name.
+    pub(crate) fn state_of(&self, machine: &str) -> String {
+        self.home.join(format!("state-{machine}")).display().to_string()
     }
 
     /// Starts a switch that joins by the token with this account.

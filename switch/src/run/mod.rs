@@ -8,6 +8,7 @@ mod network;
 mod refusals;
 mod reload;
 mod report;
+mod service;
 mod signals;
 
 use std::{
@@ -47,6 +48,7 @@ use self::{
     network::{Network, ResolvedServers},
     refusals::Refusals,
     reload::TrustFile,
+    service::ServiceManager,
 };
 use crate::{
     exit::{ExitCode, Failure},
@@ -135,10 +137,12 @@ pub(crate) fn run(
         network: None,
         given_up: None,
         routes: Routes::default(),
+        service_manager: ServiceManager::of_process(),
     };
     switch.start_workers(&identity)?;
     switch.announce();
     switch.join_network(&identity)?;
+    switch.service_manager.ready();
     let ended = switch.serve(&inbox, reread);
     switch.shut_down(&inbox);
     ended
@@ -161,6 +165,7 @@ struct Switch {
     /// Why the network cannot be joined, and nothing else can be done either.
     given_up: Option<String>,
     routes: Routes,
+    service_manager: ServiceManager,
 }
 
 struct RunningWorker {
@@ -272,7 +277,11 @@ impl Switch {
             let due = [Some(trust_at), self.routes.due(), self.sessions.poll_timeout(), links];
             let until = due.into_iter().flatten().min().unwrap_or(trust_at);
             match inbox.recv_timeout(until.saturating_duration_since(now)) {
-                Ok(Message::Signal(SIGHUP)) => self.reload(reread()),
+                Ok(Message::Signal(SIGHUP)) => {
+                    self.service_manager.reloading();
+                    self.reload(reread());
+                    self.service_manager.ready();
+                }
                 Ok(message) => {
                     if let Some(ended) = self.take(message) {
                         return ended;
@@ -463,6 +472,7 @@ impl Switch {
 
     /// Closes the tunnels, so that the far sides know at once, and waits for the workers.
     fn shut_down(mut self, inbox: &Receiver<Message>) {
+        self.service_manager.stopping();
         if let Some(network) = &mut self.network {
             network.links.shut_down(Instant::now());
         }
