@@ -169,6 +169,13 @@ pub enum Command {
     /// Whether this worker looks at Initials of strangers; at first it does. (Those of lane *i* reach worker *i*, and only the first
     /// worker knows sources.)
     AnswerStrangers(Strangers),
+    /// The peer may dial from these addresses, and no longer from those of before: places for its handshakes are kept. (Peers whose path control chose are known by it.)
+    KnowAddresses {
+        /// The peer's port.
+        port: PortId,
+        /// At most 32 count.
+        addresses: Vec<IpAddr>,
+    },
     /// Send a message to the peer's control plane, in order and reliably as long as the connection lives. Peers that do not
     /// know such messages never see it; it is counted.
     Signal {

@@ -130,6 +130,10 @@ pub struct IoCounters {
     pub unmapped_packets: Counter,
     /// Initials of strangers, dropped since control said so.
     pub ignored_initials: Counter,
+    /// First packets of dials that found no place, since as many handshakes were under way as may be.
+    pub crowded_initials: Counter,
+    /// Handshakes given up: not finished in time, or the oldest when another one came.
+    pub unfinished_handshakes: Counter,
     /// STUN and TURN packets handed to control.
     pub received_control_packets: Counter,
     /// STUN and TURN packets sent for control.

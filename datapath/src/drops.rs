@@ -52,7 +52,7 @@ drop_reasons! {
     TunnelDown = "tunnel_down",
     /// The mailbox of another worker is full.
     MailboxFull = "mailbox_full",
-    /// The peer's frames before its hello, or before its admission.
+    /// The peer's frames before its hello, before its admission, or after its connection was closed.
     NotAdmitted = "not_admitted",
     /// A record that is cut short or whose lengths disagree.
     BadRecord = "bad_record",

@@ -13,6 +13,8 @@ use ipop_learning::PortId;
 const ALIAS_UDP_PORT: u16 = 1;
 /// The upper 112 bits of every alias.
 const ALIAS_PREFIX: [u16; 7] = [0x100, 0, 0, 0, 0, 0, 0];
+/// The upper 64 bits of the discard-only prefix, 100::/64.
+const DISCARD_ONLY: u128 = 0x100 << 48;
 
 /// Where packets to a peer go.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -56,9 +58,29 @@ pub fn port_of_alias(address: SocketAddr) -> Option<PortId> {
     is_alias.then_some(PortId(segments[7]))
 }
 
+/// Whether an address lies in the prefix of the aliases. No host has such an address, so nothing may come from there, go there or be named there but aliases.
+#[inline]
+pub fn is_of_aliases(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(_) => false,
+        IpAddr::V6(v6) => v6.to_bits() >> 64 == DISCARD_ONLY,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_whole_prefix_is_of_aliases_and_nothing_beside_it() {
+        for inside in ["100::", "100::7", "100::ffff:192.0.2.1", "100::ffff:ffff:ffff:ffff"] {
+            assert!(is_of_aliases(inside.parse().unwrap()), "{inside}");
+        }
+        for outside in ["ff:ffff:ffff:ffff::", "100:0:0:1::", "::ffff:1.0.0.0", "1.0.0.0"] {
+            assert!(!is_of_aliases(outside.parse().unwrap()), "{outside}");
+        }
+        assert!(is_of_aliases(alias(PortId(7)).ip()));
+    }
 
     #[test]
     fn aliases_are_told_from_addresses() {

@@ -17,6 +17,7 @@ use rustls_pki_types::CertificateDer;
 use crate::{
     admission::{EXPORTER_LABEL, Proved},
     command::{CloseReason, ConnectionId, Direction, Ended, Lane},
+    core::HANDSHAKE_TIME,
     counters::{PortCounters, TunnelGauges},
     drops::DropReason,
     frame::{Gso, MAX_FRAME_LEN, Offload, flow_hash},
@@ -75,6 +76,8 @@ pub(crate) struct Tunnel {
     hello_bytes: Vec<u8>,
     hello_stream: Option<StreamId>,
     signals: SignalStreams,
+    /// When the far end, which dialled, must have shown who it is and that it may join.
+    handshake_until: Option<Instant>,
     queue: FlowQueue,
     sharing: Sharing,
     writer: RecordWriter,
@@ -114,6 +117,7 @@ pub(crate) struct NewTunnel {
 impl Tunnel {
     pub(crate) fn new(mut new: NewTunnel) -> Self {
         let unsent = Unsent::new(new.connection.datagrams().send_buffer_space());
+        let accepted = new.direction == Direction::Accepted;
         Self {
             id: new.id,
             handle: new.handle,
@@ -134,6 +138,7 @@ impl Tunnel {
             hello_bytes: Vec::new(),
             hello_stream: None,
             signals: SignalStreams::new(new.now),
+            handshake_until: accepted.then(|| new.now + HANDSHAKE_TIME),
             queue: FlowQueue::new(),
             sharing: Sharing::default(),
             writer: RecordWriter::new(),
@@ -304,7 +309,8 @@ impl Tunnel {
     /// The earliest time at which [`Tunnel::handle_timeout`] has something to do.
     pub(crate) fn poll_timeout(&mut self) -> Option<Instant> {
         let quic = self.connection.poll_timeout();
-        [quic, self.reassembler.poll_timeout(), self.gives_up_at()].into_iter().flatten().min()
+        let own = [self.reassembler.poll_timeout(), self.gives_up_at(), self.handshake_ends_at()];
+        own.into_iter().chain([quic]).flatten().min()
     }
 
     pub(crate) fn handle_timeout(&mut self, now: Instant, sink: &mut impl FrameSink) {
@@ -320,6 +326,11 @@ impl Tunnel {
     pub(crate) fn gives_up_at(&self) -> Option<Instant> {
         let is_further = self.is_admitted() && self.lane().is_some_and(|lane| lane.0 > 0);
         self.liveness.waits_since().filter(|_| is_further).map(|since| since + IDLE_TIMEOUT)
+    }
+
+    /// By when a handshake that the far end began must be finished; `None` once it is.
+    pub(crate) fn handshake_ends_at(&self) -> Option<Instant> {
+        self.handshake_until.filter(|_| self.proved.is_none() && !self.ended)
     }
 
     /// If the peer has been silent for too long by now.

@@ -183,6 +183,7 @@ impl Peer {
             other => other.map(distinct),
         };
         if let Ok(addresses) = &result {
+            self.resolved_addresses.clone_from(addresses);
             self.notice_move(addresses);
         }
         for lane in 0..self.lanes.len() {

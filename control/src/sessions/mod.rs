@@ -237,7 +237,7 @@ impl Sessions {
         if !(1..=MAX_LANES).contains(&usize::from(config.lanes)) {
             return Err(SessionsError::Lanes(config.lanes));
         }
-        let ctx = Context {
+        let mut ctx = Context {
             local: config.local,
             inner_mtu: config.inner_mtu,
             lanes: config.lanes,
@@ -260,6 +260,7 @@ impl Sessions {
             let mut peer = Peer::new(node, port, &ctx, now);
             peer.sources.insert(PeerSource::Configured);
             peer.address = address;
+            peer.tell_addresses(&mut ctx);
             peers.insert(port, peer);
         }
         let mut sessions =
@@ -320,9 +321,7 @@ impl Sessions {
     pub fn shut_down(&mut self) {
         if self.phase == Phase::Running {
             self.phase = Phase::ShutDown;
-            for worker in 0..usize::from(self.ctx.lanes) {
-                self.ctx.push(Action::Command { worker, command: Command::Shutdown });
-            }
+            self.ctx.command_all(&Command::Shutdown);
         }
     }
 
@@ -352,6 +351,7 @@ impl Sessions {
                 let owner = self.ctx.owners.get(&connection);
                 if let Some(peer) = owner.and_then(|port| self.peers.get_mut(port)) {
                     peer.moved(&mut self.ctx, connection, remote);
+                    peer.tell_addresses(&mut self.ctx);
                 }
             }
             Event::Silent { connection, .. } => {
@@ -451,12 +451,16 @@ impl Sessions {
             self.forget_unnamed();
         } else {
             peer.maintain(&mut self.ctx, now);
+            peer.tell_addresses(&mut self.ctx);
         }
     }
 
     fn forget_unnamed(&mut self) {
         for (port, mut peer) in self.peers.extract_if(.., |_, peer| peer.is_over()) {
             peer.close_all(&mut self.ctx, CloseReason::Replaced);
+            if !peer.told_addresses.is_empty() {
+                self.ctx.command_all(&Command::KnowAddresses { port, addresses: Vec::new() });
+            }
             self.port_of.remove(&peer.node);
             self.ctx.push(Action::Forgotten { peer: peer.node, port });
         }
@@ -506,6 +510,13 @@ impl Context {
     fn command(&mut self, command: Command, connection: ConnectionId) {
         let worker = connection.worker();
         self.push(Action::Command { worker, command });
+    }
+
+    /// Sends a command to every worker.
+    fn command_all(&mut self, command: &Command) {
+        for worker in 0..usize::from(self.lanes) {
+            self.push(Action::Command { worker, command: command.clone() });
+        }
     }
 
     fn close(&mut self, connection: ConnectionId, reason: CloseReason) {

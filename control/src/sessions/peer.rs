@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 
@@ -58,6 +58,10 @@ pub(super) struct Peer {
     pub(super) last_addresses: Vec<SocketAddr>,
     pub(super) path: PeerPath,
     pub(super) role: Role,
+    /// What the resolver said last of the configured name.
+    pub(super) resolved_addresses: Vec<SocketAddr>,
+    /// Where it may come from, as the workers were told.
+    pub(super) told_addresses: Vec<IpAddr>,
     /// As many as this node has workers.
     pub(super) lanes: Vec<Lane>,
     /// How many of them the peer serves too.
@@ -86,6 +90,8 @@ impl Peer {
             last_addresses: Vec::new(),
             path: PeerPath::Down,
             role: if ctx.local < node { Role::Dials } else { Role::Waits },
+            resolved_addresses: Vec::new(),
+            told_addresses: Vec::new(),
             lanes: (0..ctx.lanes).map(|_| Lane::default()).collect(),
             lanes_wanted: 1,
             hello: None,
@@ -107,7 +113,11 @@ impl Peer {
     pub(super) fn named(&mut self, named: &NamedPeer) {
         self.sources.insert(named.source);
         match named.source {
-            PeerSource::Configured => self.address.clone_from(&named.address),
+            PeerSource::Configured if self.address != named.address => {
+                self.address.clone_from(&named.address);
+                self.resolved_addresses.clear();
+            }
+            PeerSource::Configured => {}
             PeerSource::Saved => self.last_addresses = distinct(named.last_addresses.clone()),
             PeerSource::Room => {}
         }
@@ -117,10 +127,40 @@ impl Peer {
     pub(super) fn unnamed(&mut self, source: PeerSource) {
         self.sources.remove(&source);
         match source {
-            PeerSource::Configured => self.address = None,
+            PeerSource::Configured => {
+                self.address = None;
+                self.resolved_addresses.clear();
+            }
             PeerSource::Saved => self.last_addresses.clear(),
             PeerSource::Room => {}
         }
+    }
+
+    /// Tells the workers where it may come from, if they do not know: they keep places for its handshakes.
+    pub(super) fn tell_addresses(&mut self, ctx: &mut Context) {
+        let addresses = self.known_addresses();
+        if addresses != self.told_addresses {
+            self.told_addresses.clone_from(&addresses);
+            let command = Command::KnowAddresses { port: self.port, addresses };
+            ctx.command_all(&command);
+        }
+    }
+
+    /// The addresses that the configuration, the memory of the room, path control and live connections name. Where it moved to while it was down nobody knows.
+    fn known_addresses(&self) -> Vec<IpAddr> {
+        let configured = self.address.as_ref().and_then(PeerAddress::literal);
+        let links = self.lanes.iter().filter_map(|lane| lane.active.as_ref());
+        let connected = links.map(|link| link.remote);
+        let named = configured.into_iter().chain(self.path.address());
+        let named = named.chain(self.resolved_addresses.iter().copied());
+        let all = named.chain(self.last_addresses.iter().copied()).chain(connected);
+        let mut addresses: Vec<IpAddr> = all
+            .filter(|address| port_of_alias(*address).is_none())
+            .map(|address| address.ip().to_canonical())
+            .collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        addresses
     }
 
     /// It lost its right.

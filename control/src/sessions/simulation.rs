@@ -370,7 +370,7 @@ impl World {
                 self.nodes[node].active.insert(worker, connection);
             }
             Command::Close { connection, reason } => self.close(node, connection, reason),
-            Command::Probe { .. } | Command::Shutdown => {}
+            Command::Probe { .. } | Command::KnowAddresses { .. } | Command::Shutdown => {}
             Command::SetPath { .. }
             | Command::AddSource { .. }
             | Command::RemoveSource { .. }

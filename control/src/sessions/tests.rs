@@ -1,5 +1,6 @@
 //! One node's sessions, driven by hand.
 
+mod addresses;
 mod membership;
 
 use std::time::Duration;

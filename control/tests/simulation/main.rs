@@ -8,7 +8,7 @@
 //! `SIMULATION_LOG=1` shows what the operators are told.
 //!
 //! What must hold is in `segment` (frames), `scenario` (convergence, counters) and `world` (nothing spins, nothing grows); `strangers` has
-//! worlds in which one site does not know the network's secret.
+//! worlds in which one site does not know the network's secret, and one in which many come from one address.
 
 mod frames;
 #[path = "../common/identity.rs"]

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::rng::Rng;
+use crate::{rng::Rng, site::LISTEN_PORT};
 
 /// IPv4 and UDP headers.
 const OVERHEAD: usize = 28;
@@ -16,6 +16,9 @@ const SPACING: Duration = Duration::from_micros(12);
 const LONGEST_QUEUE: Duration = Duration::from_millis(100);
 /// A reordered packet is overtaken by at most this many, far fewer than reassembly waits for.
 const OVERTAKEN_BY: usize = 8;
+/// The address of a NAT, and its first port: one for each site behind it.
+const NAT: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
+const NAT_PORTS: u16 = 10_000;
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Conditions {
@@ -42,6 +45,8 @@ pub(crate) struct Network {
     pub(crate) mtu_changed: bool,
     /// Ordered pairs between which nothing passes.
     pub(crate) cut: BTreeSet<(usize, usize)>,
+    /// Sites that all the others see at one address.
+    pub(crate) behind_nat: BTreeSet<usize>,
     /// By ordered pair: bytes of packets that got lost.
     lost_bytes: Vec<Vec<u64>>,
     busy_until: Vec<Vec<Instant>>,
@@ -57,6 +62,7 @@ impl Network {
             conditions,
             mtu_changed: false,
             cut: BTreeSet::new(),
+            behind_nat: BTreeSet::new(),
             lost_bytes: vec![vec![0; sites]; sites],
             busy_until: vec![vec![now; sites]; sites],
             addresses: (0..sites).map(|site| address(site, 0)).collect(),
@@ -98,8 +104,13 @@ impl Network {
         bytes: &[u8],
         mut arrive: impl FnMut(Instant, Packet),
     ) {
-        let to = site_of(destination);
-        let packet = Packet { from, to, source, destination, bytes: bytes.to_vec() };
+        let (to, destination) = self.translated(destination);
+        let seen_as = if self.behind_nat.contains(&from) {
+            SocketAddr::from((NAT, NAT_PORTS + from as u16))
+        } else {
+            source
+        };
+        let packet = Packet { from, to, source: seen_as, destination, bytes: bytes.to_vec() };
         self.digest(from, to, bytes.len());
         let link_queue = self.busy_until[from][to].saturating_duration_since(now);
         let conditions = self.conditions;
@@ -128,6 +139,15 @@ impl Network {
             arrive(at + SPACING * self.rng.within(0..OVERTAKEN_BY) as u32, packet.clone());
         }
         arrive(at, packet);
+    }
+
+    /// The site that a destination is of, and its address there.
+    fn translated(&self, destination: SocketAddr) -> (usize, SocketAddr) {
+        if destination.ip() != IpAddr::V4(NAT) {
+            return (site_of(destination), destination);
+        }
+        let site = usize::from(destination.port() - NAT_PORTS);
+        (site, (self.addresses[site], LISTEN_PORT).into())
     }
 
     fn digest(&mut self, from: usize, to: usize, len: usize) {

@@ -1,14 +1,18 @@
 //! A site among others that does not prove the network's secret: with another secret, without one, or with a program that claims to know
 //! it and believes everybody. No frame passes either way, it is said why, and the others are one segment without it.
+//!
+//! And many honest sites that look like one stranger's many attempts, since they start together behind one NAT.
 
 use std::time::Duration;
 
 use ipop_control::network::Secrets;
+use ipop_datapath::{TapOffload, memory::MemoryIoConfig};
 
 use crate::{
-    plan::{Plan, Weather},
+    network::Conditions,
+    plan::{Plan, SitePlan, Weather},
     site::{Honesty, Running, Site},
-    world::World,
+    world::{Happening, World},
 };
 
 const SECRET: &str = "mfrggzdfmztwq2lknnwg23tpobyxe43u";
@@ -117,5 +121,39 @@ fn members_with_an_old_and_a_new_secret_are_one_network() {
                 assert!(is_up(&world, site, *other), "{} and {other}", site.number);
             }
         }
+    }
+}
+
+/// The first site is dialled by all the others, and dials none.
+fn star(sites: usize, delay: Duration) -> Plan {
+    let site =
+        || SitePlan { workers: 1, taps: vec![TapOffload::Full], io: MemoryIoConfig::default() };
+    let mut dials = vec![vec![true; sites]; sites];
+    dials[0].fill(false);
+    let rough = Conditions { delay, loss: 0.0, duplication: 0.0, reordering: 0.0, mtu: 1_500 };
+    let sites = (0..sites).map(|_| site()).collect();
+    Plan { seed: 1, weather: Weather::Calm, sites, dials, rough }
+}
+
+#[test]
+fn many_that_start_together_behind_one_nat_all_get_in() {
+    const CROWD: usize = 64;
+    for delay in [1, 20, 80].map(Duration::from_millis) {
+        let mut world = World::new(&star(1 + CROWD, delay));
+        world.network.behind_nat.extend(1..=CROWD);
+        for site in &mut world.sites[1..] {
+            site.peers.retain(|(other, _)| *other == 0);
+        }
+        for site in 0..=CROWD {
+            world.note(Duration::ZERO, Happening::Start(site));
+        }
+        world.run_for(Duration::from_secs(10));
+        let hub = &world.sites[0];
+        for site in 1..=CROWD {
+            assert!(is_up(&world, hub, site) && is_up(&world, &world.sites[site], 0), "{site}");
+        }
+        let io = &running(hub).shared.counters[0].io;
+        assert!(delay.as_millis() == 1 || io.crowded_initials.get() > 0, "they were a crowd");
+        assert_eq!(io.unfinished_handshakes.get(), 0, "and none was sent away, {delay:?}");
     }
 }

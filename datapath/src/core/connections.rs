@@ -3,9 +3,9 @@
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use ipop_learning::PortId;
-use quinn_proto::{ClientConfig, ConnectionHandle, Incoming, ServerConfig, TransportConfig};
+use quinn_proto::{ClientConfig, ConnectionHandle, TransportConfig};
 
-use super::{Core, MAX_HANDSHAKES, inbound::Inbound, mark_dirty, paths::Way, phrase};
+use super::{Core, inbound::Inbound, mark_dirty, paths::Way, phrase};
 use crate::{
     admission::{ProofBinding, Verdict},
     channel_data,
@@ -22,8 +22,6 @@ use crate::{
     tunnel::{NewTunnel, Progress, Tunnel},
 };
 
-/// Handshakes of strangers under way in one worker before new ones must prove their address (RFC 9000 section 8.1.2).
-const RETRY_ABOVE_HANDSHAKES: usize = 16;
 /// Trains that one connection may send in a round, so that others and the TAP get their turn.
 const TRAINS_PER_ROUND: usize = 16;
 /// And when flows share the tunnel: a frame that comes to the TAP meanwhile waits for the round to end, 0.1 ms for each train.
@@ -87,57 +85,9 @@ impl Core {
         Ok(())
     }
 
-    pub(super) fn accept(
-        &mut self,
-        now: Instant,
-        socket: SocketId,
-        remote: SocketAddr,
-        incoming: Incoming,
-        response: &mut Vec<u8>,
-        io: &mut impl Io,
-    ) {
-        if self.shutting_down || self.handshakes >= MAX_HANDSHAKES {
-            self.endpoint.ignore(incoming);
-            return;
-        }
-        if self.handshakes >= RETRY_ABOVE_HANDSHAKES && incoming.may_retry() {
-            if let Ok(transmit) = self.endpoint.retry(incoming, response) {
-                self.respond(socket, transmit, response, io);
-            }
-            return;
-        }
-        let health = Arc::new(LinkHealth::default());
-        let mut config = ServerConfig::with_crypto(self.server_crypto.clone());
-        config.transport_config(self.transport_config(Direction::Accepted, remote, &health, io));
-        match self.endpoint.accept(incoming, now, response, Some(Arc::new(config))) {
-            Ok((handle, connection)) => {
-                let id = self.new_id();
-                let gauges = self.config.shared.tunnels.insert(id);
-                let direction = Direction::Accepted;
-                let tunnel = Tunnel::new(NewTunnel {
-                    id,
-                    handle,
-                    connection,
-                    direction,
-                    socket,
-                    gauges,
-                    health,
-                    now,
-                });
-                self.handshakes += 1;
-                self.insert(tunnel, io);
-            }
-            Err(error) => {
-                if let Some(transmit) = error.response {
-                    self.respond(socket, transmit, response, io);
-                }
-            }
-        }
-    }
-
     /// Settings of a connection to this address, or to the path that it stands for now. Discovery of the path MTU keeps its upper bound on every
     /// later path, so one that may be relayed leaves room for the relay's header.
-    fn transport_config(
+    pub(super) fn transport_config(
         &self,
         direction: Direction,
         remote: SocketAddr,
@@ -155,12 +105,12 @@ impl Core {
     }
 
     /// Names of accepted connections: the worker in the top byte; the next bit, which marks control's own names, is clear.
-    fn new_id(&mut self) -> ConnectionId {
+    pub(super) fn new_id(&mut self) -> ConnectionId {
         self.next_id += 1;
         ConnectionId(u64::from(self.config.worker) << ConnectionId::WORKER_SHIFT | self.next_id)
     }
 
-    fn insert(&mut self, mut tunnel: Tunnel, io: &mut impl Io) {
+    pub(super) fn insert(&mut self, mut tunnel: Tunnel, io: &mut impl Io) {
         let handle = tunnel.handle;
         if port_of_alias(tunnel.remote).is_none() {
             self.config.shared.add_own_flow(io.local_port(tunnel.socket), tunnel.remote);
@@ -194,13 +144,10 @@ impl Core {
     }
 
     /// A connection that no longer sends or receives frames; its lane goes down if it was the active one.
-    fn retire(&mut self, now: Instant, handle: ConnectionHandle, why: Ended) {
+    pub(super) fn retire(&mut self, now: Instant, handle: ConnectionHandle, why: Ended) {
         let Some(tunnel) = self.tunnels[handle.0].as_mut() else { return };
         if std::mem::replace(&mut tunnel.ended, true) {
             return;
-        }
-        if tunnel.hello.is_none() && tunnel.direction == Direction::Accepted {
-            self.handshakes = self.handshakes.saturating_sub(1);
         }
         if let Some((_, port)) = tunnel.peer {
             let counters = self.switch.counters.port(port);
@@ -292,6 +239,11 @@ impl Core {
         self.read_signals(now, handle);
         if is_dead {
             self.give_up(now, handle);
+        }
+        let tunnel = self.tunnels[handle.0].as_ref();
+        let ends_at = tunnel.and_then(|tunnel| tunnel.handshake_ends_at());
+        if ends_at.is_some_and(|at| at <= now) {
+            self.forget_handshake(now, handle, io);
         }
         if drained {
             self.forget(now, handle, io);
@@ -408,9 +360,6 @@ impl Core {
         let (Some((peer, port)), Some(mut hello)) = (tunnel.peer, tunnel.hello.clone()) else {
             return;
         };
-        if tunnel.direction == Direction::Accepted {
-            self.handshakes = self.handshakes.saturating_sub(1);
-        }
         if hello.lane != self.config.worker {
             let phrase = "the lane does not belong to the worker that got it";
             self.close(now, handle, CloseReason::BadHello, phrase, io);
@@ -460,7 +409,7 @@ impl Core {
         self.switch.events.push(Event::Moved { connection: tunnel.id, remote });
     }
 
-    fn forget(&mut self, now: Instant, handle: ConnectionHandle, io: &mut impl Io) {
+    pub(super) fn forget(&mut self, now: Instant, handle: ConnectionHandle, io: &mut impl Io) {
         self.retire(now, handle, Ended::Failed("the connection ended".into()));
         if let Some(mut tunnel) = self.tunnels[handle.0].take() {
             tunnel.abandon(&mut Inbound::of(now, &tunnel, &mut self.switch, io));

@@ -12,8 +12,10 @@ use crate::{
 /// Takes the frames of one tunnel.
 pub(super) struct Inbound<'a, I> {
     now: Instant,
-    /// `None` until the peer is admitted.
+    /// The peer's port. `None` until the peer is admitted; then its frames are counted where they would have gone, at the first TAP.
     port: Option<PortId>,
+    /// Cleared when the tunnel has ended. What still comes out of it would teach the table stations on a port that is down, or that the peer has lost.
+    is_open: bool,
     switch: &'a mut Switch,
     io: &'a mut I,
 }
@@ -21,16 +23,14 @@ pub(super) struct Inbound<'a, I> {
 impl<'a, I: Io> Inbound<'a, I> {
     pub(super) fn of(now: Instant, tunnel: &Tunnel, switch: &'a mut Switch, io: &'a mut I) -> Self {
         let port = tunnel.peer.map(|(_, port)| port).filter(|_| tunnel.proved.is_some());
-        Self { now, port, switch, io }
+        Self { now, port, is_open: !tunnel.ended, switch, io }
     }
 }
 
 impl<I: Io> FrameSink for Inbound<'_, I> {
     fn deliver(&mut self, offload: Offload, pieces: &mut Vec<Bytes>) {
-        let Some(port) = self.port else {
-            // No port to count it under: the first TAP's, which is where it would have gone.
-            self.switch.count_drop(PortId(0), DropReason::NotAdmitted);
-            return;
+        let Some(port) = self.port.filter(|_| self.is_open) else {
+            return self.dropped(DropReason::NotAdmitted, 1);
         };
         if let Err(reason) = self.switch.inbound(self.now, port, offload, pieces, self.io) {
             self.switch.count_drop(port, reason);

@@ -4,6 +4,7 @@
 //! out goes through [`Io`]. The way of a frame is [`Core::outbound`] (TAP to tunnel) and `Switch::inbound` (tunnel to TAP).
 
 mod connections;
+mod handshakes;
 mod inbound;
 mod packets;
 mod paths;
@@ -17,7 +18,12 @@ use std::{
 use ipop_learning::{MacAddr, PortId};
 use quinn_proto::{ConnectionHandle, Endpoint, ServerConfig, crypto::rustls::QuicServerConfig};
 
-use self::{packets::Allowance, paths::Paths};
+pub(crate) use self::handshakes::HANDSHAKE_TIME;
+use self::{
+    handshakes::{Handshakes, MAX_HANDSHAKES},
+    packets::Allowance,
+    paths::Paths,
+};
 
 use crate::{
     admission::Admission,
@@ -35,8 +41,6 @@ use crate::{
     tunnel::Tunnel,
 };
 
-/// Handshakes under way in one worker before new ones are ignored.
-const MAX_HANDSHAKES: usize = 128;
 /// Housekeeping: gauges, ageing, loop probes.
 const TICK: Duration = PROBE_INTERVAL;
 /// One round of the forwarding database takes about this many ticks.
@@ -86,7 +90,7 @@ pub struct Core {
     /// No timer of a connection is earlier.
     deadline: Option<Instant>,
     next_tick: Instant,
-    handshakes: usize,
+    handshakes: Handshakes,
     /// [`Command::Shutdown`] came: whoever dials now would be up for a moment and then hear nothing.
     shutting_down: bool,
     /// Reports of refused nodes, which may come as often as they like.
@@ -132,7 +136,7 @@ impl Core {
             dirty: Vec::new(),
             deadline: None,
             next_tick: now,
-            handshakes: 0,
+            handshakes: Handshakes::new(ports),
             shutting_down: false,
             rejections: TokenBucket::new(1, 5, now),
             next_id: 0,
@@ -249,6 +253,7 @@ impl Core {
             Command::SendPacket { socket, local_ip, remote, payload } => {
                 self.send_packet(socket, local_ip, remote, &payload, io);
             }
+            Command::KnowAddresses { port, addresses } => self.handshakes.know(port, &addresses),
             Command::AnswerStrangers(strangers) => self.paths.strangers = strangers,
             Command::Signal { connection, message } => self.signal(connection, &message),
             Command::Shutdown => {

@@ -21,8 +21,8 @@ use crate::{
     channel_data,
     command::{Event, Strangers},
     io::{Io, SocketId},
-    path::{Path, alias, port_of_alias},
-    quic::cid::{admit_packet, is_first_initial},
+    path::{Path, alias, is_of_aliases, port_of_alias},
+    quic::cid::{Mark, mark_of},
     storm::TokenBucket,
 };
 
@@ -92,6 +92,11 @@ impl Core {
         mut packet: BytesMut,
         io: &mut impl Io,
     ) {
+        // Else it would pass for a peer's, whose sources become the peer's alias below.
+        if is_of_aliases(remote.ip()) {
+            self.switch.counters.io.strangers.add(1);
+            return;
+        }
         let origin = match socket {
             SocketId::LISTEN if is_stun(&packet) => {
                 let audience = match self.paths.origin(remote) {
@@ -168,12 +173,12 @@ impl Core {
     fn quic_packet(&mut self, now: Instant, arrival: Arrival, packet: BytesMut, io: &mut impl Io) {
         let Arrival { socket, remote, local_ip, origin } = arrival;
         let counters = self.switch.counters.clone();
-        if !admit_packet(&packet, &self.initial_key, &self.cid_key) {
+        let Some(mark) = mark_of(&packet, &self.initial_key, &self.cid_key) else {
             counters.io.strangers.add(1);
             return;
-        }
+        };
         let ignored = origin == Origin::Unmapped && self.paths.strangers == Strangers::Ignored;
-        if ignored && is_first_initial(&packet) {
+        if ignored && mark == Mark::Keyed {
             counters.io.ignored_initials.add(1);
             return;
         }
@@ -205,8 +210,19 @@ impl Core {
                 counters.io.ignored_initials.add(1);
                 self.endpoint.ignore(incoming);
             }
+            // Issued ids are seen by anyone on the path: without a token, a first Initial to one shows no knowledge of the node id.
+            Some(DatagramEvent::NewConnection(incoming))
+                if mark == Mark::Issued && incoming.may_retry() =>
+            {
+                counters.io.strangers.add(1);
+                self.endpoint.ignore(incoming);
+            }
             Some(DatagramEvent::NewConnection(incoming)) => {
                 self.accept(now, socket, from, incoming, &mut response, io);
+            }
+            // The token of a Retry to another address, or one that is too old.
+            Some(DatagramEvent::Response(_)) if mark == Mark::Issued => {
+                counters.io.strangers.add(1);
             }
             Some(DatagramEvent::Response(transmit)) => {
                 self.respond(socket, transmit, &response, io);

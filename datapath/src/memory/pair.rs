@@ -143,6 +143,20 @@ pub fn node(
     io: MemoryIoConfig,
     now: Instant,
 ) -> Node {
+    node_of(identity, (Arc::new(Only(peer)), 1), number, io, now).0
+}
+
+/// The same, which admits whom it is told, at ports below `peers` + [`PEER`]; and what its workers would share.
+///
+/// # Panics
+/// If the identity's certificate and key do not belong together.
+pub fn node_of(
+    identity: TlsIdentity,
+    (admission, peers): (Arc<dyn Admission>, u16),
+    number: u8,
+    io: MemoryIoConfig,
+    now: Instant,
+) -> (Node, Arc<Shared>) {
     let facts = NodeFacts {
         node: identity.node,
         instance: [number; 16],
@@ -151,12 +165,14 @@ pub fn node(
         inner_mtu: 1_500,
         lanes: 1,
     };
+    let fdb = MacTable::new(MacTableConfig::default());
+    let shared = Arc::new(Shared::new(fdb, 1, peers, 1, now));
     let config = CoreConfig {
         worker: 0,
         facts: Arc::new(facts),
-        shared: Arc::new(Shared::new(MacTable::new(MacTableConfig::default()), 1, 1, 1, now)),
+        shared: shared.clone(),
         identity: Arc::new(identity),
-        admission: Arc::new(Only(peer)),
+        admission,
         congestion: Congestion::Tunnel,
         taps: vec![TapOffload::Full],
         tap_macs: vec![MacAddr([2, 0, 0, 0, 0xff, number])],
@@ -164,5 +180,6 @@ pub fn node(
         rng_seed: Some([number; 32]),
     };
     let core = Core::new(config, now).expect("certificate and key belong together");
-    Node::new(core, MemoryIo::new(io), SocketAddr::from(([10, 0, 0, number], 5_800)))
+    let address = SocketAddr::from(([10, 0, 0, number], 5_800));
+    (Node::new(core, MemoryIo::new(io), address), shared)
 }

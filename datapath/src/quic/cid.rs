@@ -100,41 +100,43 @@ impl ConnectionIdGenerator for CidGenerator {
     }
 }
 
-/// Whether a packet may be shown to `quinn-proto` at all.
+/// What shows that a packet is meant for this node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mark {
+    /// A short header. Its id is looked up by `quinn-proto`, which drops it without an answer if it was not issued here.
+    Short,
+    /// A long header with an id that was issued here. Whoever is on the path has seen such ids.
+    Issued,
+    /// A long header with a keyed id: the sender knows the node id, or repeats an Initial of somebody who does.
+    Keyed,
+}
+
+/// What a packet shows; `None` if it must not be seen by `quinn-proto` at all.
 ///
-/// Short headers carry an issued id or are dropped there without an answer, except that an unknown issued id elicits a stateless
-/// reset. Long headers must be QUIC version 1; their destination is an id that we issued or, in an Initial only, a keyed one.
-pub fn admit_packet(packet: &[u8], initial: &InitialKey, issued: &CidKey) -> bool {
+/// A short header with an unknown issued id elicits a stateless reset there. Long headers must be QUIC version 1, and their destination is a keyed or an issued id.
+pub fn mark_of(packet: &[u8], initial: &InitialKey, issued: &CidKey) -> Option<Mark> {
     const LONG: u8 = 0x80;
     const FIXED: u8 = 0x40;
     const VERSION_1: [u8; 4] = [0, 0, 0, 1];
-    let Some(&first) = packet.first() else { return false };
+    let &first = packet.first()?;
     if first & FIXED == 0 {
-        return false;
+        return None;
     }
     if first & LONG == 0 {
-        return packet.len() > CID_LEN;
+        return (packet.len() > CID_LEN).then_some(Mark::Short);
     }
-    let Some((head, rest)) = packet.split_first_chunk::<6>() else { return false };
+    let (head, rest) = packet.split_first_chunk::<6>()?;
     if head[1..5] != VERSION_1 {
-        return false;
+        return None;
     }
-    let Some(destination) = rest.get(..usize::from(head[5])) else { return false };
+    let destination = rest.get(..usize::from(head[5]))?;
     match destination.len() {
-        CID_LEN => issued.fits(destination),
+        CID_LEN => issued.fits(destination).then_some(Mark::Issued),
         // Handshake and 0-RTT packets to a client's first id: only Initials use it once the listener's own id is known, and
         // coalesced packets follow the Initial that was checked.
-        INITIAL_ID_LEN => initial.fits(destination),
-        _ => false,
+        INITIAL_ID_LEN => initial.fits(destination).then_some(Mark::Keyed),
+        _ => None,
     }
-}
-
-/// Whether an admitted packet is a client's first one, before any connection.
-pub fn is_first_initial(packet: &[u8]) -> bool {
-    const LONG: u8 = 0x80;
-    const DESTINATION_LEN_AT: usize = 5;
-    packet.first().is_some_and(|first| first & LONG != 0)
-        && packet.get(DESTINATION_LEN_AT).is_some_and(|len| usize::from(*len) == INITIAL_ID_LEN)
 }
 
 /// Fills with random bytes from the operating system's generator.
@@ -166,20 +168,23 @@ mod tests {
     fn only_marked_packets_are_admitted() {
         let node = NodeId([1; 32]);
         let (initial, issued) = (InitialKey::of(node), CidKey::new(&[2; 32]));
-        let admits = |packet: &[u8]| admit_packet(packet, &initial, &issued);
+        let mark = |packet: &[u8]| mark_of(packet, &initial, &issued);
         let keyed = initial.generate(Lane(3));
         assert_eq!(keyed[0], 3);
-        assert!(admits(&long_header(0xc0, 1, &keyed)));
-        assert!(!admits(&long_header(0xc0, 2, &keyed)), "another version is not answered");
-        assert!(!admits(&long_header(0xc0, 1, &InitialKey::of(NodeId([9; 32])).generate(Lane(0)))));
+        assert_eq!(mark(&long_header(0xc0, 1, &keyed)), Some(Mark::Keyed));
+        assert_eq!(mark(&long_header(0xc0, 2, &keyed)), None, "another version is not answered");
+        let of_another = InitialKey::of(NodeId([9; 32])).generate(Lane(0));
+        assert_eq!(mark(&long_header(0xc0, 1, &of_another)), None);
         let own = issued.generator(1).generate_cid();
         assert_eq!(own[0], 1);
-        assert!(admits(&long_header(0xe0, 1, &own)));
-        assert!(!admits(&long_header(0xc0, 1, &[0; CID_LEN])));
-        assert!(!admits(&long_header(0xc0, 1, &[])));
+        assert_eq!(mark(&long_header(0xe0, 1, &own)), Some(Mark::Issued));
+        assert_eq!(mark(&long_header(0xc0, 1, &[0; CID_LEN])), None);
+        assert_eq!(mark(&long_header(0xc0, 1, &[])), None);
         for len in 0..30 {
-            assert!(!admits(&long_header(0xc0, 1, &[7; 20])[..len]));
+            assert_eq!(mark(&long_header(0xc0, 1, &[7; 20])[..len]), None);
         }
+        assert_eq!(mark(&[0x40; CID_LEN + 1]), Some(Mark::Short));
+        assert_eq!(mark(&[0x40; CID_LEN]), None);
     }
 
     #[test]

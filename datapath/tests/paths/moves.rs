@@ -158,6 +158,15 @@ fn packets_of_a_peer_from_elsewhere_are_dropped_and_the_path_stays() {
     let packets: u64 = trains.iter().map(|train| train.packets().count() as u64).sum();
     assert_eq!(net.io(1).unmapped_packets.get(), 2 * packets);
     assert_eq!(net.take_frames(1), 0);
+    // And from the address that stands for the peer, which nobody has.
+    let aliases = [alias(PEER), "[100::1]:5800".parse().unwrap()];
+    for from in aliases {
+        trains.iter().for_each(|train| net.nodes[1].receive(now, from, train));
+    }
+    assert_eq!(net.io(1).strangers.get(), 2 * packets);
+    assert_eq!(net.take_frames(1), 0);
+    net.nodes[1].receive_packets(now, SocketId::LISTEN, aliases[0], &[&crate::packets::stun(1)]);
+    assert_eq!(net.io(1).received_control_packets.get(), 0);
     // The same from the source that was validated.
     let [sender, receiver] = &mut net.nodes;
     trains.iter().for_each(|train| receiver.receive(now, sender.address, train));

@@ -2,18 +2,21 @@
 
 use std::{
     net::SocketAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use ipop_datapath::{
+    admission::Admission,
     channel_data,
     command::{Command, ConnectionId, Event, Lane, Strangers},
     counters::{IoCounters, PortCounters},
     frame::VNET_HEADER_LEN,
     io::{SocketId, TapFrame},
-    memory::{MemoryIoConfig, Node, PEER, TAP, Train, node},
+    memory::{MemoryIoConfig, Node, Only, PEER, TAP, Train, node_of},
     node_id::NodeId,
     path::{Path, Source, alias},
+    shared::Shared,
 };
 
 use crate::common::identity;
@@ -38,6 +41,8 @@ pub(crate) enum Way {
 
 pub(crate) struct Net {
     pub(crate) nodes: [Node; 2],
+    /// The table of each, and what else its workers would share.
+    pub(crate) shared: [Arc<Shared>; 2],
     pub(crate) ids: [NodeId; 2],
     pub(crate) connections: [Option<ConnectionId>; 2],
     pub(crate) events: [Vec<Event>; 2],
@@ -58,9 +63,12 @@ impl Net {
         let [a, b] = [identity(), identity()];
         let ids = [a.node, b.node];
         let io = || MemoryIoConfig { relay_port: Some(RELAY_PORT), ..MemoryIoConfig::default() };
-        let nodes = [node(a, ids[1], 1, io(), now), node(b, ids[0], 2, io(), now)];
+        let only = |peer| (Arc::new(Only(peer)) as Arc<dyn Admission>, 1);
+        let (first, of_first) = node_of(a, only(ids[1]), 1, io(), now);
+        let (second, of_second) = node_of(b, only(ids[0]), 2, io(), now);
         Self {
-            nodes,
+            nodes: [first, second],
+            shared: [of_first, of_second],
             ids,
             connections: [None; 2],
             events: [vec![], vec![]],

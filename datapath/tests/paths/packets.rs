@@ -15,7 +15,7 @@ use crate::net::{CHANNELS, Net, Way, server};
 const EVERYBODY: [u8; 6] = [0xff; 6];
 
 /// A binding request (RFC 8489) that differs from others by its transaction id.
-fn stun(number: u8) -> Vec<u8> {
+pub(crate) fn stun(number: u8) -> Vec<u8> {
     let mut message = vec![0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42];
     message.extend_from_slice(&[number; 12]);
     message
