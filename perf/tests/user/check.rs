@@ -137,6 +137,8 @@ fn the_step_that_fails_is_named_with_its_cure() {
 
     let mut untrusted = args.clone();
     without(&mut untrusted, "--xmpp-ca");
+    without(&mut untrusted, "--join");
+    untrusted.extend(world.room_without_token());
     let untrusted = check(host, &untrusted);
     expect_failure(&untrusted, "XMPP TLS", "not signed by an authority", "--xmpp-ca FILE");
     let absent = check(host, &with(&args, "--xmpp-ca", "/none/ca.pem"));

@@ -67,11 +67,12 @@ fn a_domain_that_does_not_exist_is_said_once() {
 #[test]
 fn a_certificate_of_nobody_who_is_known_names_the_flag_and_gets_no_password() {
     let mut world = World::new("unknownca");
-    let token = world.make_network();
+    world.make_network();
     let a = world.machine("a");
     let mut args = world.account("n0");
     without(&mut args, "--xmpp-ca");
-    args.extend(["--join", &token, "--log", "debug"].map(Into::into));
+    args.extend(world.room_without_token());
+    args.extend(["--log", "debug"].map(Into::into));
     let before = log_ins(&mut world.servers);
     let mut node = world.switch(&a.host, 0, &strs(&args));
     let said = node.says("is not signed by an authority that is trusted here");

@@ -136,6 +136,12 @@ impl World {
         Node { host: at.clone(), process }
     }
 
+    /// Room and secret of the network, without what a token says of the server.
+    pub(crate) fn room_without_token(&self) -> [String; 4] {
+        let secret = self.home.join("network.secret").display().to_string();
+        ["--room".into(), self.room(), "--network-secret-file".into(), secret]
+    }
+
     /// The state directory of the switch on the machine of this name.
     pub(crate) fn state_of(&self, machine: &str) -> String {
         self.home.join(format!("state-{machine}")).display().to_string()
