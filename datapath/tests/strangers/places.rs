@@ -6,7 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ipop_datapath::{command::Command, memory::PEER};
+use ipop_datapath::{
+    command::Command,
+    memory::PEER,
+    path::{Path, Source},
+};
 
 use crate::{
     attackers::Attackers,
@@ -93,8 +97,10 @@ fn a_handshake_gives_way_when_it_had_its_turn() {
     siege.run_in_peace(Duration::from_millis(400));
     assert_eq!((answered(&siege), siege.io().unfinished_handshakes.get()), (OPEN_PLACES, 0));
     siege.dial(0);
-    siege.run_in_peace(Duration::from_millis(50));
+    // It has answered the Retry.
+    siege.run_in_peace(Duration::from_millis(80));
     assert_eq!(siege.io().unfinished_handshakes.get(), 0);
+    assert!(siege.io().crowded_initials.get() > 0);
     siege.run_in_peace(Duration::from_secs(1));
     assert!(siege.is_connected(0));
     assert_eq!(siege.io().unfinished_handshakes.get(), 1, "the oldest");
@@ -185,6 +191,25 @@ fn known_peers_have_places_that_nobody_else_takes() {
         let connected = (0..members.len()).filter(|member| siege.is_connected(*member)).count();
         // The fifth from there has to wait like everybody else.
         assert_eq!(connected, if is_known { KNOWN_OF_PARTY } else { 0 }, "known: {is_known}");
+        assert_eq!(siege.io().unfinished_handshakes.get(), 0);
+    }
+}
+
+#[test]
+fn peers_whose_path_control_chose_have_such_places_too() {
+    for has_path in [true, false] {
+        let mut siege = Siege::new(&[address(MEMBER)]);
+        if has_path {
+            let (port, remote) = (PEER, address(MEMBER));
+            let path = Some(Path::Direct { remote, local_ip: None });
+            siege.command(Command::AddSource { source: Source::Direct(remote), port });
+            siege.command(Command::SetPath { port, path });
+        }
+        crowd(&mut siege, (0..OPEN_PLACES).map(host));
+        siege.run_in_peace(Duration::from_millis(100));
+        siege.dial(0);
+        siege.run_in_peace(Duration::from_millis(150));
+        assert_eq!(siege.is_connected(0), has_path);
         assert_eq!(siege.io().unfinished_handshakes.get(), 0);
     }
 }
