@@ -337,6 +337,29 @@ mod tests {
     }
 
     #[test]
+    fn lengths_and_lanes_out_of_bounds_are_refused() {
+        let head = |len: u16| [&b"IPSW\0\x01"[..], &len.to_be_bytes()].concat();
+        assert_eq!(Hello::decode(&head(1_024)), Err(HelloError::Incomplete));
+        assert!(matches!(Hello::decode(&head(1_025)), Err(HelloError::Malformed(_))));
+        let decoded = |hello: Hello| Hello::decode(&hello.encode());
+        for (lanes, lane, is_sound) in
+            [(0, 0, false), (1, 0, true), (16, 15, true), (17, 0, false), (16, 16, false)]
+        {
+            let decoded = decoded(Hello { lanes, lane, ..sample() });
+            assert_eq!(decoded.is_ok(), is_sound, "lane {lane} of {lanes}");
+        }
+        let mut named = decoded(Hello { name: "n".repeat(64), ..sample() }).map(|_| ());
+        assert_eq!(named, Ok(()));
+        let mut bytes = Hello { name: "n".repeat(64), agent: String::new(), ..sample() }.encode();
+        let at = bytes.windows(64).position(|bytes| bytes == [b'n'; 64]).unwrap();
+        bytes.insert(at, b'n');
+        bytes[at - 1] = 65;
+        bytes[7] += 1;
+        named = Hello::decode(&bytes).map(|_| ());
+        assert_eq!(named, Err(WRONG_LENGTH), "a longer one than this end would send");
+    }
+
+    #[test]
     fn another_version_is_named() {
         let mut bytes = sample().encode();
         bytes[5] = 2;

@@ -16,6 +16,8 @@ mod credentials;
 mod entropy;
 mod event;
 pub mod fuzzing;
+#[cfg(test)]
+mod hostile_peers;
 mod input;
 mod pair;
 mod probe;

@@ -260,6 +260,20 @@ mod tests {
     }
 
     #[test]
+    fn sources_are_bounded() {
+        let mut paths = Paths::default();
+        let source = |number: u16| Source::Direct(SocketAddr::from(([192, 0, 2, 1], number)));
+        for number in 0..20_000 {
+            paths.add_source(source(number), PEER);
+        }
+        assert_eq!(paths.origin(address("192.0.2.1:16383")), Origin::Peer(PEER));
+        assert_eq!(paths.origin(address("192.0.2.1:16384")), Origin::Unmapped);
+        paths.remove_source(source(0));
+        paths.add_source(source(16_384), PEER);
+        assert_eq!(paths.origin(address("192.0.2.1:16384")), Origin::Peer(PEER));
+    }
+
+    #[test]
     fn a_source_that_a_plain_connection_has_too_is_ambiguous() {
         let mut paths = Paths::default();
         let both = address("192.0.2.1:7");

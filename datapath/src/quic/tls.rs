@@ -253,3 +253,32 @@ impl ClientCertVerifier for AdmittedPeers {
 
     signatures_are_ed25519!();
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::PublicKeyData as _;
+
+    use super::*;
+
+    /// A node's certificate, and its id.
+    fn node() -> (CertificateDer<'static>, NodeId) {
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).expect("a key");
+        let certificate = rcgen::CertificateParams::default().self_signed(&key).expect("signed");
+        (certificate.der().clone(), NodeId::of_spki(&key.subject_public_key_info()))
+    }
+
+    #[test]
+    fn only_the_node_that_was_dialled_is_believed_whatever_stands_beside_its_key() {
+        let ((certificate, expected), (other, _)) = (node(), node());
+        let dialled = ExpectedPeer { expected, provider: Arc::new(provider(preferred_cipher())) };
+        let name = ServerName::try_from(SERVER_NAME).expect("a name");
+        let long_ago = UnixTime::since_unix_epoch(std::time::Duration::ZERO);
+        let verify = |end_entity: &CertificateDer<'_>, chain: &[CertificateDer<'_>]| {
+            dialled.verify_server_cert(end_entity, chain, &name, &[], long_ago).is_ok()
+        };
+        assert!(verify(&certificate, &[]));
+        assert!(!verify(&other, &[]));
+        assert!(!verify(&other, &[certificate.clone()]), "the chain does not count");
+        assert!(!verify(&CertificateDer::from(&b"no certificate"[..]), &[]));
+    }
+}

@@ -1,6 +1,9 @@
 //! STUN and TURN among QUIC.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use ipop_datapath::{
     channel_data,
@@ -115,6 +118,12 @@ fn floods_of_strangers_are_cut_and_leave_peers_their_part() {
     net.nodes[1].receive_packets(now, SocketId::LISTEN, peer, &[&stun(2)]);
     net.nodes[1].receive_packets(now, SocketId::RELAY, server(), &[&stun(3)]);
     assert_eq!(drain(&mut net, 1).len(), 2);
+    // 100 more in a tenth of a second.
+    let now = now + Duration::from_millis(100);
+    for _ in 0..10 {
+        net.nodes[1].receive_packets(now, SocketId::LISTEN, stranger, &[&flood[..]; 50]);
+    }
+    assert!((99..=100).contains(&drain(&mut net, 1).len()));
     // A message that no path's MTU takes.
     let mut giant = stun(4);
     giant.resize(20 + 4_000, 0);
@@ -136,6 +145,12 @@ fn a_peer_that_floods_leaves_other_peers_their_part() {
         net.nodes[1].receive_packets(now, SocketId::LISTEN, peer, &packets);
     }
     assert_eq!(drain(&mut net, 1).len(), 200);
+    let later = now + Duration::from_secs(1);
+    for _ in 0..10 {
+        net.nodes[1].receive_packets(later, SocketId::LISTEN, peer, &[&flood[..]; 50]);
+    }
+    assert_eq!(drain(&mut net, 1).len(), 50, "in a second");
+    let now = later;
     for from in [other, "10.0.0.66:1".parse().unwrap()] {
         net.nodes[1].receive_packets(now, SocketId::LISTEN, from, &[&stun(2)]);
         assert_eq!(drain(&mut net, 1).len(), 1, "{from}");

@@ -1,0 +1,227 @@
+//! One node and peers whose every packet the test writes: what they can make it believe, keep and send.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use ipop_datapath::{node_id::NodeId, path::Source};
+
+use super::{
+    Candidate, CandidateKind, Entropy, Ice, IceConfig, IceEvent, Loopback, Packet,
+    RemoteDescription, Role, Timing, Via,
+    stun::{Builder, ClaimedRole, Class, IntegrityKey, Message, Method, TransactionId},
+};
+
+const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+const PASSWORD: &str = "0123456789abcdef012345";
+const STEP: Duration = Duration::from_millis(5);
+const A: NodeId = NodeId([1; 32]);
+const B: NodeId = NodeId([2; 32]);
+
+struct Bench {
+    ice: Ice,
+    now: Instant,
+    /// Since the last look.
+    events: Vec<IceEvent>,
+    /// Where checks are answered, whomever they are for.
+    answering: Vec<SocketAddr>,
+    /// Checks that left, answered or not.
+    checks: usize,
+    /// What the node calls itself towards each peer, and its password.
+    own: Vec<(NodeId, String, String)>,
+}
+
+impl Bench {
+    /// A node that has the descriptions of two peers.
+    fn new() -> Self {
+        let mut bench = Self::without_descriptions();
+        [A, B].map(|peer| bench.describe(peer));
+        bench
+    }
+
+    fn without_descriptions() -> Self {
+        let now = Instant::now();
+        let config = IceConfig {
+            listen_port: 5_800,
+            loopback: Loopback::Refused,
+            entropy: Entropy::seeded(1),
+            timing: Timing::default(),
+        };
+        let mut ice = Ice::new(config, now);
+        ice.set_local_addresses(now, &[HOST.into()]);
+        [A, B].map(|peer| ice.start(now, peer, Role::Controlling));
+        let mut own = Vec::new();
+        while let Some(event) = ice.poll_event() {
+            if let IceEvent::LocalDescription { peer, ufrag, password, .. } = event {
+                own.push((peer, ufrag, password));
+            }
+        }
+        Self { ice, now, events: Vec::new(), answering: Vec::new(), checks: 0, own }
+    }
+
+    fn describe(&mut self, peer: NodeId) {
+        let (ufrag, password) = (format!("peer{}", peer.0[0]), PASSWORD.to_owned());
+        let remote = RemoteDescription { ufrag, password, generation: 0 };
+        self.ice.set_remote(self.now, peer, &remote);
+    }
+
+    /// The peer sends a check from an address.
+    fn request(&mut self, peer: NodeId, from: SocketAddr) {
+        let (_, ufrag, password) = self.own.iter().find(|(of, ..)| *of == peer).expect("a peer");
+        let mut transaction = [0; 12];
+        transaction[..2].copy_from_slice(&from.port().to_be_bytes());
+        let username = format!("{ufrag}:peer{}", peer.0[0]);
+        let payload = Builder::new(Class::Request, Method::Binding, TransactionId(transaction))
+            .username(&username)
+            .priority(1_000)
+            .role(ClaimedRole::Controlled, 1)
+            .signed(&IntegrityKey::new(password.as_bytes()));
+        let via = Via::Listen { local_ip: Some(HOST.into()), remote: from };
+        self.ice.handle_packet(self.now, Packet { via, payload: &payload });
+    }
+
+    fn pairs(&self, peer: NodeId) -> usize {
+        self.ice.peers[&peer].agent.pairs().len()
+    }
+
+    fn tell(&mut self, peer: NodeId, address: SocketAddr) {
+        let (kind, related, priority) = (CandidateKind::Host, None, 1_000);
+        let candidate = Candidate { kind, address, related, priority };
+        self.ice.add_remote_candidates(self.now, peer, 0, &[candidate]);
+    }
+
+    fn run(&mut self, time: Duration) {
+        let end = self.now + time;
+        while self.now < end {
+            self.now += STEP;
+            self.ice.handle_timeout(self.now);
+            while let Some(transmit) = self.ice.poll_transmit() {
+                let message = Message::parse(&transmit.payload).expect("STUN");
+                self.checks += usize::from(message.class == Class::Request);
+                if self.answering.contains(&transmit.remote) {
+                    self.answer(transmit.remote, &transmit.payload);
+                }
+            }
+            self.events.extend(std::iter::from_fn(|| self.ice.poll_event()));
+        }
+    }
+
+    fn answer(&mut self, from: SocketAddr, request: &[u8]) {
+        let request = Message::parse(request).expect("a check");
+        let payload = Builder::new(Class::Success, Method::Binding, request.transaction)
+            .mapped(SocketAddr::from((HOST, 5_800)))
+            .signed(&IntegrityKey::new(PASSWORD.as_bytes()));
+        let via = Via::Listen { local_ip: Some(HOST.into()), remote: from };
+        self.ice.handle_packet(self.now, Packet { via, payload: &payload });
+    }
+
+    /// Whose this source became, or ceased to be.
+    fn owners(&mut self, of: SocketAddr) -> Vec<(NodeId, bool)> {
+        let of = Source::Direct(of);
+        let owner = |event: IceEvent| match event {
+            IceEvent::SourceValid { peer, source } if source == of => Some((peer, true)),
+            IceEvent::SourceGone { peer, source } if source == of => Some((peer, false)),
+            _ => None,
+        };
+        self.events.drain(..).filter_map(owner).collect()
+    }
+
+    fn is_selected(&self, peer: NodeId) -> bool {
+        let is_it =
+            |event: &IceEvent| matches!(event, IceEvent::Selected { peer: of, .. } if *of == peer);
+        self.events.iter().any(is_it)
+    }
+}
+
+/// A member claims another's address, and passes the checks on to it or answers them from there: the other's packets stay its own.
+#[test]
+fn an_address_that_a_peer_has_proved_is_nobody_elses() {
+    let address: SocketAddr = "192.0.2.77:4000".parse().expect("an address");
+    let mut bench = Bench::new();
+    bench.answering.push(address);
+    bench.tell(A, address);
+    bench.run(Duration::from_secs(1));
+    assert!(bench.is_selected(A));
+    assert_eq!(bench.owners(address), [(A, true)]);
+
+    bench.tell(B, address);
+    bench.run(Duration::from_secs(30));
+    assert!(!bench.is_selected(B), "no traffic to it either");
+    assert_eq!(bench.owners(address), []);
+    assert!(bench.ice.counters().contested_sources > 0);
+
+    // It is free when its owner has gone.
+    let now = bench.now;
+    bench.ice.stop(now, A);
+    bench.run(Duration::from_secs(30));
+    assert!(bench.is_selected(B));
+    assert_eq!(bench.owners(address), [(A, false), (B, true)]);
+}
+
+fn of_port(port: u16) -> SocketAddr {
+    SocketAddr::from(([192, 0, 2, 77], port))
+}
+
+/// Each address that a peer's check comes from is one more to be checked.
+#[test]
+fn a_peer_that_sends_checks_from_everywhere_gets_few_pairs_and_slow_checks() {
+    let mut bench = Bench::new();
+    (1..=100).for_each(|port| bench.tell(A, of_port(port)));
+    assert_eq!((bench.pairs(A), bench.ice.counters().refused_candidates), (24, 76));
+    for port in 1..=2_000 {
+        bench.request(A, of_port(port));
+    }
+    assert_eq!(bench.pairs(A), 72);
+    bench.run(Duration::from_secs(1));
+    assert!((100..=205).contains(&bench.checks), "{} checks in the first second", bench.checks);
+    bench.run(Duration::from_secs(60));
+    assert!(bench.checks <= 72 * 7 + 6 * 2 * 6, "{} checks in a minute", bench.checks);
+    assert_eq!(bench.pairs(B), 0);
+}
+
+#[test]
+fn checks_before_the_description_are_remembered_but_not_many() {
+    let mut bench = Bench::without_descriptions();
+    for port in 1..=2_000 {
+        bench.request(A, of_port(port));
+    }
+    bench.describe(A);
+    assert_eq!(bench.pairs(A), 8);
+}
+
+#[test]
+fn where_nobody_should_be_sent_no_check_goes() {
+    let mut bench = Bench::new();
+    for address in [
+        "0.0.0.0:4000",
+        "127.0.0.1:4000",
+        "224.0.0.251:5353",
+        "255.255.255.255:4000",
+        "192.0.2.77:0",
+        "[::1]:4000",
+        "[ff02::1]:4000",
+        "[::ffff:127.0.0.1]:4000",
+        "[100::1]:1",
+    ] {
+        bench.tell(A, address.parse().expect("an address"));
+    }
+    bench.run(Duration::from_secs(30));
+    assert_eq!((bench.checks, bench.ice.counters().refused_candidates), (0, 9));
+}
+
+#[test]
+fn addresses_of_the_host_and_peers_are_bounded() {
+    let mut bench = Bench::new();
+    let addresses: Vec<_> = (1..=20).map(|n| Ipv4Addr::new(192, 0, 2, n).into()).collect();
+    bench.ice.set_local_addresses(bench.now, &addresses);
+    assert_eq!(bench.ice.local_candidates().len(), 8);
+    for number in 0..2_000_u16 {
+        let [high, low] = number.to_be_bytes();
+        let mut id = [9; 32];
+        (id[0], id[1]) = (high, low);
+        bench.ice.start(bench.now, NodeId(id), Role::Controlled);
+    }
+    assert_eq!(bench.ice.peers.len(), 1_024);
+    assert_eq!(bench.ice.counters().refused_peers, 2_000 + 2 - 1_024);
+}
