@@ -8,7 +8,7 @@ ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 AS_ROOT := $(if $(ROOT),env CARGO_TARGET_$(shell ./perf/toolchain triple)_RUNNER="sudo -E env PATH=$(PATH):/usr/sbin:/sbin")
 
 .NOTPARALLEL:
-.PHONY: build demo test test-all test-loom test-docs bench bench-micro bench-tcp bench-compare bench-switch bench-discovery soak lint packages toolchain clean
+.PHONY: build demo test test-all test-loom test-docs bench bench-micro bench-tcp bench-compare bench-switch bench-discovery soak mutants fuzz lint packages toolchain clean
 
 build: toolchain
 	$(CARGO) build --release --locked -p ipop-switch -p ipop-perf
@@ -66,6 +66,15 @@ bench-discovery: build
 # An hour of traffic, churn, loss, cuts and kills.
 soak: build
 	$(ROOT) $(TARGET)/release/ipop-perf soak --out $(TARGET)/perf-soak
+
+# Spoils each line of perf/mutants.txt in a copy of the tree and sees that its test fails. Under an hour; some of them: make mutants ONLY=storm
+mutants: toolchain
+	$(CARGO) run --locked -p ipop-perf --bin ipop-mutants -- $(ONLY)
+
+# Random bytes to every parser of foreign ones, for so long in all: make fuzz SECONDS=3600
+SECONDS ?= 600
+fuzz: toolchain
+	./perf/fuzz $(SECONDS)
 
 lint: toolchain
 	$(CARGO) fmt --all --check
