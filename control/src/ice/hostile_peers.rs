@@ -36,7 +36,8 @@ impl Bench {
     /// A node that has the descriptions of two peers.
     fn new() -> Self {
         let mut bench = Self::without_descriptions();
-        [A, B].map(|peer| bench.describe(peer));
+        bench.describe(A);
+        bench.describe(B);
         bench
     }
 
@@ -50,7 +51,8 @@ impl Bench {
         };
         let mut ice = Ice::new(config, now);
         ice.set_local_addresses(now, &[HOST.into()]);
-        [A, B].map(|peer| ice.start(now, peer, Role::Controlling));
+        ice.start(now, A, Role::Controlling);
+        ice.start(now, B, Role::Controlling);
         let mut own = Vec::new();
         while let Some(event) = ice.poll_event() {
             if let IceEvent::LocalDescription { peer, ufrag, password, .. } = event {
