@@ -374,6 +374,24 @@ mod tests {
     }
 
     #[test]
+    fn decisions_are_bounded_and_a_new_one_says_so() {
+        let mut store = TrustStore::default();
+        let decided = MAX_DECIDED as u32;
+        for number in 0..decided {
+            store.accept(&node(number).to_string(), 5).unwrap();
+        }
+        let another = node(decided);
+        assert_eq!(store.accept(&another.to_string(), 6), Err(StoreError::Full));
+        let observed = store.observe(another, &claim("a@x", "rack7"), NewNodes::Accept, 7);
+        assert_eq!(observed, Observed::NowPending, "nobody is accepted by itself any more");
+        for number in 0..decided {
+            store.deny(&node(number).to_string(), 8).unwrap();
+        }
+        assert_eq!(store.deny(&another.to_string(), 9), Err(StoreError::Full));
+        assert_eq!(store.accept(&another.to_string(), 10), Ok(another), "those lists are two");
+    }
+
+    #[test]
     fn those_who_wait_are_bounded_and_their_texts_too() {
         let mut store = TrustStore::default();
         for number in 0..1_000 {
