@@ -278,7 +278,7 @@ mod tests {
         };
         assert!(verify(&certificate, &[]));
         assert!(!verify(&other, &[]));
-        assert!(!verify(&other, &[certificate.clone()]), "the chain does not count");
+        assert!(!verify(&other, std::slice::from_ref(&certificate)), "the chain does not count");
         assert!(!verify(&CertificateDer::from(&b"no certificate"[..]), &[]));
     }
 }

@@ -249,10 +249,12 @@ impl Scene {
 
     /// What the node says of those that it refused.
     pub(crate) fn rejections(&self) -> Vec<&str> {
-        let why = |event| match event {
-            &Event::Rejected { ref why, .. } => Some(why.as_str()),
-            _ => None,
-        };
+        fn why(event: &Event) -> Option<&str> {
+            match event {
+                Event::Rejected { why, .. } => Some(why),
+                _ => None,
+            }
+        }
         self.events.iter().filter_map(why).collect()
     }
 
