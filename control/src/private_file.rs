@@ -166,7 +166,7 @@ pub(crate) fn open_or_make(path: &Path) -> io::Result<fs::File> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             match create_new(path, b"") {
                 // Somebody else was quicker.
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
                 _ => open(),
             }
         }
