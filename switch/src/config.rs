@@ -1,6 +1,8 @@
 //! The configuration file: TOML. Each flag of `run` is a key, without its dashes or, for the network's, in the tables `[xmpp]` and
 //! `[network]`; a few more keys have no flag.
 
+mod forms;
+
 use std::{
     fs,
     io::{self, Read},
@@ -138,6 +140,12 @@ fn explain(text: &str, error: &toml::de::Error) -> String {
     let line = text.split('\n').nth(number).unwrap_or_default();
     let key = line.split_once('=').map_or("", |(key, _)| key.trim());
     let key: String = key.chars().take(MAX_SHOWN_KEY).collect();
+    let is_about_a_key = ["unknown field", "missing field", "duplicate key"]
+        .into_iter()
+        .any(|start| error.message().starts_with(start));
+    if let Some((key, form)) = forms::at(before, line).filter(|_| !is_about_a_key) {
+        return format!("line {}, {key}: expected {form}", number + 1);
+    }
     let is_secret = ["password", "join"].into_iter().any(|word| line.contains(word));
     let why = if is_secret { "there is no value of the right kind" } else { error.message() };
     match (key.as_str(), number + 1) {
@@ -355,18 +363,47 @@ mod tests {
         for (text, words) in [
             ("tpa = 'x'", ["tpa", "unknown field"]),
             ("config = 'x'", ["config", "unknown field"]),
-            ("tap = 5", ["tap", "a string or a list of strings"]),
+            ("tap = 5", ["line 1, tap: ", "a name or a list of names, like tap = \"ipop0\""]),
             ("[xmpp]\njdi = 'x'", ["jdi", "unknown field"]),
             ("[network]\ntrsut = 'x'", ["trsut", "unknown field"]),
             ("[ice]\nstunn = 'x'", ["stunn", "unknown field"]),
             ("[[ice.turn]]\nserver = 'x'\nuser = 'x'", ["user", "unknown field"]),
             ("workers = []", ["workers", "a number or \"auto\""]),
-            ("mtu = '1500'", ["mtu", "invalid type"]),
-            ("tap = ", ["tap", "line 1"]),
+            ("mtu = '1500'", ["line 1, mtu: ", "without quotes, like mtu = 1500"]),
+            ("tap = ", ["line 1, tap: ", "a name"]),
+            ("\nlisten = in:5800", ["line 2, listen: ", "like listen = \"[::]:5800\""]),
+            ("[ice]\nturn = ['x']", ["line 2, ice.turn: ", "username = "]),
+            ("[ice]\nturn = [{ server = 5 }]", ["line 2, ice.turn.server: ", "HOST[:PORT]"]),
+            ("[[ice.turn]]\nserver = 'x'\nusername = 5", ["line 3, ice.turn.username: ", "a name"]),
+            ("[ice]\nturn = [\n  { server = 'x',\n    user", ["line 4, ice.turn.server: ", "HOST"]),
+            ("xmpp = 'a@x'", ["line 1, xmpp: ", "the line [xmpp]"]),
+            ("xmpp = { jid = inf }", ["line 1, xmpp.jid: ", "like jid = \"site-a@example.org\""]),
+            ("[network]\npinned = [\n  5,\n]", ["line 2, network.pinned: ", "node ids"]),
+            ("[tap]\nname = 'x'", ["line 1, tap: ", "a name"]),
+            ("[xmpp]\nallow_plain = 'yes'", ["line 2, xmpp.allow_plain: ", "true or false"]),
         ] {
             let error = read_text(text).unwrap_err();
             assert!(error.contains("config.toml"), "{error}");
             assert!(words.iter().all(|word| error.contains(word)), "{error}");
+        }
+    }
+
+    /// Nothing that a user reads should name a type of this program.
+    #[test]
+    fn every_key_has_a_form_of_its_own() {
+        for header in ["", "[xmpp]", "[network]", "[ice]", "[[ice.turn]]"] {
+            let (text, table) = (format!("{header}\n"), header.trim_matches(['[', ']']));
+            let error = read_text(&format!("{text}nonsense = 1")).unwrap_err();
+            let (_, keys) = error.split_once("expected one of ").unwrap();
+            let keys: Vec<_> = keys.split('`').skip(1).step_by(2).collect();
+            assert!(keys.len() >= 3, "{error}");
+            for key in keys {
+                // A date is what no key takes.
+                let error = read_text(&format!("{text}{key} = 1979-05-27")).unwrap_err();
+                let name = format!("{table}.{key}: expected ").trim_start_matches('.').to_owned();
+                assert!(error.contains(&name), "{error}");
+                assert!(!error.contains("struct") && !error.contains("i64"), "{error}");
+            }
         }
     }
 
