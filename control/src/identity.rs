@@ -115,16 +115,25 @@ impl Identity {
     /// # Errors
     /// Any [`IdentityError`].
     pub fn load_or_create(path: &Path) -> Result<Self, IdentityError> {
+        if let Some(found) = Self::load_if_there(path)? {
+            return Ok(found);
+        }
+        let fresh = Self::generate()?;
+        match private_file::create_new(path, to_pem(&fresh.private_key).as_bytes()) {
+            Ok(()) => Ok(fresh),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Self::load(path),
+            Err(cause) => Err(IdentityError::NotCreated { path: path.into(), cause }),
+        }
+    }
+
+    /// Reads the key file, if there is one; makes nothing.
+    ///
+    /// # Errors
+    /// Any [`IdentityError`] but that it cannot be created.
+    pub fn load_if_there(path: &Path) -> Result<Option<Self>, IdentityError> {
         match fs::metadata(path) {
-            Ok(_) => Self::load(path),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let fresh = Self::generate()?;
-                match private_file::create_new(path, to_pem(&fresh.private_key).as_bytes()) {
-                    Ok(()) => Ok(fresh),
-                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Self::load(path),
-                    Err(cause) => Err(IdentityError::NotCreated { path: path.into(), cause }),
-                }
-            }
+            Ok(_) => Self::load(path).map(Some),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(cause) => Err(unreadable(path, cause)),
         }
     }
@@ -281,6 +290,9 @@ mod tests {
     fn a_key_is_made_once_and_found_again() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state/deeper/identity.pem");
+        assert!(
+            Identity::load_if_there(&path).unwrap().is_none() && !dir.path().join("state").exists()
+        );
         let made = Identity::load_or_create(&path).unwrap();
         let found = Identity::load_or_create(&path).unwrap();
         assert_eq!(made.node_id(), found.node_id());

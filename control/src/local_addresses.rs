@@ -19,6 +19,41 @@ pub struct Interface {
     pub address: IpAddr,
 }
 
+/// An address with its network, and the interface that has it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Network {
+    /// The interface's name.
+    pub interface: String,
+    /// One of its addresses.
+    pub address: IpAddr,
+    /// Of the address, bits.
+    pub prefix_len: u8,
+}
+
+/// The networks that this host is in, without loopback and link-local ones.
+///
+/// # Errors
+/// What `getifaddrs` reports.
+pub fn networks() -> io::Result<Vec<Network>> {
+    let found = if_addrs::get_if_addrs()?.into_iter();
+    let found = found.filter(|interface| !interface.is_loopback() && !interface.is_link_local());
+    Ok(found
+        .map(|interface| Network {
+            address: interface.ip(),
+            prefix_len: match &interface.addr {
+                if_addrs::IfAddr::V4(v4) => v4.prefixlen,
+                if_addrs::IfAddr::V6(v6) => v6.prefixlen,
+            },
+            interface: name_of(&interface.name),
+        })
+        .collect())
+}
+
+/// An address may have a label of its own: the interface's name, a colon, and anything.
+fn name_of(label: &str) -> String {
+    label.split(':').next().unwrap_or_default().to_owned()
+}
+
 /// The addresses of all interfaces that are up and have a carrier, with the interfaces' names, IPv4 first: it is what NATs
 /// and relays mostly speak.
 ///
@@ -29,11 +64,7 @@ pub fn interfaces() -> io::Result<Vec<Interface>> {
     let mut found: Vec<Interface> = found
         .into_iter()
         .filter(if_addrs::Interface::is_oper_up)
-        .map(|interface| Interface {
-            address: interface.ip(),
-            // An address may have a label of its own: the interface's name, a colon, and anything.
-            name: interface.name.split(':').next().unwrap_or_default().to_owned(),
-        })
+        .map(|interface| Interface { address: interface.ip(), name: name_of(&interface.name) })
         .collect();
     found.sort_by_key(|interface| interface.address.is_ipv6());
     Ok(found)

@@ -567,7 +567,8 @@ fn needs(offload: Offload) -> u64 {
     }
 }
 
-fn explain(error: ConnectionError) -> Ended {
+/// Why a connection ended, for the operator.
+pub fn explain(error: ConnectionError) -> Ended {
     match error {
         ConnectionError::ApplicationClosed(close) => {
             Ended::ByPeer { code: close.error_code.into_inner(), phrase: printable(&close.reason) }

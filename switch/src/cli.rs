@@ -47,9 +47,10 @@ pub(crate) enum Command {
     Run(Box<RunArgs>),
     /// Print this node's id; makes the key if there is none
     Identity(IdentityArgs),
-    /// Show what this host offers, what is missing and how to get it; with a network configured, try
-    /// each step to it
-    Check(Box<CheckArgs>),
+    /// Show what this host offers, what is missing and how to get it, and try each step that `run`
+    /// takes with the same options; nothing stays behind
+    #[command(after_help = exit::HELP)]
+    Check(Box<RunArgs>),
     /// Make a network secret
     #[command(subcommand)]
     Secret(SecretCommand),
@@ -60,20 +61,13 @@ pub(crate) enum Command {
     Room(Box<RoomCommand>),
 }
 
-#[derive(Args, Debug)]
-pub(crate) struct CheckArgs {
-    #[command(flatten)]
-    pub(crate) network: NetworkValues,
-    /// Configuration file, as for `run`
-    #[arg(long, value_name = "FILE")]
-    pub(crate) config: Option<PathBuf>,
-}
-
 #[derive(Subcommand, Clone, Debug)]
 pub(crate) enum RoomCommand {
     /// Make the room; prints the join token alone on standard output if the network has a secret
     #[command(after_help = exit::HELP)]
     Create {
+        #[command(flatten)]
+        room: RoomAddress,
         #[command(flatten)]
         at: RoomArgs,
         /// Set a room right that exists and belongs to this account
@@ -81,37 +75,63 @@ pub(crate) enum RoomCommand {
         reconfigure: bool,
     },
     /// Make an account a member, or lift its ban
-    #[command(after_help = exit::HELP)]
+    #[command(after_help = exit::HELP, override_usage = "ipop-switch room add [ROOM] JID [OPTIONS]")]
     Add {
         #[command(flatten)]
-        at: RoomArgs,
-        /// The account, like site-b@example.org
-        #[arg(value_name = "JID")]
-        member: String,
-    },
-    /// Take an account's right away; in a room with a password it is banned
-    #[command(after_help = exit::HELP)]
-    Remove {
+        member: RoomMember,
         #[command(flatten)]
         at: RoomArgs,
-        /// The account, like site-b@example.org
-        #[arg(value_name = "JID")]
-        member: String,
+    },
+    /// Take an account's right away; in a room with a password it is banned
+    #[command(after_help = exit::HELP, override_usage = "ipop-switch room remove [ROOM] JID [OPTIONS]")]
+    Remove {
+        #[command(flatten)]
+        member: RoomMember,
+        #[command(flatten)]
+        at: RoomArgs,
     },
     /// Show what the room is, who has a right in it, and which nodes are there
     #[command(after_help = exit::HELP)]
     Show {
         #[command(flatten)]
+        room: RoomAddress,
+        #[command(flatten)]
         at: RoomArgs,
     },
 }
 
-/// Which room, and the account that does it.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct RoomAddress {
+    /// The room, like vmnet@muc.example.org; not needed with --join
+    #[arg(value_name = "ROOM", required_unless_present = "join")]
+    pub(crate) address: Option<String>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct RoomMember {
+    /// The room, like vmnet@muc.example.org (not needed with --join), and the account, like site-b@example.org
+    #[arg(value_names = ["ROOM", "JID"], required = true, num_args = 1..=2)]
+    words: Vec<String>,
+}
+
+impl RoomMember {
+    /// The last word.
+    pub(crate) fn account(&self) -> &str {
+        self.words.last().map_or("", String::as_str)
+    }
+
+    /// The word before it, if there is one.
+    pub(crate) fn room(&self) -> Option<&String> {
+        self.words.first().filter(|_| self.words.len() > 1)
+    }
+}
+
+/// The account that does it, and what it knows of the network.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct RoomArgs {
-    /// The room, like vmnet@muc.example.org
-    #[arg(value_name = "ROOM")]
-    pub(crate) address: String,
+    /// Room, secret and perhaps server in one word, as `room create` printed it
+    #[arg(long, value_name = "TOKEN")]
+    pub(crate) join: Option<String>,
     #[command(flatten)]
     pub(crate) account: AccountValues,
     /// State directory, as for `run`; nothing of it is needed
@@ -234,7 +254,7 @@ pub(crate) struct Values {
     pub(crate) log: Option<String>,
 }
 
-/// The network to join. `check` takes the same.
+/// The network to join.
 #[derive(Args, Clone, PartialEq, Debug, Default)]
 pub(crate) struct NetworkValues {
     /// This node's name, for people [default: the host name]
@@ -308,17 +328,26 @@ mod tests {
     }
 
     #[test]
+    fn check_takes_every_flag_that_run_takes() {
+        let line = "--tap ipop0 --bridge br0 --peer A@b:1 --join TOKEN --xmpp-jid a@b --mtu 9000 --config /c";
+        let run = parse(&format!("ipop-switch run {line}")).unwrap();
+        let check = parse(&format!("ipop-switch check {line}")).unwrap();
+        let (Some(Command::Run(run)), Some(Command::Check(check))) = (run.command, check.command)
+        else {
+            panic!("{line}")
+        };
+        assert_eq!((check.values, check.config), (run.values, run.config));
+    }
+
+    #[test]
     fn the_other_commands_and_their_flags() {
         let cli = parse("ipop-switch identity --identity /k.pem --state /s").unwrap();
         let Some(Command::Identity(args)) = cli.command else { panic!("{cli:?}") };
         assert_eq!((args.identity, args.state), (Some("/k.pem".into()), Some("/s".into())));
-        let cli = parse("ipop-switch check --join TOKEN --xmpp-jid a@b").unwrap();
-        let Some(Command::Check(args)) = cli.command else { panic!("{cli:?}") };
-        assert_eq!(args.network.join, Some("TOKEN".into()));
         let cli = parse("ipop-switch room add r@muc.b c@b --xmpp-jid a@b --trust tofu").unwrap();
         let Some(Command::Room(command)) = cli.command else { panic!("{cli:?}") };
         let RoomCommand::Add { at, member } = *command else { panic!("{command:?}") };
-        assert_eq!((&*at.address, &*member), ("r@muc.b", "c@b"));
+        assert_eq!((member.room().unwrap().as_str(), member.account()), ("r@muc.b", "c@b"));
         assert_eq!(
             (at.account.xmpp_jid, at.account.trust),
             (Some("a@b".into()), Some("tofu".into()))
@@ -332,7 +361,7 @@ mod tests {
             ("ipop-switch --help", ErrorKind::DisplayHelp),
             ("ipop-switch --tap", ErrorKind::InvalidValue),
             ("ipop-switch --tpa x", ErrorKind::UnknownArgument),
-            ("ipop-switch check --tap x", ErrorKind::UnknownArgument),
+            ("ipop-switch check --tpa x", ErrorKind::UnknownArgument),
             ("ipop-switch secret", ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand),
             ("ipop-switch trust accept", ErrorKind::MissingRequiredArgument),
             ("ipop-switch room create", ErrorKind::MissingRequiredArgument),
@@ -341,6 +370,32 @@ mod tests {
             let error = parse(line).unwrap_err();
             assert_eq!(error.kind(), kind, "{line}");
             assert_eq!(error.exit_code(), if error.use_stderr() { 2 } else { 0 });
+        }
+    }
+
+    /// Flags may stand anywhere between the words.
+    #[test]
+    fn a_token_stands_for_the_room() {
+        for (line, room, account) in [
+            ("add --join T c@b", None, "c@b"),
+            ("remove c@b --join T", None, "c@b"),
+            ("add r@muc.b --xmpp-jid a@b c@b", Some("r@muc.b"), "c@b"),
+            ("remove r@muc.b c@b --join T", Some("r@muc.b"), "c@b"),
+        ] {
+            let cli = parse(&format!("ipop-switch room {line}")).unwrap();
+            let Some(Command::Room(command)) = cli.command else { panic!("{cli:?}") };
+            let (RoomCommand::Add { member, .. } | RoomCommand::Remove { member, .. }) = *command
+            else {
+                panic!("{command:?}")
+            };
+            assert_eq!((member.room().map(|r| &**r), member.account()), (room, account), "{line}");
+        }
+        for line in ["show --join T", "create --join T", "show r@muc.b", "create r@muc.b --join T"]
+        {
+            assert!(parse(&format!("ipop-switch room {line}")).is_ok(), "{line}");
+        }
+        for line in ["show", "create", "add", "remove --join T", "add r@muc.b c@b d@b"] {
+            assert!(parse(&format!("ipop-switch room {line}")).is_err(), "{line}");
         }
     }
 

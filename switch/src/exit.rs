@@ -16,11 +16,22 @@ pub(crate) enum ExitCode {
     Taken = 4,
 }
 
+impl ExitCode {
+    /// That of what the kernel said.
+    pub(crate) fn of(kind: io::ErrorKind) -> Self {
+        match kind {
+            io::ErrorKind::PermissionDenied => Self::Permission,
+            io::ErrorKind::AddrInUse | io::ErrorKind::ResourceBusy => Self::Taken,
+            _ => Self::Failed,
+        }
+    }
+}
+
 /// What `--help` says of them.
 pub(crate) const HELP: &str = "\
 Exit codes:
   0  ended as asked (SIGINT, SIGTERM), or the command succeeded
-  1  failed while running; `check`: this host cannot run the switch
+  1  failed while running; `check`: the switch would not run here as it is told
   2  the command line or the configuration is wrong
   3  a permission is missing (CAP_NET_ADMIN, a file, a right in the room)
   4  a resource is taken (the UDP port, the TAP, the name of the room)";
@@ -39,11 +50,7 @@ impl Failure {
 
     /// What was being done, and what the kernel said to it, which chooses the code.
     pub(crate) fn io(doing: &'static str, error: io::Error) -> Self {
-        let code = match error.kind() {
-            io::ErrorKind::PermissionDenied => ExitCode::Permission,
-            io::ErrorKind::AddrInUse | io::ErrorKind::ResourceBusy => ExitCode::Taken,
-            _ => ExitCode::Failed,
-        };
+        let code = ExitCode::of(error.kind());
         Self { code, error: anyhow::Error::new(error).context(doing) }
     }
 }

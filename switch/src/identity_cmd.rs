@@ -18,14 +18,21 @@ pub(crate) fn print_node_id(path: &Path) -> Result<(), Failure> {
 
 /// The identity, or the failure with the exit code that fits.
 pub(crate) fn load(path: &Path) -> Result<Identity, Failure> {
-    Identity::load_or_create(path).map_err(|error| {
-        let code = match &error {
-            _ if error.is_permission() => ExitCode::Permission,
-            IdentityError::Crypto(_) => ExitCode::Failed,
-            _ => ExitCode::Usage,
-        };
-        Failure::new(code, error)
-    })
+    Identity::load_or_create(path).map_err(failure)
+}
+
+/// The same if there is a key; makes none.
+pub(crate) fn look(path: &Path) -> Result<Option<Identity>, Failure> {
+    Identity::load_if_there(path).map_err(failure)
+}
+
+fn failure(error: IdentityError) -> Failure {
+    let code = match &error {
+        _ if error.is_permission() => ExitCode::Permission,
+        IdentityError::Crypto(_) => ExitCode::Failed,
+        _ => ExitCode::Usage,
+    };
+    Failure::new(code, error)
 }
 
 #[cfg(test)]

@@ -24,9 +24,10 @@ use std::{
 };
 
 use clap::Parser;
+use ipop_control::state_directory;
 
 use crate::{
-    cli::{CheckArgs, Cli, Command, IdentityArgs, RoomCommand, RunArgs, TrustArgs, Values},
+    cli::{Cli, Command, IdentityArgs, RoomCommand, RunArgs, TrustArgs, Values},
     config::ConfigFile,
     exit::{ExitCode, Failure},
     settings::{Asked, Environment, Layers, Settings, SettingsError},
@@ -39,7 +40,7 @@ pub fn main() -> process::ExitCode {
         None => run(&cli.run),
         Some(Command::Run(args)) => run(&args),
         Some(Command::Identity(args)) => identity(args),
-        Some(Command::Check(args)) => check(*args),
+        Some(Command::Check(args)) => check(&args),
         Some(Command::Secret(command)) => secret_cmd::run(command),
         Some(Command::Trust(args)) => trust(args),
         Some(Command::Room(command)) => room(&command),
@@ -65,6 +66,7 @@ fn run(args: &RunArgs) -> Result<(), Failure> {
     })?;
     let read = || read_settings(args, &environment);
     let settings = read()?;
+    refuse_shared(&settings.state)?;
     log::start(settings.log);
     run::run(settings, early, &read)
 }
@@ -95,21 +97,22 @@ fn usage(error: SettingsError) -> Failure {
 }
 
 /// A configuration that cannot be read is one of the things that are found out.
-fn check(args: CheckArgs) -> Result<(), Failure> {
-    let flags = Values { network: args.network, ..Values::default() };
+fn check(args: &RunArgs) -> Result<(), Failure> {
     let mut environment = Environment::of_process();
-    let network = read_config(args.config.as_deref()).and_then(|file| {
-        let layers = Layers { flags: &flags, file: file.as_ref(), environment: &environment };
-        environment.asked = asked(layers, |layers| layers.network().map(drop).map_err(usage))?;
-        let layers = Layers { flags: &flags, file: file.as_ref(), environment: &environment };
-        layers.network().map_err(usage)
+    let settings = read_config(args.config.as_deref()).and_then(|file| {
+        let flags = &args.values;
+        let layers = Layers { flags, file: file.as_ref(), environment: &environment };
+        environment.asked =
+            asked(layers, |layers| Settings::perhaps_tapless(layers).map(drop).map_err(usage))?;
+        let layers = Layers { flags, file: file.as_ref(), environment: &environment };
+        Settings::perhaps_tapless(layers).map_err(usage)
     });
-    check::print(network)
+    check::print(settings)
 }
 
 fn room(command: &RoomCommand) -> Result<(), Failure> {
     let file = read_config(room_cmd::at(command).config.as_deref())?;
-    let flags = room_cmd::flags(room_cmd::at(command));
+    let flags = room_cmd::flags(command)?;
     let mut environment = Environment::of_process();
     let layers = Layers { flags: &flags, file: file.as_ref(), environment: &environment };
     environment.asked = asked(layers, |layers| layers.room_settings().map(drop).map_err(usage))?;
@@ -121,7 +124,9 @@ fn trust(args: TrustArgs) -> Result<(), Failure> {
     let flags = Values { state: args.state, ..Values::default() };
     let environment = Environment::of_process();
     let layers = Layers { flags: &flags, file: file.as_ref(), environment: &environment };
-    trust_cmd::run(&args.command, &layers.state())
+    let state = layers.state();
+    refuse_shared(&state)?;
+    trust_cmd::run(&args.command, &state)
 }
 
 fn identity(args: IdentityArgs) -> Result<(), Failure> {
@@ -129,7 +134,16 @@ fn identity(args: IdentityArgs) -> Result<(), Failure> {
     let environment = Environment::of_process();
     let flags = Values { identity: args.identity, state: args.state, ..Values::default() };
     let layers = Layers { flags: &flags, file: file.as_ref(), environment: &environment };
-    identity_cmd::print_node_id(&layers.identity())
+    let (identity, state) = (layers.identity(), layers.state());
+    if identity.starts_with(&state) {
+        refuse_shared(&state)?;
+    }
+    identity_cmd::print_node_id(&identity)
+}
+
+/// A state directory that others can write is not used.
+fn refuse_shared(state: &Path) -> Result<(), Failure> {
+    state_directory::refuse_shared(state).map_err(trust_cmd::of_file)
 }
 
 fn read_config(named: Option<&Path>) -> Result<Option<ConfigFile>, Failure> {

@@ -32,6 +32,8 @@ struct Said {
     output: String,
     /// For people.
     explanation: String,
+    /// Why it ends with another code than 0 all the same.
+    failure: Option<Failure>,
 }
 
 /// Runs a command with what it was told.
@@ -44,8 +46,8 @@ pub(crate) fn run(command: &RoomCommand, layers: Layers<'_>) -> Result<(), Failu
             let existing = if *reconfigure { Existing::Reconfigured } else { Existing::Refused };
             create(&settings, &room, &policy, existing)
         }
-        RoomCommand::Add { member, .. } => add(&settings, &room, &parsed(member)?),
-        RoomCommand::Remove { member, .. } => remove(&settings, &room, &parsed(member)?),
+        RoomCommand::Add { member, .. } => add(&settings, &room, &parsed(member.account())?),
+        RoomCommand::Remove { member, .. } => remove(&settings, &room, &parsed(member.account())?),
         RoomCommand::Show { .. } => show(&settings, &room),
     }?;
     io::stderr()
@@ -53,24 +55,38 @@ pub(crate) fn run(command: &RoomCommand, layers: Layers<'_>) -> Result<(), Failu
         .map_err(|error| Failure::io("cannot write to standard error", error))?;
     io::stdout()
         .write_all(said.output.as_bytes())
-        .map_err(|error| Failure::io("cannot write to standard output", error))
+        .map_err(|error| Failure::io("cannot write to standard output", error))?;
+    said.failure.map_or(Ok(()), Err)
 }
 
-/// Where the configuration file is named.
+/// What the commands have in common.
 pub(crate) fn at(command: &RoomCommand) -> &RoomArgs {
     let (RoomCommand::Create { at, .. }
     | RoomCommand::Add { at, .. }
     | RoomCommand::Remove { at, .. }
-    | RoomCommand::Show { at }) = command;
+    | RoomCommand::Show { at, .. }) = command;
     at
 }
 
 /// Its flags as those of `run`.
-pub(crate) fn flags(at: &RoomArgs) -> Values {
+///
+/// # Errors
+/// When neither a room nor a token is given.
+pub(crate) fn flags(command: &RoomCommand) -> Result<Values, Failure> {
+    let room = match command {
+        RoomCommand::Create { room, .. } | RoomCommand::Show { room, .. } => room.address.as_ref(),
+        RoomCommand::Add { member, .. } | RoomCommand::Remove { member, .. } => member.room(),
+    };
+    let at = at(command);
+    if room.is_none() && at.join.is_none() {
+        let why = "no room is named; give ROOM before JID, or --join TOKEN";
+        return Err(Failure::new(ExitCode::Usage, anyhow::anyhow!(why)));
+    }
     let mut values = Values { state: at.state.clone(), ..Values::default() };
     values.network.account = at.account.clone();
-    values.network.room = Some(at.address.clone());
-    values
+    values.network.room = room.cloned();
+    values.network.join = at.join.clone();
+    Ok(values)
 }
 
 fn usage(error: SettingsError) -> Failure {
@@ -245,9 +261,7 @@ fn shown(room: &BareJid, report: &RoomReport) -> Said {
     let mut line = |kind: &str, rest: &str| {
         let _ = writeln!(said.output, "{kind:<8} {}", rest.trim_end());
     };
-    for wanted in
-        [Affiliation::Owner, Affiliation::Admin, Affiliation::Member, Affiliation::Outcast]
-    {
+    for wanted in Affiliation::LISTED {
         let listed =
             report.lists.accounts.iter().filter(|(_, affiliation)| **affiliation == wanted);
         listed.for_each(|(account, _)| line(wanted.as_str(), account.as_str()));
@@ -271,6 +285,12 @@ fn shown(room: &BareJid, report: &RoomReport) -> Said {
     }
     if let Err(refusal) = &report.inside {
         let _ = writeln!(said.explanation, "cannot see who is inside: {refusal}");
+    }
+    if report.inside.is_err() && report.lists.unreadable.len() == Affiliation::LISTED.len() {
+        let why = anyhow::anyhow!(
+            "this account may see nothing of room {room} but what it is; ask with the account of its owner, or with --join TOKEN"
+        );
+        said.failure = Some(Failure::new(ExitCode::Permission, why));
     }
     said
 }
@@ -311,12 +331,21 @@ mod tests {
              member   b@x\nnode     {node} rack7 b@x/r 0.1.0\nother    someone\n"
         );
         assert_eq!((said.output, said.explanation), (expected, String::new()));
+        assert!(said.failure.is_none());
         report.inside = Err(EntryRefusal::Password);
         report.lists.unreadable = vec![Affiliation::Owner, Affiliation::Admin];
         let said = shown(&room, &report);
         assert!(said.explanation.contains("owner, admin"), "{}", said.explanation);
         assert!(said.explanation.contains("network secret"), "{}", said.explanation);
         assert!(!said.output.contains("node"));
+        assert!(said.failure.is_none(), "members are shown");
+        report.lists = Lists { accounts: [].into(), unreadable: Affiliation::LISTED.into() };
+        let said = shown(&room, &report);
+        assert!(said.output.starts_with("room "), "{}", said.output);
+        assert_eq!(said.failure.unwrap().code, ExitCode::Permission);
+        // Who is inside is something, even if nobody is.
+        report.inside = Ok(vec![]);
+        assert!(shown(&room, &report).failure.is_none());
     }
 
     #[test]

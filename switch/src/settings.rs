@@ -64,7 +64,7 @@ const IDENTITY_FILE: &str = "identity.pem";
 /// All that the switch is told.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Settings {
-    /// At least one, all different.
+    /// All different; for `run` at least one.
     pub(crate) taps: Vec<InterfaceName>,
     /// Holds every TAP.
     pub(crate) bridge: Option<InterfaceName>,
@@ -177,7 +177,17 @@ pub(crate) struct Layers<'a> {
 }
 
 impl Settings {
+    /// For `run`: at least one TAP is named.
     pub(crate) fn from_layers(layers: Layers<'_>) -> Result<Self, SettingsError> {
+        let settings = Self::perhaps_tapless(layers)?;
+        if settings.taps.is_empty() {
+            return Err(SettingsError("no TAP is named; give one with --tap NAME".into()));
+        }
+        Ok(settings)
+    }
+
+    /// For `check`: there may be no TAP yet.
+    pub(crate) fn perhaps_tapless(layers: Layers<'_>) -> Result<Self, SettingsError> {
         let parts = layers.network_parts()?;
         let settings = Self {
             taps: layers.taps()?,
@@ -262,9 +272,8 @@ impl<'a> Layers<'a> {
     }
 
     fn taps(&self) -> Result<Vec<InterfaceName>, SettingsError> {
-        let picked = self.pick("tap", |values| values.tap.as_ref());
-        let Some((names, origin)) = picked.filter(|(names, _)| !names.is_empty()) else {
-            return Err(SettingsError("no TAP is named; give one with --tap NAME".into()));
+        let Some((names, origin)) = self.pick("tap", |values| values.tap.as_ref()) else {
+            return Ok(Vec::new());
         };
         let mut taps = Vec::with_capacity(names.len());
         for name in names {

@@ -127,6 +127,31 @@ fn trust_decisions_are_made_in_the_state_directory() {
     assert!(stderr(&corrupted).contains("trust.toml"), "{}", stderr(&corrupted));
 }
 
+/// Whoever can write it could put another key and other decisions there.
+#[test]
+fn a_state_directory_that_everybody_can_write_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    fs::create_dir(&state).unwrap();
+    fs::set_permissions(&state, fs::Permissions::from_mode(0o777)).unwrap();
+    let node = "a".repeat(52);
+    let commands: [&[&str]; 4] = [
+        &["identity"],
+        &["trust", "list"],
+        &["trust", "deny", &node],
+        &["run", "--tap", "ipopno0"],
+    ];
+    for args in commands {
+        let output = ipop_switch(&state, args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {}", stderr(&output));
+        let cure = format!("`chmod o-w {}`", state.display());
+        assert!(stderr(&output).contains(&cure), "{args:?}: {}", stderr(&output));
+    }
+    assert_eq!(fs::read_dir(&state).unwrap().count(), 0, "nothing was written");
+    fs::set_permissions(&state, fs::Permissions::from_mode(0o755)).unwrap();
+    assert_eq!(ipop_switch(&state, &["identity"]).status.code(), Some(0));
+}
+
 #[test]
 fn signals_that_ask_for_something_do_not_end_a_switch_that_starts() {
     let dir = tempfile::tempdir().unwrap();

@@ -45,7 +45,7 @@ use self::{
     peer::Peer,
 };
 pub use self::{
-    notice::{Notice, Severity},
+    notice::{Notice, Severity, explain},
     snapshot::{LaneSnapshot, PeerSnapshot, PeerState},
 };
 use crate::{

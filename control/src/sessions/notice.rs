@@ -229,7 +229,7 @@ impl fmt::Display for Notice {
 }
 
 /// Why a connection of ours ended, for people; `local` is named where the cure needs it.
-pub(super) fn explain(why: &Ended, local: NodeId) -> String {
+pub fn explain(why: &Ended, local: NodeId) -> String {
     match why {
         Ended::Closed(reason) => closed_here(*reason).into(),
         Ended::ByPeer { code, phrase } => by_peer(*code, phrase, local),

@@ -4,6 +4,7 @@ use std::{
     fs,
     net::IpAddr,
     os::fd::{AsRawFd, OwnedFd},
+    path::Path,
 };
 
 use ipop_learning::MacAddr;
@@ -23,6 +24,19 @@ use super::{
 pub struct Interface {
     name: String,
     socket: OwnedFd,
+}
+
+/// What an interface is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// A TAP device.
+    Tap,
+    /// A bridge.
+    Bridge,
+    /// Something else, a TUN device too.
+    Other,
+    /// It does not exist, or `/sys` does not show it.
+    Unknown,
 }
 
 /// An IP address with its prefix length, in bits.
@@ -87,6 +101,22 @@ impl Interface {
     /// Whether it is a TUN or TAP device, as far as `/sys` tells.
     pub fn is_tun(&self) -> bool {
         fs::exists(format!("/sys/class/net/{}/tun_flags", self.name)).unwrap_or(false)
+    }
+
+    /// What it is, as far as `/sys` tells.
+    pub fn kind(&self) -> Kind {
+        let directory = Path::new("/sys/class/net").join(&self.name);
+        if !directory.exists() {
+            return Kind::Unknown;
+        }
+        if directory.join("bridge").exists() {
+            return Kind::Bridge;
+        }
+        let flags = fs::read_to_string(directory.join("tun_flags")).unwrap_or_default();
+        match libc::c_int::from_str_radix(flags.trim().trim_start_matches("0x"), 16) {
+            Ok(flags) if flags & libc::IFF_TAP != 0 => Kind::Tap,
+            _ => Kind::Other,
+        }
     }
 
     /// Brings it up or down.

@@ -240,6 +240,19 @@ pub fn probe(name: &str) -> Result<TapFeatures, OsError> {
     Ok(without_refused(&queues, features))
 }
 
+/// Whether a TAP that exists could be attached. It is for a moment, and left as it was.
+///
+/// # Errors
+/// With what to do: no permission, taken, not a TAP.
+pub fn try_attach(name: &str) -> Result<(), OsError> {
+    let interface = Interface::named(name)?;
+    once_released(|| exists_unused(&interface))?;
+    match attach(name, false) {
+        Err(error) if error.errno() == libc::EINVAL => attach(name, true).map(drop),
+        attached => attached.map(drop),
+    }
+}
+
 /// A MAC address for this node's TAP of this name: the same after every restart, locally administered.
 pub fn stable_mac(node: crate::node_id::NodeId, name: &str) -> MacAddr {
     let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
@@ -288,6 +301,24 @@ fn open_queues(config: &TapConfig, existed: bool) -> Result<(Vec<OwnedFd>, bool)
 }
 
 fn open_queue(name: &str, multi_queue: bool) -> Result<OwnedFd, OsError> {
+    let queue = attach(name, multi_queue)?;
+    let header_len = VNET_HEADER_LEN as libc::c_int;
+    // SAFETY: TUNSETVNETHDRSZ reads one int.
+    if unsafe { libc::ioctl(queue.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const header_len) } < 0 {
+        return Err(OsError::last(format!("cannot set the header length of {name}")));
+    }
+    let little_endian: libc::c_int = 1;
+    // SAFETY: TUNSETVNETLE reads one int.
+    if unsafe { libc::ioctl(queue.as_raw_fd(), libc::TUNSETVNETLE, &raw const little_endian) } < 0
+        && cfg!(target_endian = "big")
+    {
+        return Err(OsError::last(format!("cannot set the byte order of {name}")));
+    }
+    Ok(queue)
+}
+
+/// Opens a queue of the TAP of this name, which is made if there is none.
+fn attach(name: &str, multi_queue: bool) -> Result<OwnedFd, OsError> {
     const TUN: &str = "/dev/net/tun";
     // Blocking, so that a read can wait for a frame; the engine says of each operation whether it may.
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
@@ -316,18 +347,6 @@ fn open_queue(name: &str, multi_queue: bool) -> Result<OwnedFd, OsError> {
             libc::EINVAL => error.hint("an interface of this name exists that is not a TAP"),
             _ => error,
         });
-    }
-    let header_len = VNET_HEADER_LEN as libc::c_int;
-    // SAFETY: TUNSETVNETHDRSZ reads one int.
-    if unsafe { libc::ioctl(queue.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const header_len) } < 0 {
-        return Err(OsError::last(format!("cannot set the header length of {name}")));
-    }
-    let little_endian: libc::c_int = 1;
-    // SAFETY: TUNSETVNETLE reads one int.
-    if unsafe { libc::ioctl(queue.as_raw_fd(), libc::TUNSETVNETLE, &raw const little_endian) } < 0
-        && cfg!(target_endian = "big")
-    {
-        return Err(OsError::last(format!("cannot set the byte order of {name}")));
     }
     Ok(queue)
 }

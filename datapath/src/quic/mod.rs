@@ -10,3 +10,5 @@ pub mod transport;
 pub use cid::{CidKey, InitialKey};
 pub use controller::{Congestion, LinkHealth};
 pub use tls::TlsIdentity;
+
+pub use crate::tunnel::explain;

@@ -5,6 +5,7 @@
 mod account;
 mod as_a_service;
 mod check;
+mod check_run;
 #[path = "../common/mod.rs"]
 mod common;
 mod documents;

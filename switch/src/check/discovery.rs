@@ -35,35 +35,47 @@ const DNS: &str = "XMPP DNS";
 const SERVER: &str = "XMPP server";
 const TLS: &str = "XMPP TLS";
 const LOG_IN: &str = "XMPP log-in";
-const ROOM: &str = "room";
+pub(super) const ROOM: &str = "room";
+/// In their order: each needs those before it.
+const STEPS: [&str; 5] = [DNS, SERVER, TLS, LOG_IN, ROOM];
 
-/// One row for each step that was taken.
-pub(super) fn rows(network: &Network, policy: &Policy, ice: &Ice) -> Vec<Row> {
+/// One row for each step, and how many nodes are in the room.
+pub(super) fn rows(network: &Network, policy: &Policy, ice: &Ice) -> (Vec<Row>, usize) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     match runtime {
         Ok(runtime) => runtime.block_on(steps(network, policy, ice)),
-        Err(error) => vec![Row::missing(
-            DNS,
-            ExitCode::Failed,
-            error.to_string(),
-            "allow the system calls epoll_create1 and eventfd2",
-        )],
+        Err(error) => {
+            let cure = "allow the system calls epoll_create1 and eventfd2";
+            (vec![Row::failed(DNS, ExitCode::Failed, error.to_string(), cure)], 0)
+        }
     }
 }
 
-async fn steps(network: &Network, policy: &Policy, ice: &Ice) -> Vec<Row> {
+async fn steps(network: &Network, policy: &Policy, ice: &Ice) -> (Vec<Row>, usize) {
     let mut rows = Vec::new();
+    let mut nodes = 0;
     let named = match log_in(network, &mut rows).await {
         Some(mut session) => {
-            rows.push(room(&mut session, network, policy).await);
+            let (row, inside) = room(&mut session, network, policy).await;
+            rows.push(row);
+            nodes = inside;
             let named = services(&mut session).await;
             session.close().await;
-            named
+            Some(named)
         }
-        None => Vec::new(),
+        None => None,
     };
-    rows.extend(nat::rows(&named, ice).await);
-    rows
+    not_taken(&mut rows);
+    rows.extend(nat::rows(named.as_deref(), ice).await);
+    (rows, nodes)
+}
+
+/// Names the steps that the failing one, the last, kept from being tried.
+fn not_taken(rows: &mut Vec<Row>) {
+    let Some(failing) = rows.last().map(|row| row.what) else { return };
+    let at = STEPS.iter().position(|step| *step == failing);
+    let rest = STEPS.iter().skip(at.map_or(0, |at| at + 1));
+    rows.extend(rest.map(|step| Row::not_tried(step, format!("needs {failing}"))));
 }
 
 /// Down to the log-in; what fails is the last row.
@@ -72,7 +84,7 @@ async fn log_in(network: &Network, rows: &mut Vec<Row>) -> Option<Session> {
         Ok(account) => account,
         Err(error) => {
             let cure = "correct --xmpp-jid";
-            rows.push(Row::missing(LOG_IN, ExitCode::Usage, error.to_string(), cure));
+            rows.push(Row::failed(LOG_IN, ExitCode::Usage, error.to_string(), cure));
             return None;
         }
     };
@@ -113,7 +125,7 @@ async fn log_in(network: &Network, rows: &mut Vec<Row>) -> Option<Session> {
             None
         }
         Err(error) => {
-            rows.push(Row::missing(LOG_IN, ExitCode::Failed, error.to_string(), "try again"));
+            rows.push(Row::failed(LOG_IN, ExitCode::Failed, error.to_string(), "try again"));
             None
         }
     }
@@ -183,7 +195,7 @@ fn server(reached: &Reached) -> Row {
         (answering, []) if !answering.is_empty() => {
             Row::ok(SERVER, format!("{} answers", answering.join(", ")))
         }
-        ([], silent) => Row::missing(
+        ([], silent) => Row::failed(
             SERVER,
             ExitCode::Failed,
             silent.join(", "),
@@ -225,43 +237,45 @@ fn failed(failure: &Failure) -> Row {
         Failure::Impersonation(_) => (LOG_IN, "find out who answers instead of the server"),
         _ => (LOG_IN, "look at the server's log"),
     };
-    Row::missing(what, ExitCode::Failed, failure.to_string(), cure)
+    Row::failed(what, ExitCode::Failed, failure.to_string(), cure)
 }
 
-async fn room(session: &mut Session, network: &Network, policy: &Policy) -> Row {
+/// With the number of nodes inside.
+async fn room(session: &mut Session, network: &Network, policy: &Policy) -> (Row, usize) {
     let create = format!("ipop-switch room create {}", network.room);
-    let missing = |found: String, cure: String| Row::missing(ROOM, ExitCode::Failed, found, cure);
+    let failed =
+        |found: String, cure: String| (Row::failed(ROOM, ExitCode::Failed, found, cure), 0);
     let room = match network.room.to_jid() {
         Ok(room) => room,
-        Err(error) => return missing(error.to_string(), "correct --room".into()),
+        Err(error) => return failed(error.to_string(), "correct --room".into()),
     };
     let wanted = room_cmd::wanted(policy);
     let configuration = match session.configuration(&room).await {
         Ok(configuration) => configuration,
         Err(AdministrationError::NoRoom(_)) => {
-            return missing(
+            return failed(
                 format!("{room} does not exist"),
                 format!("`{create}`, or correct --room"),
             );
         }
-        Err(error) => return missing(error.to_string(), "correct --room".into()),
+        Err(error) => return failed(error.to_string(), "correct --room".into()),
     };
     let faults = configuration.faults(wanted.entry);
     if !faults.is_empty() {
         let cure = format!("its owner sets it right with `{create} --reconfigure`");
-        return missing(format!("{room}: {}", faults.join(", ")), cure);
+        return failed(format!("{room}: {}", faults.join(", ")), cure);
     }
     match session.look(&room, wanted.password.as_ref()).await {
         Ok(Ok(seen)) => {
             let nodes = seen.iter().filter(|seen| seen.card.is_some()).count();
-            Row::ok(ROOM, format!("{room}: {configuration}; nodes inside: {nodes}"))
+            (Row::ok(ROOM, format!("{room}: {configuration}; nodes inside: {nodes}")), nodes)
         }
         Ok(Err(refusal)) => {
             let cure =
                 format!("`ipop-switch room show {room}` with the account of its owner tells more");
-            missing(refusal.to_string(), cure)
+            failed(refusal.to_string(), cure)
         }
-        Err(error) => missing(error.to_string(), "try again; look at the server's log".into()),
+        Err(error) => failed(error.to_string(), "try again; look at the server's log".into()),
     }
 }
 
@@ -296,9 +310,22 @@ mod tests {
             (Failure::Closed, LOG_IN),
         ] {
             let row = failed(&failure);
-            assert_eq!((row.what, row.status), (step, Status::Missing(ExitCode::Failed)));
+            assert_eq!((row.what, row.status), (step, Status::Failed(ExitCode::Failed)));
             assert_eq!(row.found, failure.to_string());
         }
+    }
+
+    #[test]
+    fn what_follows_a_failing_step_is_not_tried() {
+        let mut rows = vec![Row::ok(DNS, "x"), failed(&Failure::Closed)];
+        rows[1].what = SERVER;
+        not_taken(&mut rows);
+        let whats: Vec<_> = rows.iter().map(|row| row.what).collect();
+        assert_eq!(whats, STEPS);
+        assert!(rows[2..].iter().all(|row| row.status == Status::NotTried), "{rows:?}");
+        let mut all = vec![Row::ok(ROOM, "x")];
+        not_taken(&mut all);
+        assert_eq!(all.len(), 1);
     }
 
     #[tokio::test]
@@ -320,6 +347,6 @@ mod tests {
         assert_eq!(row.status, Status::Ok);
         assert!(row.found.starts_with(&format!("{open} answers; not 127.0.0.1:1: ")), "{row:?}");
         let none: Reached = reached.into_iter().filter(|(_, result)| result.is_err()).collect();
-        assert_eq!(server(&none).status, Status::Missing(ExitCode::Failed));
+        assert_eq!(server(&none).status, Status::Failed(ExitCode::Failed));
     }
 }

@@ -43,8 +43,10 @@ pub(super) fn kernel(version: Option<KernelVersion>) -> Row {
     Row::ok(WHAT, found)
 }
 
+pub(super) const NET_ADMIN: &str = "CAP_NET_ADMIN";
+
 pub(super) fn net_admin() -> Row {
-    const WHAT: &str = "CAP_NET_ADMIN";
+    const WHAT: &str = NET_ADMIN;
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     match effective_capabilities(&status) {
         Some(capabilities) if capabilities & (1 << CAP_NET_ADMIN) != 0 => {

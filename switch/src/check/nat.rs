@@ -40,9 +40,12 @@ struct Named {
     turn: Vec<(String, u16, String, String)>,
 }
 
-/// STUN, TURN, NAT. What is configured stands in place of what the XMPP server names.
-pub(super) async fn rows(services: &[Service], ice: &Ice) -> Vec<Row> {
-    let named = named(services, ice);
+/// STUN, TURN, NAT. What is configured stands in place of what the XMPP server names, which is not known if it was not
+/// reached.
+pub(super) async fn rows(services: Option<&[Service]>, ice: &Ice) -> Vec<Row> {
+    let named = named(services.unwrap_or_default(), ice);
+    let is_known = |kind_is_configured: bool| kind_is_configured || services.is_some();
+    let unknown = |what| Row::not_tried(what, "needs the XMPP server, which names the servers");
     let mut rows = Vec::new();
     let mut stun = Vec::new();
     for (host, port) in &named.stun {
@@ -71,8 +74,13 @@ pub(super) async fn rows(services: &[Service], ice: &Ice) -> Vec<Row> {
             return rows;
         }
     };
-    rows.extend(stun_rows(&probe));
-    rows.extend(turn_rows(&probe));
+    let (has_stun, has_turn) = (is_known(!ice.stun.is_empty()), is_known(!ice.turn.is_empty()));
+    rows.extend(if has_stun { stun_rows(&probe) } else { vec![unknown(STUN)] });
+    rows.extend(if has_turn { turn_rows(&probe) } else { vec![unknown(TURN)] });
+    if !has_stun {
+        rows.push(Row::not_tried(NAT, "needs a STUN server"));
+        return rows;
+    }
     let own = local_addresses().unwrap_or_default();
     rows.push(nat_row(probe.nat_mapping(), &probe.mappings().collect::<Vec<_>>(), &own));
     rows
@@ -329,10 +337,12 @@ mod tests {
 
     #[tokio::test]
     async fn servers_that_are_missing_or_silent_cost_paths_not_the_start() {
-        let rows = rows(&[], &Ice::default()).await;
-        let whats: Vec<_> = rows.iter().map(|row| row.what).collect();
-        assert_eq!(whats, [STUN, TURN, NAT]);
-        assert!(rows.iter().all(|row| row.status == Status::Limited && row.cure.is_some()));
+        for (services, status) in [(Some(&[][..]), Status::Limited), (None, Status::NotTried)] {
+            let rows = rows(services, &Ice::default()).await;
+            let whats: Vec<_> = rows.iter().map(|row| row.what).collect();
+            assert_eq!(whats, [STUN, TURN, NAT]);
+            assert!(rows.iter().all(|row| row.status == status), "{rows:?}");
+        }
         let nobody = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let silent = nobody.local_addr().unwrap();
         let server = TurnServer {

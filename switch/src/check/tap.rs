@@ -15,8 +15,11 @@ use ipop_datapath::os::{
 use super::Row;
 use crate::exit::ExitCode;
 
+pub(super) const DEVICE: &str = "/dev/net/tun";
+pub(super) const OFFLOADS: &str = "TAP offloads";
+
 pub(super) fn device() -> Row {
-    const WHAT: &str = "/dev/net/tun";
+    const WHAT: &str = DEVICE;
     let error = match fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun") {
         Ok(_) => return Row::ok(WHAT, "can be opened"),
         Err(error) => error,
@@ -58,12 +61,18 @@ pub(super) fn offloads() -> Row {
 }
 
 fn offloads_row(probed: Result<TapFeatures, OsError>) -> Row {
-    const WHAT: &str = "TAP offloads";
+    const WHAT: &str = OFFLOADS;
     let features = match probed {
         Ok(features) => features,
+        Err(error) if error.source.kind() == io::ErrorKind::PermissionDenied => {
+            return Row::not_tried(WHAT, "needs CAP_NET_ADMIN and /dev/net/tun");
+        }
+        Err(error) if error.source.kind() == io::ErrorKind::NotFound => {
+            return Row::not_tried(WHAT, "needs /dev/net/tun");
+        }
         Err(error) => {
-            let cure = "once TAP devices can be made, this row tells what they offer";
-            return Row::limited(WHAT, format!("unknown: {error}"), cure);
+            let cure = "TAP devices cannot be made: look at `dmesg`";
+            return Row::missing(WHAT, ExitCode::Failed, error.to_string(), cure);
         }
     };
     let offered = [
@@ -96,11 +105,14 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_told_with_its_hint() {
-        let refused = OsError::failed("cannot try", io::ErrorKind::PermissionDenied.into());
-        let row = offloads_row(Err(refused));
-        assert_eq!(row.status, Status::Limited);
-        assert!(row.found.starts_with("unknown: cannot try"), "{row:?}");
+    fn without_permission_nothing_is_known_and_else_a_refusal_is_told() {
+        let row =
+            |kind: io::ErrorKind| offloads_row(Err(OsError::failed("cannot try", kind.into())));
+        assert_eq!(row(io::ErrorKind::PermissionDenied).status, Status::NotTried);
+        assert_eq!(row(io::ErrorKind::NotFound).status, Status::NotTried);
+        let refused = row(io::ErrorKind::OutOfMemory);
+        assert_eq!(refused.status, Status::Missing(ExitCode::Failed));
+        assert!(refused.found.starts_with("cannot try"), "{refused:?}");
     }
 
     #[test]

@@ -36,11 +36,7 @@ pub(super) fn ring(kernel: Option<KernelVersion>) -> Row {
 
 pub(super) fn operations() -> Row {
     const WHAT: &str = "io_uring operations";
-    const NO_RING: &str = "get io_uring to work first";
-    let ring = match worker_ring() {
-        Ok(ring) => ring,
-        Err(_) => return Row::limited(WHAT, "unknown without a ring", NO_RING),
-    };
+    let Ok(ring) = worker_ring() else { return Row::not_tried(WHAT, "needs io_uring") };
     let mut probe = Probe::new();
     if let Err(error) = ring.submitter().register_probe(&mut probe) {
         let cure = "allow the system call io_uring_register";

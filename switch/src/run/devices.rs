@@ -118,7 +118,8 @@ fn open_sockets(address: Listen, workers: u8) -> Result<VecDeque<Vec<UdpPort>>, 
     Ok(sockets)
 }
 
-fn listen(listen: Listen, workers: u8) -> Result<Vec<UdpPort>, OsError> {
+/// The sockets that the switch listens on, one for each worker.
+pub(crate) fn listen(listen: Listen, workers: u8) -> Result<Vec<UdpPort>, OsError> {
     let address = match listen {
         Listen::At(address) => address,
         Listen::Any { port } => {

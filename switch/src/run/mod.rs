@@ -41,7 +41,6 @@ use ipop_datapath::{
 use ipop_learning::{MacTable, MacTableConfig};
 use signal_hook::consts::{SIGHUP, SIGUSR1};
 
-pub(crate) use self::signals::Early as EarlySignals;
 use self::{
     devices::Devices,
     interfaces::Routes,
@@ -50,6 +49,7 @@ use self::{
     reload::TrustFile,
     service::ServiceManager,
 };
+pub(crate) use self::{devices::listen, signals::Early as EarlySignals};
 use crate::{
     exit::{ExitCode, Failure},
     identity_cmd,
@@ -180,13 +180,7 @@ impl Switch {
             .map(|_| WorkerHandle::new())
             .collect::<Result<Vec<_>, _>>()
             .map_err(os_failure)?;
-        let identity = Arc::new(TlsIdentity {
-            node: identity.node_id(),
-            certificate: identity.certificate_der(),
-            key: identity.private_key_der(),
-            cid_secret: identity.derive_key(b"ipop-switch cid 1"),
-            reset_secret: identity.derive_key(b"ipop-switch reset 1"),
-        });
+        let identity = Arc::new(tls_identity(identity));
         let congestion = match self.settings.congestion {
             settings::Congestion::Tunnel => Congestion::Tunnel,
             settings::Congestion::Cubic => Congestion::Cubic,
@@ -492,6 +486,17 @@ impl Switch {
     }
 }
 
+/// What tunnels need of the key.
+pub(crate) fn tls_identity(identity: &Identity) -> TlsIdentity {
+    TlsIdentity {
+        node: identity.node_id(),
+        certificate: identity.certificate_der(),
+        key: identity.private_key_der(),
+        cid_secret: identity.derive_key(b"ipop-switch cid 1"),
+        reset_secret: identity.derive_key(b"ipop-switch reset 1"),
+    }
+}
+
 fn spawn_worker(
     number: u8,
     config: WorkerConfig,
@@ -553,7 +558,8 @@ fn forward_events(events: Receiver<(u8, Event)>, messages: Sender<Message>) -> R
     Ok(())
 }
 
-fn worker_count(workers: Workers) -> u8 {
+/// The threads that carry frames.
+pub(crate) fn worker_count(workers: Workers) -> u8 {
     match workers {
         Workers::Count(count) => count.get(),
         Workers::Auto => {
@@ -566,12 +572,7 @@ fn worker_count(workers: Workers) -> u8 {
 
 /// An error of the kernel, with the exit code that it stands for.
 fn os_failure(error: OsError) -> Failure {
-    let code = match std::io::Error::from_raw_os_error(error.errno()).kind() {
-        std::io::ErrorKind::PermissionDenied => ExitCode::Permission,
-        std::io::ErrorKind::AddrInUse | std::io::ErrorKind::ResourceBusy => ExitCode::Taken,
-        _ => ExitCode::Failed,
-    };
-    Failure::new(code, anyhow::anyhow!("{error}"))
+    Failure::new(ExitCode::of(error.source.kind()), anyhow::anyhow!("{error}"))
 }
 
 fn host_name() -> String {

@@ -19,6 +19,7 @@ use ipop_control::{
 };
 use ipop_datapath::node_id::NodeId;
 
+use self::account::RoomJid;
 pub(crate) use self::account::{Account, Asked, BareJid, Missing, Password};
 use super::{Layers, Origin, SettingsError};
 use crate::config::TurnEntry;
@@ -190,12 +191,6 @@ impl Layers<'_> {
         self.policy(true, settings.secrets.as_ref())
     }
 
-    /// The network that is configured, if one is, who may connect, and the servers that help.
-    pub(crate) fn network(&self) -> Result<(Option<Network>, Policy, Ice), SettingsError> {
-        let Parts { network, policy, ice } = self.network_parts()?;
-        Ok((network, policy, ice))
-    }
-
     fn join_token(&self) -> Result<Option<JoinToken>, SettingsError> {
         if let Some((text, origin)) = self.pick("join", |values| values.network.join.as_ref()) {
             return text.parse().map(Some).map_err(|error| origin.error(error));
@@ -208,10 +203,11 @@ impl Layers<'_> {
     }
 
     fn room(&self, token: Option<&JoinToken>) -> Result<Option<BareJid>, SettingsError> {
-        let configured: Option<BareJid> =
+        let configured: Option<RoomJid> =
             self.parsed("room", |values| values.network.room.as_ref())?;
+        let configured = configured.map(|RoomJid(room)| room);
         let Some(token) = token else { return Ok(configured) };
-        let invited: BareJid = token
+        let RoomJid(invited) = token
             .room
             .parse()
             .map_err(|why| SettingsError(format!("the join token's room: {why}")))?;

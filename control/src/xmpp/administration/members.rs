@@ -17,9 +17,6 @@ use crate::xmpp::{
     },
 };
 
-/// In the order in which they are read and shown.
-const LISTS: [Affiliation; 4] =
-    [Affiliation::Owner, Affiliation::Admin, Affiliation::Member, Affiliation::Outcast];
 /// Accounts that are taken in; longer lists are no network's.
 const MAX_LISTED: usize = 4_096;
 
@@ -47,7 +44,7 @@ pub(super) async fn lists(
     room: &BareJid,
 ) -> Result<Lists, AdministrationError> {
     let mut lists = Lists::default();
-    for affiliation in LISTS {
+    for affiliation in Affiliation::LISTED {
         match server.ask(room.clone().into(), list(affiliation)).await {
             Ok(answer) => {
                 let query = answer.and_then(|query| AdminQuery::try_from(query).ok());

@@ -30,6 +30,9 @@ pub enum Affiliation {
 }
 
 impl Affiliation {
+    /// Those that a room keeps a list of, by right.
+    pub const LISTED: [Self; 4] = [Self::Owner, Self::Admin, Self::Member, Self::Outcast];
+
     /// As it is written in XML.
     pub fn as_str(self) -> &'static str {
         match self {

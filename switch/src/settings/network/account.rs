@@ -253,13 +253,10 @@ impl BareJid {
     }
 }
 
-impl FromStr for BareJid {
-    type Err = String;
-
-    /// RFC 7622, as far as typing errors go; the server knows the rest.
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong =
-            |why: &str| format!("{text:?} {why}; write NAME@DOMAIN, like vmnet@muc.example.org");
+impl BareJid {
+    /// RFC 7622, as far as typing errors go; the server knows the rest. What is wrong is told with an example of its kind.
+    fn read(text: &str, example: &str) -> Result<Self, String> {
+        let wrong = |why: &str| format!("{text:?} {why}; write NAME@DOMAIN, like {example}");
         let (local, domain) = text.split_once('@').ok_or_else(|| wrong("has no @"))?;
         if text.contains('/') {
             return Err(wrong("has a resource, which is chosen by the program"));
@@ -272,6 +269,26 @@ impl FromStr for BareJid {
             return Err(wrong("has no usable domain after the @"));
         }
         Ok(Self(text.to_owned()))
+    }
+}
+
+impl FromStr for BareJid {
+    type Err = String;
+
+    /// That of an account.
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::read(text, "site-a@example.org")
+    }
+}
+
+/// That of a room.
+pub(super) struct RoomJid(pub(super) BareJid);
+
+impl FromStr for RoomJid {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        BareJid::read(text, "vmnet@muc.example.org").map(Self)
     }
 }
 

@@ -211,6 +211,9 @@ fn a_room_needs_an_account_and_a_way_to_trust() {
     for jid in ["a", "@example.org", "a@", "a@b/c", "a b@c", "a@b@c", "a@b c"] {
         let error = host.settings("", &format!("[xmpp]\njid = '{jid}'")).expect_err(jid);
         assert!(error.contains("xmpp.jid in") && error.contains("NAME@DOMAIN"), "{error}");
+        assert!(error.ends_with("like site-a@example.org"), "an account looks so: {error}");
+        let error = host.settings("", &format!("[network]\nroom = '{jid}'")).expect_err(jid);
+        assert!(error.ends_with("like vmnet@muc.example.org"), "a room looks so: {error}");
     }
     let long = "x".repeat(65);
     assert!(host.refusal(&format!("--name {long}"), "").contains("64 bytes"));
