@@ -236,10 +236,10 @@ fn make_directory(directory: &Path) -> io::Result<()> {
 }
 
 /// The name of a temporary file, which is removed whatever happens. After a rename there is nothing left to remove.
-struct Temporary(PathBuf);
+pub(crate) struct Temporary(pub(crate) PathBuf);
 
 impl Temporary {
-    fn new(directory: &Path) -> io::Result<Self> {
+    pub(crate) fn new(directory: &Path) -> io::Result<Self> {
         let mut bytes = [0; 12];
         aws_lc_rs::rand::SystemRandom::new()
             .fill(&mut bytes)

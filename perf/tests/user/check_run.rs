@@ -49,6 +49,11 @@ fn start(host: &Host, args: &[&str]) -> Process {
     process
 }
 
+/// The id of a node that nobody is.
+fn stranger(letter: char) -> String {
+    format!("{}a", letter.to_string().repeat(51))
+}
+
 /// This step fails with this code, found, cure; no other does.
 #[track_caller]
 fn expect_failure(ending: &Ending, what: &str, code: i32, found: &str, cure: &str) {
@@ -84,7 +89,6 @@ fn whatever_run_would_not_get_is_named_and_nothing_stays_behind() {
     let with = |more: &[&str]| check(a, &[&["--tap", "ipop0", "--state", &state], more].concat());
     a.ip(&["link", "add", "br0", "type", "bridge"]).unwrap();
     a.ip(&["link", "set", "br0", "up"]).unwrap();
-    a.ip(&["link", "add", "dummy0", "type", "dummy"]).unwrap();
     let before = seen(a);
 
     let good = with(&["--bridge", "br0"]);
@@ -112,12 +116,12 @@ fn whatever_run_would_not_get_is_named_and_nothing_stays_behind() {
         "br1 does not exist",
         "ip link add br1",
     );
-    expect_failure(&with(&["--bridge", "dummy0"]), "bridge", 1, "no bridge", "type bridge");
+    expect_failure(&with(&["--bridge", "eth0"]), "bridge", 1, "no bridge", "type bridge");
     let elsewhere = with(&["--listen", "203.0.113.9:5800", "--peer", &"a".repeat(52)]);
     expect_failure(&elsewhere, "UDP port", 1, "203.0.113.9", "ip address");
     assert_eq!(row(&elsewhere, "peer").status, "not tried", "{}", elsewhere.output);
-    let kind = with(&["--tap", "dummy0"]);
-    expect_failure(&kind, "TAP", 1, "dummy0 is there, and no TAP", "ip link delete dummy0");
+    let kind = with(&["--tap", "eth0"]);
+    expect_failure(&kind, "TAP", 1, "eth0 is there, and no TAP", "choose another name");
     assert_eq!(rows(&kind, "TAP").len(), 2, "each TAP is tried");
     let impossible = check(a, &["--tap", "ipop0", "--state", "/proc/none"]);
     expect_failure(&impossible, "state directory", 2, "/proc/none", "--state DIR");
@@ -169,7 +173,7 @@ fn static_peers_are_dialled_beside_a_switch_that_runs() {
     expect_failure(&silent, "peer", 1, "does not answer", "ipop-switch identity");
 
     let refusing =
-        start(&two.b, &["--tap", "ipop0", "--state", &state_b, "--peer", &"b".repeat(52)]);
+        start(&two.b, &["--tap", "ipop0", "--state", &state_b, "--peer", &stranger('b')]);
     let refused = check(&two.a, &at_a);
     expect_failure(&refused, "peer", 1, "answers, but does not let this node in", "--peer");
     stop(refusing);
@@ -190,7 +194,7 @@ fn static_peers_are_dialled_beside_a_switch_that_runs() {
     assert!(keyless.status == "not tried" && keyless.found.contains("key"), "{keyless:?}");
     let unnamed = check(&two.a, &["--state", &state_a, "--peer", &format!("{id_b}@none.invalid")]);
     expect_failure(&unnamed, "peer", 1, "none.invalid", "correct the name");
-    let other = format!("{}@{}", "c".repeat(52), two.link.b.ipv4);
+    let other = format!("{}@{}", stranger('c'), two.link.b.ipv4);
     let wrong = check(&two.a, &["--state", &state_a, "--peer", &other]);
     expect_failure(&wrong, "peer", 1, "does not answer", "wrong one gets no answer");
     assert_eq!(b.stderr(), before, "nobody has come");

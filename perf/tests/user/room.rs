@@ -183,3 +183,29 @@ fn whoever_is_not_a_member_is_told_who_adds_it() {
     assert!(said.contains(&format!("room add {room} n0@example.org")), "{said}");
     node.stop();
 }
+
+#[test]
+fn a_token_stands_for_the_room_and_whoever_may_see_nothing_is_told_by_the_exit_code() {
+    let world = World::new("roomjoin");
+    let token = world.make_network();
+    let by = |account: &str, words: &[&str]| {
+        world.run(&[&["room"], words, &strs(&world.account(account))[..]].concat())
+    };
+    let shown = by("n0", &["show", "--join", &token]);
+    assert_eq!(shown.code, 0, "{}", shown.said);
+    assert!(shown.output.starts_with(&format!("room     {} ", world.room())), "{}", shown.output);
+    // Without the secret it may not look inside, and the lists are for admins.
+    let blind = world.room_command("n0", "show", &[]);
+    assert_eq!(blind.code, 3, "{}{}", blind.output, blind.said);
+    assert!(
+        blind.output.starts_with("room ") && blind.said.contains("--join TOKEN"),
+        "{}",
+        blind.said
+    );
+    let added = by("admin", &["add", "--join", &token, "n0@example.org"]);
+    assert_eq!(added.code, 0, "{}", added.said);
+    assert!(added.output.contains("n0@example.org is a member of"), "{}", added.output);
+    let nowhere = by("admin", &["add", "n0@example.org"]);
+    assert_eq!(nowhere.code, 2, "{}", nowhere.said);
+    assert!(nowhere.said.contains("--join TOKEN"), "{}", nowhere.said);
+}

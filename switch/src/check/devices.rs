@@ -138,7 +138,8 @@ fn tap_row(
     };
     if matches!(kind, Kind::Bridge | Kind::Other) {
         let found = format!("{name} is there, and no TAP");
-        let cure = format!("choose another name with --tap, or `ip link delete {name}`");
+        let cure =
+            format!("choose another name with --tap; `ip -d link show {name}` tells what it is");
         return Row::failed(TAP, ExitCode::Failed, found, cure);
     }
     match tap::try_attach(name.as_str()) {

@@ -2,7 +2,7 @@
 //! program, and not always the key.
 
 /// Key and form. Keys of tables have the table's name before them.
-const FORMS: [(&str, &str); 36] = [
+const FORMS: [(&str, &str); 37] = [
     ("tap", "a name or a list of names, like tap = \"ipop0\""),
     ("bridge", "a name, like bridge = \"br0\""),
     ("address", "an address with its prefix, like address = \"10.9.0.1/24\""),
@@ -26,6 +26,7 @@ const FORMS: [(&str, &str); 36] = [
     ("xmpp.password_file", "a file, like password_file = \"/etc/ipop-switch/xmpp.password\""),
     ("xmpp.server", "HOST:PORT, like server = \"xmpp.example.org:5222\""),
     ("xmpp.ca", "a file, like ca = \"/etc/ipop-switch/ca.pem\""),
+    ("xmpp.pin", "a pin or a list of two, like pin = \"sha256:...\""),
     ("xmpp.allow_plain", "true or false without quotes, like allow_plain = false"),
     (
         "network",
