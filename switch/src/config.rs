@@ -140,9 +140,10 @@ fn explain(text: &str, error: &toml::de::Error) -> String {
     let line = text.split('\n').nth(number).unwrap_or_default();
     let key = line.split_once('=').map_or("", |(key, _)| key.trim());
     let key: String = key.chars().take(MAX_SHOWN_KEY).collect();
-    let is_about_a_key = ["unknown field", "missing field", "duplicate key"]
+    // A date is a table with a strange key to the library.
+    let is_about_a_key = ["unknown field `", "missing field", "duplicate key"]
         .into_iter()
-        .any(|start| error.message().starts_with(start));
+        .any(|start| error.message().strip_prefix(start).is_some_and(|key| !key.starts_with('$')));
     if let Some((key, form)) = forms::at(before, line).filter(|_| !is_about_a_key) {
         return format!("line {}, {key}: expected {form}", number + 1);
     }
