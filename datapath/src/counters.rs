@@ -108,6 +108,8 @@ pub struct IoCounters {
     pub receive_errors: Counter,
     /// Times the receive ran out of buffers and was armed again.
     pub receive_rearms: Counter,
+    /// Packets, or trains of them, that the kernel dropped since a socket's receive buffer was full.
+    pub receive_overflows: Counter,
     /// UDP packets sent.
     pub sent_packets: Counter,
     /// Send calls.

@@ -179,7 +179,7 @@ impl Switch {
         if offload.is_none() || !self.must_finish(tap, offload, &frame) {
             sent.sent_frames.add(1);
             sent.sent_bytes.add(frame.len() as u64);
-            io.write_tap(tap, offload, headers_len, frame);
+            io.write_tap(tap, offload, headers_len, frame, 1);
             return Ok(());
         }
         let mut buffer = std::mem::take(&mut self.contiguous);
@@ -190,7 +190,7 @@ impl Switch {
             segments += 1;
             sent.sent_frames.add(1);
             sent.sent_bytes.add(segment.len() as u64);
-            io.write_tap(tap, Offload::NONE, 0, FrameBytes::Whole(segment));
+            io.write_tap(tap, Offload::NONE, 0, FrameBytes::Whole(segment), 1);
         });
         sent.count_segments(offload, segments, result);
         (self.contiguous, self.scratch) = (buffer, scratch);
@@ -247,7 +247,7 @@ impl Switch {
         // Counted as the frames that they were, as they were received.
         sent.sent_frames.add(u64::from(frames));
         sent.sent_bytes.add(pieces.iter().map(Bytes::len).sum::<usize>() as u64);
-        io.write_tap(tap, offload, headers_len, FrameBytes::Pieces(pieces));
+        io.write_tap(tap, offload, headers_len, FrameBytes::Pieces(pieces), frames);
         pieces.clear();
     }
 

@@ -64,8 +64,16 @@ impl SocketId {
 
 /// The shell around the core.
 pub trait Io {
-    /// Writes a frame to a local TAP. `headers_len` is the length of its headers, 0 for a frame without offloads.
-    fn write_tap(&mut self, tap: PortId, offload: Offload, headers_len: u16, frame: FrameBytes<'_>);
+    /// Writes a frame to a local TAP. `headers_len` is the length of its headers, 0 for a frame without offloads; `frames` are lost if the kernel
+    /// refuses it: several where they were joined, none if it is nobody's.
+    fn write_tap(
+        &mut self,
+        tap: PortId,
+        offload: Offload,
+        headers_len: u16,
+        frame: FrameBytes<'_>,
+        frames: u32,
+    );
 
     /// Has the frames that were written so far on their way before this returns: much else is to be done before the core is left.
     fn start_writes(&mut self) {}

@@ -25,6 +25,8 @@ pub(super) enum Command {
     Compare(CompareArgs),
     /// One ipop-switch to another, measured as RFC 2544, RFC 2889 and RFC 9004 measure a switch.
     Switch(SwitchArgs),
+    /// UDP at the best rate that passes without loss, and at more than that: what gets through, and where the rest is lost.
+    Overload(OverloadArgs),
     /// Two switches under traffic, churn, loss, cuts and kills: slopes of memory and descriptors, every frame accounted for.
     Soak(SoakArgs),
     /// Nodes that find each other over a real Prosody and coturn: how fast, how sure, and what an idle network costs.
@@ -117,6 +119,34 @@ pub(super) struct SwitchArgs {
     pub(super) quick: bool,
     /// The folder for figures, report and charts.
     #[arg(long, value_name = "DIR", default_value = "perf-switch")]
+    pub(super) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct OverloadArgs {
+    /// The program ipop-switch, or several that take turns [default: beside this program].
+    #[arg(long, value_delimiter = ',', value_name = "FILE")]
+    pub(super) switch_binary: Vec<PathBuf>,
+    /// UDP payload of each datagram, bytes.
+    #[arg(long, default_value_t = 1350, value_parser = clap::value_parser!(u16).range(1..=1472))]
+    pub(super) payload: u16,
+    /// The overload, Mbit/s of UDP payload; as fast as the sender can is measured too.
+    #[arg(long, default_value_t = 843.0)]
+    pub(super) mbit: f64,
+    /// Length of each trial, seconds [default: 2; with --quick 0.5].
+    #[arg(long)]
+    pub(super) seconds: Option<f64>,
+    /// Rounds of each program [default: 5; with --quick 1].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(super) rounds: Option<u32>,
+    /// A look, not a measurement.
+    #[arg(long)]
+    pub(super) quick: bool,
+    /// More options of each switch, in one word.
+    #[arg(long, default_value = "", allow_hyphen_values = true)]
+    pub(super) args: String,
+    /// The folder for figures and report.
+    #[arg(long, value_name = "DIR", default_value = "perf-overload")]
     pub(super) out: PathBuf,
 }
 

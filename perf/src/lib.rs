@@ -7,7 +7,7 @@
 //! * [`wire`]: the Ethernet wire emulator.
 //! * [`obvious`]: the obvious implementation, `ipop-obvious`.
 //! * [`tunnel`]: the programs under test, started in the lab.
-//! * [`compare`], [`switch`], [`soak`], [`discovery`], [`tcp`], [`demo`]: the commands of `ipop-perf`.
+//! * [`compare`], [`switch`], [`overload`], [`soak`], [`discovery`], [`tcp`], [`demo`]: the commands of `ipop-perf`.
 //! * [`batch`], [`stream`], [`flood`]: frames and datagrams in numbers, and what became of them.
 //! * [`counters`]: what the switch says that it did.
 //! * [`machine`], [`quiet`]: what a measurement ran on, and whether it was alone.
@@ -26,6 +26,7 @@ pub mod lab;
 pub mod machine;
 pub mod mutants;
 pub mod obvious;
+pub mod overload;
 pub mod progress;
 pub mod quiet;
 pub mod soak;

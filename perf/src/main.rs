@@ -15,7 +15,7 @@ use ipop_perf::{
     compare::{self, contender::Contender, scenario::Scenario},
     demo,
     discovery::{self, Figures, Part},
-    folder, lab, progress, soak, switch,
+    folder, lab, overload, progress, soak, switch,
     tcp::{Plan, Report, Run},
     tunnel::Program,
     wire::{Impairments, Tap, Wire, WireOptions},
@@ -23,8 +23,8 @@ use ipop_perf::{
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::arguments::{
-    Binaries, Cli, Command, CompareArgs, DemoArgs, DiscoveryArgs, SoakArgs, SwitchArgs, TcpArgs,
-    WireArgs,
+    Binaries, Cli, Command, CompareArgs, DemoArgs, DiscoveryArgs, OverloadArgs, SoakArgs,
+    SwitchArgs, TcpArgs, WireArgs,
 };
 
 fn main() -> ExitCode {
@@ -32,6 +32,7 @@ fn main() -> ExitCode {
         Command::Tcp(args) => tcp(args),
         Command::Compare(args) => compare(args),
         Command::Switch(args) => switch(&args),
+        Command::Overload(args) => overload(args),
         Command::Soak(args) => soak(&args),
         Command::Discovery(args) => discovery(args),
         Command::Document(args) => folder::insert(&args.folder, &args.into, &args.between),
@@ -187,6 +188,29 @@ fn switch(args: &SwitchArgs) -> Result<()> {
     let benchmark = plan.measure(&mut |line| eprintln!("{line}"))?;
     benchmark.write(&args.out)?;
     println!("\n{}", benchmark.markdown());
+    println!("All of it is in {}", args.out.display());
+    Ok(())
+}
+
+fn overload(args: OverloadArgs) -> Result<()> {
+    let at = |path: &PathBuf| Program::Switch.at(path);
+    let binaries = match args.switch_binary.as_slice() {
+        [] => vec![Program::Switch.find()?],
+        given => given.iter().map(at).collect::<Result<_>>()?,
+    };
+    let seconds = args.seconds.unwrap_or(if args.quick { 0.5 } else { 2.0 });
+    let plan = overload::Plan {
+        binaries,
+        payload_len: usize::from(args.payload),
+        mbit_per_s: args.mbit,
+        trial: Duration::try_from_secs_f64(seconds).context("a trial takes some seconds")?,
+        rounds: args.rounds.unwrap_or(if args.quick { 1 } else { 5 }),
+        args: args.args.split_whitespace().map(String::from).collect(),
+        quiet_within: Duration::from_secs(if args.quick { 0 } else { 30 }),
+    };
+    let overload = plan.measure(&mut |line| eprintln!("{line}"))?;
+    overload.write(&args.out)?;
+    println!("\n{}", overload.markdown());
     println!("All of it is in {}", args.out.display());
     Ok(())
 }

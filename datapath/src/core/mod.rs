@@ -357,7 +357,7 @@ impl Core {
                 tap: index as u16,
             };
             let frame = probe.encode(*mac);
-            io.write_tap(PortId(index as u16), Offload::NONE, 0, FrameBytes::Whole(&frame));
+            io.write_tap(PortId(index as u16), Offload::NONE, 0, FrameBytes::Whole(&frame), 0);
         }
     }
 }

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     counters::IoCounters,
     io::SocketId,
-    os::udp::{Control, RawAddress, UdpPort, raw_address},
+    os::udp::{Control, RawAddress, UdpPort, raw_address, receive_drops},
 };
 
 /// Trains that may be on their way through one submission: a megabyte, so that they are still in the cache when the kernel copies them.
@@ -48,11 +48,14 @@ pub(crate) struct Outlet {
     /// Refused with EAGAIN, in order.
     waiting: VecDeque<usize>,
     in_flight: usize,
+    /// What the kernel has dropped at it, by its own count, as far as that was added to the worker's.
+    overflows: u32,
 }
 
 impl Outlet {
     pub(crate) fn new(id: SocketId, port: UdpPort, file: u32) -> Self {
-        Self { id, port, file, blocked: false, waiting: VecDeque::new(), in_flight: 0 }
+        let waiting = VecDeque::new();
+        Self { id, port, file, blocked: false, waiting, in_flight: 0, overflows: 0 }
     }
 }
 
@@ -133,6 +136,17 @@ impl Sender {
         }
         slot.prepare(address_len);
         self.submit(ring, index);
+    }
+
+    /// Adds what the kernel has dropped at the sockets since the last call.
+    pub(crate) fn count_overflows(&mut self, counters: &IoCounters) {
+        for outlet in &mut self.outlets {
+            if let Some(overflows) = receive_drops(&outlet.port.fd) {
+                let since = overflows.wrapping_sub(outlet.overflows);
+                outlet.overflows = overflows;
+                counters.receive_overflows.add(u64::from(since));
+            }
+        }
     }
 
     /// A send has completed.

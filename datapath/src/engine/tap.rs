@@ -209,6 +209,7 @@ fn exchange(held: &mut BytesMut, spare: &mut Vec<BytesMut>) {
 struct WriteSlot {
     tap: PortId,
     offload: Offload,
+    frames: u32,
     header: [u8; VNET_HEADER_LEN],
     iovecs: Vec<libc::iovec>,
     pieces: Vec<Bytes>,
@@ -218,6 +219,8 @@ struct WriteSlot {
 /// What a finished write was about.
 pub(crate) struct Written {
     pub(crate) tap: PortId,
+    /// Several, if they were joined.
+    pub(crate) frames: u32,
     pub(crate) was_superframe: bool,
 }
 
@@ -250,11 +253,13 @@ impl TapWriter {
         offload: Offload,
         headers_len: u16,
         frame: FrameBytes<'_>,
+        frames: u32,
     ) -> bool {
         let Some(index) = self.slot(tap) else { return false };
         let slot = &mut self.slots[index];
         slot.tap = tap;
         slot.offload = offload;
+        slot.frames = frames;
         slot.header = offload.to_tap(headers_len);
         slot.fill(frame);
         let file = Fixed(self.files[usize::from(tap.0)]);
@@ -279,7 +284,8 @@ impl TapWriter {
         let slot = &mut self.slots[index as usize];
         slot.pieces.clear();
         self.free.push(index as usize);
-        Written { tap: slot.tap, was_superframe: slot.offload.gso != Gso::None }
+        let was_superframe = slot.offload.gso != Gso::None;
+        Written { tap: slot.tap, frames: slot.frames, was_superframe }
     }
 
     fn slot(&mut self, tap: PortId) -> Option<usize> {
@@ -292,6 +298,7 @@ impl TapWriter {
         self.slots.push(Box::new(WriteSlot {
             tap,
             offload: Offload::NONE,
+            frames: 0,
             header: [0; VNET_HEADER_LEN],
             iovecs: Vec::new(),
             pieces: Vec::new(),

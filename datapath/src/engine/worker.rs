@@ -37,6 +37,8 @@ use crate::{
 const REFUSED_SUPERFRAMES: u32 = 16;
 /// How long a stopping worker waits for its last packets to leave.
 const FAREWELL: Duration = Duration::from_millis(200);
+/// How often what the kernel counts at the sockets is read.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Events that wait for control before packets for it are dropped.
 const UNSENT_EVENTS_MAX: usize = 4_096;
 /// MTU assumed where the kernel does not tell.
@@ -83,6 +85,7 @@ pub struct Worker {
     packets: Vec<BytesMut>,
     refused_superframes: u32,
     busy_poll: Duration,
+    look_at: Instant,
     stop_at: Option<Instant>,
 }
 
@@ -156,6 +159,7 @@ impl Worker {
             packets: Vec::with_capacity(64),
             refused_superframes: 0,
             busy_poll: config.busy_poll,
+            look_at: Instant::now(),
             stop_at: None,
         })
     }
@@ -184,6 +188,11 @@ impl Worker {
             self.io.outbox.flush();
             self.io.receiver.return_buffers();
             self.post_events();
+            if now >= self.look_at {
+                // The core wakes up as often, if nothing else does.
+                self.look_at = now + LOOK_INTERVAL;
+                self.io.sender.count_overflows(&self.io.counters.io);
+            }
             if self.stop_at.is_some_and(|at| now >= at) {
                 return Ok(());
             }
@@ -259,7 +268,7 @@ impl Worker {
             libc::EIO | libc::EBADFD | libc::ENODEV => DropReason::TapDown,
             _ => DropReason::TapWrite,
         };
-        counters.drop_frames(reason, 1);
+        counters.drop_frames(reason, u64::from(written.frames));
         if -result == libc::EINVAL && written.was_superframe {
             self.refused_superframes += 1;
             if self.refused_superframes == REFUSED_SUPERFRAMES {
@@ -360,9 +369,10 @@ impl Io for UringIo {
         offload: Offload,
         headers_len: u16,
         frame: FrameBytes<'_>,
+        frames: u32,
     ) {
-        if !self.writer.write(&mut self.ring, tap, offload, headers_len, frame) {
-            self.counters.port(tap).drop_frames(DropReason::TapWrite, 1);
+        if !self.writer.write(&mut self.ring, tap, offload, headers_len, frame, frames) {
+            self.counters.port(tap).drop_frames(DropReason::TapWrite, u64::from(frames));
         }
     }
 

@@ -180,6 +180,7 @@ impl Io for MemoryIo {
         offload: Offload,
         headers_len: u16,
         frame: FrameBytes<'_>,
+        _frames: u32,
     ) {
         if self.tap_writes.len() == TAP_WRITES_MAX {
             self.overrun_tap_writes += 1;

@@ -81,6 +81,24 @@ pub fn first_hop_mtu(remote: SocketAddr) -> Option<u16> {
     u16::try_from(mtu.min(i32::from(u16::MAX))).ok()
 }
 
+/// How often the kernel has dropped at a socket since that was opened, modulo 2^32: its receive buffer was full. A train that it had joined counts once.
+pub fn receive_drops(socket: impl AsFd) -> Option<u32> {
+    const DROPS: usize = libc::SK_MEMINFO_DROPS as usize;
+    let mut meminfo = [0_u32; DROPS + 1];
+    let mut len = size_of_val(&meminfo) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes into an array that lives for the call.
+    let done = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            (&raw mut meminfo).cast(),
+            &raw mut len,
+        )
+    };
+    (done == 0 && len as usize == size_of_val(&meminfo)).then_some(meminfo[DROPS])
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Sharing {
     Exclusive,
@@ -404,6 +422,22 @@ mod tests {
             let len = socket.recv(&mut received);
             assert_eq!(received[..len.unwrap_or(0)], packet, "{first:#x} {second}");
         }
+    }
+
+    #[test]
+    fn what_a_full_socket_drops_is_counted() {
+        let port = ephemeral("127.0.0.1:0".parse().unwrap()).unwrap();
+        assert_eq!(receive_drops(&port.fd), Some(0));
+        let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+        // Each packet costs the buffer more than its bytes.
+        let packets = port.receive_buffer / 1_000;
+        for _ in 0..packets {
+            sender.send_to(&[0x40; 1_000], port.local).unwrap();
+        }
+        let socket = UdpSocket::from(port.fd.try_clone().unwrap());
+        let received = std::iter::from_fn(|| socket.recv(&mut [0; 1_000]).ok()).count();
+        let dropped = receive_drops(&port.fd).unwrap() as usize;
+        assert!(dropped > 0 && received + dropped == packets, "{received} {dropped} {packets}");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::{
     scenario::Load,
 };
 use crate::{
-    flood::flood,
+    flood::Flood,
     lab::tools::{Iperf3, Ping},
 };
 
@@ -155,7 +155,8 @@ pub(super) fn measure(
         let four = tcp.to(tunnel).flows(4).run(site.a, site.b)?;
         figures
             .push(Figure { measure: Measure::Tcp4MbitPerS, value: four.received_bits_per_s / 1e6 });
-        let small = flood(site.a, site.b, tunnel.address_b, f64::from(tcp.seconds))?;
+        let small = Flood::of_smallest(Duration::from_secs(tcp.seconds.into()));
+        let small = small.run(site.a, site.b, tunnel.address_b)?;
         figures
             .push(Figure { measure: Measure::SmallestKpps, value: small.received_per_s() / 1e3 });
         figures.push(Figure { measure: Measure::SmallestLostPercent, value: small.lost_percent() });
