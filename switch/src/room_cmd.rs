@@ -8,12 +8,13 @@ use std::{
 use anyhow::Context;
 use ipop_control::{
     network::{JoinToken, ServerPins},
-    trust::Policy,
+    trust::{Patience, Policy, StateFile},
     xmpp::{
         BareJid,
         administration::{
             AdministrationError, Change, Created, Existing, RoomReport, Session, Wanted,
         },
+        bound,
         room::{Affiliation, Entry, RoomPassword},
         stream,
     },
@@ -107,6 +108,7 @@ fn within<R>(
     let account = settings.account.for_stream(String::new()).map_err(usage)?;
     finish(async {
         let mut session = Session::open(account).await?;
+        remember_binding(settings, &session);
         let result = dialogue(&mut session).await;
         session.close().await;
         result
@@ -119,6 +121,18 @@ fn finish<R>(task: impl Future<Output = Result<R, AdministrationError>>) -> Resu
         .build()
         .context("cannot start a runtime")?;
     runtime.block_on(task).map_err(failure)
+}
+
+/// Where a state directory is, what was learned of the account goes there. A command alone makes none.
+fn remember_binding(settings: &RoomSettings, session: &Session) {
+    if !session.is_bound() || !settings.state.is_dir() {
+        return;
+    }
+    let account = session.jid().to_bare();
+    match bound::remember(&StateFile::in_directory(&settings.state), &account, Patience::Wait) {
+        Err(error) if !error.is_permission() => tracing::warn!("{error}"),
+        _ => {}
+    }
 }
 
 fn failure(error: AdministrationError) -> Failure {
@@ -354,6 +368,7 @@ mod tests {
         let account: BareJid = "a@example.org".parse().unwrap();
         let wrong_password = stream::Failure::Credentials {
             jid: account.to_string(),
+            mechanism: "SCRAM-SHA-1",
             condition: "not-authorized".into(),
             text: String::new(),
         };

@@ -44,6 +44,8 @@ impl Links {
             FromStream::Online { jid, resumed } => self.online(now, jid, resumed),
             FromStream::Offline { why, retry_in } => self.lost(now, &why, retry_in),
             FromStream::Refused { why } => self.refused(now, why),
+            // Whoever runs the stream puts it down, for the next start.
+            FromStream::Bound { .. } => {}
             FromStream::Stanza(stanza) => self.handle_stanza(now, *stanza),
             FromStream::IqAnswer { token, result } => {
                 let Some((part, token)) = self.questions.open.remove(&token) else { return };

@@ -7,6 +7,7 @@
 
 pub mod administration;
 pub mod answers;
+pub mod bound;
 pub mod bucket;
 pub(crate) mod fuzzing;
 pub mod jingle;

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use super::{
     certificates::{authority, authority_in},
     client::{Client, account},
-    scripted::{HEADER, PLAIN_ONLY, Peer, Server},
+    scripted::{HEADER, PLAIN_ONLY, Peer, Server, content},
 };
 
 /// An account that lets the scripted server's simple log-in pass.
@@ -155,12 +155,6 @@ async fn the_password_is_not_handed_over_on_a_downgrade() {
     assert!(!heard.contains("auth"), "{heard}");
 }
 
-/// What stands in the element that ends `heard`.
-fn content(heard: &str) -> String {
-    let text = heard.rsplit(['<', '>']).nth(2).expect("an element with text");
-    String::from_utf8(BASE64.decode(text.as_bytes()).expect("base64")).expect("text")
-}
-
 /// Plays SCRAM up to the client's last message, which it gives.
 async fn scram(peer: &mut Peer, mechanism: &str) -> std::io::Result<String> {
     peer.hear("version='1.0'").await?;
@@ -193,25 +187,6 @@ async fn a_server_that_cannot_prove_itself_is_refused() {
         let why = Client::start(careful(&server)).refused().await;
         assert!(matches!(why, Failure::Impersonation(_)), "{why:?}");
     }
-}
-
-#[tokio::test]
-async fn a_log_in_is_bound_to_its_tls_connection() {
-    let (report, mut reports) = mpsc::unbounded_channel();
-    let server = Server::direct(move |mut peer: Peer| {
-        let report = report.clone();
-        async move {
-            let last = scram(&mut peer, "SCRAM-SHA-256-PLUS").await?;
-            let _ = report.send((last, peer.exported));
-            Ok(())
-        }
-    })
-    .await;
-    let _client = Client::start(careful(&server));
-    let (last, exported) = reports.recv().await.unwrap();
-    let bound = last.strip_prefix("c=").and_then(|rest| rest.split(',').next()).unwrap();
-    let expected = [b"p=tls-exporter,,".as_slice(), &exported].concat();
-    assert_eq!(BASE64.decode(bound.as_bytes()).unwrap(), expected);
 }
 
 #[tokio::test]

@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use ipop_control::xmpp::stream::{
-    Authorities, Certificate, Failure, FromStream, IqError, Limits, Password, Resumed, ToStream,
+    Authorities, Certificate, ChannelBinding, Failure, FromStream, IqError, Limits, Password,
+    Resumed, ToStream,
 };
 use xmpp_parsers::{
     jid::Jid,
@@ -53,6 +54,32 @@ async fn logs_in_by_scram_over_starttls_and_direct_tls() {
         while let Some(event) = client.events.next().await {
             assert!(!matches!(event, FromStream::Offline { .. }), "{event:?}");
         }
+    }
+}
+
+/// Over TLS 1.3 Prosody 0.12 offers no way to bind a log-in (only `tls-unique`, which TLS 1.3 does not have); newer ones
+/// do, and say how.
+#[tokio::test]
+async fn a_log_in_is_bound_if_this_prosody_can_do_it() {
+    let Some(prosody) = Prosody::start() else { return };
+    let settings = account("alice@localhost", "alicepw", prosody.port, &prosody.authority());
+    let mut client = Client::start(settings.clone());
+    let is_bound = match client.event().await {
+        FromStream::Bound { .. } => true,
+        FromStream::Online { .. } => false,
+        other => panic!("{other:?}"),
+    };
+    println!("bound: {is_bound}");
+    let required = ipop_control::xmpp::stream::Account {
+        binding: ChannelBinding::Required,
+        resource: "other".into(),
+        ..settings
+    };
+    let mut strict = Client::start(required);
+    match strict.event().await {
+        FromStream::Online { .. } => assert!(is_bound),
+        FromStream::Offline { why: Failure::Unbound { .. }, .. } => assert!(!is_bound),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -160,7 +187,7 @@ async fn a_cut_connection_is_resumed_without_loss() {
                     assert_eq!((answered, result), (token, Ok(None)));
                     is_answered = true;
                 }
-                FromStream::Offline { .. } => {}
+                FromStream::Offline { .. } | FromStream::Bound { .. } => {}
                 FromStream::Refused { why } => panic!("{why}"),
             }
         }

@@ -3,8 +3,8 @@
 use std::{path::Path, time::Duration};
 
 use ipop_control::xmpp::stream::{
-    Account, Authorities, Events, Failure, FromStream, Handle, IqError, IqToken, Limits, Password,
-    PlainAuth, Question, Request, Resumed, ToStream, spawn,
+    Account, Authorities, ChannelBinding, Events, Failure, FromStream, Handle, IqError, IqToken,
+    Limits, Password, PlainAuth, Question, Request, Resumed, ToStream, spawn,
 };
 use tokio::time::timeout;
 use xmpp_parsers::{
@@ -25,6 +25,7 @@ pub(crate) fn account(jid: &str, password: &str, port: u16, authorities: &Path) 
         authorities: Authorities::File(authorities.to_owned()),
         pins: Vec::new(),
         plain: PlainAuth::Never,
+        binding: ChannelBinding::IfNamed,
     }
 }
 

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use data_encoding::BASE64;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -171,6 +172,11 @@ impl Peer {
         self.send(&format!("{HEADER}{PLAIN_ONLY}")).await?;
         self.hear("</auth>").await?;
         self.send("<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>").await?;
+        self.bind().await
+    }
+
+    /// From the log-in's success to a session, with a server that has no stream management.
+    pub(crate) async fn bind(&mut self) -> std::io::Result<()> {
         self.hear("version='1.0'").await?;
         let bind =
             "<stream:features><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'/></stream:features>";
@@ -182,4 +188,10 @@ impl Peer {
         )
         .await
     }
+}
+
+/// What stands in the element that ends `heard`.
+pub(crate) fn content(heard: &str) -> String {
+    let text = heard.rsplit(['<', '>']).nth(2).expect("an element with text");
+    String::from_utf8(BASE64.decode(text.as_bytes()).expect("base64")).expect("text")
 }

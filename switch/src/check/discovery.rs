@@ -226,15 +226,18 @@ fn failed(failure: &Failure) -> Row {
             TLS,
             "give the server a certificate for the account's domain; --xmpp-ca FILE names an authority of its own",
         ),
-        Failure::Credentials { .. } => {
-            (LOG_IN, "correct --xmpp-jid or the password; `prosodyctl adduser` makes an account")
-        }
+        Failure::Credentials { .. } => (
+            LOG_IN,
+            "correct --xmpp-jid or the password; `prosodyctl adduser` or `ejabberdctl register` makes an account",
+        ),
         Failure::Mechanisms { .. } => (
             LOG_IN,
             "enable SCRAM on the server, or set allow_plain = true in [xmpp] if its operator may see the password",
         ),
         Failure::Settings(_) => (TLS, "correct --xmpp-ca"),
-        Failure::Impersonation(_) => (LOG_IN, "find out who answers instead of the server"),
+        Failure::Impersonation(_) | Failure::Unbound { .. } => {
+            (LOG_IN, "find out who answers instead of the server")
+        }
         _ => (LOG_IN, "look at the server's log"),
     };
     Row::failed(what, ExitCode::Failed, failure.to_string(), cure)

@@ -320,7 +320,7 @@ impl Switch {
             }
             Message::Stream(event) => {
                 if let Some(network) = &mut self.network {
-                    network.links.handle_stream(now, *event);
+                    network.handle_stream(now, *event);
                 }
                 None
             }

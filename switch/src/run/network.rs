@@ -19,6 +19,7 @@ use ipop_control::{
     private_file::PrivateFileError,
     trust::{Claim, Patience, Policy, SavedPeers, StateFile, Trust, TrustStore},
     xmpp::{
+        bound::{self, BoundAccounts},
         jingle::JingleConfig,
         room::{Card, Entry, RoomConfig, RoomPassword},
         services::{Service, ServiceKind},
@@ -39,6 +40,7 @@ pub(super) struct Network {
     stream: Handle,
     saved: StateFile<SavedPeers>,
     trusted: StateFile<TrustStore>,
+    bound: StateFile<BoundAccounts>,
     /// Addresses that the links know now.
     addresses: Vec<IpAddr>,
 }
@@ -97,7 +99,8 @@ impl Network {
             resolve(configured_servers(&settings.ice), messages.clone());
         }
         let trusted = StateFile::in_directory(&settings.state);
-        Ok(Some(Self { links, stream, saved, trusted, addresses: Vec::new() }))
+        let bound = StateFile::in_directory(&settings.state);
+        Ok(Some(Self { links, stream, saved, trusted, bound, addresses: Vec::new() }))
     }
 
     /// What operators see.
@@ -106,6 +109,18 @@ impl Network {
         let dropped = self.stream.counters().dropped();
         report.refused.extend(dropped.into_iter().filter(|(_, count)| *count > 0));
         report
+    }
+
+    /// The stream tells something.
+    pub(super) fn handle_stream(&mut self, now: Instant, event: FromStream) {
+        if let FromStream::Bound { account } = &event
+            && let Err(error) = bound::remember(&self.bound, account, Patience::GiveUp)
+        {
+            tracing::warn!(
+                "that log-ins of {account} are bound to TLS is forgotten at the end: {error}"
+            );
+        }
+        self.links.handle_stream(now, event);
     }
 
     /// Puts resolved servers into use.

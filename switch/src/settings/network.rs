@@ -64,6 +64,8 @@ pub(crate) struct RoomSettings {
     /// The room's bare JID.
     pub(crate) room: BareJid,
     pub(crate) secrets: Option<Secrets>,
+    /// The state directory, which need not be there.
+    pub(crate) state: PathBuf,
 }
 
 /// A host with a port.
@@ -183,7 +185,8 @@ impl Layers<'_> {
         let room = self.room(token.as_ref())?;
         let room = room.ok_or_else(|| SettingsError("no room is named".into()))?;
         let secrets = self.secrets(token.as_ref())?;
-        Ok(RoomSettings { account: self.account(jid, token.as_ref())?, room, secrets })
+        let account = self.account(jid, token.as_ref())?;
+        Ok(RoomSettings { account, room, secrets, state: self.state() })
     }
 
     /// Who may connect to the nodes that meet in the room.

@@ -18,7 +18,8 @@ use crate::xmpp::{
     answers::Answers,
     request::{Answer, Ask, Failure},
     stream::{
-        self, Account, Events, FromStream, Handle, IqToken, Limits, Question, ToStream, spawn,
+        self, Account, ChannelBinding, Events, FromStream, Handle, IqToken, Limits, Question,
+        ToStream, spawn,
     },
 };
 
@@ -37,6 +38,7 @@ pub struct Session {
     handle: Handle,
     events: Events,
     jid: FullJid,
+    is_bound: bool,
     asked: u64,
     presences: VecDeque<Presence>,
     answers: Answers,
@@ -49,6 +51,7 @@ impl Session {
     /// When that fails; which step did is told by the failure.
     pub async fn open(mut account: Account) -> Result<Self, AdministrationError> {
         account.resource.clear();
+        let mut is_bound = account.binding == ChannelBinding::Required;
         let no_thread = |error: std::io::Error| stream::Failure::Settings(error.to_string());
         let spawned = spawn(account, Limits::default()).map_err(no_thread);
         let (handle, mut events) = spawned.map_err(AdministrationError::Stream)?;
@@ -59,6 +62,7 @@ impl Session {
                     Some(FromStream::Offline { why, .. } | FromStream::Refused { why }) => {
                         return Err(why);
                     }
+                    Some(FromStream::Bound { .. }) => is_bound = true,
                     Some(FromStream::Stanza(_) | FromStream::IqAnswer { .. }) => {}
                     None => return Err(stream::Failure::Closed),
                 }
@@ -67,12 +71,17 @@ impl Session {
         let silent = stream::Failure::Silent { doing: "logging in", waited_s: LOG_IN.as_secs() };
         let jid = logged_in.await.unwrap_or(Err(silent)).map_err(AdministrationError::Stream)?;
         let answers = Answers::new(Instant::now());
-        Ok(Self { handle, events, jid, asked: 0, presences: VecDeque::new(), answers })
+        Ok(Self { handle, events, jid, is_bound, asked: 0, presences: VecDeque::new(), answers })
     }
 
     /// The own address.
     pub fn jid(&self) -> &FullJid {
         &self.jid
+    }
+
+    /// Whether the log-in was bound to its TLS connection.
+    pub fn is_bound(&self) -> bool {
+        self.is_bound
     }
 
     /// Asks, and waits for the answer.

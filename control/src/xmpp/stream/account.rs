@@ -25,6 +25,8 @@ pub struct Account {
     pub pins: Vec<Pin>,
     /// Whether the password may be shown to the server.
     pub plain: PlainAuth,
+    /// Whether a log-in must be bound to the TLS connection.
+    pub binding: ChannelBinding,
 }
 
 /// A password. It is not printed, and its memory is cleared.
@@ -57,6 +59,17 @@ pub enum PlainAuth {
     Never,
     /// If the server offers no SCRAM. Always inside TLS.
     Allowed,
+}
+
+/// When a log-in is bound to the TLS connection that it goes through (SCRAM's channel binding), so that nobody can stand
+/// in between, not even with a certificate for the server's name.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub enum ChannelBinding {
+    /// If the server says by which key that can be done (XEP-0440).
+    #[default]
+    IfNamed,
+    /// Always, since it was done with this account before: what the server says now may come from somebody in between.
+    Required,
 }
 
 /// Whose signature on the server's certificate counts.

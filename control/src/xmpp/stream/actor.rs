@@ -21,7 +21,7 @@ use crate::{local_addresses::local_addresses, rng::Rng};
 
 use super::{
     Counters, FromStream, Limits, Resumed, ToStream,
-    account::Account,
+    account::{Account, ChannelBinding},
     connect::{Attempt, Established, broken},
     failure::Failure,
     iq::Questions,
@@ -120,6 +120,7 @@ impl Actor {
     }
 
     fn use_account(&mut self, account: Account) {
+        let account = remembering(account, &self.account);
         if account != self.account {
             self.account = account;
             self.last_good = None;
@@ -216,7 +217,14 @@ impl Actor {
     /// Carries a session to its end.
     async fn online(&mut self, established: Established) -> End {
         let opened_at = Instant::now();
-        let Established { inbound, mut outbound, session, endpoint, local_ip } = established;
+        let Established { inbound, mut outbound, session, is_bound, endpoint, local_ip } =
+            established;
+        if is_bound && self.account.binding != ChannelBinding::Required {
+            self.account.binding = ChannelBinding::Required;
+            self.conversation
+                .outbox
+                .push_back(FromStream::Bound { account: self.account.jid.clone() });
+        }
         tracing::debug!(server = %endpoint.server, mode = ?endpoint.mode, "XMPP stream open");
         self.last_good = Some(endpoint);
         let first = match self.begin(session) {
@@ -348,8 +356,12 @@ fn online_command(
     let now = Instant::now();
     match command {
         None | Some(ToStream::Shutdown) => return Some(Interruption::Shutdown),
-        Some(ToStream::UseAccount(new)) if *new == *account => {}
-        Some(ToStream::UseAccount(new)) => return Some(Interruption::NewAccount(new)),
+        Some(ToStream::UseAccount(new)) => {
+            let new = remembering(*new, account);
+            if new != *account {
+                return Some(Interruption::NewAccount(Box::new(new)));
+            }
+        }
         Some(ToStream::NetworkChanged) => {
             online.ask_for_life(now, online.conversation.limits.answer_after_change);
         }
@@ -357,6 +369,12 @@ fn online_command(
         Some(ToStream::Iq(question)) => online.ask(now, *question),
     }
     None
+}
+
+/// These settings, and what is known of their account by now.
+fn remembering(new: Account, old: &Account) -> Account {
+    let known = if new.jid == old.jid { old.binding } else { ChannelBinding::IfNamed };
+    Account { binding: new.binding.max(known), ..new }
 }
 
 /// Whether no interface of this host has this address. If the system does not tell, it may still be there.

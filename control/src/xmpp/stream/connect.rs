@@ -58,6 +58,8 @@ pub(super) struct Established {
     pub(super) inbound: Inbound<ReadHalf<TlsStream<TcpStream>>>,
     pub(super) outbound: WriteHalf<TlsStream<TcpStream>>,
     pub(super) session: Session,
+    /// Whether the log-in was bound to the TLS connection.
+    pub(super) is_bound: bool,
     pub(super) endpoint: Endpoint,
     /// Of this host, if the system tells.
     pub(super) local_ip: Option<IpAddr>,
@@ -215,6 +217,7 @@ impl Attempt {
                             inbound,
                             outbound,
                             session,
+                            is_bound: login.is_bound(),
                             endpoint: endpoint.clone(),
                             local_ip,
                         });

@@ -79,12 +79,14 @@ pub enum Failure {
     },
     /// The server does not know the account or the password is wrong.
     #[error(
-        "XMPP: the server refused account {jid}: {condition}{}; check the account's name and password",
-        parenthesised(.text)
+        "XMPP: the server refused account {jid}: {condition}{}; check the account's name and password{}",
+        parenthesised(.text), binding(.mechanism)
     )]
     Credentials {
         /// The account.
         jid: String,
+        /// How it was tried.
+        mechanism: &'static str,
         /// The SASL condition, for example `not-authorized`.
         condition: String,
         /// The server's explanation, or empty.
@@ -106,6 +108,16 @@ pub enum Failure {
     Mechanisms {
         /// What it offers.
         offered: String,
+    },
+    /// A log-in of this account was bound to TLS before, and now that is not offered.
+    #[error(
+        "XMPP: log-ins of {jid} were bound to their TLS connection before, and what answers now does not offer that: \
+         somebody may be in between, so nothing is sent; if the server was replaced by one that cannot, delete \
+         bound-accounts.toml in the state directory and start again"
+    )]
+    Unbound {
+        /// The account.
+        jid: String,
     },
     /// The server did not prove that it knows the password (or its SCRAM is broken).
     #[error(
@@ -206,6 +218,16 @@ pub(super) fn printable(text: &str) -> String {
 
 fn parenthesised(text: &str) -> String {
     if text.is_empty() { String::new() } else { format!(" ({text})") }
+}
+
+/// What else may be wrong with a log-in that was bound to TLS.
+fn binding(mechanism: &str) -> &'static str {
+    match mechanism.ends_with("-PLUS") {
+        true => {
+            ". The log-in was bound to TLS: if name and password are right, somebody ends TLS between here and the server"
+        }
+        false => "",
+    }
 }
 
 fn cure(condition: &str) -> &'static str {

@@ -28,6 +28,7 @@ pub(super) struct Login<'a> {
     exported: Option<[u8; 32]>,
     resumption: Option<Resumption>,
     state: State,
+    is_bound: bool,
 }
 
 enum State {
@@ -79,7 +80,12 @@ impl<'a> Login<'a> {
         exported: Option<[u8; 32]>,
         resumption: Option<Resumption>,
     ) -> Self {
-        Self { account, exported, resumption, state: State::Offers }
+        Self { account, exported, resumption, state: State::Offers, is_bound: false }
+    }
+
+    /// Whether the account is authenticated by a log-in that is bound to the TLS connection.
+    pub(super) fn is_bound(&self) -> bool {
+        self.is_bound
     }
 
     /// Takes an element of the stream, appends what is to be sent to `out`.
@@ -133,17 +139,19 @@ impl<'a> Login<'a> {
             let success = Success::try_from(element)
                 .map_err(|_| Failure::Protocol("sends a malformed success"))?;
             authentication.success(&success.data)?;
+            self.is_bound = authentication.is_bound();
             self.state = State::Features;
             out.extend_from_slice(&xml::header(self.account.jid.domain().as_str()));
             return Ok(Progress::NewStream);
         }
         if element.is("failure", ns::SASL) {
-            return Err(self.refusal(element));
+            let mechanism = authentication.mechanism();
+            return Err(self.refusal(mechanism, element));
         }
         Err(Failure::Protocol("sends something else than SASL while it authenticates"))
     }
 
-    fn refusal(&self, element: Element) -> Failure {
+    fn refusal(&self, mechanism: &'static str, element: Element) -> Failure {
         let condition = element
             .children()
             .find(|child| child.name() != "text")
@@ -155,7 +163,10 @@ impl<'a> Login<'a> {
         let text = printable(&text);
         match condition.as_str() {
             "temporary-auth-failure" | "aborted" => Failure::Authentication { condition, text },
-            _ => Failure::Credentials { jid: self.account.jid.to_string(), condition, text },
+            _ => {
+                let jid = self.account.jid.to_string();
+                Failure::Credentials { jid, mechanism, condition, text }
+            }
         }
     }
 

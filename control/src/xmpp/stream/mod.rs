@@ -20,13 +20,15 @@ use std::{
 };
 
 use xmpp_parsers::{
-    jid::{FullJid, Jid},
+    jid::{BareJid, FullJid, Jid},
     minidom::Element,
     stanza::Stanza,
     stanza_error::StanzaError,
 };
 
-pub use account::{Account, Authorities, BadServerAddress, Password, PlainAuth, ServerAddress};
+pub use account::{
+    Account, Authorities, BadServerAddress, ChannelBinding, Password, PlainAuth, ServerAddress,
+};
 pub use failure::{Certificate, Failure};
 pub use handle::{Events, Handle, QueueFull, spawn};
 pub use srv::{Endpoint, Mode};
@@ -119,6 +121,12 @@ pub struct IqToken(pub u64);
 /// What the stream tells the rest of the program.
 #[derive(Debug)]
 pub enum FromStream {
+    /// The log-in is bound to its TLS connection, which this account did not require so far. From now on this stream
+    /// requires it ([`ChannelBinding::Required`]); later ones do if whoever starts them remembers it.
+    Bound {
+        /// Whose log-in it is.
+        account: BareJid,
+    },
     /// Stanzas can be sent.
     Online {
         /// The address that the server gave; its resource may differ from the one asked for.

@@ -1,16 +1,23 @@
 //! Which way to log in, and the log-in as the stream sees it (RFC 6120 section 6): from what the server offers, the
-//! best that this end accepts. What is offered to a stream without channel binding, or in plain text, never is taken by
-//! falling through: it has to be allowed.
+//! best that this end accepts. A password in plain text is never sent by falling through: it has to be allowed.
+//!
+//! Channel binding has several kinds, and a server that offers `-PLUS` without saying which (XEP-0440) may know only
+//! those that do not exist over TLS 1.3. Such a server gets a log-in without binding, unless the account's log-in was
+//! bound before. Then less is never enough, and what is refused is not tried again without: whoever is in between could
+//! ask for either.
 
 use std::collections::BTreeSet;
 
 use xmpp_parsers::minidom::Element;
 
 use super::{
-    account::{Account, PlainAuth},
+    account::{Account, ChannelBinding, PlainAuth},
     failure::Failure,
     scram::{Binding, Exchange, Hash},
 };
+
+/// The kind of channel binding that this end has (RFC 9266).
+const KIND: &str = "tls-exporter";
 
 /// What the server offers, of `<stream:features/>`.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -43,6 +50,14 @@ impl Offer {
 
     fn has(&self, mechanism: &str) -> bool {
         self.mechanisms.contains(mechanism)
+    }
+
+    fn has_plus(&self) -> bool {
+        SCRAMS.iter().any(|(_, plus, _)| self.has(plus))
+    }
+
+    fn names_binding(&self) -> bool {
+        self.bindings.as_ref().is_some_and(|kinds| kinds.contains(KIND))
     }
 
     fn listed(&self) -> String {
@@ -79,24 +94,11 @@ impl Authentication {
         let user = account.jid.node().map(|node| node.as_str()).ok_or_else(|| {
             Failure::Settings(format!("{} is not an account: expected NAME@DOMAIN", account.jid))
         })?;
-        let bindable = offer.bindings.as_ref().is_none_or(|kinds| kinds.contains("tls-exporter"));
-        let offers_plus = SCRAMS.iter().any(|(_, plus, _)| offer.has(plus));
-        let bound = exported.filter(|_| bindable && offers_plus);
-        let choice = match bound {
-            Some(_) => SCRAMS
-                .iter()
-                .find(|(_, plus, _)| offer.has(plus))
-                .map(|&(_, plus, hash)| (plus, hash)),
-            None => SCRAMS
-                .iter()
-                .find(|(name, ..)| offer.has(name))
-                .map(|&(name, _, hash)| (name, hash)),
-        };
-        let binding = match (bound, exported) {
-            (Some(key), _) => Binding::TlsExporter(key),
-            (None, Some(_)) if !offers_plus => Binding::NotOffered,
-            (None, _) => Binding::Unable,
-        };
+        let binding = binding(account, offer, exported)?;
+        let choice = SCRAMS.iter().find_map(|&(name, plus, hash)| {
+            let mechanism = if binding.is_bound() { plus } else { name };
+            offer.has(mechanism).then_some((mechanism, hash))
+        });
         match choice {
             Some((mechanism, hash)) => Self::scram(mechanism, hash, user, account, binding),
             None if account.plain == PlainAuth::Allowed && offer.has("PLAIN") => {
@@ -122,6 +124,11 @@ impl Authentication {
     fn plain(user: &str, account: &Account) -> Self {
         let initial = format!("\0{user}\0{}", account.password.as_str()).into_bytes();
         Self { mechanism: "PLAIN", exchange: None, initial }
+    }
+
+    /// Whether it is bound to the TLS connection.
+    pub(super) fn is_bound(&self) -> bool {
+        self.exchange.as_ref().is_some_and(Exchange::is_bound)
     }
 
     /// SASL's name of the way chosen.
@@ -156,6 +163,24 @@ impl Authentication {
     }
 }
 
+/// What the log-in is bound to, and what the server is told about that.
+fn binding(
+    account: &Account,
+    offer: &Offer,
+    exported: Option<[u8; 32]>,
+) -> Result<Binding, Failure> {
+    let is_required = account.binding == ChannelBinding::Required;
+    match exported {
+        Some(key) if offer.has_plus() && (is_required || offer.names_binding()) => {
+            Ok(Binding::TlsExporter(key))
+        }
+        _ if is_required => Err(Failure::Unbound { jid: account.jid.to_string() }),
+        Some(_) if !offer.has_plus() => Ok(Binding::NotOffered),
+        // To say that the server offers none would be false, and it would take that for somebody in between.
+        _ => Ok(Binding::Unable),
+    }
+}
+
 impl Drop for Authentication {
     fn drop(&mut self) {
         zeroize::Zeroize::zeroize(&mut self.initial);
@@ -180,7 +205,12 @@ mod tests {
             authorities: Authorities::System,
             pins: Vec::new(),
             plain,
+            binding: ChannelBinding::IfNamed,
         }
+    }
+
+    fn bound_before() -> Account {
+        Account { binding: ChannelBinding::Required, ..account(PlainAuth::Allowed) }
     }
 
     fn offer(mechanisms: &[&str], bindings: Option<&[&str]>) -> Offer {
@@ -203,7 +233,6 @@ mod tests {
             chosen(&offer(&both, exporter), key),
             ("SCRAM-SHA-1-PLUS", "p=tls-exporter".into())
         );
-        assert_eq!(chosen(&offer(&both, None), key), ("SCRAM-SHA-1-PLUS", "p=tls-exporter".into()));
         assert_eq!(
             chosen(&offer(&both, Some(&["tls-unique"])), key),
             ("SCRAM-SHA-256", "n".into())
@@ -217,6 +246,39 @@ mod tests {
             chosen(&offer(&["SCRAM-SHA-1", "PLAIN"], None), None),
             ("SCRAM-SHA-1", "n".into())
         );
+    }
+
+    /// ejabberd 23.01 offers SCRAM-SHA-1-PLUS and means `tls-unique`, which TLS 1.3 does not have.
+    #[test]
+    fn a_server_that_names_no_kind_of_binding_gets_none_and_is_not_told_that_it_offers_none() {
+        let key = Some([1; 32]);
+        let ejabberd = offer(&["PLAIN", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-1"], None);
+        assert_eq!(chosen(&ejabberd, key), ("SCRAM-SHA-1", "n".into()));
+        assert_eq!(chosen(&ejabberd, None), ("SCRAM-SHA-1", "n".into()));
+    }
+
+    #[test]
+    fn an_account_that_was_bound_before_is_bound_or_not_logged_in() {
+        let key = Some([1; 32]);
+        let both = ["SCRAM-SHA-1", "SCRAM-SHA-1-PLUS", "PLAIN"];
+        for kinds in [None, Some(["tls-unique"].as_slice()), Some(["tls-exporter"].as_slice())] {
+            let begun = Authentication::begin(&bound_before(), &offer(&both, kinds), key).unwrap();
+            assert_eq!(begun.mechanism(), "SCRAM-SHA-1-PLUS");
+            assert!(begun.is_bound() && begun.initial().starts_with(b"p=tls-exporter,"));
+        }
+        let without = ["SCRAM-SHA-1", "PLAIN"];
+        let exporter = Some(["tls-exporter"].as_slice());
+        for (offer, exported) in [
+            (offer(&without, None), key),
+            (offer(&without, exporter), key),
+            (offer(&["PLAIN"], None), key),
+            // Over TLS 1.2.
+            (offer(&both, exporter), None),
+        ] {
+            let refused = Authentication::begin(&bound_before(), &offer, exported).err().unwrap();
+            assert!(matches!(&refused, Failure::Unbound { jid } if jid == "alice@example.org"));
+            assert!(!refused.is_final(), "whoever was in between may be gone later");
+        }
     }
 
     #[test]

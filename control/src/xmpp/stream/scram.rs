@@ -70,6 +70,11 @@ impl Binding {
         }
     }
 
+    /// Whether it is something.
+    pub(super) fn is_bound(&self) -> bool {
+        matches!(self, Self::TlsExporter(_))
+    }
+
     fn keying_material(&self) -> &[u8] {
         match self {
             Self::Unable | Self::NotOffered => &[],
@@ -197,6 +202,11 @@ impl Exchange {
             .map_err(|_| ScramFault::Signature)?;
         self.state = State::Verified;
         Ok(())
+    }
+
+    /// Whether it is bound to the connection.
+    pub(super) fn is_bound(&self) -> bool {
+        self.binding.is_bound()
     }
 
     /// Whether the server has proved itself.

@@ -9,7 +9,11 @@ use std::{
 use ipop_control::{
     network::{JoinToken, MAX_PINS, Pin, ServerPins},
     private_file::{self, Readers},
-    xmpp::stream::{self, Authorities, PlainAuth},
+    trust::StateFile,
+    xmpp::{
+        bound::BoundAccounts,
+        stream::{self, Authorities, ChannelBinding, PlainAuth},
+    },
 };
 
 use super::{Layers, ServerAddress, SettingsError, in_file};
@@ -32,6 +36,8 @@ pub(crate) struct Account {
     /// By which keys the server is known if no authority vouches for it; at most [`MAX_PINS`].
     pub(crate) pins: Vec<Pin>,
     pub(crate) plain: PlainPassword,
+    /// As far as the state directory knows, what its log-in must be.
+    pub(crate) binding: ChannelBinding,
 }
 
 /// Whether the password may be sent as it is (SASL PLAIN) to a server that offers nothing better.
@@ -106,9 +112,11 @@ impl Layers<'_> {
         let ca = self.pick("xmpp-ca", |values| values.network.account.xmpp_ca.as_ref());
         let pins = self.pins(&jid, token)?;
         let allowed = self.file.and_then(|file| file.beyond_flags.allow_plain).unwrap_or(false);
+        let binding = self.binding_of(&jid)?;
         Ok(Account {
             jid,
             password: self.password()?,
+            binding,
             server: server.or(invited),
             ca: ca.map(|(path, _)| path.clone()),
             pins,
@@ -132,6 +140,15 @@ impl Layers<'_> {
             return Err(origin.error(format_args!("{count} pins are more than {MAX_PINS}")));
         }
         texts.iter().map(|text| text.parse().map_err(|error| origin.error(error))).collect()
+    }
+
+    /// Whoever may not read the state directory is no node, and knows of nothing.
+    fn binding_of(&self, jid: &BareJid) -> Result<ChannelBinding, SettingsError> {
+        let bound = match StateFile::<BoundAccounts>::in_directory(&self.state()).load() {
+            Err(error) if error.is_permission() => BoundAccounts::default(),
+            loaded => loaded.map_err(|error| SettingsError(error.to_string()))?,
+        };
+        Ok(bound.binding_of(&jid.to_jid()?))
     }
 
     fn password(&self) -> Result<Password, SettingsError> {
@@ -191,6 +208,7 @@ impl Account {
                 PlainPassword::Refused => PlainAuth::Never,
                 PlainPassword::Allowed => PlainAuth::Allowed,
             },
+            binding: self.binding,
         })
     }
 }

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::xmpp::stream::{Authorities, Password, PlainAuth};
+use crate::xmpp::stream::{Authorities, ChannelBinding, Password, PlainAuth};
 
 const FIRST: &str = "<stream:features xmlns:stream='http://etherx.jabber.org/streams'>\
     <mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>PLAIN</mechanism></mechanisms></stream:features>";
@@ -20,6 +20,7 @@ fn account() -> Account {
         authorities: Authorities::System,
         pins: Vec::new(),
         plain: PlainAuth::Allowed,
+        binding: ChannelBinding::IfNamed,
     }
 }
 
