@@ -110,7 +110,7 @@ impl Session {
     ) -> Result<RoomReport, AdministrationError> {
         let configuration = configuration(self, room).await?;
         let lists = members::lists(self, room).await?;
-        let inside = look::look(self, room, password).await?;
+        let inside = look::look(self, room, password, configuration).await?;
         Ok(RoomReport { configuration, lists, inside })
     }
 
@@ -128,13 +128,14 @@ impl Session {
     /// Who is in the room, or why this account may not look.
     ///
     /// # Errors
-    /// When the server does not answer.
+    /// When there is no such room, or the server does not answer.
     pub async fn look(
         &mut self,
         room: &BareJid,
         password: Option<&RoomPassword>,
     ) -> Result<Result<Vec<Seen>, EntryRefusal>, AdministrationError> {
-        look::look(self, room, password).await
+        let known = configuration(self, room).await?;
+        look::look(self, room, password, known).await
     }
 }
 

@@ -1,6 +1,9 @@
-//! Making a room. A server makes one when somebody enters it, and locks it until its owner has sent the form back
+//! Making a room. A server makes one when somebody enters it, and may lock it until its owner has sent the form back
 //! (XEP-0045 section 10.1). So whether it exists is asked first, and the server must say that it made it for this entry
 //! (status 201): what somebody else made in between is theirs.
+//!
+//! The question is what the room is, which makes none on any server. The owner's form would not do: ejabberd makes a room
+//! to have a form to show.
 
 use xmpp_parsers::{
     disco::{DiscoInfoQuery, DiscoItemsQuery},
@@ -68,6 +71,10 @@ pub(super) async fn create(
     existing: Existing,
 ) -> Result<Created, AdministrationError> {
     check_service(server, room).await?;
+    match configuration(server, room).await {
+        Err(AdministrationError::NoRoom(_)) => return make(server, room, wanted).await,
+        known => known?,
+    };
     match owners_form(server, room).await? {
         Offer::NoRoom => make(server, room, wanted).await,
         Offer::NotOurs => Err(not_owner(server, room)),

@@ -15,7 +15,7 @@ use crate::xmpp::{
     request::Ask,
     request::describe,
     room::{
-        Affiliation, Card, MAX_OCCUPANTS, RoomPassword,
+        Affiliation, Card, Configuration, MAX_OCCUPANTS, RoomPassword,
         presence::muc_user,
         wire::{MucUser, OwnerQuery, code},
     },
@@ -42,17 +42,18 @@ pub struct Seen {
 pub(super) enum Entered {
     /// Into a room that was there.
     Found(Vec<Seen>),
-    /// There was none, so the server made one, which is locked until it is configured.
+    /// There was none, so the server made one; or so it says.
     Made,
     /// Not inside.
     Refused(EntryRefusal, Box<StanzaError>),
 }
 
-/// Who is in the room. One that does not exist does not come about by looking.
+/// Who is in the room, which is known to be this. One that does not exist does not come about by looking.
 pub(super) async fn look(
     server: &mut impl Server,
     room: &BareJid,
     password: Option<&RoomPassword>,
+    known: Configuration,
 ) -> Result<Result<Vec<Seen>, EntryRefusal>, AdministrationError> {
     match enter(server, room, password).await? {
         Entered::Found(seen) => {
@@ -60,6 +61,11 @@ pub(super) async fn look(
             Ok(Ok(seen))
         }
         Entered::Refused(refusal, _) => Ok(Err(refusal)),
+        // ejabberd says so of the first to enter a room that lasts, too.
+        Entered::Made if known.persistent => {
+            leave(server, room);
+            Ok(Ok(Vec::new()))
+        }
         Entered::Made => {
             give_back(server, room).await;
             Err(AdministrationError::NoRoom(room.clone()))

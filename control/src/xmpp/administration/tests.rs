@@ -41,6 +41,9 @@ enum Quirk {
     Babbles,
     /// Answers are of another form.
     Nonsense,
+    /// Asked for the form of a room that is not there it makes one, as ejabberd does, and says of the first to enter a
+    /// room that it is new.
+    MakesWhenAsked,
 }
 
 /// A server with one room at most.
@@ -53,6 +56,7 @@ struct Model {
     inside: BTreeSet<Jid>,
     presences: VecDeque<Presence>,
     declined: bool,
+    was_entered: bool,
 }
 
 fn jid(text: &str) -> BareJid {
@@ -87,6 +91,7 @@ impl Model {
             inside: BTreeSet::new(),
             presences: VecDeque::new(),
             declined: false,
+            was_entered: false,
         }
     }
 
@@ -97,6 +102,12 @@ impl Model {
         assert_eq!(made, Ok(Created::New));
         model.quirks = quirks.iter().copied().collect();
         model
+    }
+
+    fn make(&mut self) {
+        self.room = Some(new_form());
+        self.affiliations.insert(self.jid.to_bare(), Affiliation::Owner);
+        self.was_entered = false;
     }
 
     fn is(&self, quirk: Quirk) -> bool {
@@ -133,6 +144,10 @@ impl Model {
         let (Ask::Get(payload) | Ask::Set(payload)) = &ask;
         if self.is(Quirk::Nonsense) {
             return Ok(Some(Element::bare("odd", "urn:x")));
+        }
+        let is_for_owner = OwnerQuery::try_from(payload.clone()).is_ok();
+        if self.room.is_none() && is_for_owner && self.is(Quirk::MakesWhenAsked) {
+            self.make();
         }
         if self.room.is_none() {
             return refused(Condition::ItemNotFound);
@@ -219,13 +234,14 @@ impl Model {
         if self.room.is_none() && self.is(Quirk::NoRoomsForUsers) {
             return self.presences.push_back(error(&to, "not-allowed"));
         }
-        let codes = match self.room {
-            Some(_) => "<status code='110'/>",
-            None => {
-                self.room = Some(new_form());
-                self.affiliations.insert(self.jid.to_bare(), Affiliation::Owner);
-                "<status code='110'/><status code='201'/>"
-            }
+        let is_new = self.room.is_none() || self.is(Quirk::MakesWhenAsked) && !self.was_entered;
+        if self.room.is_none() {
+            self.make();
+        }
+        self.was_entered = true;
+        let codes = match is_new {
+            true => "<status code='110'/><status code='201'/>",
+            false => "<status code='110'/>",
         };
         self.presences.push_back(occupant(to.as_str(), self.jid.as_str(), codes));
         self.inside.insert(to);
@@ -373,10 +389,34 @@ fn servers_that_are_of_no_use_are_told_apart() {
 
 #[test]
 fn looking_makes_no_room() {
-    let mut model = Model::new(&[]);
-    let looked = tokio_test(look::look(&mut model, &jid(ROOM), None));
-    assert_eq!(looked, Err(AdministrationError::NoRoom(jid(ROOM))));
-    assert!(model.declined && model.room.is_none() && model.inside.is_empty());
+    for quirks in [&[][..], &[Quirk::MakesWhenAsked]] {
+        let mut model = Model::new(quirks);
+        // It was there a moment ago.
+        let looked = tokio_test(look::look(&mut model, &jid(ROOM), None, Configuration::default()));
+        assert_eq!(looked, Err(AdministrationError::NoRoom(jid(ROOM))));
+        assert!(model.declined && model.room.is_none() && model.inside.is_empty());
+    }
+}
+
+#[test]
+fn asking_makes_no_room_that_would_pass_for_one_found() {
+    for wanted in [with_password("derived"), for_members()] {
+        let mut model = Model::new(&[Quirk::MakesWhenAsked]);
+        assert_eq!(created(&mut model, &wanted), Ok(Created::New));
+        assert!(model.has("muc#roomconfig_persistentroom", "1") && model.inside.is_empty());
+        assert_eq!(created(&mut model, &wanted), Ok(Created::AsWanted));
+    }
+}
+
+#[test]
+fn a_room_that_nobody_has_entered_yet_is_empty_and_not_missing() {
+    let wanted = with_password("derived");
+    let mut model = Model::with_room(&[Quirk::MakesWhenAsked], &wanted);
+    model.was_entered = false;
+    let known = tokio_test(configuration(&mut model, &jid(ROOM))).expect("it is there");
+    let looked = tokio_test(look::look(&mut model, &jid(ROOM), wanted.password.as_ref(), known));
+    assert_eq!(looked, Ok(Ok(Vec::new())));
+    assert!(!model.declined && model.room.is_some() && model.inside.is_empty());
 }
 
 #[test]

@@ -41,9 +41,19 @@ const MAX_NICK_LEN: usize = 64;
 pub(super) struct Joining {
     pub(super) deadline: Instant,
     /// The own presence came, which ends the list of occupants.
-    pub(super) listed: bool,
-    /// The configuration came, and it is as it must be.
-    pub(super) checked: bool,
+    pub(super) listed: Option<Origin>,
+    /// The configuration came.
+    pub(super) known: Option<Configuration>,
+}
+
+/// Where the room that was entered comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Origin {
+    /// It was there.
+    Found,
+    /// The server says that it made it for this entry. ejabberd says so, too, of a room that was there and that nobody
+    /// has entered yet.
+    Made,
 }
 
 /// How often what went wrong.
@@ -60,7 +70,7 @@ impl Room {
         self.asked.clear();
         self.reconciliation = None;
         self.state =
-            State::Joining(Joining { deadline: now + JOIN_TIMEOUT, listed: false, checked: false });
+            State::Joining(Joining { deadline: now + JOIN_TIMEOUT, listed: None, known: None });
         let mut muc = Muc::new().with_history(History::new().with_maxstanzas(0));
         muc.password = self.config.password.as_ref().map(|password| password.0.clone());
         let payloads = vec![muc.into(), self.config.card.to_element()];
@@ -96,9 +106,9 @@ impl Room {
     }
 
     /// The own presence came back: the list of occupants is complete.
-    pub(super) fn listed(&mut self, now: Instant) {
+    pub(super) fn listed(&mut self, now: Instant, origin: Origin) {
         if let State::Joining(joining) = &mut self.state {
-            joining.listed = true;
+            joining.listed = Some(origin);
             self.finish_join(now);
         }
     }
@@ -109,20 +119,30 @@ impl Room {
             Ok(element) => element.as_ref().and_then(Configuration::read),
             Err(failure) if failure.condition().is_none() => return,
             // The join itself is refused for the same reason, and says so better.
-            Err(_) if matches!(&self.state, State::Joining(joining) if !joining.listed) => return,
+            Err(_) if matches!(&self.state, State::Joining(joining) if joining.listed.is_none()) => {
+                return;
+            }
             Err(_) => None,
         };
         let Some(configuration) = configuration else {
-            return self.refuse_room(now, vec!["its configuration cannot be read"]);
+            return match self.has_made_room() {
+                true => self.created_by_mistake(now),
+                false => self.refuse_room(now, vec!["its configuration cannot be read"]),
+            };
         };
+        if let State::Joining(joining) = &mut self.state {
+            joining.known = Some(configuration);
+            return self.finish_join(now);
+        }
         let faults = configuration.faults(self.config.entry);
         if !faults.is_empty() {
-            return self.refuse_room(now, faults);
+            self.refuse_room(now, faults);
         }
-        if let State::Joining(joining) = &mut self.state {
-            joining.checked = true;
-            self.finish_join(now);
-        }
+    }
+
+    /// Whether the server says that it made the room for the join that is under way.
+    pub(super) fn has_made_room(&self) -> bool {
+        matches!(&self.state, State::Joining(Joining { listed: Some(Origin::Made), .. }))
     }
 
     fn refuse_room(&mut self, now: Instant, faults: Vec<&'static str>) {
@@ -137,10 +157,21 @@ impl Room {
         self.refused(now, text);
     }
 
+    /// Stays, if both halves have come and the room is as it must be.
     pub(super) fn finish_join(&mut self, now: Instant) {
-        let State::Joining(Joining { listed: true, checked: true, .. }) = self.state else {
+        let State::Joining(Joining { listed: Some(origin), known: Some(known), .. }) = self.state
+        else {
             return;
         };
+        let faults = known.faults(self.config.entry);
+        // `room create` leaves a room that lasts and is as the mode needs it. One that a typing error made is not, unless the
+        // server makes all its rooms so.
+        if origin == Origin::Made && (!known.persistent || !faults.is_empty()) {
+            return self.created_by_mistake(now);
+        }
+        if !faults.is_empty() {
+            return self.refuse_room(now, faults);
+        }
         self.state = State::Joined { ping_at: now + PING_AFTER, pings_lost: 0 };
         self.retry.failures = 0;
         self.tell(Event::Joined { nick: self.nick() });

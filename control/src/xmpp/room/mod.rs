@@ -343,6 +343,9 @@ impl Room {
         match &self.state {
             _ if self.link == Link::Down => {}
             State::Waiting(until) if *until <= now => self.start_join(now),
+            State::Joining(joining) if joining.deadline <= now && self.has_made_room() => {
+                self.created_by_mistake(now);
+            }
             State::Joining(joining) if joining.deadline <= now => {
                 self.retry_soon(now, "the room does not answer");
             }
@@ -430,7 +433,15 @@ impl Room {
 /// For fuzzing: the room's configuration comes, and is as it must be.
 pub(crate) fn fuzz_configured(room: &mut Room, now: Instant) {
     if let State::Joining(joining) = &mut room.state {
-        joining.checked = true;
+        let (hidden, password_protected) = (true, true);
+        let known = Configuration {
+            hidden,
+            password_protected,
+            members_only: true,
+            non_anonymous: true,
+            persistent: true,
+        };
+        joining.known = Some(known);
         room.finish_join(now);
     }
 }

@@ -13,6 +13,7 @@ use xmpp_parsers::{
 use super::{
     Event, Outcome, Room, State,
     card::Card,
+    join::Origin,
     occupants::{Change, MAX_OCCUPANTS, Occupant},
     wire::{Affiliation, Item, MucUser, code},
 };
@@ -56,9 +57,6 @@ impl Room {
         if matches!(self.state, State::Waiting(_)) {
             return;
         }
-        if x.has(code::CREATED) {
-            return self.created_by_mistake(now);
-        }
         // Programs of one account may share a nick, and the room then shows only one of them.
         let shared = Card::of(presence).is_some_and(|card| card.node != self.local());
         if shared || x.items.len() > 1 {
@@ -68,7 +66,8 @@ impl Room {
         if nick != self.nick() {
             self.counters.malformed += 1;
         }
-        self.listed(now);
+        let origin = if x.has(code::CREATED) { Origin::Made } else { Origin::Found };
+        self.listed(now, origin);
     }
 
     fn occupant(&mut self, now: Instant, nick: &str, presence: &Presence, x: &MucUser) {

@@ -83,6 +83,12 @@ impl Bench {
         );
     }
 
+    fn is_told_that_the_room_is_new(&mut self) {
+        let x =
+            "<status code='201'/><status code='110'/><item affiliation='owner' role='moderator'/>";
+        self.presence("net@muc.x/me", "", x, Some("me"));
+    }
+
     fn occupant(&mut self, nick: &str, node: &str, jid: &str) {
         let item = format!("<item affiliation='member' role='participant' jid='{jid}'/>");
         self.presence(&format!("net@muc.x/{nick}"), "", &item, Some(node));
@@ -350,17 +356,39 @@ fn a_name_that_is_no_nick_becomes_one() {
 
 #[test]
 fn a_room_made_by_a_typo_is_given_back() {
+    // Of a new room Prosody tells its defaults, which are not what a network needs; others may keep silent.
+    let lasting = OPEN.replace("</query>", "<feature var='muc_persistent'/></query>");
+    for answered in [Some(OPEN), Some(&lasting), Some(GOOD), None] {
+        for entry in [Entry::Password, Entry::Members] {
+            let mut bench = Bench::online(entry);
+            bench.is_told_that_the_room_is_new();
+            match answered {
+                Some(configuration) => bench.configuration(configuration),
+                None => bench.answer("disco#info", failure(DefinedCondition::ItemNotFound)),
+            }
+            assert!(bench.problem().text.contains("does not exist"), "{answered:?}");
+            bench.answer("cancel", Ok(None));
+            assert!(!bench.room.is_joined());
+        }
+    }
     let mut bench = Bench::online(Entry::Password);
-    let own = "net@muc.x/me";
-    bench.presence(
-        own,
-        "",
-        "<status code='201'/><status code='110'/><item affiliation='owner' role='moderator'/>",
-        Some("me"),
-    );
-    assert!(bench.problem().text.contains("does not exist"));
+    bench.is_told_that_the_room_is_new();
+    bench.pass(Duration::from_secs(31));
+    assert!(bench.problem().text.contains("does not exist"), "nobody says what it is");
     bench.answer("cancel", Ok(None));
-    assert!(!bench.room.is_joined());
+}
+
+/// ejabberd says of every room that nobody has entered yet that it is new.
+#[test]
+fn the_first_to_enter_a_room_that_lasts_and_is_as_it_must_be_stays() {
+    let lasting = GOOD.replace("</query>", "<feature var='muc_persistent'/></query>");
+    for entry in [Entry::Password, Entry::Members] {
+        let mut bench = Bench::online(entry);
+        bench.is_told_that_the_room_is_new();
+        bench.configuration(&lasting);
+        assert!(bench.room.is_joined());
+        assert_eq!(bench.take_events(), [Event::Joined { nick: "me".into() }]);
+    }
 }
 
 #[test]
