@@ -7,7 +7,7 @@ use std::fs;
 
 use ipop_perf::{
     counters,
-    lab::{Access, InternetOptions, NatKind, NatOptions, wait_until},
+    lab::{Access, InternetOptions, NatKind, NatOptions, servers::XmppServer as _, wait_until},
     tunnel::{Node, Program},
 };
 

@@ -13,7 +13,7 @@ use ipop_perf::lab::{
     Access, Attached, Internet, InternetOptions, NatKind, NatOptions, Place,
     servers::{
         Coturn, CoturnOptions, Dns, DnsRecords, Prosody, ProsodyOptions, Servers, TlsVersions,
-        Validity,
+        Validity, XmppServer as _,
     },
     stun,
 };

@@ -22,6 +22,8 @@ pub(crate) fn self_signed(names: &[&str]) -> SelfSigned {
     let key = KeyPair::generate().expect("key");
     let mut params = params(names);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    // Erlang's clock ends before the year that is there by default.
+    params.not_after = rcgen::date_time_ymd(2100, 1, 1);
     let certificate = params.self_signed(&key).expect("certificate");
     SelfSigned { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() }
 }

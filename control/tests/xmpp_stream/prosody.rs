@@ -114,7 +114,7 @@ impl Drop for Prosody {
 }
 
 /// Nothing listens there now.
-fn free_ports() -> [u16; 2] {
-    let listeners = [(); 2].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("port"));
+pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
+    let listeners = [(); N].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("port"));
     listeners.map(|listener| listener.local_addr().expect("address").port())
 }

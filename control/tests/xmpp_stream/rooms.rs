@@ -1,4 +1,6 @@
-//! The commands of a room's owner, against a real Prosody.
+//! The commands of a room's owner, against a real Prosody and a real ejabberd.
+
+use std::path::PathBuf;
 
 use ipop_control::xmpp::{
     BareJid,
@@ -6,10 +8,10 @@ use ipop_control::xmpp::{
         AdministrationError, Change, Created, EntryRefusal, Existing, Session, Wanted,
     },
     room::{Affiliation, Entry, RoomPassword},
-    stream::Failure,
+    stream::{Account, Failure},
 };
 
-use super::{client::account, prosody::Prosody};
+use super::{client::account, ejabberd::Ejabberd, prosody::Prosody};
 
 fn jid(text: &str) -> BareJid {
     text.parse().expect("JID")
@@ -19,21 +21,71 @@ fn with_password(password: &str) -> Wanted {
     Wanted { entry: Entry::Password, password: Some(RoomPassword(password.into())) }
 }
 
-async fn session(prosody: &Prosody, name: &str) -> Session {
-    let account = account(
-        &format!("{name}@localhost"),
-        &format!("{name}pw"),
-        prosody.port,
-        &prosody.authority(),
-    );
-    Session::open(account).await.expect("logged in")
+/// A server with the accounts `alice` and `bob` and rooms at `muc.localhost`.
+pub(crate) struct Server {
+    port: u16,
+    authority: PathBuf,
+}
+
+impl Server {
+    fn of_prosody(prosody: &Prosody) -> Self {
+        Self { port: prosody.port, authority: prosody.authority() }
+    }
+
+    pub(crate) fn of_ejabberd(ejabberd: &Ejabberd) -> Self {
+        Self { port: ejabberd.port, authority: ejabberd.authority() }
+    }
+
+    fn account(&self, name: &str, password: &str) -> Account {
+        account(&format!("{name}@localhost"), password, self.port, &self.authority)
+    }
+
+    async fn session(&self, name: &str) -> Session {
+        let account = self.account(name, &format!("{name}pw"));
+        Session::open(account).await.expect("logged in")
+    }
 }
 
 #[tokio::test]
-async fn a_room_with_a_password_is_made_once_and_kept() {
+async fn what_owners_do_with_prosody() {
     let Some(prosody) = Prosody::start() else { return };
+    all(&Server::of_prosody(&prosody)).await;
+}
+
+/// It makes a room when it is asked for the owner's form, and calls every room new that nobody has entered yet.
+#[tokio::test]
+async fn what_owners_do_with_ejabberd() {
+    let Some(ejabberd) = Ejabberd::start() else { return };
+    all(&Server::of_ejabberd(&ejabberd)).await;
+}
+
+async fn all(server: &Server) {
+    a_room_with_a_password_is_made_once_and_kept(server).await;
+    members_come_and_go(server).await;
+    who_knows_the_password_is_kept_out_by_a_ban(server).await;
+    what_cannot_be_a_room_is_explained(server).await;
+}
+
+/// Makes a room with a password.
+pub(crate) async fn make(server: &Server, room: &BareJid) {
+    let mut alice = server.session("alice").await;
+    let made = alice.create(room, &with_password("first"), Existing::Refused).await;
+    assert_eq!(made, Ok(Created::New));
+    alice.close().await;
+}
+
+/// What was made that way is there.
+pub(crate) async fn is_there_and_empty(server: &Server, room: &BareJid) {
+    let mut bob = server.session("bob").await;
+    let report = bob.show(room, with_password("first").password.as_ref()).await.expect("a report");
+    assert!(report.configuration.faults(Entry::Password).is_empty(), "{}", report.configuration);
+    assert_eq!(report.inside, Ok(Vec::new()));
+    bob.close().await;
+}
+
+async fn a_room_with_a_password_is_made_once_and_kept(server: &Server) {
     let (room, wanted) = (jid("net@muc.localhost"), with_password("first"));
-    let mut alice = session(&prosody, "alice").await;
+    let mut alice = server.session("alice").await;
     let missing = alice.show(&room, None).await;
     assert_eq!(missing, Err(AdministrationError::NoRoom(room.clone())));
     let made = alice.create(&room, &wanted, Existing::Refused).await;
@@ -43,7 +95,7 @@ async fn a_room_with_a_password_is_made_once_and_kept() {
 
     // Another secret is another network, unless it is meant.
     let other = with_password("second");
-    let refused = alice.create(&room, &other, Existing::Refused).await.unwrap_err();
+    let refused = alice.create(&room, &other, Existing::Refused).await.expect_err("it is refused");
     let AdministrationError::OtherSettings { differences, .. } = &refused else {
         panic!("{refused}")
     };
@@ -61,7 +113,7 @@ async fn a_room_with_a_password_is_made_once_and_kept() {
     assert_eq!(report.inside, Ok(Vec::new()));
 
     // What belongs to somebody else stays theirs.
-    let mut bob = session(&prosody, "bob").await;
+    let mut bob = server.session("bob").await;
     for existing in [Existing::Refused, Existing::Reconfigured] {
         let taken = bob.create(&room, &wanted, existing).await;
         let (room, account) = (room.clone(), jid("bob@localhost"));
@@ -71,17 +123,15 @@ async fn a_room_with_a_password_is_made_once_and_kept() {
     alice.close().await;
 }
 
-#[tokio::test]
-async fn members_come_and_go() {
-    let Some(prosody) = Prosody::start() else { return };
-    let (room, bob) = (jid("net@muc.localhost"), jid("bob@localhost"));
+async fn members_come_and_go(server: &Server) {
+    let (room, bob) = (jid("members@muc.localhost"), jid("bob@localhost"));
     let wanted = Wanted { entry: Entry::Members, password: None };
-    let mut alice = session(&prosody, "alice").await;
+    let mut alice = server.session("alice").await;
     assert_eq!(alice.create(&room, &wanted, Existing::Refused).await, Ok(Created::New));
-    let mut guest = session(&prosody, "bob").await;
+    let mut guest = server.session("bob").await;
     let shut = guest.look(&room, None).await;
     assert_eq!(shut, Ok(Err(EntryRefusal::NotAMember)));
-    let denied = guest.add(&room, &bob).await.unwrap_err();
+    let denied = guest.add(&room, &bob).await.expect_err("it is refused");
     assert!(matches!(denied, AdministrationError::NotAdmin { .. }), "{denied}");
 
     let (none, member) = (Affiliation::None, Affiliation::Member);
@@ -97,20 +147,18 @@ async fn members_come_and_go() {
     // An owner is neither demoted nor removed by mistake.
     let (own, owner) = (jid("alice@localhost"), Affiliation::Owner);
     assert_eq!(alice.add(&room, &own).await, Ok(Change { was: owner, is: owner }));
-    let kept = alice.remove(&room, &own).await.unwrap_err();
+    let kept = alice.remove(&room, &own).await.expect_err("it is refused");
     assert!(matches!(kept, AdministrationError::Privileged { .. }), "{kept}");
     guest.close().await;
     alice.close().await;
 }
 
-#[tokio::test]
-async fn who_knows_the_password_is_kept_out_by_a_ban() {
-    let Some(prosody) = Prosody::start() else { return };
+async fn who_knows_the_password_is_kept_out_by_a_ban(server: &Server) {
     let (room, bob, wanted) =
-        (jid("net@muc.localhost"), jid("bob@localhost"), with_password("pass"));
-    let mut alice = session(&prosody, "alice").await;
+        (jid("bans@muc.localhost"), jid("bob@localhost"), with_password("pass"));
+    let mut alice = server.session("alice").await;
     alice.create(&room, &wanted, Existing::Refused).await.expect("made");
-    let mut guest = session(&prosody, "bob").await;
+    let mut guest = server.session("bob").await;
     let password = wanted.password.as_ref();
     assert_eq!(guest.look(&room, password).await, Ok(Ok(Vec::new())));
     let (none, member, outcast) = (Affiliation::None, Affiliation::Member, Affiliation::Outcast);
@@ -123,23 +171,24 @@ async fn who_knows_the_password_is_kept_out_by_a_ban() {
     alice.close().await;
 }
 
-#[tokio::test]
-async fn what_cannot_be_a_room_is_explained() {
-    let Some(prosody) = Prosody::start() else { return };
-    let mut alice = session(&prosody, "alice").await;
+async fn what_cannot_be_a_room_is_explained(server: &Server) {
+    let mut alice = server.session("alice").await;
     for room in ["net@localhost", "net@nowhere.localhost"] {
         let room = jid(room);
         for error in [
-            alice.create(&room, &with_password("p"), Existing::Refused).await.unwrap_err(),
-            alice.show(&room, None).await.unwrap_err(),
+            alice
+                .create(&room, &with_password("p"), Existing::Refused)
+                .await
+                .expect_err("it is refused"),
+            alice.show(&room, None).await.expect_err("it is refused"),
         ] {
             let AdministrationError::NoService { offered, .. } = &error else { panic!("{error}") };
             assert_eq!(offered, &["muc.localhost"], "{error}");
         }
     }
     alice.close().await;
-    let wrong = account("alice@localhost", "wrong", prosody.port, &prosody.authority());
-    let refused = Session::open(wrong).await.unwrap_err();
+    let wrong = server.account("alice", "wrong");
+    let refused = Session::open(wrong).await.expect_err("it is refused");
     let AdministrationError::Stream(failure) = &refused else { panic!("{refused}") };
     assert!(matches!(failure, Failure::Credentials { .. }), "{failure}");
 }

@@ -22,7 +22,7 @@ use self::shell::{Shell, Switch};
 use crate::lab::{
     Access, Attached, BridgeSite, Host, Interface, Internet, InternetOptions, NatKind, NatOptions,
     Place, Site, SiteOptions,
-    servers::{Dns, DnsRecords, ProsodyOptions, Servers},
+    servers::{Dns, DnsRecords, ProsodyOptions, Servers, XmppServer as _},
     tools::{Iperf3, Ping},
     wait_until,
 };

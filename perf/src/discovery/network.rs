@@ -16,7 +16,7 @@ use crate::{
     counters,
     lab::{
         Host, Internet, InternetOptions,
-        servers::{ProsodyOptions, Servers},
+        servers::{ProsodyOptions, Servers, XmppServer as _},
         wait_until,
     },
     tunnel::{Node, Program, Running},

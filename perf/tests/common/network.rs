@@ -15,7 +15,7 @@ use ipop_perf::{
     counters,
     lab::{
         Host, Internet, InternetOptions,
-        servers::{ProsodyOptions, Servers},
+        servers::{ProsodyOptions, Servers, XmppServer as _},
         tools::Ping,
         wait_until,
     },

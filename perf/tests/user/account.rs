@@ -2,7 +2,7 @@
 
 use std::os::unix::process::ExitStatusExt;
 
-use ipop_perf::lab::{Signal, wait_until};
+use ipop_perf::lab::{Signal, servers::XmppServer as _, wait_until};
 
 use crate::{
     common::switch_binary,

@@ -9,6 +9,7 @@ mod check_run;
 #[path = "../common/mod.rs"]
 mod common;
 mod documents;
+mod ejabberd;
 mod guide;
 mod names;
 mod room;

@@ -12,7 +12,7 @@ use ipop_perf::{
     counters,
     lab::{
         Attached, Host, Internet, InternetOptions, Place, Process, Signal,
-        servers::{ProsodyOptions, Servers},
+        servers::{ProsodyOptions, Servers, XmppServer},
         tools::Ping,
         wait_until,
     },
@@ -24,9 +24,25 @@ use crate::common::switch_binary;
 /// How long anything may take that takes a second or two on a quiet machine.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
 
+/// Servers of a world: where they are, and the one for XMPP.
+pub(crate) trait Provider {
+    fn machine(&self) -> &Attached;
+    fn xmpp(&self) -> &dyn XmppServer;
+}
+
+impl Provider for Servers {
+    fn machine(&self) -> &Attached {
+        &self.machine
+    }
+
+    fn xmpp(&self) -> &dyn XmppServer {
+        &self.prosody
+    }
+}
+
 /// The servers, and a machine of the network's administrator beside them.
-pub(crate) struct World {
-    pub(crate) servers: Servers,
+pub(crate) struct World<S = Servers> {
+    pub(crate) servers: S,
     pub(crate) internet: Internet,
     /// Holds files that users keep.
     pub(crate) home: PathBuf,
@@ -48,9 +64,11 @@ impl World {
         let servers = Servers::start(&internet, options).unwrap_or_else(|e| panic!("{e:#}"));
         Self::of(internet, servers)
     }
+}
 
+impl<S: Provider> World<S> {
     /// With these servers.
-    pub(crate) fn of(internet: Internet, servers: Servers) -> Self {
+    pub(crate) fn of(internet: Internet, servers: S) -> Self {
         switch_binary();
         let home = internet.lab().dir().join("home");
         fs::create_dir(&home).unwrap();
@@ -58,7 +76,7 @@ impl World {
     }
 
     pub(crate) fn room(&self) -> String {
-        self.servers.prosody.room("vmnet")
+        self.servers.xmpp().room("vmnet")
     }
 
     /// A machine at the router.
@@ -76,24 +94,24 @@ impl World {
 
     /// Where the server is and who vouches for it.
     pub(crate) fn server_flags(&self) -> Vec<String> {
-        let prosody = &self.servers.prosody;
-        let (address, ca) = (prosody.address().to_string(), prosody.ca_file());
+        let server = self.servers.xmpp();
+        let (address, ca) = (server.address().to_string(), server.ca_file());
         ["--xmpp-server", &address, "--xmpp-ca", &ca.display().to_string()].map(String::from).into()
     }
 
     /// The account of this name, its password and its server.
     pub(crate) fn account(&self, name: &str) -> Vec<String> {
-        let prosody = &self.servers.prosody;
-        let password = prosody.password_file(name).unwrap().display().to_string();
+        let server = self.servers.xmpp();
+        let password = server.password_file(name).unwrap().display().to_string();
         let mut flags = self.server_flags();
-        let jid = prosody.jid(name);
+        let jid = server.jid(name);
         flags.extend(["--xmpp-jid", &jid, "--xmpp-password-file", &password].map(String::from));
         flags
     }
 
     /// Runs a command of the program to its end, on the servers' machine.
-    pub(crate) fn run<S: AsRef<str>>(&self, args: &[S]) -> Ending {
-        run(&self.servers.machine.host, args)
+    pub(crate) fn run<A: AsRef<str>>(&self, args: &[A]) -> Ending {
+        run(&self.servers.machine().host, args)
     }
 
     /// `room WORD ROOM ...` by this account.

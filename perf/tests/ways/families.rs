@@ -3,7 +3,7 @@
 use std::net::{Ipv6Addr, SocketAddr};
 
 use ipop_perf::{
-    lab::{InternetOptions, NatKind, NatOptions, Place, Traffic},
+    lab::{InternetOptions, NatKind, NatOptions, Place, Traffic, servers::XmppServer as _},
     tunnel::PORT,
 };
 use serde_json::Value;

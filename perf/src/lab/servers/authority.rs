@@ -49,9 +49,13 @@ impl Authority {
     pub(super) fn issue(&self, names: &[String], validity: Validity) -> Result<Issued> {
         let mut params = CertificateParams::new(names).context("names for a certificate")?;
         params.distinguished_name.push(DnType::CommonName, names.first().map_or("", |n| n));
-        if validity == Validity::Expired {
-            params.not_before = date_time_ymd(2020, 1, 1);
-            params.not_after = date_time_ymd(2021, 1, 1);
+        match validity {
+            // Erlang's clock, and ejabberd with it, ends before the year that is there by default.
+            Validity::Long => params.not_after = date_time_ymd(2100, 1, 1),
+            Validity::Expired => {
+                params.not_before = date_time_ymd(2020, 1, 1);
+                params.not_after = date_time_ymd(2021, 1, 1);
+            }
         }
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.0)?;

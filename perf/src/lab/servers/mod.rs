@@ -1,6 +1,6 @@
 //! What peers meet at: real servers of Debian's packages, run as processes of a lab.
 //!
-//! * [`Prosody`]: XMPP with rooms.
+//! * [`Prosody`] and [`Ejabberd`]: XMPP with rooms ([`XmppServer`]).
 //! * [`Coturn`]: STUN and TURN.
 //! * [`Dns`]: a name server for one's own names (dnsmasq).
 //! * [`Authority`]: the certificates.
@@ -11,12 +11,14 @@
 mod authority;
 mod coturn;
 mod dns;
+mod ejabberd;
 mod prosody;
 
 use std::{
     fs,
     net::{SocketAddr, TcpStream},
-    path::PathBuf,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -26,6 +28,7 @@ pub use self::{
     authority::{Authority, Validity},
     coturn::{Coturn, CoturnOptions},
     dns::{Dns, DnsRecords},
+    ejabberd::{Ejabberd, EjabberdOptions},
     prosody::{Prosody, ProsodyOptions, TlsVersions},
 };
 use super::{Attached, Internet, Lab, Place, Process, wait_until};
@@ -34,6 +37,57 @@ use super::{Attached, Internet, Lab, Place, Process, wait_until};
 const READY_LIMIT: Duration = Duration::from_secs(20);
 /// The secret that a room's server and the TURN server share.
 const TURN_SECRET: &str = "turn-secret-of-the-lab";
+
+/// What clients of an XMPP server are told, whichever program it is.
+pub trait XmppServer {
+    /// Its domain.
+    fn domain(&self) -> &str;
+
+    /// The domain of its rooms.
+    fn rooms(&self) -> String;
+
+    /// The address for STARTTLS.
+    fn address(&self) -> SocketAddr;
+
+    /// What belongs to it.
+    fn directory(&self) -> &Path;
+
+    /// The file with the certificate of the authority that signed its own.
+    fn ca_file(&self) -> PathBuf {
+        self.directory().join("ca.crt")
+    }
+
+    /// An account's address.
+    fn jid(&self, account: &str) -> String {
+        format!("{account}@{}", self.domain())
+    }
+
+    /// A room's address.
+    fn room(&self, room: &str) -> String {
+        format!("{room}@{}", self.rooms())
+    }
+
+    /// The password of an account.
+    fn password(&self, account: &str) -> String {
+        password_of(account)
+    }
+
+    /// A file with the password of an account, readable by its owner alone.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    fn password_file(&self, account: &str) -> Result<PathBuf> {
+        let path = self.directory().join(format!("{account}.password"));
+        fs::write(&path, self.password(account))
+            .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o600)))
+            .with_context(|| format!("writing {}", path.display()))?;
+        Ok(path)
+    }
+}
+
+fn password_of(account: &str) -> String {
+    format!("password of {account}")
+}
 
 /// A machine `server` with both: what most tests want.
 #[derive(Debug)]

@@ -11,7 +11,9 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Authority, Coturn, TURN_SECRET, Validity, directory, wait_for_port};
+use super::{
+    Authority, Coturn, TURN_SECRET, Validity, XmppServer, directory, password_of, wait_for_port,
+};
 use crate::lab::{Attached, Exit, Lab, Process};
 
 /// The port for plain connections that are upgraded with STARTTLS.
@@ -94,7 +96,7 @@ impl ProsodyOptions {
         self
     }
 
-    /// Accounts `NAME@domain`, whose passwords [`Prosody::password`] knows.
+    /// Accounts `NAME@domain`, whose passwords [`XmppServer::password`] knows.
     #[must_use]
     pub fn accounts<'a>(mut self, names: impl IntoIterator<Item = &'a str>) -> Self {
         self.accounts.extend(names.into_iter().map(|name| (name.into(), password_of(name))));
@@ -296,16 +298,6 @@ impl Prosody {
         })
     }
 
-    /// Its domain.
-    pub fn domain(&self) -> &str {
-        &self.domain
-    }
-
-    /// The address for STARTTLS.
-    pub fn address(&self) -> SocketAddr {
-        (self.at.ipv4, PORT).into()
-    }
-
     /// The same over IPv6, if its machine has it.
     pub fn ipv6_address(&self) -> Option<SocketAddr> {
         self.at.ipv6.map(|ip| (ip, PORT).into())
@@ -316,39 +308,6 @@ impl Prosody {
         (self.at.ipv4, self.direct_tls_port).into()
     }
 
-    /// The file with the certificate of the authority that signed its own.
-    pub fn ca_file(&self) -> PathBuf {
-        self.dir.join("ca.crt")
-    }
-
-    /// An account's address.
-    pub fn jid(&self, account: &str) -> String {
-        format!("{account}@{}", self.domain)
-    }
-
-    /// A room's address.
-    pub fn room(&self, room: &str) -> String {
-        format!("{room}@muc.{}", self.domain)
-    }
-
-    /// The password of an account.
-    pub fn password(&self, account: &str) -> String {
-        password_of(account)
-    }
-
-    /// A file with the password of an account, readable by its owner alone.
-    ///
-    /// # Errors
-    /// When it can't be written.
-    pub fn password_file(&self, account: &str) -> Result<PathBuf> {
-        use std::os::unix::fs::PermissionsExt;
-        let path = self.dir.join(format!("{account}.password"));
-        fs::write(&path, self.password(account))
-            .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o600)))
-            .with_context(|| format!("writing {}", path.display()))?;
-        Ok(path)
-    }
-
     /// Makes an account, also while the server runs.
     ///
     /// # Errors
@@ -357,7 +316,7 @@ impl Prosody {
         self.set_password(account, &password_of(account))
     }
 
-    /// Gives an account another password than [`Prosody::password`] says.
+    /// Gives an account another password than [`XmppServer::password`] says.
     ///
     /// # Errors
     /// When it can't be written.
@@ -397,6 +356,24 @@ impl Prosody {
     }
 }
 
+impl XmppServer for Prosody {
+    fn domain(&self) -> &str {
+        &self.domain
+    }
+
+    fn rooms(&self) -> String {
+        format!("muc.{}", self.domain)
+    }
+
+    fn address(&self) -> SocketAddr {
+        (self.at.ipv4, PORT).into()
+    }
+
+    fn directory(&self) -> &Path {
+        &self.dir
+    }
+}
+
 fn run(dir: &Path, at: &Attached, direct_tls_port: u16) -> Result<Process> {
     let configuration = dir.join("prosody.cfg.lua");
     let args = ["-F".as_ref(), "--config".as_ref(), configuration.as_os_str()];
@@ -406,10 +383,6 @@ fn run(dir: &Path, at: &Attached, direct_tls_port: u16) -> Result<Process> {
         wait_for_port(&mut process, at, port)?;
     }
     Ok(process)
-}
-
-fn password_of(account: &str) -> String {
-    format!("password of {account}")
 }
 
 /// The file in which Prosody's `internal` storage keeps an account.
