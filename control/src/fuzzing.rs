@@ -9,6 +9,7 @@ use ipop_datapath::admission::MAX_PROOFS;
 pub use crate::{
     ice::fuzzing::{ice_candidates, stun_packets, turn_answers},
     links::signal_message,
+    sessions::reached_lists,
     xmpp::fuzzing::{external_services, jingle_payload, room_configuration, room_presence},
 };
 use crate::{
@@ -30,6 +31,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "ice_candidates", body: ice_candidates },
     Target { name: "jingle_payload", body: jingle_payload },
     Target { name: "join_token", body: join_token },
+    Target { name: "reached_lists", body: reached_lists },
     Target { name: "room_configuration", body: room_configuration },
     Target { name: "room_presence", body: room_presence },
     Target { name: "secret_file", body: secret_file },
@@ -151,6 +153,7 @@ mod tests {
     fn seeds(target: &str) -> Vec<Vec<u8>> {
         match target {
             "join_token" => tokens(),
+            "reached_lists" => crate::sessions::reached_seeds(),
             "secret_file" => secret_files(),
             "signal_message" => crate::links::signal_seeds(),
             "state_file" => state_files(),

@@ -14,6 +14,7 @@ use crate::{
     admission::Proved,
     hello::Hello,
     io::SocketId,
+    moves::StationMoves,
     node_id::NodeId,
     path::{Path, Source},
 };
@@ -184,8 +185,26 @@ pub enum Command {
         /// At most [`MAX_SIGNAL_LEN`].
         message: Vec<u8>,
     },
+    /// Switch a frame as if a TAP's kernel side had sent it: this host makes itself known on its segment.
+    Announce {
+        /// The TAP.
+        tap: PortId,
+        /// The frame.
+        frame: Vec<u8>,
+        /// Who gets it.
+        to: Audience,
+    },
     /// Close every connection with [`CloseReason::Shutdown`], flush, end the worker.
     Shutdown,
+}
+
+/// Who gets an announcement.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Audience {
+    /// Whoever gets a frame to its destination.
+    Everybody,
+    /// One peer, by its port.
+    Peer(PortId),
 }
 
 /// Why a connection ended.
@@ -304,6 +323,8 @@ pub enum Event {
         /// The TAP's port.
         port: PortId,
     },
+    /// Stations were heard on another port than before. Told once a second at most by each worker.
+    StationsMoved(Vec<StationMoves>),
     /// A TAP was deleted while in use.
     TapGone {
         /// The TAP's port.

@@ -6,7 +6,7 @@
 use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
-use ipop_learning::{PortId, VlanId};
+use ipop_learning::{Learned, PortId, VlanId};
 
 use crate::{
     command::Event,
@@ -19,6 +19,7 @@ use crate::{
     },
     io::{FrameBytes, Io},
     loop_probe::{CLEAR_AFTER_S, LoopProbe},
+    moves::Moves,
     node_id::NodeId,
     record::arena::{Arena, Exhausted, WhenFull},
     shared::{NodeFacts, Shared},
@@ -59,6 +60,7 @@ pub(crate) struct Switch {
     pub(crate) shared: Arc<Shared>,
     pub(crate) counters: Arc<WorkerCounters>,
     pub(crate) events: Vec<Event>,
+    moves: Moves,
     udp_ports: Vec<u16>,
     buckets: Vec<TokenBucket>,
     taps: Vec<TapOffload>,
@@ -91,6 +93,7 @@ impl Switch {
             shared,
             counters,
             events: Vec::new(),
+            moves: Moves::default(),
             udp_ports,
             scratch: Vec::new(),
             contiguous: Vec::new(),
@@ -256,6 +259,11 @@ impl Switch {
         self.taps[usize::from(tap.0)] = TapOffload::None;
     }
 
+    /// Tells control of the stations that moved.
+    pub(crate) fn tell_moves(&mut self) {
+        self.events.extend(self.moves.take().map(Event::StationsMoved));
+    }
+
     /// Unblocks TAPs on which no probe was seen for a while.
     pub(crate) fn clear_loops(&mut self, now: Instant) {
         let now_s = self.shared.now_s(now);
@@ -306,7 +314,9 @@ impl Switch {
         }
         let now_s = self.shared.now_s(now);
         let fdb = &self.shared.fdb;
-        fdb.learn(VlanId::UNTAGGED, source, ingress, now_s);
+        if let Learned::Moved { from } = fdb.learn(VlanId::UNTAGGED, source, ingress, now_s) {
+            self.moves.note(source, from, ingress);
+        }
         if !destination.is_group()
             && let Some(port) = fdb.look_up(VlanId::UNTAGGED, destination, now_s)
         {

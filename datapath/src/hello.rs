@@ -34,6 +34,8 @@ impl Capabilities {
     pub const SIGNALLING: u64 = 1 << 5;
     /// Ignores frames that it has already, so that small ones can be sent twice.
     pub const REPEATS: u64 = 1 << 6;
+    /// Takes messages that say whom the sender reaches.
+    pub const REACHED: u64 = 1 << 7;
 
     /// Whether all of these bits are set.
     pub const fn has(self, bits: u64) -> bool {

@@ -20,6 +20,7 @@ pub mod io;
 mod liveness;
 pub mod loop_probe;
 pub mod memory;
+mod moves;
 pub mod node_id;
 pub mod os;
 pub mod path;
@@ -36,3 +37,4 @@ mod unsent;
 
 pub use forward::TapOffload;
 pub use ipop_learning::{MacAddr, PortId, VlanId};
+pub use moves::StationMoves;

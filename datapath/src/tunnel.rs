@@ -309,7 +309,7 @@ impl Tunnel {
     /// The earliest time at which [`Tunnel::handle_timeout`] has something to do.
     pub(crate) fn poll_timeout(&mut self) -> Option<Instant> {
         let quic = self.connection.poll_timeout();
-        let own = [self.reassembler.poll_timeout(), self.gives_up_at(), self.handshake_ends_at()];
+        let own = [self.reassembler.poll_timeout(), self.looks_at(), self.handshake_ends_at()];
         own.into_iter().chain([quic]).flatten().min()
     }
 
@@ -322,10 +322,9 @@ impl Tunnel {
         }
     }
 
-    /// When a further lane on which nothing is heard is dead. QUIC itself would wait for as long as such a lane may be idle.
-    pub(crate) fn gives_up_at(&self) -> Option<Instant> {
-        let is_further = self.is_admitted() && self.lane().is_some_and(|lane| lane.0 > 0);
-        self.liveness.waits_since().filter(|_| is_further).map(|since| since + IDLE_TIMEOUT)
+    /// When silence is to be looked at again.
+    fn looks_at(&self) -> Option<Instant> {
+        self.liveness.poll_timeout().filter(|_| self.is_admitted())
     }
 
     /// By when a handshake that the far end began must be finished; `None` once it is.
@@ -333,11 +332,25 @@ impl Tunnel {
         self.handshake_until.filter(|_| self.proved.is_none() && !self.ended)
     }
 
-    /// If the peer has been silent for too long by now.
+    /// If the peer has been silent for too long by now. While it is silent it is asked whether it is there.
     pub(crate) fn silence(&mut self, now: Instant) -> Option<Duration> {
-        let is_admitted = self.is_admitted();
-        let is_due = self.gives_up_at().is_some_and(|at| at <= now);
-        self.liveness.look(now, is_due, &self.connection).filter(|_| is_admitted)
+        if !self.is_admitted() {
+            return None;
+        }
+        let silence = self.liveness.look(now, &self.connection);
+        if self.liveness.must_ask(now) {
+            self.connection.ping();
+        }
+        silence
+    }
+
+    /// Whether the peer has answered nothing for so long that it is dead. On a further lane QUIC itself would wait for as long as
+    /// such a lane may be idle, also when the network does not even take questions.
+    pub(crate) fn is_dead(&self, now: Instant) -> bool {
+        let is_further = self.lane().is_some_and(|lane| lane.0 > 0);
+        let waits_since = self.liveness.waits_since().filter(|_| is_further);
+        let is_idle = waits_since.is_some_and(|since| since + IDLE_TIMEOUT <= now);
+        self.is_admitted() && (is_idle || self.liveness.is_dead(now))
     }
 
     /// Nothing comes any more: what waits for the rest of a frame is given up.
@@ -476,6 +489,7 @@ impl Tunnel {
         let cost = datagrams.max_size().unwrap_or(0) + size_of::<Bytes>();
         let space = datagrams.send_buffer_space();
         self.connection.path_changed(now);
+        self.liveness.path_changed();
         let dropped = self.connection.datagrams().send_buffer_space().saturating_sub(space);
         // Something must be acknowledged soon, or what was lost on the old path blocks the new one until QUIC's timer.
         self.connection.ping();

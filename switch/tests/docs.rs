@@ -124,6 +124,7 @@ fn every_field_of_the_counters_is_explained() {
     let mut fields = fields_of(&text("switch/src/run/report.rs"), "Report");
     fields.extend(fields_of(&text("control/src/sessions/snapshot.rs"), "Snapshot"));
     fields.extend(fields_of(&text("control/src/links/report.rs"), "Report"));
+    fields.extend(fields_of(&text("control/src/sessions/mesh/mod.rs"), "Report"));
     assert!(fields.len() > 50 && fields.contains("kernel_tx_dropped"), "{fields:?}");
     for field in fields {
         let forms = [format!("`{field}`"), format!("`{field}[]`")];

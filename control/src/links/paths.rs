@@ -56,7 +56,10 @@ impl Links {
                 let via = Via::Channel { channel: *channel };
                 self.ice.handle_packet(now, Packet { via, payload });
             }
-            Event::Signal { peer, message, .. } => self.signalled(now, *peer, message),
+            // What does not begin with a brace is for the sessions.
+            Event::Signal { peer, message, .. } if message.starts_with(b"{") => {
+                self.signalled(now, *peer, message);
+            }
             Event::Connected { connection, peer, hello, remote, .. } if hello.lane == 0 => {
                 self.connected(now, *peer, *connection, *remote);
             }

@@ -10,11 +10,13 @@
 //! one waits. Nothing but [`Input::Revoked`] closes a tunnel because of what a source says.
 //!
 //! Lane 0 comes first; its hello tells how many lanes the peer serves, and the dialler opens the rest. Which of two
-//! connections of a lane stays is decided in `lane`, when and where to dial in `dialling`.
+//! connections of a lane stays is decided in `lane`, when and where to dial in `dialling`. Whether the peers reach each other
+//! too is looked at in `mesh`.
 
 mod backoff;
 mod dialling;
 mod lane;
+mod mesh;
 mod notice;
 mod peer;
 #[cfg(test)]
@@ -39,12 +41,16 @@ use ipop_datapath::{
     node_id::NodeId,
 };
 
+#[cfg(test)]
+pub(crate) use self::mesh::seeds as reached_seeds;
 use self::{
     dialling::RemovedAny,
     lane::{Link, Via},
+    mesh::{Mesh, Step},
     peer::Peer,
 };
 pub use self::{
+    mesh::{MeshReport, ShortId, fuzz as reached_lists},
     notice::{Notice, Severity, explain},
     snapshot::{LaneSnapshot, PeerSnapshot, PeerState},
 };
@@ -212,6 +218,7 @@ pub struct Sessions {
     peers: BTreeMap<PortId, Peer>,
     port_of: HashMap<NodeId, PortId>,
     local_addresses: Option<BTreeSet<IpAddr>>,
+    mesh: Mesh,
     phase: Phase,
 }
 
@@ -263,8 +270,9 @@ impl Sessions {
             peer.tell_addresses(&mut ctx);
             peers.insert(port, peer);
         }
-        let mut sessions =
-            Self { ctx, peers, port_of, local_addresses: None, phase: Phase::Running };
+        let mesh = Mesh::new(ctx.local, now);
+        let (local_addresses, phase) = (None, Phase::Running);
+        let mut sessions = Self { ctx, peers, port_of, local_addresses, mesh, phase };
         sessions.handle_timeout(now);
         Ok(sessions)
     }
@@ -299,15 +307,26 @@ impl Sessions {
         if self.phase == Phase::Running {
             for peer in self.peers.values_mut() {
                 peer.maintain(&mut self.ctx, now);
+                self.mesh.follow(now, peer);
             }
             self.forget_unnamed();
+            let ctx = &mut self.ctx;
+            self.mesh.handle_timeout(now, |step| match step {
+                Step::Tell(connection, message) => {
+                    ctx.command(Command::Signal { connection, message }, connection);
+                }
+                Step::Notice(notice) => ctx.push(Action::Notice(notice)),
+            });
         }
     }
 
     /// When [`Self::handle_timeout`] is to be called, if nothing happens before.
     pub fn poll_timeout(&self) -> Option<Instant> {
         match self.phase {
-            Phase::Running => self.peers.values().filter_map(Peer::next_timeout).min(),
+            Phase::Running => {
+                let peers = self.peers.values().filter_map(Peer::next_timeout);
+                peers.chain(self.mesh.poll_timeout()).min()
+            }
             Phase::ShutDown => None,
         }
     }
@@ -328,6 +347,11 @@ impl Sessions {
     /// Every peer, in the order of their ports; configured ones come first.
     pub fn snapshot(&self, now: Instant) -> Vec<PeerSnapshot> {
         self.peers.values().map(|peer| peer.snapshot(now)).collect()
+    }
+
+    /// Whom the peers reach, by what they tell.
+    pub fn mesh(&self) -> MeshReport {
+        self.mesh.report()
     }
 
     fn handle_event(&mut self, now: Instant, event: Event) {
@@ -366,14 +390,19 @@ impl Sessions {
                     self.with_peer(now, node, |peer, ctx| peer.ended(ctx, now, connection, &why));
                 }
             }
-            Event::Rejected { .. }
+            // What begins with a brace is for `links`.
+            Event::Signal { peer, message, .. } if !message.starts_with(b"{") => {
+                self.mesh.signalled(now, peer, &message);
+            }
+            Event::Signal { .. }
+            | Event::Rejected { .. }
+            | Event::StationsMoved(_)
             | Event::LoopSeen { .. }
             | Event::LoopElsewhere { .. }
             | Event::LoopCleared { .. }
             | Event::TapGone { .. }
             | Event::Packet { .. }
             | Event::ChannelPacket { .. }
-            | Event::Signal { .. }
             | Event::WorkerFailed { .. } => {}
         }
     }
@@ -447,6 +476,7 @@ impl Sessions {
         let port = self.port_of.get(&node);
         let Some(peer) = port.and_then(|port| self.peers.get_mut(port)) else { return };
         change(peer, &mut self.ctx);
+        self.mesh.follow(now, peer);
         if peer.is_over() {
             self.forget_unnamed();
         } else {

@@ -10,6 +10,8 @@ use ipop_datapath::{
     path::port_of_alias,
 };
 
+use super::mesh::ShortId;
+
 /// Something that the operator should know.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Notice {
@@ -116,6 +118,32 @@ pub enum Notice {
         /// The latest address of one of them.
         remote: SocketAddr,
     },
+    /// Two peers are not connected to each other, as they say.
+    PairMissing {
+        /// Which.
+        pair: [NodeId; 2],
+        /// The names that they gave, perhaps empty.
+        names: [String; 2],
+    },
+    /// They are now.
+    PairConnected {
+        /// Which.
+        pair: [NodeId; 2],
+    },
+    /// A peer reaches a node that this one does not.
+    BeyondMissing {
+        /// That node, as far as the peer tells.
+        node: ShortId,
+        /// The peer.
+        via: NodeId,
+        /// The peer's name, perhaps empty.
+        name: String,
+    },
+    /// That node is a peer that is up now.
+    BeyondConnected {
+        /// Which.
+        node: ShortId,
+    },
 }
 
 /// How much a notice matters.
@@ -134,14 +162,18 @@ impl Notice {
             Self::PeerUp { .. }
             | Self::PeerRestarted { .. }
             | Self::LaneUp { .. }
-            | Self::LaneMoved { .. } => Severity::Info,
+            | Self::LaneMoved { .. }
+            | Self::PairConnected { .. }
+            | Self::BeyondConnected { .. } => Severity::Info,
             Self::PeerDown { .. }
             | Self::LaneDown { .. }
             | Self::DialFailed { .. }
             | Self::Refused { .. }
             | Self::Revoked { .. }
             | Self::MtuMismatch { .. }
-            | Self::DuplicateNode { .. } => Severity::Warning,
+            | Self::DuplicateNode { .. }
+            | Self::PairMissing { .. }
+            | Self::BeyondMissing { .. } => Severity::Warning,
         }
     }
 }
@@ -224,6 +256,24 @@ impl fmt::Display for Notice {
                  tell the peers its new node id",
                 Shown(*remote)
             ),
+            Self::PairMissing { pair: [one, other], names: [name, other_name] } => write!(
+                f,
+                "peers {one} ({name}) and {other} ({other_name}) have no tunnel to each other: frames \
+                 between the machines behind them are lost, since none is forwarded from peer to peer; \
+                 give both of them each other as --peer, one with an address, or let them join the network"
+            ),
+            Self::PairConnected { pair: [one, other] } => {
+                write!(f, "peers {one} and {other} have a tunnel to each other now")
+            }
+            Self::BeyondMissing { node, via, name } => write!(
+                f,
+                "peer {via} ({name}) has a tunnel to a node whose id begins with {node}, this node has \
+                 none: frames to and from the machines behind it are lost; give both of them each other \
+                 as --peer, one with an address, or let them join the network"
+            ),
+            Self::BeyondConnected { node } => {
+                write!(f, "the node whose id begins with {node} has a tunnel to this node now")
+            }
         }
     }
 }

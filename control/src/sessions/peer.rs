@@ -67,6 +67,8 @@ pub(super) struct Peer {
     /// How many of them the peer serves too.
     pub(super) lanes_wanted: usize,
     pub(super) hello: Option<Hello>,
+    /// The connection that the mesh knows it by.
+    pub(super) known_to_mesh: Option<ConnectionId>,
     /// Since when it is up, or down.
     pub(super) since: Instant,
     pub(super) last_error: Option<String>,
@@ -95,6 +97,7 @@ impl Peer {
             lanes: (0..ctx.lanes).map(|_| Lane::default()).collect(),
             lanes_wanted: 1,
             hello: None,
+            known_to_mesh: None,
             since: now,
             last_error: None,
             reported: None,
@@ -107,6 +110,12 @@ impl Peer {
 
     pub(super) fn is_up(&self) -> bool {
         self.lanes.iter().any(|lane| lane.active.is_some())
+    }
+
+    /// The connection that signals go over, if it is up: that of lane 0, as far as there is one.
+    pub(super) fn signals_over(&self) -> Option<ConnectionId> {
+        let link = self.lanes.iter().find_map(|lane| lane.active.as_ref());
+        link.map(|link| link.connection)
     }
 
     /// A source names it, again or for the first time.

@@ -376,6 +376,7 @@ impl World {
             | Command::RemoveSource { .. }
             | Command::SendPacket { .. }
             | Command::AnswerStrangers(_)
+            | Command::Announce { .. }
             | Command::Signal { .. } => panic!("sessions ask for no {command:?}"),
         }
     }

@@ -8,9 +8,11 @@
 //! `SIMULATION_LOG=1` shows what the operators are told.
 //!
 //! What must hold is in `segment` (frames), `scenario` (convergence, counters) and `world` (nothing spins, nothing grows); `strangers` has
-//! worlds in which one site does not know the network's secret, and one in which many come from one address.
+//! worlds in which one site does not know the network's secret, and one in which many come from one address; `gaps` such in which
+//! two sites do not know of each other.
 
 mod frames;
+mod gaps;
 #[path = "../common/identity.rs"]
 mod identity;
 mod network;

@@ -10,7 +10,7 @@ use std::{
 use ipop_control::{
     network::Secrets,
     peer::PeerSource,
-    sessions::{Sessions, SessionsConfig},
+    sessions::{Notice, Sessions, SessionsConfig},
     trust::{Policy, Trust},
 };
 use ipop_datapath::{
@@ -47,6 +47,8 @@ pub(crate) struct Site {
     pub(crate) secrets: Option<Secrets>,
     pub(crate) honesty: Honesty,
     pub(crate) running: Option<Running>,
+    /// What the operator was told, until somebody takes it.
+    pub(crate) notices: Vec<Notice>,
     pub(crate) starts: u32,
     /// Nothing is to be done before this.
     pub(crate) wake_at: Option<Instant>,

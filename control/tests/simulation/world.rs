@@ -93,6 +93,7 @@ impl World {
                     secrets: (plan.seed % 2 == 1).then(|| SECRET.parse().expect("a secret")),
                     honesty: Honesty::Honest,
                     running: None,
+                    notices: Vec::new(),
                     starts: 0,
                     wake_at: None,
                 }
@@ -345,6 +346,7 @@ impl World {
                 if std::env::var_os("SIMULATION_LOG").is_some() {
                     println!("{:>9.3?} site {site}: {notice}", self.now - self.started);
                 }
+                self.sites[site].notices.push(notice);
             }
         }
     }

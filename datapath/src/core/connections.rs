@@ -209,13 +209,13 @@ impl Core {
         tunnel.drain_received(now, &mut inbound);
         tunnel.end_round(now, &mut inbound);
         tunnel.write_signals();
-        let more = self.send_frames(now, &mut tunnel, io);
-        self.follow_move(&mut tunnel, io);
-        let silence = tunnel.silence(now);
-        if let Some(rtt) = silence {
+        // Before the rest, so that questions go out with it.
+        if let Some(rtt) = tunnel.silence(now) {
             self.switch.events.push(Event::Silent { connection: tunnel.id, rtt });
         }
-        let is_dead = silence.is_some() && tunnel.gives_up_at().is_some_and(|at| at <= now);
+        let more = self.send_frames(now, &mut tunnel, io);
+        self.follow_move(&mut tunnel, io);
+        let is_dead = tunnel.is_dead(now);
         let mut drained = false;
         while let Some(event) = tunnel.connection.poll_endpoint_events() {
             drained |= event.is_drained();
@@ -250,7 +250,7 @@ impl Core {
         }
     }
 
-    /// Nothing is heard over a further lane: QUIC would wait for as long as such a lane may be idle.
+    /// The peer is dead as far as this connection tells: QUIC would wait for longer.
     fn give_up(&mut self, now: Instant, handle: ConnectionHandle) {
         if let Some(tunnel) = self.tunnels[handle.0].as_mut().filter(|tunnel| !tunnel.ended) {
             tunnel.close(now, CloseReason::Replaced, "nothing was heard on this lane");
@@ -339,7 +339,8 @@ impl Core {
             capabilities: Capabilities(
                 capabilities(&self.config.taps).0
                     | Capabilities::SIGNALLING
-                    | Capabilities::REPEATS,
+                    | Capabilities::REPEATS
+                    | Capabilities::REACHED,
             ),
             max_frame_len: MAX_FRAME_LEN as u32,
             inner_mtu: facts.inner_mtu,

@@ -27,11 +27,11 @@ use self::{
 
 use crate::{
     admission::Admission,
-    command::{CloseReason, Command, ConnectionId, Event, Lane},
+    command::{Audience, CloseReason, Command, ConnectionId, Event, Lane},
     counters::WorkerCounters,
     drops::DropReason,
     forward::{Egress, Switch, TapOffload},
-    frame::{Offload, flow_hash},
+    frame::{Offload, VNET_HEADER_LEN, flow_hash},
     io::{FrameBytes, Io, TapFrame},
     loop_probe::{LoopProbe, PROBE_INTERVAL},
     queue::Outgoing,
@@ -256,6 +256,7 @@ impl Core {
             Command::KnowAddresses { port, addresses } => self.handshakes.know(port, &addresses),
             Command::AnswerStrangers(strangers) => self.paths.strangers = strangers,
             Command::Signal { connection, message } => self.signal(connection, &message),
+            Command::Announce { tap, frame, to } => self.announce(now, tap, &frame, to, io),
             Command::Shutdown => {
                 self.shutting_down = true;
                 let handles: Vec<_> =
@@ -281,6 +282,28 @@ impl Core {
 
 /// Frames on their way out.
 impl Core {
+    /// A frame of this host's that no TAP gave: the kernel does not make one, and to write it to the TAP would show it to this host.
+    fn announce(
+        &mut self,
+        now: Instant,
+        tap: PortId,
+        frame: &[u8],
+        to: Audience,
+        io: &mut impl Io,
+    ) {
+        let vnet = &[0; VNET_HEADER_LEN];
+        let Audience::Peer(port) = to else {
+            return self.outbound(now, TapFrame { tap, vnet, frame, shared: None }, io);
+        };
+        let sent = self.switch.classify_local(now, tap, vnet, frame).and_then(|local| {
+            let (offload, headers_len) = (local.offload, local.headers_len);
+            self.send_to(port, Outgoing { offload, headers_len, frame, shared: None }, io)
+        });
+        if let Err(reason) = sent {
+            self.switch.count_drop(tap, reason);
+        }
+    }
+
     fn flood(
         &mut self,
         ingress: PortId,
@@ -344,6 +367,7 @@ impl Core {
             tunnel.refresh_gauges();
             connections::take_counts(tunnel, &self.switch.counters);
         }
+        self.switch.tell_moves();
         if self.config.worker != 0 {
             return;
         }

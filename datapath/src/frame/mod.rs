@@ -5,6 +5,7 @@
 //! [`complete_checksum`] and [`Template`] build on what was found there.
 #![forbid(unsafe_code)]
 
+mod announcement;
 mod check;
 mod checksum;
 mod flow;
@@ -17,6 +18,7 @@ mod segment;
 #[cfg(test)]
 pub(crate) mod testing;
 
+pub use announcement::{HostRole, announcement};
 pub use check::{CheckedOffload, MAX_TCP_SEGMENTS, MAX_UDP_SEGMENTS, check_offload};
 pub use checksum::{complete_checksum, internet_checksum};
 pub use flow::{flow_hash, flow_hash_parsed};

@@ -1,7 +1,7 @@
 //! Settings of a network interface, through the classic ioctls (netdevice(7)): they need no library and exist everywhere.
 
 use std::{
-    fs,
+    fs, io,
     net::IpAddr,
     os::fd::{AsRawFd, OwnedFd},
     path::Path,
@@ -259,28 +259,62 @@ impl Interface {
         }
         let mut before = Vec::new();
         for (key, value) in settings {
-            if let Ok(was) = fs::read_to_string(self.ipv6_setting(key)) {
-                self.set_ipv6(key, value);
-                before.push(Ipv6Setting { key, value: was.trim().to_owned() });
+            match self.set_ipv6_setting(key, value) {
+                Ok(was) => before.extend(was),
+                // A port of a bridge takes no advertisements in any case.
+                Err(error) if key == "accept_ra" && link_local == LinkLocal::With => {
+                    let name = &self.name;
+                    tracing::warn!(
+                        "cannot turn router advertisements off at {name} ({error}): machines behind other nodes \
+                         can make themselves this host's IPv6 router. Run `sysctl -w \
+                         net.ipv6.conf.{name}.accept_ra=0` where /proc/sys can be written"
+                    );
+                }
+                Err(error) => tracing::debug!(interface = self.name, key, %error, "not set"),
             }
         }
         before
     }
 
-    /// Puts back what [`Self::disable_ipv6_autoconf`] found.
+    /// Puts back what [`Self::set_ipv6_setting`] found.
     pub fn restore_ipv6_settings(&self, settings: &[Ipv6Setting]) {
-        settings.iter().for_each(|setting| self.set_ipv6(setting.key, &setting.value));
-    }
-
-    fn set_ipv6(&self, key: &str, value: &str) {
-        if let Err(error) = fs::write(self.ipv6_setting(key), value) {
-            // Read-only /proc is common in containers.
-            tracing::debug!(interface = self.name, key, %error, "not set");
+        for Ipv6Setting { key, value } in settings {
+            if let Err(error) = fs::write(self.ipv6_file(key), value) {
+                tracing::debug!(interface = self.name, key, %error, "not put back");
+            }
         }
     }
 
-    /// The file of a setting; a host without IPv6 has none.
-    fn ipv6_setting(&self, key: &str) -> String {
+    /// Whether it forwards IPv6.
+    pub fn is_ipv6_router(&self) -> bool {
+        self.ipv6_setting("forwarding").is_some_and(|value| value != "0")
+    }
+
+    /// Changes a setting; gives what was set before if it was something else. A host without IPv6 has nothing to set.
+    ///
+    /// # Errors
+    /// Without CAP_NET_ADMIN, or if `/proc/sys` is read-only, as is common in containers.
+    pub(super) fn set_ipv6_setting(
+        &self,
+        key: &'static str,
+        value: &str,
+    ) -> io::Result<Option<Ipv6Setting>> {
+        match self.ipv6_setting(key) {
+            Some(was) if was != value => {
+                fs::write(self.ipv6_file(key), value)?;
+                Ok(Some(Ipv6Setting { key, value: was }))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// What is set; nothing on a host without IPv6.
+    pub(super) fn ipv6_setting(&self, key: &str) -> Option<String> {
+        let value = fs::read_to_string(self.ipv6_file(key)).ok()?;
+        Some(value.trim().to_owned())
+    }
+
+    fn ipv6_file(&self, key: &str) -> String {
         format!("/proc/sys/net/ipv6/conf/{}/{key}", self.name)
     }
 
@@ -327,10 +361,10 @@ impl Interface {
         ifreq_named(&self.name)
     }
 
-    fn request(&self, code: libc::Ioctl, request: &mut libc::ifreq) -> std::io::Result<()> {
+    fn request(&self, code: libc::Ioctl, request: &mut libc::ifreq) -> io::Result<()> {
         // SAFETY: every code used here takes a pointer to `ifreq`, which lives for the call.
         let done = unsafe { libc::ioctl(self.socket.as_raw_fd(), code, &raw mut *request) };
-        if done < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+        if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 }
 

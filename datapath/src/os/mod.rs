@@ -2,6 +2,7 @@
 
 mod address;
 mod bridge;
+pub mod bridge_host;
 pub mod interface;
 mod netlink;
 pub mod network;

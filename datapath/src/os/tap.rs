@@ -14,6 +14,7 @@ use rustix::fs::{Mode, OFlags, open};
 
 use super::{
     OsError,
+    bridge_host::ToldNeighbours,
     interface::{Cidr, Interface, Ipv6Setting, LinkLocal, ifreq_named},
     once_released, trial,
 };
@@ -128,6 +129,11 @@ impl Tap {
         self.found.is_some()
     }
 
+    /// The bridge that it is in now, if any.
+    pub fn bridge(&self) -> Option<String> {
+        self.interface.bridge()
+    }
+
     /// Lets the bridge that the TAP is in, if any, forget the stations that it has learned on it.
     pub fn flush_bridge_port(&self) {
         if self.interface.bridge().is_none() {
@@ -159,7 +165,9 @@ impl Tap {
             if let Some(other) = self.interface.bridge() {
                 self.interface.leave_bridge(&other)?;
             }
+            let told = ToldNeighbours::of(bridge);
             self.interface.join_bridge(bridge)?;
+            drop(told);
             if let Some(found) = &mut self.found {
                 found.joined = Some(bridge.clone());
             }
@@ -253,7 +261,8 @@ pub fn try_attach(name: &str) -> Result<(), OsError> {
     }
 }
 
-/// A MAC address for this node's TAP of this name: the same after every restart, locally administered.
+/// A MAC address for this node's TAP of this name: the same after every restart, locally administered, and so high that a bridge,
+/// which has the lowest address of its ports, keeps its own.
 pub fn stable_mac(node: crate::node_id::NodeId, name: &str) -> MacAddr {
     let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
     context.update(b"ipop-switch tap mac 1");
@@ -262,7 +271,7 @@ pub fn stable_mac(node: crate::node_id::NodeId, name: &str) -> MacAddr {
     let digest = context.finish();
     let mut mac = [0; 6];
     mac.copy_from_slice(&digest.as_ref()[..6]);
-    mac[0] = mac[0] & 0xfc | 0x02;
+    mac[0] = 0xfe;
     MacAddr(mac)
 }
 

@@ -14,13 +14,13 @@ use super::{
 };
 use crate::command::{Direction, Lane};
 
-/// Silence after which a peer is dead, with a keep-alive every [`KEEP_ALIVE`]: together under 10 s, since the first unanswered
-/// keep-alive restarts the idle timer once (RFC 9000 section 10.1).
+/// Silence after which QUIC itself gives a connection up. A peer that leaves questions unanswered is given up sooner
+/// (`liveness.rs`); this is for when the network does not even take questions.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(7);
 /// Interval of keep-alives on an idle first lane, which stands for the peer: when it falls silent, the others are asked.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// The same on further lanes, where only the mappings of NATs and firewalls are kept: shorter than the 30 s of the strictest
-/// common ones. A lane that dies alone is noticed [`IDLE_TIMEOUT`] after it is used or asked (`Tunnel::gives_up_at`).
+/// common ones. A lane that dies alone is noticed when it is used or asked.
 const FURTHER_KEEP_ALIVE: Duration = Duration::from_secs(25);
 const FURTHER_IDLE_TIMEOUT: Duration = Duration::from_secs(40);
 /// The end that did not dial waits this much longer, in percent, or both would send keep-alives at the same moment.

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use ipop_perf::{lab::Signal, tunnel::Running};
+use ipop_perf::{
+    lab::{Signal, tools::Ping, wait_until},
+    tunnel::Running,
+};
 
 use crate::support::{
     DEAD_WITHIN, Pair, SOON, count_lines, counters, inner, lab, node, peer_state, script,
@@ -48,6 +51,30 @@ fn a_killed_switch_that_stays_away_is_reported_within_ten_seconds() {
     let report = counters(&mut a);
     assert_ne!(peer_state(&report, pair.b.node_id()), "up");
     assert!(!b.host.has_interface(&b.tap), "a TAP goes with its switch");
+}
+
+/// Frames wait for it all the while.
+#[test]
+fn a_switch_that_is_stopped_for_two_seconds_keeps_its_tunnel() {
+    let pair = Pair::new("stopped");
+    let [mut a, mut b] = pair.start();
+    let interval = Duration::from_millis(50);
+    let pings = Ping::to(inner(2)).count(100_000).interval(interval).start(&a.host).unwrap();
+    for _ in 0..3 {
+        b.process.signal(Signal::STOP).unwrap();
+        std::thread::sleep(Duration::from_secs(2));
+        b.process.signal(Signal::CONT).unwrap();
+        let answered = pings.answers();
+        assert!(wait_until(SOON, || pings.answers() > answered + 10), "it goes on");
+    }
+    pings.stop().unwrap();
+    for running in [&mut a, &mut b] {
+        assert_eq!(downs(running), 0, "{}", running.process.stderr());
+    }
+}
+
+fn downs(running: &Running) -> usize {
+    count_lines(running, "down after") + count_lines(running, "down, others carry on")
 }
 
 #[test]

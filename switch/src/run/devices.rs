@@ -10,7 +10,9 @@ use ipop_datapath::{
     engine::TapQueues,
     node_id::NodeId,
     os::{
-        OsError, interface,
+        OsError,
+        bridge_host::QuietBridge,
+        interface::{self, Interface},
         tap::{Tap, TapConfig, stable_mac},
         udp::{self, UdpPort},
     },
@@ -21,6 +23,8 @@ use crate::settings::{Listen, Offload, Settings};
 /// See the head of this file.
 pub(super) struct Devices {
     pub(super) taps: Vec<Tap>,
+    /// What the bridge that holds them is kept from. It goes after them.
+    _bridge: Option<QuietBridge>,
     offload: TapOffload,
     /// By worker: the listening socket, and one to dial from for every lane but the first.
     sockets: VecDeque<Vec<UdpPort>>,
@@ -38,6 +42,8 @@ impl Devices {
             Offload::Auto => TapOffload::Full,
             Offload::Off => TapOffload::None,
         };
+        let bridge = settings.bridge.as_ref().map(|bridge| Interface::named(bridge.as_str()));
+        let bridge = bridge.transpose()?.map(QuietBridge::new);
         let mut taps = Vec::new();
         for name in &settings.taps {
             taps.push(Tap::open(&TapConfig {
@@ -58,7 +64,7 @@ impl Devices {
         let relay = settings.network.as_ref().map(|_| udp::ephemeral(listen)).transpose()?;
         let relay_port = relay.as_ref().map(|relay| relay.local);
         let udp_ports = ports.chain(relay_port).map(|local| local.port()).collect();
-        Ok(Self { taps, offload, sockets, listen, relay, udp_ports })
+        Ok(Self { taps, _bridge: bridge, offload, sockets, listen, relay, udp_ports })
     }
 
     /// The ports of all sockets.

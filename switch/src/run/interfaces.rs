@@ -78,6 +78,7 @@ impl Switch {
             Ok(addresses) => self.sessions.handle(now, Input::LocalAddresses(addresses)),
             Err(error) => tracing::debug!(%error, "cannot list this host's addresses"),
         }
+        self.look_at_own_addresses(now);
         if let Some(network) = &mut self.network {
             network.look_at_interfaces(now, &self.settings);
         }

@@ -2,7 +2,9 @@
 //!
 //! One channel brings everything to the control thread (workers' events, signals, resolved names); it feeds the sessions and carries out what they ask for.
 
+mod announce;
 mod devices;
+mod flaps;
 mod interfaces;
 mod network;
 mod refusals;
@@ -42,7 +44,9 @@ use ipop_learning::{MacTable, MacTableConfig};
 use signal_hook::consts::{SIGHUP, SIGUSR1};
 
 use self::{
+    announce::Announcements,
     devices::Devices,
+    flaps::Flaps,
     interfaces::Routes,
     network::{Network, ResolvedServers},
     refusals::Refusals,
@@ -134,6 +138,8 @@ pub(crate) fn run(
         workers: Vec::new(),
         messages,
         refusals: Refusals::default(),
+        announcements: Announcements::default(),
+        flaps: Flaps::default(),
         network: None,
         given_up: None,
         routes: Routes::default(),
@@ -161,6 +167,8 @@ struct Switch {
     devices: Devices,
     messages: Sender<Message>,
     refusals: Refusals,
+    announcements: Announcements,
+    flaps: Flaps,
     network: Option<Network>,
     /// Why the network cannot be joined, and nothing else can be done either.
     given_up: Option<String>,
@@ -268,7 +276,9 @@ impl Switch {
             }
             let now = Instant::now();
             let links = self.network.as_ref().and_then(|network| network.links.poll_timeout());
-            let due = [Some(trust_at), self.routes.due(), self.sessions.poll_timeout(), links];
+            let announcements = self.announcements.due();
+            let sessions = self.sessions.poll_timeout();
+            let due = [Some(trust_at), self.routes.due(), announcements, sessions, links];
             let until = due.into_iter().flatten().min().unwrap_or(trust_at);
             match inbox.recv_timeout(until.saturating_duration_since(now)) {
                 Ok(Message::Signal(SIGHUP)) => {
@@ -290,6 +300,7 @@ impl Switch {
                 self.follow_trust_file();
             }
             self.look_at_routes(now);
+            self.announce_addresses(now);
             self.sessions.handle_timeout(now);
             if let Some(network) = &mut self.network {
                 network.links.handle_timeout(now);
@@ -360,6 +371,7 @@ impl Switch {
             Event::LoopCleared { port } => {
                 tracing::info!("the loop is gone: {} forwards again", self.tap_name(*port));
             }
+            Event::StationsMoved(moved) => self.stations_moved(now, moved),
             Event::TapGone { port } => {
                 let tap = self.tap_name(*port);
                 return Some(Err(Failure::new(
@@ -414,7 +426,8 @@ impl Switch {
 
     fn tell(&mut self, notice: &Notice) {
         match notice {
-            Notice::PeerUp { peer, remote, .. } => {
+            Notice::PeerUp { peer, port, remote, .. } => {
+                self.announcements.peer_up(Instant::now(), *port);
                 let is_of_room = port_of_alias(*remote).is_some();
                 let network = self.network.as_ref().filter(|_| is_of_room);
                 let way = network.and_then(|network| network.way_to(*peer));

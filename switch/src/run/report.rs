@@ -9,7 +9,7 @@ use std::{
 
 use ipop_control::{
     links::{LinkReport, NetworkReport},
-    sessions::PeerSnapshot,
+    sessions::{MeshReport, PeerSnapshot},
 };
 use ipop_datapath::{
     PortId,
@@ -30,6 +30,7 @@ pub(super) struct Report {
     listen: String,
     /// Nothing without a network.
     network: Option<NetworkReport>,
+    mesh: MeshReport,
     fdb: FdbReport,
     taps: Vec<TapReport>,
     peers: Vec<PeerReport>,
@@ -143,6 +144,7 @@ impl Report {
             engine: "io_uring",
             listen: switch.devices.listen_address().to_string(),
             network: switch.network.as_ref().map(Network::report),
+            mesh: switch.sessions.mesh(),
             fdb: FdbReport {
                 stations: shared.fdb.len(),
                 learned: fdb.learned,

@@ -1,7 +1,13 @@
 //! More than two hosts on one segment: bridges with VMs behind the switches, three sites, several TAPs, DHCP. Needs root.
+//!
+//! * `neighbours`: what the host itself believes and says on its segment.
+//! * `faults`: what is wrong with a segment, and told.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+#[path = "../common/mod.rs"]
 mod common;
+mod faults;
+mod neighbours;
 
 use std::net::Ipv4Addr;
 
