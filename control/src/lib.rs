@@ -3,7 +3,7 @@
 //! [`identity`] is this node's key, [`peer`] how a peer is written, [`network`] the secret of a network and the invitation to it, [`trust`]
 //! who may connect, [`xmpp`] where nodes learn of one another, [`ice`] how they reach one another, and [`sessions`] the state machine that
 //! decides which connection carries which lane of which peer. [`local_addresses`] asks the system for the host's addresses, [`private_file`]
-//! reads and writes what is kept, [`state_directory`] looks at who else could, [`xmpp::stream`] keeps the stream to the XMPP server; nothing else here does I/O.
+//! reads and writes what is kept, [`state_directory`] looks at who else could, [`refused_sends`] says why the kernel does not send a packet, [`xmpp::stream`] keeps the stream to the XMPP server; nothing else here does I/O.
 #![forbid(unsafe_code)]
 
 pub mod fuzzing;
@@ -14,6 +14,7 @@ pub mod local_addresses;
 pub mod network;
 pub mod peer;
 pub mod private_file;
+pub mod refused_sends;
 mod rng;
 pub mod sessions;
 pub mod state_directory;

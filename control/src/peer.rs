@@ -9,13 +9,15 @@ use std::{
     str::FromStr,
 };
 
-use ipop_datapath::node_id::NodeId;
+use ipop_datapath::{node_id::NodeId, path::is_of_aliases};
 
 /// The UDP port that a switch listens on unless told otherwise, and that is dialled if none is given.
 pub const DEFAULT_PORT: u16 = 5800;
 
 /// What names a peer. A node may have several.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize, serde::Deserialize,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum PeerSource {
     /// The configuration: `--peer`.
@@ -147,6 +149,11 @@ fn ipv6(text: &str) -> Result<Host, String> {
     };
     let ip: Ipv6Addr =
         address.parse().map_err(|_| format!("{address:?} is not an IPv6 address"))?;
+    if is_of_aliases(ip.into()) {
+        return Err(format!(
+            "{address} is of 100::/64, which no host has: packets there are discarded"
+        ));
+    }
     match zone {
         None => Ok(Host::Ip(IpAddr::V6(ip))),
         Some(zone) if is_interface_name(zone) => Ok(Host::Name(text.into())),
@@ -254,6 +261,8 @@ mod tests {
             "@[::1]5800",
             "@[hostB]:5800",
             "@[fe80::1%]:5800",
+            "@[100::7]:1",
+            "@[100::7%eth0]:5800",
             "@300.0.0.1:5800",
             "@10.0.0:5800",
             "@host b:5800",

@@ -306,6 +306,13 @@ pub enum Event {
         /// Why, and what to do if it should get in.
         why: String,
     },
+    /// The kernel refused to send a packet. At most one a second is told.
+    SendRefused {
+        /// Where it was to go.
+        remote: SocketAddr,
+        /// The kernel's number of the reason.
+        errno: i32,
+    },
     /// A loop probe came in on a TAP: the segment behind it is reached twice, and the TAP is blocked.
     LoopSeen {
         /// The TAP's port.

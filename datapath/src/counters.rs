@@ -116,8 +116,12 @@ pub struct IoCounters {
     pub sent_trains: Counter,
     /// Times a socket's buffer was full.
     pub send_blocked: Counter,
-    /// Sends that the kernel refused.
+    /// Sends that the kernel refused for any reason but size.
     pub send_errors: Counter,
+    /// Of those, since it has no route to the host.
+    pub send_unreachable: Counter,
+    /// Of those, since it has no room for the packet.
+    pub send_no_room: Counter,
     /// Packets that the kernel found too large for the interface.
     pub send_too_large: Counter,
     /// Full datagrams that QUIC did not take: the path MTU shrank within a burst.

@@ -24,6 +24,8 @@ drop_reasons! {
     Runt = "runt",
     /// Longer than the receiving end accepts.
     Oversized = "oversized",
+    /// From a peer, and longer than this node's inner MTU allows.
+    OverMtu = "over_mtu",
     /// Headers beyond Ethernet's contradict themselves where the switch needs them.
     Malformed = "malformed",
     /// The vnet header contradicts the frame.

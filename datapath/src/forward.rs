@@ -150,6 +150,9 @@ impl Switch {
             return Err(DropReason::LoopProbe);
         }
         let (offload, headers_len) = check(offload, head, total_len)?;
+        if longest_segment_len(offload, headers_len, total_len) > self.max_len(head) {
+            return Err(DropReason::OverMtu);
+        }
         match self.learn_and_look_up(now, peer, ethernet)? {
             Egress::Port(tap) if self.shared.is_tap(tap) => {
                 self.write_tap(tap, offload, headers_len, FrameBytes::Pieces(pieces), io)
@@ -157,6 +160,11 @@ impl Switch {
             Egress::Port(_) => Err(DropReason::SplitHorizon),
             Egress::Flood => self.flood_taps(offload, headers_len, pieces, io),
         }
+    }
+
+    /// How long a frame for the TAPs may be that begins so: the kernel takes longer ones, and its bridges drop them without a word.
+    fn max_len(&self, head: &[u8]) -> usize {
+        usize::from(self.facts.inner_mtu) + ETHERNET_HEADER_LEN + tags_len(head)
     }
 
     /// Writes a frame to a local TAP, finished in software where the TAP or its reader needs that.
@@ -419,6 +427,25 @@ fn count_received(counters: &PortCounters, len: usize) {
     counters.received_bytes.add(len as u64);
 }
 
+/// The length of the frame, or of the longest that a superframe stands for.
+fn longest_segment_len(offload: Offload, headers_len: u16, total_len: usize) -> usize {
+    match offload.gso {
+        Gso::None => total_len,
+        _ => total_len.min(usize::from(headers_len) + usize::from(offload.gso_size)),
+    }
+}
+
+/// The length of a frame's VLAN tags, of which it may have two (IEEE 802.1Q, 802.1ad).
+fn tags_len(head: &[u8]) -> usize {
+    const TAG_LEN: usize = 4;
+    const TYPE_AT: usize = 12;
+    let is_tag = |tag: &usize| {
+        let kind = head.get(TYPE_AT + tag * TAG_LEN..).and_then(|rest| rest.first_chunk());
+        matches!(kind, Some([0x81, 0x00] | [0x88, 0xa8]))
+    };
+    (0..2).take_while(is_tag).count() * TAG_LEN
+}
+
 fn head_of(frame: &[u8]) -> &[u8] {
     &frame[..frame.len().min(MAX_HEADERS_LEN)]
 }
@@ -465,12 +492,15 @@ mod tests {
     use ipop_learning::{MacTable, MacTableConfig};
 
     use super::*;
-    use crate::node_id::NodeId;
+    use crate::{
+        memory::{MemoryIo, MemoryIoConfig},
+        node_id::NodeId,
+    };
 
     fn switch(taps: &[TapOffload]) -> Switch {
         let now = Instant::now();
         let table = MacTable::new(MacTableConfig { capacity: 16, ..MacTableConfig::default() });
-        let shared = Arc::new(Shared::new(table, taps.len() as u16, 0, 1, now));
+        let shared = Arc::new(Shared::new(table, taps.len() as u16, 1, 1, now));
         let facts = NodeFacts {
             node: NodeId([1; 32]),
             instance: [0; 16],
@@ -500,5 +530,30 @@ mod tests {
             |offload| [0, 1, 2].map(|tap| switch.must_finish(PortId(tap), offload, &frame));
         assert_eq!(finished(tcp), [false, false, true]);
         assert_eq!(finished(udp), [false, true, true]);
+    }
+
+    #[test]
+    fn what_a_peer_sends_beyond_the_inner_mtu_is_dropped_here() {
+        const PEER: PortId = PortId(1);
+        let now = Instant::now();
+        let mut switch = switch(&[TapOffload::Full]);
+        let mut io = MemoryIo::new(MemoryIoConfig::default());
+        let mut inbound = |types: &[u8], len: usize| {
+            let mut frame = [&[0xff; 6][..], &[2, 0, 0, 0, 0, 7], types].concat();
+            frame.resize(len, 0);
+            let pieces = &mut vec![Bytes::from(frame)];
+            switch.inbound(now, PEER, Offload::NONE, pieces, &mut io)
+        };
+        let (plain, tagged) = ([0x08, 0x06], [0x81, 0, 0, 5, 0x08, 0x06]);
+        let twice = [0x88, 0xa8, 0, 5, 0x81, 0, 0, 6, 0x08, 0x06];
+        for (types, max_len) in [(&plain[..], 1_514), (&tagged, 1_518), (&twice, 1_522)] {
+            assert_eq!(inbound(types, max_len), Ok(()));
+            assert_eq!(inbound(types, max_len + 1), Err(DropReason::OverMtu));
+        }
+        assert_eq!(longest_segment_len(Offload::NONE, 0, 9_014), 9_014);
+        let gso = Gso::Tcp4 { ecn: false };
+        let superframe = Offload { gso, gso_size: 1_448, ..Offload::NONE };
+        assert_eq!(longest_segment_len(superframe, 66, 60_000), 1_514);
+        assert_eq!(longest_segment_len(superframe, 66, 1_000), 1_000, "shorter than a segment");
     }
 }

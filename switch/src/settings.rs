@@ -33,6 +33,7 @@ use std::{
 
 use ipop_control::{
     peer::{DEFAULT_PORT, PeerSpec},
+    sessions::MAX_PEERS,
     trust::Policy,
 };
 use ipop_datapath::{command::MAX_LANES, hello::MAX_NAME_LEN};
@@ -297,6 +298,12 @@ impl<'a> Layers<'a> {
                 return Err(origin.error(format_args!("node {} is given twice", peer.node)));
             }
             peers.push(peer);
+        }
+        if peers.len() > MAX_PEERS {
+            let count = peers.len();
+            return Err(origin.error(format_args!(
+                "{count} peers are more than this program supports ({MAX_PEERS})"
+            )));
         }
         Ok(peers)
     }

@@ -1,5 +1,5 @@
 //! `ipop-switch trust`: what the operator decides about single nodes. It works on the state directory; a running switch looks at the file
-//! once a second, so a decision is in force at once.
+//! once a second, so a decision is in force at once, and writes there who is up.
 
 use std::{
     io::{self, Write},
@@ -8,9 +8,10 @@ use std::{
 };
 
 use ipop_control::{
+    peer::PeerSource,
     private_file::PrivateFileError,
     trust::{
-        Patience, StateFile, TrustStore,
+        Patience, PresentPeers, StateFile, TrustStore,
         store::{Entry, StoreError},
     },
 };
@@ -24,7 +25,7 @@ use crate::{
 pub(crate) fn run(command: &TrustCommand, state: &Path) -> Result<(), Failure> {
     let file = StateFile::<TrustStore>::in_directory(state);
     let said = match command {
-        TrustCommand::List => list(&file.load().map_err(of_file)?),
+        TrustCommand::List => list(&file.load().map_err(of_file)?, &present(state)?),
         TrustCommand::Accept { node } => {
             let node = change(&file, |store| store.accept(node, unix_now_s()))?;
             format!("accepted {node}\n")
@@ -77,8 +78,23 @@ pub(crate) fn of_file(error: PrivateFileError) -> Failure {
     Failure::new(code, error)
 }
 
-/// One line a node: what was decided, its id, its name and account.
-fn list(store: &TrustStore) -> String {
+/// Who is up, if a switch runs.
+fn present(state: &Path) -> Result<PresentPeers, Failure> {
+    let file = StateFile::<PresentPeers>::in_directory(state);
+    if file.is_held() { file.load().map_err(of_file) } else { Ok(PresentPeers::default()) }
+}
+
+/// What names a peer, for people.
+fn word_of(source: &PeerSource) -> &'static str {
+    match source {
+        PeerSource::Configured => "--peer",
+        PeerSource::Room => "room",
+        PeerSource::Saved => "known from before",
+    }
+}
+
+/// One line a node: what was decided, its id, its name and account; then those that are up, and what names them.
+fn list(store: &TrustStore, present: &PresentPeers) -> String {
     let mut lines = String::new();
     let mut entries = |word: &str, entries: &[Entry]| {
         for entry in entries {
@@ -99,12 +115,16 @@ fn list(store: &TrustStore) -> String {
         lines += format!("denied   {} {name}", denied.node).trim_end();
         lines.push('\n');
     }
+    for peer in &present.peer {
+        let sources: Vec<_> = peer.sources.iter().map(word_of).collect();
+        lines += &format!("up       {} {} ({})\n", peer.node, peer.name, sources.join(", "));
+    }
     lines
 }
 
 #[cfg(test)]
 mod tests {
-    use ipop_control::trust::{Claim, NewNodes};
+    use ipop_control::trust::{Claim, NewNodes, PresentPeer};
     use ipop_datapath::node_id::NodeId;
 
     use super::*;
@@ -128,7 +148,7 @@ mod tests {
             Ok::<_, PrivateFileError>(())
         })
         .unwrap();
-        let listed = list(&file.load().unwrap());
+        let listed = list(&file.load().unwrap(), &PresentPeers::default());
         let lines: Vec<&str> = listed.lines().collect();
         assert_eq!(lines[0], format!("accepted {} rack7 (a@x)", node(1)));
         assert!(lines[1].starts_with(&format!("pending  {} rack7 (a@x), the name", node(3))));
@@ -139,5 +159,20 @@ mod tests {
         std::fs::write(file.path(), "version = 9").unwrap();
         let error = command(TrustCommand::List).unwrap_err().to_string();
         assert!(error.contains("trust.toml") && error.contains("version 9"), "{error}");
+    }
+
+    #[test]
+    fn who_is_up_is_listed_while_a_switch_runs() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = StateFile::<PresentPeers>::in_directory(dir.path());
+        let node = NodeId([7; 32]);
+        let sources = vec![PeerSource::Configured, PeerSource::Room];
+        let peer = vec![PresentPeer { node, name: "rack7".into(), sources }];
+        file.store(&PresentPeers { peer }).unwrap();
+        let listed = || list(&TrustStore::default(), &present(dir.path()).unwrap());
+        assert_eq!(listed(), "", "whoever wrote it is gone");
+        let held = file.hold().unwrap();
+        assert_eq!(listed(), format!("up       {node} rack7 (--peer, room)\n"));
+        drop(held);
     }
 }

@@ -9,6 +9,8 @@ use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
 };
 
+use ipop_datapath::path::is_of_aliases;
+
 /// How a candidate's address came to be known.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum CandidateKind {
@@ -162,9 +164,7 @@ pub(super) fn check_ip(ip: IpAddr, loopback: Loopback) -> Result<(), AddressRefu
         IpAddr::V4(ip) if ip.octets()[0] >= 240 => Err(AddressRefused::Reserved),
         IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Err(AddressRefused::Unspecified),
         IpAddr::V6(ip) if ip.is_unicast_link_local() => Err(AddressRefused::LinkLocal),
-        IpAddr::V6(ip) if ip.segments()[..4] == [0x100, 0, 0, 0] => {
-            Err(AddressRefused::DiscardOnly)
-        }
+        ip if is_of_aliases(ip) => Err(AddressRefused::DiscardOnly),
         _ => Ok(()),
     }
 }

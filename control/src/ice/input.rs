@@ -5,6 +5,8 @@ use std::{
     time::Instant,
 };
 
+use ipop_datapath::path::is_of_aliases;
+
 use super::{
     Ice,
     agent::RequestOutcome,
@@ -160,6 +162,10 @@ impl Ice {
     ) {
         if message.class != Class::Request || message.method != Method::Binding {
             self.counters.unreadable += 1;
+            return;
+        }
+        if is_of_aliases(remote.ip()) {
+            self.counters.refused_candidates += 1;
             return;
         }
         let ufrag = message.username.and_then(|name| name.split_once(':')).map(|(own, _)| own);

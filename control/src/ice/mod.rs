@@ -57,6 +57,7 @@ pub use self::{
     servers::{NatMapping, StunServer, TurnServer},
     timing::Timing,
 };
+use crate::refused_sends::RefusedSends;
 
 /// As many as the sessions take.
 pub const MAX_PEERS: usize = crate::sessions::MAX_PEERS;
@@ -176,6 +177,7 @@ pub struct Ice {
     paced_until: Instant,
     transmits: VecDeque<Transmit>,
     events: VecDeque<IceEvent>,
+    refused_sends: RefusedSends,
     counters: IceCounters,
 }
 
@@ -202,6 +204,7 @@ impl Ice {
             paced_until: now,
             transmits: VecDeque::new(),
             events: VecDeque::new(),
+            refused_sends: RefusedSends::default(),
             counters: IceCounters::default(),
         }
     }
@@ -223,6 +226,7 @@ impl Ice {
             return;
         }
         self.addresses = taken;
+        self.refused_sends.forget();
         let (stun, turn) = self.reachable_servers();
         self.stun.set_servers(now, &stun);
         self.stun.ask_again(now);
@@ -332,6 +336,7 @@ impl Ice {
 
     /// Packets may leave by other ways than before, or arrive where they did not: paths and servers are asked at once.
     pub fn network_changed(&mut self, now: Instant) {
+        self.refused_sends.forget();
         self.stun.check_soon(now);
         self.turn.network_changed(now, &mut self.entropy);
         self.collect_turn_transmits();

@@ -125,11 +125,19 @@ pub struct PathSnapshot {
     pub why: Option<String>,
 }
 
+/// Of a peer's addresses to which the kernel does not send: one of each family is usual.
+const MAX_REFUSED_TOLD: usize = 2;
+
 impl Ice {
     /// What was counted.
     #[must_use]
     pub fn counters(&self) -> IceCounters {
         self.counters
+    }
+
+    /// The kernel did not send a packet there: it may explain why a pair does not answer.
+    pub fn send_refused(&mut self, remote: SocketAddr, errno: i32) {
+        self.refused_sends.note(remote, errno);
     }
 
     /// What is known of the NAT in front of this host: by what STUN servers see, or what peers see.
@@ -183,6 +191,12 @@ impl Ice {
         if !have_common_family(&local, remote) {
             parts.push("one end has only IPv4, the other only IPv6".to_owned());
         }
+        let refused = remote.iter().filter_map(|candidate| {
+            let address = candidate.address;
+            let cause = self.refused_sends.cause_at(address.ip())?;
+            Some(format!("the kernel does not send to {address} ({cause})"))
+        });
+        parts.extend(refused.take(MAX_REFUSED_TOLD));
         if self.nat_mapping() == NatMapping::EndpointDependent {
             let text = "the NAT here is symmetric: it maps each destination to another port";
             parts.push(text.to_owned());

@@ -10,6 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ipop_datapath::path::is_of_aliases;
+
 use super::{
     Ice, IceEvent,
     candidate::{canonical, check_address},
@@ -208,7 +210,10 @@ impl StunServers {
         server.transaction = None;
         server.transmissions = 0;
         server.next_at = now + KEEPALIVE;
-        let mapped = message.mapped.filter(|_| message.class == Class::Success).map(canonical);
+        let mapped = message
+            .mapped
+            .filter(|mapped| message.class == Class::Success && !is_of_aliases(mapped.ip()));
+        let mapped = mapped.map(canonical);
         let Some(mapped) = mapped else {
             server.next_at = now + PAUSE;
             return Some(MappingChanged::No);
@@ -292,4 +297,28 @@ impl Server {
 pub(super) enum MappingChanged {
     Yes,
     No,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_no_host_has_is_no_answer() {
+        let (now, mut entropy) = (Instant::now(), Entropy::seeded(1));
+        let server = StunServer { address: "[2001:db8::9]:3478".parse().unwrap() };
+        let mut servers = StunServers::default();
+        servers.set_servers(now, &[server]);
+        for (mapped, known) in [("[100::7]:1", 0), ("[2001:db8::1]:5800", 1)] {
+            servers.ask_again(now);
+            servers.handle_timeout(now, &mut entropy);
+            let (_, request) = servers.poll_transmit().unwrap();
+            let request = Message::parse(&request).unwrap();
+            let answer = Builder::new(Class::Success, request.method, request.transaction);
+            let answer = answer.mapped(mapped.parse().unwrap()).unsigned();
+            let message = Message::parse(&answer).unwrap();
+            assert!(servers.handle_response(now, server.address, None, &message).is_some());
+            assert_eq!(servers.mappings().len(), known, "{mapped}");
+        }
+    }
 }

@@ -32,7 +32,12 @@ use xmpp_parsers::jid::{BareJid, FullJid};
 
 #[cfg(test)]
 pub(crate) use self::signal::seeds as signal_seeds;
-use self::{claims::Chores, report::Lines, saved::Memory, stream::Questions};
+use self::{
+    claims::Chores,
+    report::{Lines, Pathless},
+    saved::Memory,
+    stream::Questions,
+};
 pub use self::{
     report::{LinkReport, NetworkReport, refused_reasons},
     signal::fuzz as signal_message,
@@ -143,6 +148,8 @@ struct Link {
     address: Option<SocketAddr>,
     /// Why there is no path, when there is none.
     last_error: Option<String>,
+    /// What was told of that.
+    pathless: Pathless,
     /// Without a path: when signalling begins anew, and the pause after that.
     renewal: Option<(Instant, Duration)>,
 }
@@ -172,6 +179,7 @@ impl Link {
             has_left: false,
             address: None,
             last_error: None,
+            pathless: Pathless::default(),
             renewal: None,
         }
     }
@@ -233,7 +241,6 @@ impl Links {
             clock: (now, config.unix_s),
         };
         links.name_saved(now);
-        links.follow_strangers();
         links
     }
 
@@ -296,6 +303,7 @@ impl Links {
 
     /// The operator decided about nodes, or the policy is another: who may connect now is connected.
     pub fn admit(&mut self, now: Instant, node: NodeId) {
+        self.name_saved_again(now, node);
         let waits = self.links.get(&node).is_some_and(|link| link.port.is_none());
         if waits {
             self.judge(now, node);
@@ -380,6 +388,7 @@ impl Links {
             self.actions.push_back(Action::Worker(Command::SetPath { port, path: None }));
         }
         *link = Link {
+            pathless: std::mem::take(&mut link.pathless),
             claims: std::mem::take(&mut link.claims),
             current: link.current.take(),
             ..Link::new(link.claim.clone(), now)

@@ -63,6 +63,7 @@ impl Links {
             Event::Connected { connection, peer, hello, remote, .. } if hello.lane == 0 => {
                 self.connected(now, *peer, *connection, *remote);
             }
+            Event::SendRefused { remote, errno } => self.ice.send_refused(*remote, *errno),
             Event::Silent { connection, rtt } => {
                 if let Some(node) = self.node_of(*connection) {
                     self.ice.suspect(now, node, Some(*rtt));
@@ -266,16 +267,8 @@ impl Links {
             IceEvent::SourceGone { source, .. } => {
                 self.actions.push_back(Action::Worker(Command::RemoveSource { source }));
             }
-            IceEvent::Lost { peer, why } => {
-                let text = format!("peer {peer}: no path is left: {why}");
-                self.tell_of_path(now, peer, Told::Warning(text));
-                self.without_path(now, peer, why);
-            }
-            IceEvent::Failed { peer, why } => {
-                let text = format!("peer {peer}: no path yet: {why}");
-                self.tell_of_path(now, peer, Told::Warning(text));
-                self.without_path(now, peer, why);
-            }
+            IceEvent::Lost { peer, why } => self.without_path(now, peer, "no path is left", why),
+            IceEvent::Failed { peer, why } => self.without_path(now, peer, "no path yet", why),
             IceEvent::Problem { text } => self.tell(now, Told::Warning(text)),
         }
     }
@@ -339,11 +332,15 @@ impl Links {
         self.tell(now, told);
     }
 
-    fn without_path(&mut self, now: Instant, node: NodeId, why: String) {
+    fn without_path(&mut self, now: Instant, node: NodeId, what: &str, why: String) {
         let Some(link) = self.links.get_mut(&node) else { return };
+        let text = format!("peer {node} ({}): {what}: {why}", link.claim.name);
         link.last_error = Some(why);
         link.renewal.get_or_insert((now + RENEW_FIRST, RENEW_FIRST));
         link.address = None;
+        if let Some(line) = link.pathless.line(now, text) {
+            self.tell_of_path(now, node, Told::Warning(line));
+        }
         let path = PeerPath::Down;
         self.actions.push_back(Action::Sessions(Input::Path { peer: node, path }));
     }

@@ -1,6 +1,9 @@
 //! What operators see of the network and of the way to each peer.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::{Duration, Instant},
+};
 
 use ipop_datapath::{node_id::NodeId, path::Path};
 use serde::Serialize;
@@ -123,6 +126,36 @@ impl Lines {
     }
 }
 
+/// That a peer has no path was told so long ago that it is told again.
+const PATHLESS_EVERY: Duration = Duration::from_secs(300);
+/// Different reasons that are told of one peer within that time.
+const MAX_PATHLESS_TOLD: usize = 3;
+
+/// What the operator was told lately of one peer that has no path. It is looked for all the time, and each search that fails is the same news.
+#[derive(Debug, Default)]
+pub(super) struct Pathless {
+    told: VecDeque<(Instant, String)>,
+    left_out: u64,
+}
+
+impl Pathless {
+    /// The line, if it is to be told.
+    pub(super) fn line(&mut self, now: Instant, text: String) -> Option<String> {
+        while self.told.front().is_some_and(|(at, _)| *at + PATHLESS_EVERY <= now) {
+            self.told.pop_front();
+        }
+        if self.told.len() >= MAX_PATHLESS_TOLD || self.told.iter().any(|(_, told)| *told == text) {
+            self.left_out += 1;
+            return None;
+        }
+        self.told.push_back((now, text.clone()));
+        Some(match std::mem::take(&mut self.left_out) {
+            0 => text,
+            more => format!("{text} ({more} lines like it were left out)"),
+        })
+    }
+}
+
 impl Links {
     /// Tells the operator, unless too much was told lately.
     pub(super) fn tell(&mut self, now: Instant, told: Told) {
@@ -213,6 +246,19 @@ pub fn refused_reasons() -> impl Iterator<Item = &'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn that_there_is_no_path_is_told_now_and_then() {
+        let (mut lines, start) = (Pathless::default(), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(lines.line(start, "no relay".into()).as_deref(), Some("no relay"));
+        assert!((1..300).all(|second| lines.line(at(second), "no relay".into()).is_none()));
+        let again = lines.line(at(300), "no relay".into()).unwrap();
+        assert_eq!(again, "no relay (299 lines like it were left out)");
+        // Reasons that somebody makes up are not told without end either.
+        let told = (0..600).filter(|n| lines.line(at(300 + n), n.to_string()).is_some()).count();
+        assert_eq!(told, 2 + MAX_PATHLESS_TOLD);
+    }
 
     #[test]
     fn why_there_is_no_stream_is_news_once_in_each_absence() {

@@ -80,9 +80,18 @@ impl Memory {
 impl Links {
     /// Names the saved peers whose right still lasts.
     pub(super) fn name_saved(&mut self, now: Instant) {
+        self.name_those_saved(now, |_| true);
+    }
+
+    /// Names a peer again, if it is a saved one whose right still lasts: the operator let it in.
+    pub(super) fn name_saved_again(&mut self, now: Instant, node: NodeId) {
+        self.name_those_saved(now, |saved| saved == node);
+    }
+
+    fn name_those_saved(&mut self, now: Instant, which: impl Fn(NodeId) -> bool) {
         let unix_s = self.unix_s(now);
-        let saved: Vec<_> =
-            self.memory.saved.of_room(&self.memory.room, DEFAULT_KEEP_S, unix_s).cloned().collect();
+        let lasting = self.memory.saved.of_room(&self.memory.room, DEFAULT_KEEP_S, unix_s);
+        let saved: Vec<_> = lasting.filter(|peer| which(peer.node)).cloned().collect();
         for peer in saved {
             let node = peer.node;
             let standing = self.trust.name(node, PeerSource::Saved, peer.claim);
@@ -93,6 +102,7 @@ impl Links {
                 self.actions.push_back(Action::Sessions(Input::Named(named)));
             }
         }
+        self.follow_strangers();
     }
 
     /// A peer of the room is connected, or is reached another way.

@@ -11,7 +11,7 @@ use std::{
 
 use ipop_datapath::{
     command::{CloseReason, Command, ConnectionId, Direction, Ended, Lane as LaneNumber},
-    path::{alias, port_of_alias},
+    path::{alias, is_of_aliases, port_of_alias},
 };
 
 use super::{
@@ -22,6 +22,7 @@ use super::{
     notice::{Notice, explain},
     peer::{Peer, Role},
 };
+use crate::refused_sends::cause;
 
 /// How long one address may take to answer before the next is tried. Three retransmissions of an Initial fit.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(4);
@@ -47,6 +48,8 @@ pub(super) enum Attempt {
         /// Addresses not yet tried.
         rest: VecDeque<SocketAddr>,
         deadline: Instant,
+        /// The kernel's number of why it does not send there.
+        refused: Option<i32>,
         /// What went wrong so far, one entry per address.
         errors: Vec<String>,
     },
@@ -178,10 +181,14 @@ impl Peer {
             return;
         }
         self.checked_at = now;
-        let result = match result {
-            Ok(addresses) if addresses.is_empty() => Err("the name has no address".into()),
-            other => other.map(distinct),
-        };
+        let result = result.and_then(|addresses| {
+            let without = match addresses[..] {
+                [] => "the name has no address",
+                _ => "the name leads to 100::/64, where no host is",
+            };
+            let addresses = dialable(addresses);
+            if addresses.is_empty() { Err(without.into()) } else { Ok(addresses) }
+        });
         if let Ok(addresses) = &result {
             self.resolved_addresses.clone_from(addresses);
             self.notice_move(addresses);
@@ -247,7 +254,7 @@ impl Peer {
             let gone = link.local_ip.is_some_and(|ip| !is_local(ip));
             match link.direction {
                 Direction::Accepted if gone => {
-                    link.move_to = distinct([link.remote].into_iter().chain(literal).collect());
+                    link.move_to = dialable([link.remote].into_iter().chain(literal).collect());
                 }
                 Direction::Accepted if link.unproved_until.is_none() => link.move_to.clear(),
                 Direction::Accepted => {}
@@ -338,22 +345,39 @@ impl Peer {
         let connection = ctx.new_connection(number, self.port);
         let dial = Command::Dial { connection, peer: self.node, lane: number, remote };
         ctx.command(dial, connection);
-        let deadline = now + DIAL_TIMEOUT;
+        let (deadline, refused) = (now + DIAL_TIMEOUT, None);
         self.lanes[lane].attempt =
-            Some(Attempt::Dialling { connection, via, remote, rest, deadline, errors });
+            Some(Attempt::Dialling { connection, via, remote, rest, deadline, refused, errors });
+    }
+
+    /// The kernel did not send a packet there: it explains why nobody answers.
+    pub(super) fn send_refused(&mut self, to: SocketAddr, errno: i32) {
+        for lane in &mut self.lanes {
+            if let Some(Attempt::Dialling { remote, refused, .. }) = &mut lane.attempt
+                && canonical(*remote) == canonical(to)
+            {
+                *refused = Some(errno);
+            }
+        }
     }
 
     /// The address dialled now is no good: on to the next, if a connection is still wanted.
     fn address_failed(&mut self, ctx: &mut Context, now: Instant, lane: usize, error: &str) {
-        let Some(Attempt::Dialling { via, remote, rest, mut errors, .. }) =
+        let Some(Attempt::Dialling { via, remote, rest, refused, mut errors, .. }) =
             self.lanes[lane].attempt.take()
         else {
             return;
         };
         if self.due(lane).is_some() {
-            errors.push(match port_of_alias(remote) {
-                Some(_) => format!("the path that was found: {error}"),
-                None => format!("{remote}: {error}"),
+            errors.push(match (port_of_alias(remote), refused) {
+                (Some(_), _) => format!("the path that was found: {error}"),
+                (None, None) => format!("{remote}: {error}"),
+                (None, Some(errno)) => {
+                    format!(
+                        "{remote}: {error}, and the kernel does not send there ({})",
+                        cause(errno)
+                    )
+                }
             });
             self.dial_next(ctx, now, lane, via, rest, errors);
         }
@@ -366,7 +390,7 @@ impl Peer {
         });
         if !repeated {
             self.reported = Some((error.clone(), now));
-            let (peer, error) = (self.node, error.clone());
+            let (peer, error) = (self.who(), error.clone());
             let lane = LaneNumber(lane as u8);
             ctx.push(Action::Notice(Notice::DialFailed { peer, lane, error, retry_in }));
         }
@@ -395,10 +419,12 @@ pub(super) fn is_duplicate(why: &Ended) -> bool {
     matches!(why, Ended::ByPeer { code: DUPLICATE, .. } | Ended::Closed(CloseReason::Duplicate))
 }
 
-pub(super) fn distinct(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+/// Those of the addresses that somebody names which are dialled: an alias stands for a path, and is nobody's to name.
+pub(super) fn dialable(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let mut seen = Vec::new();
     for address in addresses {
-        if !seen.contains(&address) && seen.len() < MAX_ADDRESSES {
+        let is_usable = !is_of_aliases(address.ip()) && !seen.contains(&address);
+        if is_usable && seen.len() < MAX_ADDRESSES {
             seen.push(address);
         }
     }

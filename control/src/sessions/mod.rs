@@ -4,9 +4,9 @@
 //! [`Sessions::handle_timeout`] when [`Sessions::poll_timeout`] says so. All randomness comes from a seed, so a
 //! simulation runs the very same code.
 //!
-//! Peers with an address are dialled until they are up, and again when they are lost; the others are waited for. A peer may come and go
-//! while the program runs ([`Input::Named`], [`Input::Unnamed`]), and several sources may name it; all of them together make one set of
-//! connections. When path control has found a way to a peer ([`Input::Path`]), the lower node id dials the peer's alias, and the higher
+//! Peers with an address are dialled until they are up, and again when they are lost; the others are waited for. Peers come and go
+//! ([`Input::Named`], [`Input::Unnamed`]), each with the port that trust gave it, and several sources may name one; all of them together
+//! make one set of connections. When path control has found a way to a peer ([`Input::Path`]), the lower node id dials the peer's alias, and the higher
 //! one waits. Nothing but [`Input::Revoked`] closes a tunnel because of what a source says.
 //!
 //! Lane 0 comes first; its hello tells how many lanes the peer serves, and the dialler opens the rest. Which of two
@@ -51,12 +51,13 @@ use self::{
 };
 pub use self::{
     mesh::{MeshReport, ShortId, fuzz as reached_lists},
-    notice::{Notice, Severity, explain},
+    notice::{Notice, Severity, Who, explain},
     snapshot::{LaneSnapshot, PeerSnapshot, PeerState},
 };
 use crate::{
-    peer::{PeerAddress, PeerSource, PeerSpec},
+    peer::{PeerAddress, PeerSource},
     rng::Rng,
+    trust::{PresentPeer, PresentPeers},
 };
 
 /// More peers than this are refused: in a full mesh each costs a copy of every broadcast frame.
@@ -71,35 +72,14 @@ pub struct SessionsConfig {
     pub inner_mtu: u16,
     /// Its workers, which are the lanes that it serves: 1 to 16.
     pub lanes: u8,
-    /// The peers' ports are numbered from here, in the order of `peers`.
-    pub first_port: u16,
     /// For the jitter: random in the program, chosen in a simulation.
     pub seed: u64,
-    /// Whom to connect with.
-    pub peers: Vec<PeerSpec>,
 }
 
-/// The configuration cannot be right.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum SessionsError {
-    /// The own node id is among the peers.
-    #[error(
-        "--peer {0} is this node itself; give the id that `ipop-switch identity` prints on the other host"
-    )]
-    PeerIsSelf(NodeId),
-    /// A peer is there twice.
-    #[error("--peer {0} is given more than once; each peer has one entry")]
-    PeerTwice(NodeId),
-    /// Too many of them.
-    #[error("{0} peers are more than this program supports ({MAX_PEERS})")]
-    TooManyPeers(usize),
-    /// No lane, or more than 16.
-    #[error("{0} workers; there must be 1 to {MAX_LANES}")]
-    Lanes(u8),
-    /// The port numbers run out.
-    #[error("no port numbers are left for {0} peers")]
-    Ports(usize),
-}
+/// This node serves no lane, or more than 16.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{0} workers; there must be 1 to {MAX_LANES}")]
+pub struct BadLanes(u8);
 
 /// Something happened.
 #[derive(Clone, PartialEq, Debug)]
@@ -229,22 +209,15 @@ enum Phase {
 }
 
 impl Sessions {
-    /// Checks the configuration and starts to dial.
+    /// Nobody is named yet.
     ///
     /// # Errors
-    /// [`SessionsError`]: the configuration cannot be right.
-    pub fn new(config: SessionsConfig, now: Instant) -> Result<Self, SessionsError> {
-        let count = config.peers.len();
-        if count > MAX_PEERS {
-            return Err(SessionsError::TooManyPeers(count));
-        }
-        if usize::from(config.first_port) + count > usize::from(u16::MAX) {
-            return Err(SessionsError::Ports(count));
-        }
+    /// When the number of lanes cannot be right.
+    pub fn new(config: SessionsConfig, now: Instant) -> Result<Self, BadLanes> {
         if !(1..=MAX_LANES).contains(&usize::from(config.lanes)) {
-            return Err(SessionsError::Lanes(config.lanes));
+            return Err(BadLanes(config.lanes));
         }
-        let mut ctx = Context {
+        let ctx = Context {
             local: config.local,
             inner_mtu: config.inner_mtu,
             lanes: config.lanes,
@@ -254,27 +227,9 @@ impl Sessions {
             owners: HashMap::new(),
             next_connection: 0,
         };
-        let mut port_of = HashMap::new();
-        let mut peers = BTreeMap::new();
-        let ports = (config.first_port..).map(PortId);
-        for (PeerSpec { node, address }, port) in config.peers.into_iter().zip(ports) {
-            if node == ctx.local {
-                return Err(SessionsError::PeerIsSelf(node));
-            }
-            if port_of.insert(node, port).is_some() {
-                return Err(SessionsError::PeerTwice(node));
-            }
-            let mut peer = Peer::new(node, port, &ctx, now);
-            peer.sources.insert(PeerSource::Configured);
-            peer.address = address;
-            peer.tell_addresses(&mut ctx);
-            peers.insert(port, peer);
-        }
-        let mesh = Mesh::new(ctx.local, now);
+        let (peers, port_of, mesh) = (BTreeMap::new(), HashMap::new(), Mesh::new(ctx.local, now));
         let (local_addresses, phase) = (None, Phase::Running);
-        let mut sessions = Self { ctx, peers, port_of, local_addresses, mesh, phase };
-        sessions.handle_timeout(now);
-        Ok(sessions)
+        Ok(Self { ctx, peers, port_of, local_addresses, mesh, phase })
     }
 
     /// Takes note of what happened.
@@ -344,7 +299,7 @@ impl Sessions {
         }
     }
 
-    /// Every peer, in the order of their ports; configured ones come first.
+    /// Every peer, in the order of their ports.
     pub fn snapshot(&self, now: Instant) -> Vec<PeerSnapshot> {
         self.peers.values().map(|peer| peer.snapshot(now)).collect()
     }
@@ -352,6 +307,17 @@ impl Sessions {
     /// Whom the peers reach, by what they tell.
     pub fn mesh(&self) -> MeshReport {
         self.mesh.report()
+    }
+
+    /// Those that are up, in the order of their ports.
+    pub fn present(&self) -> PresentPeers {
+        let up = self.peers.values().filter(|peer| peer.is_up());
+        let present = up.map(|peer| PresentPeer {
+            node: peer.node,
+            name: peer.who().name.unwrap_or_default(),
+            sources: peer.sources.iter().copied().collect(),
+        });
+        PresentPeers { peer: present.collect() }
     }
 
     fn handle_event(&mut self, now: Instant, event: Event) {
@@ -388,6 +354,11 @@ impl Sessions {
                 let owner = self.ctx.owners.remove(&connection);
                 if let Some(node) = owner.and_then(|port| Some(self.peers.get(&port)?.node)) {
                     self.with_peer(now, node, |peer, ctx| peer.ended(ctx, now, connection, &why));
+                }
+            }
+            Event::SendRefused { remote, errno } => {
+                for peer in self.peers.values_mut() {
+                    peer.send_refused(remote, errno);
                 }
             }
             // What begins with a brace is for `links`.

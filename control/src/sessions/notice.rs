@@ -12,13 +12,31 @@ use ipop_datapath::{
 
 use super::mesh::ShortId;
 
+/// A peer, as every line names it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Who {
+    /// Its node id.
+    pub node: NodeId,
+    /// The name that it gave itself, if it ever connected.
+    pub name: Option<String>,
+}
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.name {
+            Some(name) => write!(f, "{} ({name})", self.node),
+            None => self.node.fmt(f),
+        }
+    }
+}
+
 /// Something that the operator should know.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Notice {
     /// The first lane of a peer is up.
     PeerUp {
         /// Who.
-        peer: NodeId,
+        peer: Who,
         /// Its port.
         port: PortId,
         /// Its address.
@@ -31,9 +49,7 @@ pub enum Notice {
     /// The last lane of a peer is gone.
     PeerDown {
         /// Who.
-        peer: NodeId,
-        /// The name that it gave, perhaps empty.
-        name: String,
+        peer: Who,
         /// Why, for people.
         why: String,
         /// How long it was up.
@@ -42,14 +58,14 @@ pub enum Notice {
     /// A peer that was up came back as a new instance.
     PeerRestarted {
         /// Who.
-        peer: NodeId,
+        peer: Who,
         /// Its address now.
         remote: SocketAddr,
     },
     /// One more lane of a peer is up.
     LaneUp {
         /// Whose.
-        peer: NodeId,
+        peer: Who,
         /// Which.
         lane: Lane,
         /// The address.
@@ -58,7 +74,7 @@ pub enum Notice {
     /// A lane is gone, others live.
     LaneDown {
         /// Whose.
-        peer: NodeId,
+        peer: Who,
         /// Which.
         lane: Lane,
         /// Why, for people.
@@ -67,7 +83,7 @@ pub enum Notice {
     /// A lane goes another way now.
     LaneMoved {
         /// Whose.
-        peer: NodeId,
+        peer: Who,
         /// Which.
         lane: Lane,
         /// The address before.
@@ -78,7 +94,7 @@ pub enum Notice {
     /// No address of the peer answered. Repeated only when the reason changes, and every five minutes.
     DialFailed {
         /// Who.
-        peer: NodeId,
+        peer: Who,
         /// Which lane.
         lane: Lane,
         /// What went wrong at each address.
@@ -98,14 +114,14 @@ pub enum Notice {
     /// A peer lost its right to be connected while it was up.
     Revoked {
         /// Who.
-        peer: NodeId,
+        peer: Who,
         /// Why, for people.
         why: String,
     },
     /// The peer's inner MTU is another.
     MtuMismatch {
         /// Who.
-        peer: NodeId,
+        peer: Who,
         /// This node's, bytes.
         ours: u16,
         /// The peer's, bytes.
@@ -114,7 +130,7 @@ pub enum Notice {
     /// Two programs use one key.
     DuplicateNode {
         /// Their node id.
-        peer: NodeId,
+        peer: Who,
         /// The latest address of one of them.
         remote: SocketAddr,
     },
@@ -188,10 +204,8 @@ impl Notice {
                     Direction::Dialled => "dialled",
                     Direction::Accepted => "it dialled",
                 };
-                let (name, agent, takes) = (&hello.name, &hello.agent, hello.capabilities);
-                format!(
-                    "peer {peer} ({name}) up, {way} ({who}), port {port}, takes {takes}, {agent}"
-                )
+                let (agent, takes) = (&hello.agent, hello.capabilities);
+                format!("peer {peer} up, {way} ({who}), port {port}, takes {takes}, {agent}")
             }
             other => other.to_string(),
         }
@@ -216,8 +230,8 @@ impl fmt::Display for Notice {
             Self::PeerUp { remote, .. } => {
                 f.write_str(&self.told_over(&format!("direct UDP to {}", Shown(*remote))))
             }
-            Self::PeerDown { peer, name, why, up } => {
-                write!(f, "peer {peer} ({name}) down after {} s: {why}", up.as_secs())
+            Self::PeerDown { peer, why, up } => {
+                write!(f, "peer {peer} down after {} s: {why}", up.as_secs())
             }
             Self::PeerRestarted { peer, remote } => {
                 write!(f, "peer {peer} restarted, up again at {}", Shown(*remote))
@@ -233,7 +247,7 @@ impl fmt::Display for Notice {
                 write!(f, "peer {peer} lane {} moved from {from} to {to}", lane.0)
             }
             Self::DialFailed { peer, lane, error, retry_in } => {
-                write!(f, "cannot reach peer {peer} (lane {}): {error}; next try ", lane.0)?;
+                write!(f, "cannot reach peer {peer}, lane {}: {error}; next try ", lane.0)?;
                 match retry_in.as_secs_f64() {
                     // Rounded, it would be no time at all.
                     ..0.1 => f.write_str("at once"),
@@ -340,26 +354,27 @@ mod tests {
 
     #[test]
     fn nobody_is_shown_an_address_that_stands_for_a_path() {
-        let (peer, lane) = (NodeId([7; 32]), Lane(0));
+        let (node, lane) = (NodeId([7; 32]), Lane(0));
+        let peer = || Who { node, name: None };
         let stands_for_it = alias(PortId(3));
         for notice in [
-            Notice::LaneUp { peer, lane, remote: stands_for_it },
-            Notice::PeerRestarted { peer, remote: stands_for_it },
-            Notice::Refused { peer, remote: stands_for_it, why: "x".into() },
+            Notice::LaneUp { peer: peer(), lane, remote: stands_for_it },
+            Notice::PeerRestarted { peer: peer(), remote: stands_for_it },
+            Notice::Refused { peer: node, remote: stands_for_it, why: "x".into() },
         ] {
             let (told, over) = (notice.to_string(), notice.told_over("by air"));
             assert!(told.contains("the path that was found") && !told.contains("100::"), "{told}");
             assert_eq!(told, over);
         }
         let remote = "192.0.2.1:5800".parse().unwrap();
-        let told = Notice::LaneUp { peer, lane, remote }.to_string();
+        let told = Notice::LaneUp { peer: peer(), lane, remote }.to_string();
         assert!(told.ends_with("up at 192.0.2.1:5800"), "{told}");
     }
 
     #[test]
     fn the_next_try_is_told_in_seconds_unless_it_is_now() {
         let told = |retry_in| {
-            let peer = NodeId([7; 32]);
+            let peer = Who { node: NodeId([7; 32]), name: None };
             Notice::DialFailed { peer, lane: Lane(0), error: "silence".into(), retry_in }
                 .to_string()
         };

@@ -18,9 +18,9 @@ use ipop_datapath::{
 use super::{
     Action, Context, NamedPeer, PeerAddress, PeerPath,
     backoff::Backoff,
-    dialling::{Attempt, distinct, is_duplicate},
+    dialling::{Attempt, dialable, is_duplicate},
     lane::{Lane, Link, MAX_RETIRING, Retiring, STABLE, Verdict, Via, arbitrate, linger},
-    notice::{Notice, explain},
+    notice::{Notice, Who, explain},
 };
 use crate::peer::PeerSource;
 
@@ -108,6 +108,12 @@ impl Peer {
         }
     }
 
+    /// As lines name it.
+    pub(super) fn who(&self) -> Who {
+        let name = self.hello.as_ref().map(|hello| hello.name.clone());
+        Who { node: self.node, name }
+    }
+
     pub(super) fn is_up(&self) -> bool {
         self.lanes.iter().any(|lane| lane.active.is_some())
     }
@@ -127,7 +133,7 @@ impl Peer {
                 self.resolved_addresses.clear();
             }
             PeerSource::Configured => {}
-            PeerSource::Saved => self.last_addresses = distinct(named.last_addresses.clone()),
+            PeerSource::Saved => self.last_addresses = dialable(named.last_addresses.clone()),
             PeerSource::Room => {}
         }
     }
@@ -176,7 +182,7 @@ impl Peer {
     pub(super) fn revoked(&mut self, ctx: &mut Context, why: String) {
         self.sources.clear();
         if self.is_up() {
-            ctx.push(Action::Notice(Notice::Revoked { peer: self.node, why }));
+            ctx.push(Action::Notice(Notice::Revoked { peer: self.who(), why }));
         }
         self.close_all(ctx, CloseReason::NotAdmitted);
     }
@@ -213,6 +219,7 @@ impl Peer {
     /// Further lanes go straight to the peer's address. Where path control has left that address they lead nowhere, which
     /// QUIC would notice only after its idle time-out: lane 0, which follows path control, takes over their frames.
     fn close_lanes_beside_path(&mut self, ctx: &mut Context, now: Instant) {
+        let who = self.who();
         let Some((first, further)) = self.lanes.split_first_mut() else { return };
         let follows_path = |link: &Link| port_of_alias(link.remote).is_some();
         if self.path == PeerPath::Down || !first.active.as_ref().is_some_and(follows_path) {
@@ -230,7 +237,7 @@ impl Peer {
             ctx.close(link.connection, CloseReason::Replaced);
             lane.missing_since = Some(now);
             let why = "its path is not in use any more".to_owned();
-            let (peer, lane) = (self.node, LaneNumber(number));
+            let (peer, lane) = (who.clone(), LaneNumber(number));
             ctx.push(Action::Notice(Notice::LaneDown { peer, lane, why }));
         }
     }
@@ -284,7 +291,7 @@ impl Peer {
                 let remote = new.remote;
                 self.activate(ctx, lane, new);
                 let number = LaneNumber(lane as u8);
-                let up = Notice::LaneUp { peer: self.node, lane: number, remote };
+                let up = Notice::LaneUp { peer: self.who(), lane: number, remote };
                 ctx.push(Action::Notice(up));
             }
             None => {
@@ -319,6 +326,7 @@ impl Peer {
 
     /// The peer is at another address.
     pub(super) fn moved(&mut self, ctx: &mut Context, connection: ConnectionId, to: SocketAddr) {
+        let peer = self.who();
         for (lane, number) in self.lanes.iter_mut().zip(0u8..) {
             let Some(link) = lane.link_mut(connection) else { continue };
             let from = std::mem::replace(&mut link.remote, to);
@@ -327,7 +335,7 @@ impl Peer {
             }
             if from != to {
                 let lane = LaneNumber(number);
-                ctx.push(Action::Notice(Notice::LaneMoved { peer: self.node, lane, from, to }));
+                return ctx.push(Action::Notice(Notice::LaneMoved { peer, lane, from, to }));
             }
         }
     }
@@ -364,7 +372,7 @@ impl Peer {
             lane.missing_since = Some(now);
         }
         if let Some(hello) = self.hello.clone() {
-            let (peer, port) = (self.node, self.port);
+            let (peer, port) = (self.who(), self.port);
             ctx.push(Action::Notice(Notice::PeerUp { peer, port, remote, direction, hello }));
         }
     }
@@ -390,7 +398,8 @@ impl Peer {
         self.activate(ctx, lane, new);
         if from != to && reason == CloseReason::Replaced {
             let number = LaneNumber(lane as u8);
-            ctx.push(Action::Notice(Notice::LaneMoved { peer: self.node, lane: number, from, to }));
+            let moved = Notice::LaneMoved { peer: self.who(), lane: number, from, to };
+            ctx.push(Action::Notice(moved));
             if listener {
                 self.follow(from, to);
             }
@@ -439,14 +448,13 @@ impl Peer {
         self.lanes[lane].missing_since = Some(now);
         let why = explain(why, ctx.local);
         self.last_error = Some(why.clone());
-        let peer = self.node;
+        let peer = self.who();
         let notice = if self.is_up() {
             Notice::LaneDown { peer, lane: LaneNumber(lane as u8), why }
         } else {
             let up = now.saturating_duration_since(self.since);
             self.since = now;
-            let name = self.hello.as_ref().map(|hello| hello.name.clone()).unwrap_or_default();
-            Notice::PeerDown { peer, name, why, up }
+            Notice::PeerDown { peer, why, up }
         };
         ctx.push(Action::Notice(notice));
     }
@@ -468,7 +476,7 @@ impl Peer {
             }
         }
         if was_up {
-            let (peer, remote) = (self.node, new.remote);
+            let (peer, remote) = (self.who(), new.remote);
             ctx.push(Action::Notice(Notice::PeerRestarted { peer, remote }));
         }
         self.watch_for_duplicates(ctx, known, new);
@@ -487,7 +495,7 @@ impl Peer {
         self.alternations.retain(|at| now.saturating_duration_since(*at) <= ALTERNATION_WINDOW);
         if self.alternations.len() > MAX_ALTERNATIONS {
             self.alternations.clear();
-            let (peer, remote) = (self.node, new.remote);
+            let (peer, remote) = (self.who(), new.remote);
             ctx.push(Action::Notice(Notice::DuplicateNode { peer, remote }));
         }
     }
@@ -496,7 +504,7 @@ impl Peer {
     fn warn_of_mtu(&self, ctx: &mut Context, theirs: u16) {
         let known = self.hello.as_ref().map(|hello| hello.inner_mtu);
         if theirs != ctx.inner_mtu && known != Some(theirs) {
-            let (peer, ours) = (self.node, ctx.inner_mtu);
+            let (peer, ours) = (self.who(), ctx.inner_mtu);
             ctx.push(Action::Notice(Notice::MtuMismatch { peer, ours, theirs }));
         }
     }

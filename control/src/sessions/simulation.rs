@@ -8,7 +8,7 @@ use ipop_datapath::{admission::Proved, command::Ended, hello::Capabilities, path
 use proptest::prelude::*;
 
 use super::*;
-use crate::rng::Rng;
+use crate::{peer::PeerSpec, rng::Rng};
 
 const DEAD_PEER_TIME: Duration = Duration::from_secs(10);
 /// The longest back-off with its jitter, a lost dial, a dead peer, and some.
@@ -202,11 +202,16 @@ impl World {
             local: id(own),
             inner_mtu: 1_500,
             lanes: node.lanes,
-            first_port: PORT.0,
             seed: self.rng.next(),
-            peers: node.spec.iter().map(|spec| spec.parse().unwrap()).collect(),
         };
-        node.sessions = Some(Sessions::new(config, self.now).unwrap());
+        let mut sessions = Sessions::new(config, self.now).unwrap();
+        if let Some(spec) = &node.spec {
+            let PeerSpec { node, address } = spec.parse().unwrap();
+            let (port, source, last_addresses) = (PORT, PeerSource::Configured, Vec::new());
+            let named = NamedPeer { node, port, source, address, last_addresses };
+            sessions.handle(self.now, Input::Named(named));
+        }
+        node.sessions = Some(sessions);
         self.carry_out(own);
         let node = &self.nodes[own];
         let changes = [

@@ -8,10 +8,13 @@ use std::time::Duration;
 use ipop_datapath::{admission::Proved, command::Ended, hello::Capabilities};
 
 use super::*;
+use crate::peer::PeerSpec;
 
 const LOCAL: NodeId = NodeId([5; 32]);
 /// Above `LOCAL`: simultaneous dials are decided here.
 const PEER: NodeId = NodeId([9; 32]);
+/// The one that trust gave it.
+const PORT: PortId = PortId(16);
 const LISTENER: &str = "10.0.0.9:5800";
 const SOURCE: &str = "10.0.0.9:40000";
 
@@ -24,20 +27,18 @@ struct Bench {
 
 impl Bench {
     fn new(lanes: u8, peer: &str) -> Self {
-        let now = Instant::now();
-        let peers = vec![format!("{PEER}{peer}").parse().unwrap()];
-        let config = SessionsConfig {
-            local: LOCAL,
-            inner_mtu: 1_500,
-            lanes,
-            first_port: 16,
-            seed: 1,
-            peers,
-        };
-        let sessions = Sessions::new(config, now).unwrap();
-        let mut bench = Self { sessions, now, actions: Vec::new(), accepted: 0 };
-        bench.collect();
+        let mut bench = Self::without_peers(LOCAL, lanes);
+        let PeerSpec { node, address } = format!("{PEER}{peer}").parse().unwrap();
+        let (source, last_addresses) = (PeerSource::Configured, Vec::new());
+        bench.input(Input::Named(NamedPeer { node, port: PORT, source, address, last_addresses }));
         bench
+    }
+
+    fn without_peers(local: NodeId, lanes: u8) -> Self {
+        let config = SessionsConfig { local, inner_mtu: 1_500, lanes, seed: 1 };
+        let now = Instant::now();
+        let sessions = Sessions::new(config, now).unwrap();
+        Self { sessions, now, actions: Vec::new(), accepted: 0 }
     }
 
     fn dialling_one_lane() -> Self {
@@ -105,7 +106,7 @@ impl Bench {
     fn activations(&mut self) -> Vec<ConnectionId> {
         self.take(|action| match action {
             Action::Command { command: Command::Activate { connection, port }, .. } => {
-                assert_eq!(port.0, 16);
+                assert_eq!(*port, PORT);
                 Some(*connection)
             }
             _ => None,
@@ -208,22 +209,13 @@ fn is_down(notice: &Notice) -> bool {
 }
 
 #[test]
-fn a_configuration_that_cannot_be_right_is_refused() {
-    let sessions = |lanes, first_port, peers: &[NodeId]| {
-        let peers = peers.iter().map(|node| PeerSpec { node: *node, address: None }).collect();
-        let config =
-            SessionsConfig { local: LOCAL, inner_mtu: 1_500, lanes, first_port, seed: 1, peers };
+fn a_number_of_lanes_that_cannot_be_right_is_refused() {
+    let refused = |lanes| {
+        let config = SessionsConfig { local: LOCAL, inner_mtu: 1_500, lanes, seed: 1 };
         Sessions::new(config, Instant::now()).err()
     };
-    assert_eq!(sessions(1, 0, &[PEER]), None);
-    assert_eq!(sessions(1, 0, &[LOCAL]), Some(SessionsError::PeerIsSelf(LOCAL)));
-    assert_eq!(sessions(1, 0, &[PEER, PEER]), Some(SessionsError::PeerTwice(PEER)));
-    assert_eq!(sessions(0, 0, &[]), Some(SessionsError::Lanes(0)));
-    assert_eq!(sessions(17, 0, &[]), Some(SessionsError::Lanes(17)));
-    assert_eq!(sessions(1, u16::MAX, &[PEER]), Some(SessionsError::Ports(1)));
-    let many: Vec<NodeId> =
-        (0..=MAX_PEERS as u64).map(|n| NodeId::of_spki(&n.to_le_bytes())).collect();
-    assert_eq!(sessions(1, 0, &many), Some(SessionsError::TooManyPeers(MAX_PEERS + 1)));
+    assert_eq!([1, 16].map(refused), [None, None]);
+    assert_eq!([0, 17].map(refused), [Some(BadLanes(0)), Some(BadLanes(17))]);
 }
 
 #[test]
@@ -244,6 +236,57 @@ fn a_peer_with_an_address_is_dialled_at_once_and_ever_more_slowly() {
     let notices = bench.notices();
     assert_eq!(notices.len(), 1, "an unchanged failure is told once: {notices:?}");
     assert!(notices[0].to_string().contains("10.0.0.9:5800: no answer"), "{}", notices[0]);
+}
+
+#[test]
+fn who_is_up_is_present_with_what_names_it() {
+    let mut bench = Bench::dialling_one_lane();
+    assert_eq!(bench.sessions.present(), PresentPeers::default());
+    let connection = bench.dial_succeeds();
+    let sources = vec![PeerSource::Configured];
+    let peer = vec![PresentPeer { node: PEER, name: "rack9".into(), sources }];
+    assert_eq!(bench.sessions.present(), PresentPeers { peer });
+    bench.end(connection, Ended::TimedOut);
+    assert_eq!(bench.sessions.present(), PresentPeers::default());
+}
+
+#[test]
+fn what_the_kernel_does_not_send_is_why_nobody_answers() {
+    const ENETUNREACH: i32 = 101;
+    let mut bench = Bench::dialling_one_lane();
+    let refused = |remote: &str| {
+        Input::Event(Event::SendRefused { remote: remote.parse().unwrap(), errno: ENETUNREACH })
+    };
+    bench.input(refused("10.0.0.8:5800"));
+    let (connection, ..) = bench.one_dial();
+    bench.end(connection, Ended::TimedOut);
+    let of_another = bench.notices()[0].to_string();
+    assert!(!of_another.contains("the kernel"), "{of_another}");
+    bench.advance_ms(300);
+    let (connection, ..) = bench.one_dial();
+    bench.input(refused("[::ffff:10.0.0.9]:5800"));
+    bench.end(connection, Ended::TimedOut);
+    let told = bench.notices()[0].to_string();
+    assert!(
+        told.contains("10.0.0.9:5800: no answer, and the kernel does not send there"),
+        "{told}"
+    );
+    assert!(told.contains("ip route get"), "{told}");
+}
+
+/// An alias stands for the path of some peer of the room.
+#[test]
+fn nothing_that_a_name_leads_to_is_taken_for_an_alias() {
+    let mut bench = Bench::new(1, "@host.example:5800");
+    assert!(bench.resolve_asked());
+    bench.resolve(&["[100::11]:1", "[100::1:2:3:4]:5800"]);
+    assert_eq!(bench.dials(), []);
+    let told = bench.notices()[0].to_string();
+    assert!(told.contains("100::/64"), "{told}");
+    bench.advance_ms(1_000);
+    assert!(bench.resolve_asked());
+    bench.resolve(&["[100::11]:1", LISTENER]);
+    assert_eq!(bench.one_dial().2, LISTENER.parse().unwrap());
 }
 
 #[test]

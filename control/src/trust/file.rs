@@ -159,6 +159,20 @@ impl<T: Versioned> StateFile<T> {
         })
     }
 
+    /// Says for as long as what is given back lives that the file holds: [`Self::is_held`].
+    ///
+    /// # Errors
+    /// When somebody else says so, or the directory cannot be written.
+    pub fn hold(&self) -> Result<fs::File, PrivateFileError> {
+        self.lock(Patience::GiveUp)
+    }
+
+    /// Whether a program that runs holds it. Makes no file: who asks may be another user than the program's.
+    pub fn is_held(&self) -> bool {
+        let Ok(lock) = fs::File::open(self.path.with_extension("lock")) else { return false };
+        flock(&lock, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK)
+    }
+
     /// The lock is a file of its own: the state file itself is replaced, and its lock would go with the old one.
     fn lock(&self, patience: Patience) -> Result<fs::File, PrivateFileError> {
         let path = self.path.with_extension("lock");

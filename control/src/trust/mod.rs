@@ -6,10 +6,11 @@
 //! before any frame passes.
 //!
 //! [`Trust`] is shared: the control thread names and revokes, the workers ask at each handshake. [`store`] is what the operator decided
-//! about single nodes, [`saved`] the peers known from before; both are kept in the state directory.
+//! about single nodes, [`saved`] the peers known from before, [`present`] those that are up; all are kept in the state directory.
 
 mod file;
 mod ports;
+pub mod present;
 pub mod saved;
 pub mod store;
 #[cfg(test)]
@@ -30,10 +31,15 @@ use self::ports::{PortNumbers, Repute};
 pub use self::{
     file::{Patience, Stamp, StateFile, Versioned, format_state, parse_state},
     ports::{MAX_PORTS, MAX_UNPROVED},
+    present::{PresentPeer, PresentPeers},
     saved::{SavedPeer, SavedPeers},
     store::{Claim, TrustStore},
 };
-use crate::{network::Secrets, peer::PeerSource};
+use crate::{
+    network::Secrets,
+    peer::{PeerSource, PeerSpec},
+    sessions::NamedPeer,
+};
 
 /// What decides about nodes that the room, or the memory of a room, names.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -73,8 +79,8 @@ pub enum Standing {
 /// Whom another policy concerns.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Changes {
-    /// Nodes that may connect now, and their ports.
-    pub gained: Vec<(NodeId, PortId)>,
+    /// Nodes that may connect now.
+    pub gained: Vec<NodeId>,
     /// Nodes that may connect now as soon as there is a port for them.
     pub portless: Vec<NodeId>,
     /// Nodes that may no longer, and why: their tunnels are to be closed.
@@ -159,6 +165,21 @@ impl Trust {
         state.standing(node)
     }
 
+    /// The configuration names a peer: what the sessions are to be told of it, if it may connect.
+    ///
+    /// # Errors
+    /// What holds for it if it may not.
+    pub fn name_configured(&self, peer: &PeerSpec) -> Result<NamedPeer, Standing> {
+        let (node, source) = (peer.node, PeerSource::Configured);
+        match self.name(node, source, None) {
+            Standing::Admitted(port) => {
+                let (address, last_addresses) = (peer.address.clone(), Vec::new());
+                Ok(NamedPeer { node, port, source, address, last_addresses })
+            }
+            otherwise => Err(otherwise),
+        }
+    }
+
     /// A source no longer names a node. Once none does, it may not connect any more; what is connected is not the business of this. Its port
     /// stays its own until [`Self::forgotten`].
     pub fn unname(&self, node: NodeId, source: PeerSource) {
@@ -195,7 +216,7 @@ impl Trust {
         for (node, before) in nodes.into_iter().zip(before) {
             match (before, state.standing(node)) {
                 (Standing::Admitted(_), Standing::Admitted(_)) => {}
-                (_, Standing::Admitted(port)) => changes.gained.push((node, port)),
+                (_, Standing::Admitted(_)) => changes.gained.push(node),
                 (Standing::Admitted(_), now) => changes.lost.push((node, now)),
                 (_, Standing::Refused(Refusal::NoPort)) => changes.portless.push(node),
                 _ => {}

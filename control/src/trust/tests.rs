@@ -118,7 +118,7 @@ fn pinned_nodes_are_listed_or_accepted() {
     let mut store = TrustStore::default();
     store.accept(&OTHER.to_string(), 5).unwrap();
     let changes = trust.apply(trust.policy(), store.clone());
-    assert_eq!((changes.gained, changes.lost), (vec![(OTHER, PortId(2))], vec![]));
+    assert_eq!((changes.gained, changes.lost), (vec![OTHER], vec![]));
     assert!(matches!(trust.verdict(OTHER), Verdict::Admitted(_)));
     store.deny(&PEER.to_string(), 6).unwrap();
     let lost = vec![(PEER, Standing::Refused(Refusal::Denied(PEER)))];
@@ -177,6 +177,18 @@ fn a_state_file_is_made_changed_and_its_change_noticed() {
     let busy = file.update(Patience::GiveUp, |_| file.update(Patience::GiveUp, accept));
     let Err(PrivateFileError::NotWritten { cause, .. }) = busy else { panic!("{busy:?}") };
     assert_eq!(cause.kind(), std::io::ErrorKind::WouldBlock);
+}
+
+#[test]
+fn a_file_is_held_for_as_long_as_the_holder_lives() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = StateFile::<PresentPeers>::in_directory(dir.path());
+    assert!(!file.is_held());
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "who asks leaves nothing behind");
+    let held = file.hold().unwrap();
+    assert!(file.is_held() && file.hold().is_err());
+    drop(held);
+    assert!(!file.is_held());
 }
 
 #[test]

@@ -146,6 +146,29 @@ fn strangers_get_no_answer() {
     assert!(after.unreadable > before.unreadable);
 }
 
+/// Aliases of paths are addresses of 100::/64: a packet that claims to come from there is answered by nobody, and makes no pair.
+#[test]
+fn a_request_from_the_discard_only_prefix_is_refused() {
+    let mut world = World::new(1);
+    for address in ["2001:db8::1", "2001:db8::2"] {
+        world.add_node(INTERNET, address);
+    }
+    world.connect(0, 1);
+    world.run(Duration::from_secs(5));
+    assert!(world.flows(0, 1));
+    let is_request =
+        |(to, datagram): &&(usize, Datagram)| *to == 1 && datagram.payload[..2] == [0, 1];
+    let (_, request) = world.captured.iter().find(is_request).cloned().unwrap();
+    for from in ["[100::7]:1", "[100::1:2:3:4]:5800"] {
+        let from: SocketAddr = from.parse().unwrap();
+        let before = world.nodes[1].ice.counters().refused_candidates;
+        world.inject(INTERNET, Datagram { from, ..request.clone() });
+        world.run(Duration::from_secs(3));
+        assert_eq!(world.to_nobody.get(&from), None);
+        assert_eq!(world.nodes[1].ice.counters().refused_candidates, before + 1);
+    }
+}
+
 /// The server replays an old description, or makes one up, after every connection is there.
 #[test]
 fn false_descriptions_harm_no_path_that_works() {

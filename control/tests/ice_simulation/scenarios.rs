@@ -500,3 +500,22 @@ fn an_idle_tunnel_costs_less_than_100_bytes_a_second_each_way() {
     let each_way = world.stun_bytes / 600 / 2;
     assert!(each_way < 100, "{each_way} bytes a second, keep-alives of the servers included");
 }
+
+#[test]
+fn an_address_to_which_the_kernel_does_not_send_is_named_until_routes_change() {
+    const ENETUNREACH: i32 = 101;
+    let mut world = World::new(1);
+    world.add_node(INTERNET, "192.0.2.1");
+    world.add_node(INTERNET, "192.0.2.2");
+    world.is_direct_cut = true;
+    world.connect(0, 1);
+    world.run(Duration::from_secs(20));
+    let (now, peer) = (world.now, world.nodes[1].id);
+    let ice = &mut world.nodes[0].ice;
+    ice.send_refused("192.0.2.2:5800".parse().unwrap(), ENETUNREACH);
+    let why = ice.snapshot(now, peer).unwrap().why.unwrap();
+    assert!(why.contains("the kernel does not send to 192.0.2.2:5800 (Network is"), "{why}");
+    ice.network_changed(now);
+    let why = ice.snapshot(now, peer).unwrap().why.unwrap();
+    assert!(!why.contains("the kernel"), "{why}");
+}

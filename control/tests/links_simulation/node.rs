@@ -147,14 +147,8 @@ impl Node {
             rng_seed: Some(random_bytes(rng)),
         };
         let io = MemoryIoConfig { relay_port: Some(RELAY_PORT), ..MemoryIoConfig::default() };
-        let sessions = SessionsConfig {
-            local: self.id(),
-            inner_mtu: 1_500,
-            lanes: 1,
-            first_port: FIRST_PEER,
-            seed: rng.next(),
-            peers: Vec::new(),
-        };
+        let sessions =
+            SessionsConfig { local: self.id(), inner_mtu: 1_500, lanes: 1, seed: rng.next() };
         let mut sessions = Sessions::new(sessions, now).expect("a sound configuration");
         if let Policy::Secret(secrets) = &self.policy {
             sessions.handle(now, Input::Secrets(secrets.ids()));
@@ -179,6 +173,20 @@ impl Node {
             number: self.number,
             begin,
         });
+    }
+
+    /// The operator decides something about nodes, which a running program obeys.
+    pub(crate) fn decide(&mut self, now: Instant, decide: impl FnOnce(&mut TrustStore)) {
+        decide(&mut self.trusted);
+        let Some(running) = &mut self.running else { return };
+        let changes = running.trust.apply(self.policy.clone(), self.trusted.clone());
+        for (peer, _) in changes.lost {
+            let why = "the operator decided so".into();
+            running.sessions.handle(now, Input::Revoked { peer, why });
+        }
+        for node in changes.gained.into_iter().chain(changes.portless) {
+            running.links.admit(now, node);
+        }
     }
 
     fn links_config(&self, unix_s: u64, rng: &mut Rng) -> LinksConfig {
@@ -299,8 +307,7 @@ impl Node {
                         self.trusted.observe(node, &claim, new, UNIX_S);
                     }
                     let changes = running.trust.apply(self.policy.clone(), self.trusted.clone());
-                    let gained = changes.gained.into_iter().map(|(node, _)| node);
-                    for node in gained.chain(changes.portless) {
+                    for node in changes.gained.into_iter().chain(changes.portless) {
                         running.links.admit(now, node);
                     }
                 }

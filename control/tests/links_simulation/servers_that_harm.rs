@@ -68,6 +68,46 @@ fn without_the_server_a_program_that_starts_anew_finds_its_peers() {
     }
 }
 
+/// Nothing but the memory of the room names the peer, and the sessions hear of it again as soon as the operator lets it in.
+#[test]
+fn without_the_server_a_peer_that_was_denied_is_let_in_again() {
+    for seed in 0..4 {
+        let mut world = reachable_and_not(seed);
+        // Until it is in the state directory.
+        world.run_for(seconds(5));
+        world.chat_dies();
+        let peer = world.nodes[1].id().to_string();
+        let decide = |world: &mut World, decision: Decision| {
+            let now = world.now;
+            world.nodes[0].decide(now, |store| {
+                let decided = match decision {
+                    Decision::Deny => store.deny(&peer, UNIX_S),
+                    Decision::Forget => store.forget(&peer),
+                };
+                decided.unwrap();
+            });
+            world.work(0);
+        };
+        world.kill(0);
+        decide(&mut world, Decision::Deny);
+        world.start(0);
+        for round in ["at the start", "while it runs"] {
+            world.run_for(seconds(20));
+            assert!(!world.flows(0, 1), "seed {seed}, denied {round}");
+            decide(&mut world, Decision::Forget);
+            let took = world.run_until(seconds(60), |world| world.flows(0, 1));
+            assert!(took.is_some(), "seed {seed}, let in again: {round}");
+            decide(&mut world, Decision::Deny);
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Decision {
+    Deny,
+    Forget,
+}
+
 /// A server that says falsely that an account lost its right can cut that one off, and nobody else, for as long as it says so.
 #[test]
 fn a_false_revocation_ends_what_came_of_the_room_and_is_explained() {

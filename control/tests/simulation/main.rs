@@ -9,8 +9,9 @@
 //!
 //! What must hold is in `segment` (frames), `scenario` (convergence, counters) and `world` (nothing spins, nothing grows); `strangers` has
 //! worlds in which one site does not know the network's secret, and one in which many come from one address; `gaps` such in which
-//! two sites do not know of each other.
+//! two sites do not know of each other, `denied` worlds in which a site's operator denies peers that are configured.
 
+mod denied;
 mod frames;
 mod gaps;
 #[path = "../common/identity.rs"]

@@ -33,6 +33,7 @@ const MIN_RECORD_LEN: u64 = 7 + 18;
 const NEVER_DROPPED_FOR: &[DropReason] = &[
     DropReason::Runt,
     DropReason::Oversized,
+    DropReason::OverMtu,
     DropReason::Malformed,
     DropReason::BadOffload,
     DropReason::BadSource,
@@ -131,9 +132,13 @@ impl World {
     }
 
     pub(crate) fn station_appears(&mut self) {
+        let at = self.random_tap();
+        self.station_appears_at(at);
+    }
+
+    pub(crate) fn station_appears_at(&mut self, at: TapAt) {
         let number = self.segment.stations.len() as u8;
         let mac = MacAddr([2, 0, 0, 0, 0, number + 1]);
-        let at = self.random_tap();
         self.segment.stations.push(Station { mac, at, known_from: self.now + HEARD_AFTER });
         self.announce(usize::from(number));
     }

@@ -9,9 +9,9 @@ use std::{
 
 use ipop_control::{
     network::Secrets,
-    peer::PeerSource,
-    sessions::{Notice, Sessions, SessionsConfig},
-    trust::{Policy, Trust},
+    peer::PeerSpec,
+    sessions::{Input, Notice, PeerSnapshot, Sessions, SessionsConfig},
+    trust::{Policy, Trust, TrustStore},
 };
 use ipop_datapath::{
     MacAddr, PortId, TapOffload,
@@ -31,6 +31,10 @@ use ipop_learning::{MacTable, MacTableConfig};
 use crate::{identity::random_bytes, rng::Rng};
 
 pub(crate) const LISTEN_PORT: u16 = 5_800;
+/// The longest plain frames that stations send fit.
+const INNER_MTU: u16 = 9_000;
+/// Who is denied and let in again gets another port.
+const SPARE_PORTS: u16 = 8;
 /// Worker i of those that have a socket of their own to dial from dials from this port plus i.
 const DIAL_PORT: u16 = 40_000;
 
@@ -41,8 +45,10 @@ pub(crate) struct Site {
     pub(crate) workers: u8,
     pub(crate) taps: Vec<TapOffload>,
     pub(crate) io: MemoryIoConfig,
-    /// The other sites' ids, in the order of their ports, and how this one dials them.
-    pub(crate) peers: Vec<(usize, String)>,
+    /// The other sites in the order in which they are configured, and how this one dials them.
+    pub(crate) peers: Vec<(usize, PeerSpec)>,
+    /// What the operator decided about them.
+    pub(crate) trusted: TrustStore,
     /// If it asks for a network secret.
     pub(crate) secrets: Option<Secrets>,
     pub(crate) honesty: Honesty,
@@ -81,6 +87,7 @@ impl Admission for Gullible {
 
 /// The program while it runs.
 pub(crate) struct Running {
+    pub(crate) trust: Arc<Trust>,
     pub(crate) sessions: Sessions,
     pub(crate) shared: Arc<Shared>,
     pub(crate) workers: Vec<Worker>,
@@ -105,7 +112,7 @@ impl Site {
         let shared = Arc::new(Shared::new(
             MacTable::new(MacTableConfig::default()),
             taps,
-            peers.len() as u16,
+            peers.len() as u16 + SPARE_PORTS,
             self.workers,
             now,
         ));
@@ -114,19 +121,17 @@ impl Site {
             instance: random_bytes(rng),
             probe_token: random_bytes(rng),
             name: format!("site{}", self.number),
-            inner_mtu: 1_500,
+            inner_mtu: INNER_MTU,
             lanes: self.workers,
         });
         let policy = match self.secrets.clone() {
             Some(secrets) => Policy::Secret(secrets),
             None => Policy::ConfiguredAlone,
         };
-        let trust = Trust::new(self.identity.node, taps, policy);
-        for peer in peers {
-            trust.name(*peer, PeerSource::Configured, None);
-        }
+        let trust = Arc::new(Trust::new(self.identity.node, taps, policy));
+        trust.apply(trust.policy(), self.trusted.clone());
         let admission: Arc<dyn Admission> = match self.honesty {
-            Honesty::Honest => Arc::new(trust),
+            Honesty::Honest => trust.clone(),
             Honesty::Liar => Arc::new(Gullible(peers.to_vec(), taps)),
         };
         let core_config = |worker: u8, rng: &mut Rng| CoreConfig {
@@ -151,29 +156,40 @@ impl Site {
             }
         });
         let workers = workers.collect();
-        let specs = self.peers.iter().map(|(_, spec)| spec.parse().expect("a sound --peer"));
         let sessions = SessionsConfig {
             local: self.identity.node,
-            inner_mtu: 1_500,
+            inner_mtu: INNER_MTU,
             lanes: self.workers,
-            first_port: taps,
             seed: rng.next(),
-            peers: specs.collect(),
         };
+        let mut sessions = Sessions::new(sessions, now).expect("a sound configuration");
+        for (_, peer) in &self.peers {
+            if let Ok(named) = trust.name_configured(peer) {
+                sessions.handle(now, Input::Named(named));
+            }
+        }
         self.starts += 1;
         self.wake_at = Some(now);
-        self.running = Some(Running {
-            sessions: Sessions::new(sessions, now).expect("a sound configuration"),
-            shared,
-            workers,
-            connections: BTreeSet::new(),
-        });
+        self.running =
+            Some(Running { trust, sessions, shared, workers, connections: BTreeSet::new() });
     }
 
-    /// The port of another site.
+    /// The other site of this number, as it is configured.
+    pub(crate) fn peer(&self, site: usize) -> &PeerSpec {
+        let (_, peer) = self.peers.iter().find(|(peer, _)| *peer == site).expect("another site");
+        peer
+    }
+
+    /// The port of another site, which the sessions know.
     pub(crate) fn port_of(&self, site: usize) -> PortId {
-        let index = self.peers.iter().position(|(peer, _)| *peer == site);
-        PortId((self.taps.len() + index.expect("another site")) as u16)
+        PortId(self.snapshot_of(site).port)
+    }
+
+    /// The sessions with another site, which they know.
+    pub(crate) fn snapshot_of(&self, site: usize) -> PeerSnapshot {
+        let (running, node) = (self.running.as_ref().expect("it runs"), self.peer(site).node);
+        let mut peers = running.sessions.snapshot(Instant::now()).into_iter();
+        peers.find(|peer| peer.node == node.to_string()).expect("the sessions know it")
     }
 
     fn tap_mac(&self, tap: u16) -> MacAddr {
@@ -229,7 +245,7 @@ impl Running {
         self.connections.iter().filter(|connection| tunnels.get(**connection).is_some()).count()
     }
 
-    /// Lanes that are up, by peer in the order of their ports.
+    /// Lanes that are up, by peer in the order of their ports, which is that of the configuration as long as nobody is denied.
     pub(crate) fn lanes_up(&self, now: Instant) -> Vec<usize> {
         self.sessions.snapshot(now).iter().map(|peer| peer.lanes.len()).collect()
     }

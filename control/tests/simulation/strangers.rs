@@ -69,11 +69,8 @@ fn check(plan: &Plan, stranger: Stranger) -> u64 {
         Stranger::Liar => world.sites[0].honesty = Honesty::Liar,
     }
     talk(&mut world);
-    let now = world.now;
-    let error_of = |site: &Site, other: usize| {
-        let index = usize::from(site.port_of(other).0) - site.taps.len();
-        running(site).sessions.snapshot(now)[index].last_error.clone().unwrap_or_default()
-    };
+    let error_of =
+        |site: &Site, other: usize| site.snapshot_of(other).last_error.unwrap_or_default();
     let (alone, members) = world.sites.split_first().expect("three sites");
     let mut sent = 0;
     for member in members {
@@ -84,13 +81,13 @@ fn check(plan: &Plan, stranger: Stranger) -> u64 {
         assert!(told, "{stranger:?}: {errors:?}");
         sent += passed(alone, member.number).1;
         let other = members.iter().find(|other| other.number != member.number);
-        assert!(is_up(&world, member, other.expect("another member").number), "{stranger:?}");
+        assert!(is_up(member, other.expect("another member").number), "{stranger:?}");
     }
     sent
 }
 
-fn is_up(world: &World, site: &Site, other: usize) -> bool {
-    running(site).lanes_up(world.now)[usize::from(site.port_of(other).0) - site.taps.len()] > 0
+fn is_up(site: &Site, other: usize) -> bool {
+    !site.snapshot_of(other).lanes.is_empty()
 }
 
 #[test]
@@ -118,7 +115,7 @@ fn members_with_an_old_and_a_new_secret_are_one_network() {
         talk(&mut world);
         for site in &world.sites {
             for (other, _) in &site.peers {
-                assert!(is_up(&world, site, *other), "{} and {other}", site.number);
+                assert!(is_up(site, *other), "{} and {other}", site.number);
             }
         }
     }
@@ -150,7 +147,7 @@ fn many_that_start_together_behind_one_nat_all_get_in() {
         world.run_for(Duration::from_secs(10));
         let hub = &world.sites[0];
         for site in 1..=CROWD {
-            assert!(is_up(&world, hub, site) && is_up(&world, &world.sites[site], 0), "{site}");
+            assert!(is_up(hub, site) && is_up(&world.sites[site], 0), "{site}");
         }
         let io = &running(hub).shared.counters[0].io;
         assert!(delay.as_millis() == 1 || io.crowded_initials.get() > 0, "they were a crowd");

@@ -7,7 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ipop_control::sessions::{Action, Input};
+use ipop_control::{
+    sessions::{Action, Input},
+    trust::{Standing, TrustStore},
+};
 use ipop_datapath::{
     command::{Command, Event},
     frame::flow_hash,
@@ -80,7 +83,7 @@ impl World {
                     } else {
                         node.to_string()
                     };
-                    (other, spec)
+                    (other, spec.parse().expect("a sound --peer"))
                 });
                 Site {
                     number,
@@ -89,6 +92,7 @@ impl World {
                     taps: site.taps.clone(),
                     io: site.io.clone(),
                     peers: peers.collect(),
+                    trusted: TrustStore::default(),
                     // Every other world has a network secret.
                     secrets: (plan.seed % 2 == 1).then(|| SECRET.parse().expect("a secret")),
                     honesty: Honesty::Honest,
@@ -207,6 +211,26 @@ impl World {
             running.sessions.handle(self.now, input);
             self.settle(site);
         }
+    }
+
+    /// The operator of a site decides something about nodes, which a running program obeys.
+    pub(crate) fn decide(&mut self, site: usize, decide: impl FnOnce(&mut TrustStore)) {
+        let Site { trusted, running, peers, .. } = &mut self.sites[site];
+        decide(trusted);
+        let Some(Running { trust, sessions, .. }) = running else { return };
+        let changes = trust.apply(trust.policy(), trusted.clone());
+        for (peer, now) in changes.lost {
+            let why = match now {
+                Standing::Refused(why) => why.to_string(),
+                _ => "it waits".into(),
+            };
+            sessions.handle(self.now, Input::Revoked { peer, why });
+        }
+        for (_, peer) in peers.iter().filter(|(_, peer)| changes.gained.contains(&peer.node)) {
+            let named = trust.name_configured(peer).expect("it gained its right");
+            sessions.handle(self.now, Input::Named(named));
+        }
+        self.settle(site);
     }
 
     fn arrive(&mut self, packet: &Packet) {
@@ -341,7 +365,7 @@ impl World {
                 let worker = &mut running.workers[worker];
                 worker.core.command(self.now, command, &mut worker.io);
             }
-            Action::Forgotten { .. } => {}
+            Action::Forgotten { peer, .. } => running.trust.forgotten(peer),
             Action::Notice(notice) => {
                 if std::env::var_os("SIMULATION_LOG").is_some() {
                     println!("{:>9.3?} site {site}: {notice}", self.now - self.started);

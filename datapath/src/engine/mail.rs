@@ -1,7 +1,6 @@
 //! Between threads: commands from control, frames from other workers, and the bell that wakes a worker for them.
 
 use std::{
-    io,
     os::fd::{AsRawFd, OwnedFd, RawFd},
     sync::Arc,
 };
@@ -171,9 +170,4 @@ impl Outbox {
             Err(batch) => self.open[worker] = batch,
         }
     }
-}
-
-/// Reads a file descriptor's pending error as an [`io::Error`].
-pub(crate) fn errno(result: i32) -> io::Error {
-    io::Error::from_raw_os_error(-result)
 }

@@ -3,15 +3,15 @@
 //! The kernel carries sends out while they are submitted, in order. A socket whose buffer is full (EAGAIN) takes nothing more until it is
 //! writable; what it refused goes first then, so that trains do not overtake one another.
 
-use std::{collections::VecDeque, net::IpAddr};
+use std::{
+    collections::VecDeque,
+    net::{IpAddr, SocketAddr},
+};
 
 use io_uring::{opcode, types::Fixed};
 use quinn_proto::Transmit;
 
-use super::{
-    mail::errno,
-    ring::{Op, Ring},
-};
+use super::ring::{Op, Ring};
 use crate::{
     counters::IoCounters,
     io::SocketId,
@@ -29,6 +29,7 @@ const TRAIN_BYTES: usize = 65_536;
 /// What `sendmsg` reads; boxed, because the kernel keeps pointers until it completes.
 struct Slot {
     socket: SocketId,
+    destination: SocketAddr,
     train: Vec<u8>,
     len: usize,
     segment_len: Option<usize>,
@@ -37,6 +38,13 @@ struct Slot {
     control: Control,
     iovec: libc::iovec,
     header: libc::msghdr,
+}
+
+/// A packet that the kernel did not send.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct SendRefused {
+    pub(crate) remote: SocketAddr,
+    pub(crate) errno: i32,
 }
 
 /// One socket's state.
@@ -122,6 +130,7 @@ impl Sender {
         let index = self.slot();
         let slot = &mut self.slots[index];
         slot.socket = socket;
+        slot.destination = transmit.destination;
         slot.train = train;
         slot.len = transmit.size.min(slot.train.len());
         slot.segment_len = transmit.segment_size.filter(|size| *size < transmit.size);
@@ -149,33 +158,34 @@ impl Sender {
         }
     }
 
-    /// A send has completed.
+    /// A send has completed. If the kernel refused it for good, tells what.
     pub(crate) fn completed(
         &mut self,
         ring: &mut Ring,
         index: u32,
         result: i32,
         counters: &IoCounters,
-    ) {
+    ) -> Option<SendRefused> {
         let index = index as usize;
         let slot = &self.slots[index];
         let (socket, segmented) = (slot.socket, slot.segment_len.is_some());
         let at = self.index(socket);
         let outlet = &mut self.outlets[at];
         outlet.in_flight -= 1;
+        let mut refused = None;
         match -result {
             ..=0 => {}
             libc::EAGAIN => {
                 counters.send_blocked.add(1);
                 outlet.waiting.push_back(index);
                 self.block(ring, socket);
-                return;
+                return None;
             }
             // A segment is larger than the interface takes (the path MTU was found on another route): one by one, the small ones
             // pass, and QUIC learns of the large ones by their loss.
             libc::EINVAL | libc::EMSGSIZE if segmented => {
                 self.send_singly(ring, index);
-                return;
+                return None;
             }
             // The device cannot segment: never ask it again.
             libc::EIO if segmented => {
@@ -185,15 +195,16 @@ impl Sender {
                     );
                 }
                 self.send_singly(ring, index);
-                return;
+                return None;
             }
             libc::EMSGSIZE => counters.send_too_large.add(1),
-            _ => {
-                counters.send_errors.add(1);
-                tracing::debug!(error = %errno(result), "send refused");
+            errno => {
+                count_refused(counters, errno);
+                refused = Some(SendRefused { remote: slot.destination, errno });
             }
         }
         self.release(index);
+        refused
     }
 
     /// The socket is writable again.
@@ -244,6 +255,7 @@ impl Sender {
             let [from, to] = self.two_slots(index, single);
             train.extend_from_slice(&from.train[start..len.min(start + segment_len)]);
             to.socket = socket;
+            to.destination = from.destination;
             to.len = train.len();
             to.train = train;
             to.segment_len = None;
@@ -270,6 +282,7 @@ impl Sender {
             let (address, iovec, header) = unsafe { std::mem::zeroed() };
             self.slots.push(Box::new(Slot {
                 socket: SocketId::LISTEN,
+                destination: SocketAddr::from(([0; 4], 0)),
                 train: Vec::new(),
                 len: 0,
                 segment_len: None,
@@ -287,6 +300,17 @@ impl Sender {
         let train = std::mem::take(&mut self.slots[index].train);
         self.return_buffer(train);
         self.free_slots.push(index);
+    }
+}
+
+fn count_refused(counters: &IoCounters, errno: i32) {
+    counters.send_errors.add(1);
+    match errno {
+        libc::EHOSTUNREACH | libc::ENETUNREACH | libc::EHOSTDOWN | libc::ENETDOWN => {
+            counters.send_unreachable.add(1);
+        }
+        libc::ENOBUFS | libc::ENOMEM => counters.send_no_room.add(1),
+        _ => {}
     }
 }
 

@@ -17,7 +17,7 @@ use super::{
     mail::{Outbox, WorkerHandle},
     receive::Receiver,
     ring::{Completion, Op, Ring},
-    send::{Outlet, Sender},
+    send::{Outlet, SendRefused, Sender},
     tap::{Read, TapReader, TapWriter},
 };
 use crate::{
@@ -31,6 +31,7 @@ use crate::{
         OsError,
         udp::{UdpPort, first_hop_mtu},
     },
+    storm::TokenBucket,
 };
 
 /// A refused superframe may be the peer's fault; that many are the kernel's.
@@ -84,6 +85,8 @@ pub struct Worker {
     /// Of the train at hand.
     packets: Vec<BytesMut>,
     refused_superframes: u32,
+    /// Reports of refused sends, of which there may be one for each packet.
+    refused_sends: TokenBucket,
     busy_poll: Duration,
     look_at: Instant,
     stop_at: Option<Instant>,
@@ -158,6 +161,7 @@ impl Worker {
             completions: Vec::with_capacity(512),
             packets: Vec::with_capacity(64),
             refused_superframes: 0,
+            refused_sends: TokenBucket::new(1, 5, Instant::now()),
             busy_poll: config.busy_poll,
             look_at: Instant::now(),
             stop_at: None,
@@ -243,7 +247,12 @@ impl Worker {
             Op::TapWrite => self.frame_written(index, result),
             Op::Send => {
                 let io = &mut self.io;
-                io.sender.completed(&mut io.ring, index, result, &io.counters.io);
+                let refused = io.sender.completed(&mut io.ring, index, result, &io.counters.io);
+                if let Some(SendRefused { remote, errno }) = refused
+                    && self.refused_sends.take(now)
+                {
+                    self.unsent_events.push_back(Event::SendRefused { remote, errno });
+                }
             }
             Op::Writable => self.io.sender.writable(&mut self.io.ring, index),
             Op::Doorbell => self.answer_doorbell(now),

@@ -4,6 +4,7 @@ mod address;
 mod bridge;
 pub mod bridge_host;
 pub mod interface;
+pub mod neighbours;
 mod netlink;
 pub mod network;
 pub mod tap;

@@ -1,4 +1,6 @@
-//! Requests to rtnetlink(7): one message, one acknowledgement, on a socket that lives for the request.
+//! Requests to rtnetlink(7): one message, one acknowledgement or a list, on a socket that lives for the request.
+
+use std::os::fd::OwnedFd;
 
 use rustix::{
     io::Errno,
@@ -10,6 +12,42 @@ use rustix::{
 
 /// `struct nlmsghdr`, with an `int` after it in an acknowledgement.
 pub(super) const HEADER_LEN: usize = 16;
+
+/// What the kernel writes of a list at once fits: it never writes more than this.
+const LIST_LEN: usize = 32 << 10;
+
+/// A message of the kernel.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Message<'a> {
+    pub(super) kind: u16,
+    /// What follows the header.
+    pub(super) body: &'a [u8],
+}
+
+/// The messages in what was read; one that is cut short ends them.
+pub(super) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
+    std::iter::from_fn(move || {
+        let header = bytes.first_chunk::<HEADER_LEN>()?;
+        let len = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]) as usize;
+        let body = bytes.get(HEADER_LEN..len)?;
+        let kind = u16::from_ne_bytes([header[4], header[5]]);
+        bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
+        Some(Message { kind, body })
+    })
+}
+
+/// The attributes that follow the fixed part of a message: kind, without flags, and value.
+pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    const FLAGS: u16 = 0xc000;
+    std::iter::from_fn(move || {
+        let header = bytes.first_chunk::<4>()?;
+        let len = usize::from(u16::from_ne_bytes([header[0], header[1]]));
+        let value = bytes.get(4..len)?;
+        let kind = u16::from_ne_bytes([header[2], header[3]]) & !FLAGS;
+        bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, value))
+    })
+}
 
 /// A message to the kernel: `nlmsghdr`, the fixed part of its kind, attributes.
 pub(super) struct Request(Vec<u8>);
@@ -45,13 +83,38 @@ impl Request {
         self.0
     }
 
-    /// Sends it and waits for the kernel's answer.
-    pub(super) fn send(self) -> Result<(), Errno> {
+    fn ask(self) -> Result<OwnedFd, Errno> {
         // `None`: NETLINK_ROUTE.
         let (family, kind) = (AddressFamily::NETLINK, SocketType::RAW);
         let socket = socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
         let kernel = SocketAddrNetlink::new(0, 0);
         sendto(&socket, &self.finish(), SendFlags::empty(), &kernel)?;
+        Ok(socket)
+    }
+
+    /// Sends it, and has each message looked at that the kernel answers with; the flags must have asked for a list.
+    pub(super) fn list(self, mut look: impl FnMut(Message<'_>)) -> Result<(), Errno> {
+        let socket = self.ask()?;
+        let mut answer = vec![0; LIST_LEN];
+        loop {
+            let (len, _) = recv(&socket, &mut answer[..], RecvFlags::empty())?;
+            for message in messages(&answer[..len]) {
+                match i32::from(message.kind) {
+                    libc::NLMSG_DONE => return Ok(()),
+                    libc::NLMSG_ERROR => {
+                        let code = message.body.first_chunk().map(|code| i32::from_ne_bytes(*code));
+                        let code = code.unwrap_or(-libc::EPROTO);
+                        return Err(Errno::from_raw_os_error(code.saturating_neg()));
+                    }
+                    _ => look(message),
+                }
+            }
+        }
+    }
+
+    /// Sends it and waits for the kernel's answer.
+    pub(super) fn send(self) -> Result<(), Errno> {
+        let socket = self.ask()?;
         let mut answer = [0; 256];
         let (len, _) = recv(&socket, &mut answer[..], RecvFlags::empty())?;
         let code =
@@ -76,6 +139,20 @@ mod tests {
         assert_eq!(message[20..24], [5_u16.to_ne_bytes(), 7_u16.to_ne_bytes()].concat());
         assert_eq!(message[24..28], [5, 0, 0, 0]);
         assert_eq!(message[28..], [4_u16.to_ne_bytes(), 8_u16.to_ne_bytes()].concat());
+    }
+
+    #[test]
+    fn what_is_cut_short_ends_the_list() {
+        let message = Request::new(7, 0, &[9; 4]).attribute(5, &[1, 2, 3]).finish();
+        let two = [&message[..], &message].concat();
+        for len in 0..two.len() {
+            let whole = messages(&two[..len]).filter(|m| m.kind == 7 && m.body.len() == 12);
+            assert_eq!(whole.count(), len / message.len(), "{len}");
+        }
+        let body = messages(&message).next().unwrap().body;
+        assert_eq!(attributes(&body[4..]).collect::<Vec<_>>(), [(5, &[1, 2, 3][..])]);
+        assert_eq!(attributes(&body[4..10]).count(), 0);
+        assert_eq!(attributes(&[3, 0, 1, 0]).count(), 0, "an attribute is as long as its header");
     }
 
     #[test]

@@ -11,7 +11,10 @@ use rustix::{
     },
 };
 
-use super::{OsError, netlink::HEADER_LEN};
+use super::{
+    OsError,
+    netlink::{Message, messages},
+};
 
 /// Groups of links, addresses and routes of both families.
 const GROUPS: i32 = libc::RTMGRP_LINK
@@ -22,7 +25,7 @@ const GROUPS: i32 = libc::RTMGRP_LINK
 /// What the kernel tells at once fits: the description of one link takes about 1.5 KiB.
 const BUFFER_LEN: usize = 32 << 10;
 /// Where `struct rtmsg`, which follows the header, has the type of the route.
-const ROUTE_TYPE_AT: usize = HEADER_LEN + 7;
+const ROUTE_TYPE_AT: usize = 7;
 
 /// What may have changed.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -84,28 +87,18 @@ impl NetworkChanges {
 }
 
 /// What these messages tell, if it is worth a look.
-fn of_messages(mut messages: &[u8]) -> Option<Change> {
-    let mut change = None;
-    while let Some((header, _)) = messages.split_first_chunk::<HEADER_LEN>() {
-        let len = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]) as usize;
-        if len < HEADER_LEN || len > messages.len() {
-            break;
-        }
-        let kind = u16::from_ne_bytes([header[4], header[5]]);
-        change = change.max(of_message(kind, &messages[..len]));
-        messages = messages.get(len.next_multiple_of(4)..).unwrap_or_default();
-    }
-    change
+fn of_messages(bytes: &[u8]) -> Option<Change> {
+    messages(bytes).filter_map(of_message).max()
 }
 
-fn of_message(kind: u16, message: &[u8]) -> Option<Change> {
-    match kind {
+fn of_message(message: Message<'_>) -> Option<Change> {
+    match message.kind {
         libc::RTM_NEWLINK | libc::RTM_DELLINK | libc::RTM_NEWADDR | libc::RTM_DELADDR => {
             Some(Change::Addresses)
         }
         // Routes to own, broadcast and multicast addresses come and go with the addresses themselves.
         libc::RTM_NEWROUTE | libc::RTM_DELROUTE => {
-            let kind = message.get(ROUTE_TYPE_AT).copied();
+            let kind = message.body.get(ROUTE_TYPE_AT).copied();
             (kind == Some(libc::RTN_UNICAST)).then_some(Change::Routes)
         }
         _ => None,
@@ -115,13 +108,14 @@ fn of_message(kind: u16, message: &[u8]) -> Option<Change> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::os::netlink::HEADER_LEN;
 
     fn message(kind: u16, route_type: u8) -> Vec<u8> {
         let len = HEADER_LEN + 12;
         let mut bytes = (len as u32).to_ne_bytes().to_vec();
         bytes.extend_from_slice(&kind.to_ne_bytes());
         bytes.resize(len, 0);
-        bytes[ROUTE_TYPE_AT] = route_type;
+        bytes[HEADER_LEN + ROUTE_TYPE_AT] = route_type;
         bytes
     }
 

@@ -6,12 +6,14 @@
 //! * `wires`: loss, reordering, duplication, delay, a path that shrinks, partitions.
 //! * `loops`: segments that are connected twice; an underlay that leads through the overlay.
 //! * `devices`: TAPs and links that vanish or go down.
+//! * `denied`: configured peers that the operator denies, and lets in again.
 //! * `strangers`: packets from nobody.
 //! * `secrets`: network secrets, and what the operator decides while the switch runs.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 #[path = "../common/mod.rs"]
 mod common;
+mod denied;
 mod devices;
 mod dialling;
 mod ends;

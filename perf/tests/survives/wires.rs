@@ -127,3 +127,15 @@ fn a_partition_of_fifteen_seconds_ends_in_down_and_up_again() {
     a.wait_for_answer(inner(2).into()).unwrap();
     b.wait_for_answer(inner(1).into()).unwrap();
 }
+
+/// The end that sends cannot know what else is behind the other, so the other one counts.
+#[test]
+fn frames_that_do_not_fit_the_far_side_are_counted_there() {
+    let mut pair = Pair::new("overmtu");
+    pair.b.mtu(1_300);
+    let [a, mut b] = pair.start();
+    let large = Ping::to(inner(2)).count(3).unfragmented(1_372).run(&a.host).unwrap();
+    assert_eq!(large.received, 0);
+    let over_mtu = |report: &Value| peer_of(report, pair.a.node_id())["drops"]["over_mtu"].as_u64();
+    wait_for_counters(&mut b, SOON, |report| over_mtu(report).is_some_and(|frames| frames >= 3));
+}

@@ -6,7 +6,9 @@ mod announce;
 mod devices;
 mod flaps;
 mod interfaces;
+mod kernel;
 mod network;
+mod present;
 mod refusals;
 mod reload;
 mod report;
@@ -24,9 +26,9 @@ use anyhow::Context as _;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use ipop_control::{
     identity::Identity,
-    peer::{PeerAddress, PeerSource},
+    peer::PeerAddress,
     sessions::{Action, Input, MAX_PEERS, Notice, Sessions, SessionsConfig, Severity},
-    trust::Trust,
+    trust::{Refusal, Standing, Trust},
     xmpp::stream::FromStream,
 };
 use ipop_datapath::{
@@ -48,7 +50,9 @@ use self::{
     devices::Devices,
     flaps::Flaps,
     interfaces::Routes,
+    kernel::KernelWatch,
     network::{Network, ResolvedServers},
+    present::Presence,
     refusals::Refusals,
     reload::TrustFile,
     service::ServiceManager,
@@ -96,22 +100,21 @@ pub(crate) fn run(
     let taps = settings.taps.len() as u16;
     let trust = Arc::new(Trust::new(identity.node_id(), taps, settings.policy.clone()));
     let trust_file = TrustFile::load(&settings.state, &trust)?;
-    for peer in &settings.peers {
-        trust.name(peer.node, PeerSource::Configured, None);
-    }
-    let mut sessions = Sessions::new(
-        SessionsConfig {
-            local: identity.node_id(),
-            inner_mtu: settings.mtu,
-            lanes: workers,
-            first_port: taps,
-            seed: random(),
-            peers: settings.peers.clone(),
-        },
-        Instant::now(),
-    )
-    .map_err(|error| Failure::new(ExitCode::Usage, error))?;
+    let config = SessionsConfig {
+        local: identity.node_id(),
+        inner_mtu: settings.mtu,
+        lanes: workers,
+        seed: random(),
+    };
+    let mut sessions = Sessions::new(config, Instant::now())
+        .map_err(|error| Failure::new(ExitCode::Usage, error))?;
     sessions.handle(Instant::now(), Input::Secrets(reload::secret_ids(&settings.policy)));
+    for peer in &settings.peers {
+        // Of those that may not connect it is told below, after this node's own line.
+        if let Err(Refusal::Itself) = reload::name_configured(&trust, &mut sessions, peer) {
+            return Err(Failure::new(ExitCode::Usage, peer_is_self(peer.node)));
+        }
+    }
     let (messages, inbox) = bounded(MESSAGES);
     // Before any device is touched, so that a signal finds someone who cleans up.
     signals::watch(early, messages.clone())?;
@@ -131,6 +134,7 @@ pub(crate) fn run(
         sessions,
         trust,
         trust_file,
+        presence: Presence::new(&settings.state),
         settings,
         shared,
         facts,
@@ -140,6 +144,7 @@ pub(crate) fn run(
         refusals: Refusals::default(),
         announcements: Announcements::default(),
         flaps: Flaps::default(),
+        kernel: KernelWatch::default(),
         network: None,
         given_up: None,
         routes: Routes::default(),
@@ -159,6 +164,7 @@ struct Switch {
     sessions: Sessions,
     trust: Arc<Trust>,
     trust_file: TrustFile,
+    presence: Presence,
     /// What is in force: of a reload only what it changed.
     settings: Settings,
     shared: Arc<Shared>,
@@ -169,6 +175,7 @@ struct Switch {
     refusals: Refusals,
     announcements: Announcements,
     flaps: Flaps,
+    kernel: KernelWatch,
     network: Option<Network>,
     /// Why the network cannot be joined, and nothing else can be done either.
     given_up: Option<String>,
@@ -242,6 +249,10 @@ impl Switch {
             tracing::info!("{}", devices::describe(tap, settings.mtu));
         }
         for peer in &settings.peers {
+            if let Standing::Refused(why) = self.trust.standing(peer.node) {
+                tracing::warn!("--peer {}: it {why}", peer.node);
+                continue;
+            }
             let how = if peer.address.is_some() { "will be dialled" } else { "may connect" };
             tracing::debug!("peer {peer} {how}");
         }
@@ -298,6 +309,8 @@ impl Switch {
             if now >= trust_at {
                 trust_at = now + TRUST_EVERY;
                 self.follow_trust_file();
+                self.presence.follow(self.sessions.present());
+                self.kernel.look(now).iter().for_each(|line| tracing::warn!("{line}"));
             }
             self.look_at_routes(now);
             self.announce_addresses(now);
@@ -368,6 +381,11 @@ impl Switch {
                     tracing::warn!("{line}");
                 }
             }
+            Event::SendRefused { remote, errno } => {
+                if let Some(line) = self.kernel.send_refused(now, *remote, *errno) {
+                    tracing::warn!("{line}");
+                }
+            }
             Event::LoopCleared { port } => {
                 tracing::info!("the loop is gone: {} forwards again", self.tap_name(*port));
             }
@@ -430,7 +448,7 @@ impl Switch {
                 self.announcements.peer_up(Instant::now(), *port);
                 let is_of_room = port_of_alias(*remote).is_some();
                 let network = self.network.as_ref().filter(|_| is_of_room);
-                let way = network.and_then(|network| network.way_to(*peer));
+                let way = network.and_then(|network| network.way_to(peer.node));
                 let told = way.map_or_else(|| notice.to_string(), |way| notice.told_over(&way));
                 tracing::info!("{told}, engine io_uring");
             }
@@ -586,6 +604,12 @@ pub(crate) fn worker_count(workers: Workers) -> u8 {
 /// An error of the kernel, with the exit code that it stands for.
 fn os_failure(error: OsError) -> Failure {
     Failure::new(ExitCode::of(error.source.kind()), anyhow::anyhow!("{error}"))
+}
+
+fn peer_is_self(node: NodeId) -> anyhow::Error {
+    anyhow::anyhow!(
+        "--peer {node} is this node itself; give the id that `ipop-switch identity` prints on the other host"
+    )
 }
 
 fn host_name() -> String {

@@ -7,9 +7,9 @@
 use std::{path::Path, time::Instant};
 
 use ipop_control::{
-    peer::PeerSource,
-    sessions::{Input, NamedPeer},
-    trust::{Changes, Policy, Stamp, Standing, StateFile, Trust, TrustStore},
+    peer::{PeerSource, PeerSpec},
+    sessions::{Input, Sessions},
+    trust::{Changes, Policy, Refusal, Stamp, Standing, StateFile, Trust, TrustStore},
 };
 use ipop_datapath::{admission::SecretId, node_id::NodeId};
 
@@ -64,6 +64,20 @@ pub(super) fn secret_ids(policy: &Policy) -> Vec<SecretId> {
         Policy::Secret(secrets) => secrets.ids(),
         _ => Vec::new(),
     }
+}
+
+/// The configuration names a peer. The sessions hear of it if it may connect, and of the port that trust gave it; else it is told why not.
+pub(super) fn name_configured(
+    trust: &Trust,
+    sessions: &mut Sessions,
+    peer: &PeerSpec,
+) -> Result<(), Refusal> {
+    match trust.name_configured(peer) {
+        Ok(named) => sessions.handle(Instant::now(), Input::Named(named)),
+        Err(Standing::Refused(why)) => return Err(why),
+        Err(Standing::Pending | Standing::Admitted(_)) => {}
+    }
+    Ok(())
 }
 
 impl Switch {
@@ -131,18 +145,14 @@ impl Switch {
                 self.revoke(node, "it is no longer configured".into());
             }
         }
-        for peer in reload.added {
-            let source = PeerSource::Configured;
-            match self.trust.name(peer.node, source, None) {
-                Standing::Admitted(port) => {
-                    let (node, address) = (peer.node, peer.address);
-                    let named =
-                        NamedPeer { node, port, source, address, last_addresses: Vec::new() };
-                    self.sessions.handle(now, Input::Named(named));
-                }
-                Standing::Pending => {}
-                Standing::Refused(why) => tracing::error!("--peer {}: it {why}", peer.node),
-            }
+        for peer in &reload.added {
+            self.name_configured(peer);
+        }
+    }
+
+    fn name_configured(&mut self, peer: &PeerSpec) {
+        if let Err(why) = name_configured(&self.trust, &mut self.sessions, peer) {
+            tracing::warn!("--peer {}: it {why}", peer.node);
         }
     }
 
@@ -155,12 +165,9 @@ impl Switch {
             };
             self.revoke(node, why);
         }
-        for (node, port) in changes.gained {
-            let peer = self.settings.peers.iter().find(|peer| peer.node == node);
-            if let Some(peer) = peer {
-                let (source, address) = (PeerSource::Configured, peer.address.clone());
-                let named = NamedPeer { node, port, source, address, last_addresses: Vec::new() };
-                self.sessions.handle(Instant::now(), Input::Named(named));
+        for node in changes.gained {
+            if let Some(peer) = self.settings.peers.iter().find(|peer| peer.node == node).cloned() {
+                self.name_configured(&peer);
             }
             if let Some(network) = &mut self.network {
                 network.links.admit(Instant::now(), node);

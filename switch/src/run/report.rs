@@ -28,6 +28,8 @@ pub(super) struct Report {
     node: String,
     engine: &'static str,
     listen: String,
+    /// Times that the kernel had no room for a neighbour.
+    neighbour_overflows: u64,
     /// Nothing without a network.
     network: Option<NetworkReport>,
     mesh: MeshReport,
@@ -118,6 +120,8 @@ struct WorkerReport {
     sent_trains: u64,
     send_blocked: u64,
     send_errors: u64,
+    send_unreachable: u64,
+    send_no_room: u64,
     send_too_large: u64,
     unqueued_datagrams: u64,
     oversized_datagrams: u64,
@@ -143,6 +147,7 @@ impl Report {
             node: switch.facts.node.to_string(),
             engine: "io_uring",
             listen: switch.devices.listen_address().to_string(),
+            neighbour_overflows: switch.kernel.overflows(),
             network: switch.network.as_ref().map(Network::report),
             mesh: switch.sessions.mesh(),
             fdb: FdbReport {
@@ -279,6 +284,8 @@ impl WorkerReport {
             sent_trains: io.sent_trains.get(),
             send_blocked: io.send_blocked.get(),
             send_errors: io.send_errors.get(),
+            send_unreachable: io.send_unreachable.get(),
+            send_no_room: io.send_no_room.get(),
             send_too_large: io.send_too_large.get(),
             unqueued_datagrams: io.unqueued_datagrams.get(),
             oversized_datagrams: io.oversized_datagrams.get(),

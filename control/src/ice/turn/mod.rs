@@ -22,6 +22,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ipop_datapath::path::is_of_aliases;
+
 pub(super) use self::answer::long_term_key;
 use self::{
     answer::{lifetime, refusal},
@@ -40,7 +42,7 @@ const INITIAL_RTO: Duration = Duration::from_millis(250);
 const MAX_RTO: Duration = Duration::from_secs(1);
 /// Requests sent before the server counts as gone: 250 + 500 + 1000 + 1000 ms after the first.
 const MAX_TRANSMISSIONS: u32 = 4;
-/// Stale nonces in a row before the server counts as broken.
+/// Nonces in a row that the server gave and then refused before the server counts as broken.
 const MAX_STALE_NONCES: u32 = 4;
 /// An allocation is asked about at most this often when pairs fail.
 const SUSPICION_INTERVAL: Duration = Duration::from_secs(5);
@@ -76,15 +78,10 @@ enum Request {
 struct Pending {
     request: Request,
     bytes: Vec<u8>,
-    is_signed: Signed,
+    /// What it was signed with; `None` if it was not.
+    nonce: Option<Vec<u8>>,
     transmissions: u32,
     resend_at: Instant,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Signed {
-    Yes,
-    No,
 }
 
 /// Whether this attempt at an allocation has ended one of before.
@@ -316,11 +313,9 @@ impl Turn {
             self.session.as_ref().is_some_and(|session| message.is_signed_with(&session.key));
         message.method == method
             && match message.class {
-                Class::Success => pending.is_signed == Signed::Yes && right_key,
+                Class::Success => pending.nonce.is_some() && right_key,
                 // Some servers sign the answer even to what was not signed; there is no key to check that with.
-                Class::Error => {
-                    right_key || !message.has_integrity() || pending.is_signed == Signed::No
-                }
+                Class::Error => right_key || !message.has_integrity() || pending.nonce.is_none(),
                 _ => false,
             }
     }
@@ -348,12 +343,19 @@ impl Turn {
             return;
         }
         match message.error_code.unwrap_or(500) {
-            401 if pending.is_signed == Signed::No => {
+            401 if pending.nonce.is_none() => {
                 self.authenticate(now, pending.request, message, entropy);
             }
+            // Requests that were on their way together are refused together: the first answer brought a newer nonce than theirs.
+            438 if self.has_newer_nonce(pending) => self.send(now, pending.request, entropy),
             438 => self.authenticate(now, pending.request, message, entropy),
             code => self.refused(now, pending.request, code, message.alternate, entropy),
         }
+    }
+
+    fn has_newer_nonce(&self, pending: &Pending) -> bool {
+        let newest = self.session.as_ref().map(|session| &session.nonce);
+        pending.nonce.is_some() && pending.nonce.as_ref() != newest
     }
 
     /// 401 to the first request, or 438: the challenge to answer.
@@ -383,8 +385,9 @@ impl Turn {
     }
 
     fn allocated(&mut self, now: Instant, message: &Message<'_>, entropy: &mut Entropy) {
-        let Some(relayed) = message.relayed.map(super::candidate::canonical) else {
-            self.failed(now, "it allocated without giving an address", entropy);
+        let usable = message.relayed.filter(|relayed| !is_of_aliases(relayed.ip()));
+        let Some(relayed) = usable.map(super::candidate::canonical) else {
+            self.failed(now, "it allocated without giving an address that can be right", entropy);
             return;
         };
         let (expires_at, refresh_at) = lifetime(now, message);
@@ -514,20 +517,20 @@ impl Turn {
                 builder(Method::ChannelBind).channel_number(number).peer(remote)
             }
         };
-        let (bytes, is_signed) = match &self.session {
+        let (bytes, nonce) = match &self.session {
             Some(session) => {
                 let bytes = builder
                     .username(&server.username)
                     .realm(&session.realm)
                     .nonce(&session.nonce)
                     .signed(&session.key);
-                (bytes, Signed::Yes)
+                (bytes, Some(session.nonce.clone()))
             }
-            None => (builder.unsigned(), Signed::No),
+            None => (builder.unsigned(), None),
         };
         self.transmits.push_back((server.address, bytes.clone()));
         let resend_at = now + INITIAL_RTO;
-        let pending = Pending { request, bytes, is_signed, transmissions: 1, resend_at };
+        let pending = Pending { request, bytes, nonce, transmissions: 1, resend_at };
         self.pending.insert(transaction, pending);
     }
 

@@ -49,9 +49,13 @@ impl Script {
     }
 
     fn refuse(&mut self, code: u16) {
-        let (from, request) = self.request();
-        let answer = Self::reply(Class::Error, &request).error(code, "no").realm("realm");
-        self.answer(from, &answer.nonce(b"nonce").unsigned());
+        let request = self.request();
+        self.refuse_with(code, &request, b"nonce");
+    }
+
+    fn refuse_with(&mut self, code: u16, (from, request): &(SocketAddr, Vec<u8>), nonce: &[u8]) {
+        let answer = Self::reply(Class::Error, request).error(code, "no").realm("realm");
+        self.answer(*from, &answer.nonce(nonce).unsigned());
     }
 
     /// Whatever is asked for, granted.
@@ -167,6 +171,17 @@ fn a_success_with_a_wrong_signature_is_ignored() {
 }
 
 #[test]
+fn a_relayed_address_that_no_host_has_is_no_allocation() {
+    let mut script = Script::new(vec![server(SERVER, "pass")]);
+    script.refuse(401);
+    let (from, request) = script.request();
+    let answer = Script::reply(Class::Success, &request).relayed("[100::7]:1".parse().unwrap());
+    script.answer(from, &answer.lifetime_s(600).signed(&script.key));
+    assert_eq!(script.turn.relayed(), None);
+    assert!(script.problem().contains("address"));
+}
+
+#[test]
 fn answers_from_elsewhere_are_ignored() {
     let mut script = Script::new(vec![server(SERVER, "pass")]);
     let (_, request) = script.request();
@@ -186,6 +201,64 @@ fn a_stale_nonce_is_replaced_but_not_for_ever() {
         refusals += 1;
     }
     assert!((2..=10).contains(&refusals), "{refusals}");
+    assert!(script.problem().contains("nonce"));
+}
+
+/// Six channels are renewed at once, with a nonce that became stale meanwhile.
+fn six_renewals() -> (Script, Vec<(SocketAddr, Vec<u8>)>) {
+    let mut script = Script::allocated();
+    for number in 0..6 {
+        let peer = SocketAddr::from(([203, 0, 113, number], 1));
+        script.turn.want_channel(script.now, peer, &mut script.entropy);
+        script.grant();
+    }
+    let bound = script.turn.bound_channels();
+    assert_eq!(bound, 6);
+    // Still wanted when their time comes, which is at once for all: their requests go out together.
+    for _ in 0..4 {
+        script.advance(Duration::from_millis(60_010));
+        for number in 0..6 {
+            let peer = SocketAddr::from(([203, 0, 113, number], 1));
+            script.turn.want_channel(script.now, peer, &mut script.entropy);
+        }
+    }
+    let requests: Vec<_> = std::iter::from_fn(|| script.turn.poll_transmit()).collect();
+    assert_eq!(requests.len(), 6);
+    (script, requests)
+}
+
+#[test]
+fn requests_that_a_stale_nonce_signed_are_no_refusals_of_the_next_one() {
+    for nonces in [["new"; 6], ["n1", "n2", "n3", "n4", "n5", "n6"]] {
+        let (mut script, requests) = six_renewals();
+        while script.turn.poll_event().is_some() {}
+        for (request, nonce) in requests.iter().zip(nonces) {
+            script.refuse_with(438, request, nonce.as_bytes());
+        }
+        for _ in 0..6 {
+            let again = script.grant();
+            assert_eq!(Message::parse(&again).unwrap().nonce, Some(nonces[0].as_bytes()));
+        }
+        assert_eq!(script.turn.bound_channels(), 6);
+        assert_eq!(script.turn.poll_event(), None, "nothing was lost, and nothing is to be told");
+        script.advance(Duration::from_secs(1));
+        assert_eq!(script.turn.poll_transmit(), None);
+    }
+}
+
+#[test]
+fn a_server_that_refuses_each_nonce_that_it_gives_is_given_up_by_many_requests_too() {
+    let (mut script, mut requests) = six_renewals();
+    let mut rounds = 0;
+    while script.turn.relayed().is_some() && rounds < 50 {
+        rounds += 1;
+        let nonce = format!("nonce {rounds}");
+        for request in &requests {
+            script.refuse_with(438, request, nonce.as_bytes());
+        }
+        requests = std::iter::from_fn(|| script.turn.poll_transmit()).collect();
+    }
+    assert!((2..=10).contains(&rounds), "{rounds}");
     assert!(script.problem().contains("nonce"));
 }
 

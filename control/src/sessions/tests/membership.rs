@@ -4,7 +4,6 @@ use ipop_datapath::path::alias;
 
 use super::*;
 
-const PORT: PortId = PortId(16);
 const OLD: SecretId = SecretId([1; 8]);
 const NEW: SecretId = SecretId([2; 8]);
 /// Above `PEER`: the peer dials.
@@ -27,14 +26,6 @@ fn path(listener: Option<&str>) -> Input {
 }
 
 impl Bench {
-    fn without_peers(local: NodeId, lanes: u8) -> Self {
-        let now = Instant::now();
-        let (first_port, peers) = (PORT.0, Vec::new());
-        let config = SessionsConfig { local, inner_mtu: 1_500, lanes, first_port, seed: 1, peers };
-        let sessions = Sessions::new(config, now).unwrap();
-        Self { sessions, now, actions: Vec::new(), accepted: 0 }
-    }
-
     /// A peer of the room that is up over its alias.
     fn up_by_alias() -> (Self, ConnectionId) {
         let mut bench = Self::without_peers(LOCAL, 1);
@@ -81,6 +72,21 @@ fn the_lower_id_dials_the_alias_once_there_is_a_way_and_the_higher_one_waits() {
     waiting.input(path(Some(LISTENER)));
     waiting.advance_ms(60_000);
     assert_eq!(waiting.dials(), []);
+}
+
+#[test]
+fn an_alias_among_saved_addresses_is_not_dialled() {
+    let mut bench = Bench::without_peers(LOCAL, 1);
+    let last_addresses = vec![alias(PORT), alias(PortId(1)), LISTENER.parse().unwrap()];
+    let (source, address) = (PeerSource::Saved, None);
+    bench.input(Input::Named(NamedPeer {
+        node: PEER,
+        port: PORT,
+        source,
+        address,
+        last_addresses,
+    }));
+    assert_eq!(bench.one_dial().2, LISTENER.parse().unwrap());
 }
 
 #[test]
@@ -192,7 +198,8 @@ fn a_revoked_peer_is_closed_whatever_names_it() {
     bench.notices();
     bench.input(Input::Revoked { peer: PEER, why: why.clone() });
     assert_eq!(bench.closes(), [(connection, CloseReason::NotAdmitted)]);
-    assert_eq!(bench.notices(), [Notice::Revoked { peer: PEER, why }]);
+    let peer = Who { node: PEER, name: Some("rack9".into()) };
+    assert_eq!(bench.notices(), [Notice::Revoked { peer, why }]);
     assert_eq!(bench.forgotten(), [(PEER, PORT)]);
 }
 
