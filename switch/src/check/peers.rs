@@ -11,7 +11,7 @@ use std::{
 use ipop_control::{
     identity::Identity,
     peer::{PeerAddress, PeerSource, PeerSpec},
-    sessions::{Sessions, SessionsConfig, explain},
+    sessions::explain,
     trust::{Standing, Trust},
 };
 use ipop_datapath::{
@@ -68,15 +68,7 @@ pub(super) fn rows(settings: &Settings, state: &State, can_dial: bool) -> Vec<Ro
 
 /// What `run` would not begin with.
 fn wrong_peers(settings: &Settings, identity: &Identity) -> Option<Row> {
-    let config = SessionsConfig {
-        local: identity.node_id(),
-        inner_mtu: settings.mtu,
-        lanes: run::worker_count(settings.workers),
-        first_port: settings.taps.len() as u16,
-        seed: 0,
-        peers: settings.peers.clone(),
-    };
-    let error = Sessions::new(config, Instant::now()).err()?;
+    let error = run::own_peer(&settings.peers, identity.node_id())?;
     Some(Row::failed(PEER, ExitCode::Usage, error.to_string(), "correct --peer"))
 }
 

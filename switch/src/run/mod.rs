@@ -26,9 +26,9 @@ use anyhow::Context as _;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use ipop_control::{
     identity::Identity,
-    peer::PeerAddress,
+    peer::{PeerAddress, PeerSpec},
     sessions::{Action, Input, MAX_PEERS, Notice, Sessions, SessionsConfig, Severity},
-    trust::{Refusal, Standing, Trust},
+    trust::{Standing, Trust},
     xmpp::stream::FromStream,
 };
 use ipop_datapath::{
@@ -109,11 +109,12 @@ pub(crate) fn run(
     let mut sessions = Sessions::new(config, Instant::now())
         .map_err(|error| Failure::new(ExitCode::Usage, error))?;
     sessions.handle(Instant::now(), Input::Secrets(reload::secret_ids(&settings.policy)));
+    if let Some(error) = own_peer(&settings.peers, identity.node_id()) {
+        return Err(Failure::new(ExitCode::Usage, error));
+    }
     for peer in &settings.peers {
         // Of those that may not connect it is told below, after this node's own line.
-        if let Err(Refusal::Itself) = reload::name_configured(&trust, &mut sessions, peer) {
-            return Err(Failure::new(ExitCode::Usage, peer_is_self(peer.node)));
-        }
+        let _ = reload::name_configured(&trust, &mut sessions, peer);
     }
     let (messages, inbox) = bounded(MESSAGES);
     // Before any device is touched, so that a signal finds someone who cleans up.
@@ -606,10 +607,13 @@ fn os_failure(error: OsError) -> Failure {
     Failure::new(ExitCode::of(error.source.kind()), anyhow::anyhow!("{error}"))
 }
 
-fn peer_is_self(node: NodeId) -> anyhow::Error {
-    anyhow::anyhow!(
-        "--peer {node} is this node itself; give the id that `ipop-switch identity` prints on the other host"
-    )
+/// What is wrong, if one of the peers is this node.
+pub(crate) fn own_peer(peers: &[PeerSpec], node: NodeId) -> Option<anyhow::Error> {
+    peers.iter().any(|peer| peer.node == node).then(|| {
+        anyhow::anyhow!(
+            "--peer {node} is this node itself; give the id that `ipop-switch identity` prints on the other host"
+        )
+    })
 }
 
 fn host_name() -> String {
