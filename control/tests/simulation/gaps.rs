@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ipop_control::sessions::Notice;
+use ipop_control::{peer::PeerSpec, sessions::Notice};
 
 use crate::{plan::Plan, world::World};
 
@@ -31,7 +31,7 @@ fn told(world: &mut World) -> Vec<Vec<Notice>> {
 }
 
 /// The last two sites are told of each other by nobody.
-fn without_last_pair(world: &mut World) -> [Vec<(usize, String)>; 2] {
+fn without_last_pair(world: &mut World) -> [Vec<(usize, PeerSpec)>; 2] {
     [1, 2].map(|site: usize| {
         let all = world.sites[site].peers.clone();
         world.sites[site].peers.retain(|(peer, _)| *peer == 0);
