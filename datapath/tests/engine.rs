@@ -103,7 +103,7 @@ impl Node {
                 instance: self.id.0[..16].try_into().unwrap(),
                 probe_token: [1; 16],
                 name: String::new(),
-                inner_mtu: 1_500,
+                inner_mtu: FRAME_LEN as u16,
                 lanes: WORKERS,
             }),
             shared: self.shared.clone(),

@@ -118,7 +118,7 @@ impl Ejabberd {
                 .with_context(|| format!("making {name} for ejabberd"))?;
         }
         let authority = Authority::new()?;
-        let issued = authority.issue(&[options.domain.clone()], Validity::Long)?;
+        let issued = authority.issue(std::slice::from_ref(&options.domain), Validity::Long)?;
         fs::write(dir.join("ca.crt"), authority.certificate_pem())?;
         fs::write(dir.join("server.pem"), issued.key_pem + &issued.certificate_pem)?;
         fs::write(dir.join("ejabberd.yml"), options.configuration(&dir)?)?;
