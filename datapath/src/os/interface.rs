@@ -276,7 +276,7 @@ impl Interface {
         before
     }
 
-    /// Puts back what [`Self::set_ipv6_setting`] found.
+    /// Puts back what was there before the switch set it.
     pub fn restore_ipv6_settings(&self, settings: &[Ipv6Setting]) {
         for Ipv6Setting { key, value } in settings {
             if let Err(error) = fs::write(self.ipv6_file(key), value) {
