@@ -9,7 +9,7 @@ use ipop_datapath::{node_id::NodeId, path::Source};
 
 use super::{
     Candidate, CandidateKind, Entropy, Ice, IceConfig, IceEvent, Loopback, Packet,
-    RemoteDescription, Role, Timing, Via,
+    RemoteDescription, Role, Timing, Transmit, Via,
     stun::{Builder, ClaimedRole, Class, IntegrityKey, Message, Method, TransactionId},
 };
 
@@ -42,6 +42,10 @@ impl Bench {
     }
 
     fn without_descriptions() -> Self {
+        Self::in_role(Role::Controlling)
+    }
+
+    fn in_role(role: Role) -> Self {
         let now = Instant::now();
         let config = IceConfig {
             listen_port: 5_800,
@@ -51,8 +55,8 @@ impl Bench {
         };
         let mut ice = Ice::new(config, now);
         ice.set_local_addresses(now, &[HOST.into()]);
-        ice.start(now, A, Role::Controlling);
-        ice.start(now, B, Role::Controlling);
+        ice.start(now, A, role);
+        ice.start(now, B, role);
         let mut own = Vec::new();
         while let Some(event) = ice.poll_event() {
             if let IceEvent::LocalDescription { peer, ufrag, password, .. } = event {
@@ -70,6 +74,15 @@ impl Bench {
 
     /// The peer sends a check from an address.
     fn request(&mut self, peer: NodeId, from: SocketAddr) {
+        self.request_as(peer, from, (ClaimedRole::Controlled, 1));
+    }
+
+    fn request_as(
+        &mut self,
+        peer: NodeId,
+        from: SocketAddr,
+        (role, tie_breaker): (ClaimedRole, u64),
+    ) {
         let (_, ufrag, password) = self.own.iter().find(|(of, ..)| *of == peer).expect("a peer");
         let mut transaction = [0; 12];
         transaction[..2].copy_from_slice(&from.port().to_be_bytes());
@@ -77,10 +90,9 @@ impl Bench {
         let payload = Builder::new(Class::Request, Method::Binding, TransactionId(transaction))
             .username(&username)
             .priority(1_000)
-            .role(ClaimedRole::Controlled, 1)
+            .role(role, tie_breaker)
             .signed(&IntegrityKey::new(password.as_bytes()));
-        let via = Via::Listen { local_ip: Some(HOST.into()), remote: from };
-        self.ice.handle_packet(self.now, Packet { via, payload: &payload });
+        self.take(from, &payload);
     }
 
     fn pairs(&self, peer: NodeId) -> usize {
@@ -94,6 +106,15 @@ impl Bench {
     }
 
     fn run(&mut self, time: Duration) {
+        self.run_with(time, |bench, sent| {
+            if bench.answering.contains(&sent.remote) {
+                bench.answer(sent.remote, &sent.payload);
+            }
+        });
+    }
+
+    /// What is sent is shown to `see`.
+    fn run_with(&mut self, time: Duration, see: impl Fn(&mut Self, &Transmit)) {
         let end = self.now + time;
         while self.now < end {
             self.now += STEP;
@@ -101,9 +122,7 @@ impl Bench {
             while let Some(transmit) = self.ice.poll_transmit() {
                 let message = Message::parse(&transmit.payload).expect("STUN");
                 self.checks += usize::from(message.class == Class::Request);
-                if self.answering.contains(&transmit.remote) {
-                    self.answer(transmit.remote, &transmit.payload);
-                }
+                see(self, &transmit);
             }
             self.events.extend(std::iter::from_fn(|| self.ice.poll_event()));
         }
@@ -114,8 +133,12 @@ impl Bench {
         let payload = Builder::new(Class::Success, Method::Binding, request.transaction)
             .mapped(SocketAddr::from((HOST, 5_800)))
             .signed(&IntegrityKey::new(PASSWORD.as_bytes()));
+        self.take(from, &payload);
+    }
+
+    fn take(&mut self, from: SocketAddr, payload: &[u8]) {
         let via = Via::Listen { local_ip: Some(HOST.into()), remote: from };
-        self.ice.handle_packet(self.now, Packet { via, payload: &payload });
+        self.ice.handle_packet(self.now, Packet { via, payload });
     }
 
     /// Whose this source became, or ceased to be.
@@ -190,6 +213,48 @@ fn checks_before_the_description_are_remembered_but_not_many() {
     }
     bench.describe(A);
     assert_eq!(bench.pairs(A), 8);
+}
+
+/// RFC 8445 section 7.3.1.1 has the tie-breakers decide who changes its role. Here roles follow from the node ids, so that whoever claims
+/// this end's is wrong: it is told so, whatever its tie-breaker, makes no pair, and this end stays what it is.
+#[test]
+fn who_claims_this_ends_role_is_refused_and_this_end_keeps_it() {
+    let roles = [ClaimedRole::Controlling, ClaimedRole::Controlled];
+    for (role, [own, other]) in
+        [(Role::Controlling, roles), (Role::Controlled, [roles[1], roles[0]])]
+    {
+        let mut bench = Bench::in_role(role);
+        bench.describe(A);
+        let (_, _, password) = bench.own[0].clone();
+        let key = IntegrityKey::new(password.as_bytes());
+        let answers_to = |bench: &mut Bench, claimed| {
+            bench.request_as(A, of_port(1), claimed);
+            let answer = bench.ice.poll_transmit().expect("an answer");
+            let answer = Message::parse(&answer.payload).expect("STUN");
+            assert!(answer.is_signed_with(&key));
+            (answer.class, answer.error_code)
+        };
+        for tie_breaker in [0, u64::MAX] {
+            let answer = answers_to(&mut bench, (own, tie_breaker));
+            assert_eq!(answer, (Class::Error, Some(487)), "{role:?} {tie_breaker}");
+        }
+        assert_eq!((bench.pairs(A), bench.ice.counters().role_conflicts), (0, 2), "{role:?}");
+        assert_eq!(answers_to(&mut bench, (other, 0)), (Class::Success, None), "{role:?}");
+        assert_eq!(bench.pairs(A), 1, "{role:?}");
+
+        // The other way: the peer says so of this end's checks.
+        bench.run_with(Duration::from_secs(2), |bench, check| {
+            let request = Message::parse(&check.payload).expect("STUN");
+            assert_eq!(request.role, Some(own), "{role:?}");
+            let payload = Builder::new(Class::Error, Method::Binding, request.transaction)
+                .error(487, "Role Conflict")
+                .signed(&IntegrityKey::new(PASSWORD.as_bytes()));
+            bench.take(check.remote, &payload);
+        });
+        let refused = bench.ice.counters().bad_response;
+        assert!(bench.checks > 1 && refused == bench.checks as u64, "{role:?}: {refused}");
+        assert!(!bench.is_selected(A), "{role:?}");
+    }
 }
 
 #[test]

@@ -15,6 +15,8 @@ mod report;
 mod saved;
 mod signal;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},

@@ -168,6 +168,21 @@ mod tests {
     }
 
     #[test]
+    fn of_the_own_candidates_24_are_told_and_of_a_peers_24_read() {
+        let own: Vec<_> = (1..=60).map(|n| candidate(&format!("10.0.0.{n}:9"))).collect();
+        let told: Wire = serde_json::from_slice(&write(&description(), &own)).unwrap();
+        assert_eq!(told.ice.candidates.len(), MAX_CANDIDATES);
+        let one = r#"{"kind":"host","address":"10.0.0.1:9","priority":7}"#;
+        let many = [one; 60].join(",");
+        let pwd = description().password;
+        let peers = format!(
+            r#"{{"ice":{{"ufrag":"abcd","pwd":"{pwd}","generation":3,"candidates":[{many}]}}}}"#
+        );
+        assert!(peers.len() <= MAX_SIGNAL_LEN, "a tunnel carries {} bytes", peers.len());
+        assert_eq!(read(peers.as_bytes()).unwrap().candidates.len(), MAX_CANDIDATES);
+    }
+
+    #[test]
     fn weak_credentials_are_refused() {
         let weak = IceDescription { password: "short".into(), ..description() };
         assert_eq!(read(&write(&weak, &[])), None);

@@ -2,6 +2,7 @@
 
 mod addresses;
 mod membership;
+mod names;
 
 use std::time::Duration;
 
@@ -274,21 +275,6 @@ fn what_the_kernel_does_not_send_is_why_nobody_answers() {
     assert!(told.contains("ip route get"), "{told}");
 }
 
-/// An alias stands for the path of some peer of the room.
-#[test]
-fn nothing_that_a_name_leads_to_is_taken_for_an_alias() {
-    let mut bench = Bench::new(1, "@host.example:5800");
-    assert!(bench.resolve_asked());
-    bench.resolve(&["[100::11]:1", "[100::1:2:3:4]:5800"]);
-    assert_eq!(bench.dials(), []);
-    let told = bench.notices()[0].to_string();
-    assert!(told.contains("100::/64"), "{told}");
-    bench.advance_ms(1_000);
-    assert!(bench.resolve_asked());
-    bench.resolve(&["[100::11]:1", LISTENER]);
-    assert_eq!(bench.one_dial().2, LISTENER.parse().unwrap());
-}
-
 #[test]
 fn a_peer_without_an_address_is_waited_for_and_not_redialled() {
     let mut bench = Bench::new(1, "");
@@ -317,30 +303,6 @@ fn a_dial_that_is_not_answered_is_given_up() {
     assert_eq!(bench.activations(), []);
     bench.connected(second, Direction::Dialled, hello(0));
     assert_eq!(bench.activations(), [second]);
-}
-
-#[test]
-fn names_are_resolved_at_every_dial_and_all_addresses_tried_in_turn() {
-    let mut bench = Bench::new(1, "@hostB:5800");
-    for _ in 0..2 {
-        assert!(bench.resolve_asked());
-        bench.resolve(&["10.0.0.1:5800", "10.0.0.2:5800", "10.0.0.1:5800"]);
-        for address in ["10.0.0.1:5800", "10.0.0.2:5800"] {
-            let (connection, _, remote) = bench.one_dial();
-            assert_eq!(remote, address.parse().unwrap());
-            bench.end(connection, Ended::Failed("unreachable".into()));
-        }
-        bench.advance_ms(400);
-    }
-    let error = bench.notices()[0].to_string();
-    assert!(error.contains("10.0.0.1:5800: unreachable, 10.0.0.2:5800: unreachable"), "{error}");
-    assert!(bench.resolve_asked());
-    bench.input(Input::Resolved { peer: PEER, result: Err("no such host".into()) });
-    assert!(bench.notices()[0].to_string().contains("no such host"));
-    bench.advance_ms(2_000);
-    assert!(bench.resolve_asked());
-    bench.resolve(&[]);
-    assert!(bench.notices()[0].to_string().contains("no address"));
 }
 
 #[test]

@@ -44,6 +44,20 @@ fn without_a_network_only_configured_peers_are_admitted() {
 }
 
 #[test]
+fn a_configured_peer_is_handed_on_with_the_port_that_workers_admit_it_by() {
+    let trust = Trust::new(LOCAL, 16, Policy::ConfiguredAlone);
+    for (node, port) in [(PEER, PortId(16)), (OTHER, PortId(17))] {
+        let address = Some("10.0.0.9:5800".parse().unwrap());
+        let named = trust.name_configured(&PeerSpec { node, address: address.clone() });
+        let (source, last_addresses) = (PeerSource::Configured, Vec::new());
+        assert_eq!(named, Ok(NamedPeer { node, port, source, address, last_addresses }));
+        assert_eq!(trust.verdict(node), Verdict::Admitted(port));
+    }
+    let itself = trust.name_configured(&PeerSpec { node: LOCAL, address: None });
+    assert_eq!(itself, Err(Standing::Refused(Refusal::Itself)));
+}
+
+#[test]
 fn a_node_keeps_its_port_whatever_names_it_and_loses_its_right_with_the_last() {
     let trust = trust(secrets(&["mfrggzdfmztwq2lknnwg23tpobyxe43u"]));
     assert_eq!(trust.name(PEER, PeerSource::Room, claim("rack7")), Standing::Admitted(PortId(1)));

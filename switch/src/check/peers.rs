@@ -160,13 +160,16 @@ async fn resolve(address: &PeerAddress) -> Result<Vec<SocketAddr>, String> {
         return Ok(vec![literal]);
     }
     match timeout(LOOKUP_TIMEOUT, lookup_host(address.to_string())).await {
-        Ok(Ok(found)) => {
-            let found: Vec<_> = found.take(MAX_ADDRESSES).collect();
-            if found.is_empty() { Err("the name has no address".into()) } else { Ok(found) }
-        }
+        Ok(Ok(found)) => dialled_of(found),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err("no answer from DNS".into()),
     }
+}
+
+/// Those of a name's addresses that are dialled.
+fn dialled_of(found: impl Iterator<Item = SocketAddr>) -> Result<Vec<SocketAddr>, String> {
+    let found: Vec<_> = found.take(MAX_ADDRESSES).collect();
+    if found.is_empty() { Err("the name has no address".into()) } else { Ok(found) }
 }
 
 /// What came of dialling an address.
@@ -314,5 +317,17 @@ impl Dialler {
         for endpoint in endpoints {
             let _ = timeout(Duration::from_secs(1), endpoint.wait_idle()).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn eight_addresses_of_a_name_are_dialled_and_no_more() {
+        let of = |count: u8| (0..count).map(|n| SocketAddr::from(([10, 0, 0, n], 5_800)));
+        assert_eq!(dialled_of(of(20)), Ok(of(8).collect()));
+        assert!(dialled_of(of(0)).unwrap_err().contains("no address"));
     }
 }

@@ -346,7 +346,48 @@ fn of_file(error: PrivateFileError) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+    use ipop_control::xmpp::stream::ChannelBinding;
+
     use super::*;
+    use crate::{
+        cli::Cli,
+        settings::{Environment, Layers},
+    };
+
+    /// The log-in itself cannot succeed: nobody listens where the account's server should be.
+    #[test]
+    fn that_a_log_in_was_bound_is_put_down_for_the_next_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = |account: &str| {
+            let line = format!(
+                "ipop-switch --tap ipop0 --state {} --room r@muc.example.org --trust tofu \
+                 --xmpp-jid {account} --xmpp-server 127.0.0.1:1",
+                dir.path().join("state").display()
+            );
+            let flags = Cli::try_parse_from(line.split_whitespace()).unwrap().run.values;
+            let xmpp_password = Some("sesame".to_owned());
+            let environment = &Environment { xmpp_password, ..Environment::default() };
+            Settings::from_layers(Layers { flags: &flags, file: None, environment }).unwrap()
+        };
+        let binding = |account: &str| {
+            let account = settings(account).network.unwrap().account;
+            account.for_stream("r".into()).unwrap().binding
+        };
+        let start = || {
+            let (messages, _inbox) = crossbeam::channel::bounded(16);
+            let identity = Identity::generate().unwrap();
+            let trust = Arc::new(Trust::new(identity.node_id(), 1, Policy::ConfiguredAlone));
+            let settings = settings("a@example.org");
+            let started = Network::start(&settings, &identity, "a", &trust, 5_800, &messages);
+            started.unwrap().unwrap()
+        };
+        let account = "a@example.org".parse().unwrap();
+        assert_eq!(binding("a@example.org"), ChannelBinding::IfNamed);
+        start().handle_stream(Instant::now(), FromStream::Bound { account });
+        assert_eq!(binding("a@example.org"), ChannelBinding::Required);
+        assert_eq!(binding("b@example.org"), ChannelBinding::IfNamed);
+    }
 
     #[test]
     fn a_star_stands_for_anything() {

@@ -1,6 +1,7 @@
 //! Merging, defaults and refusals.
 
 use clap::Parser;
+use ipop_datapath::node_id::NodeId;
 
 use super::*;
 use crate::{cli::Cli, config::BeyondFlags};
@@ -135,6 +136,18 @@ fn wrong_flags_are_named_and_explained() {
     }
     let twice = format!("--tap a --peer {PEER_A} --peer {PEER_A}@hostB");
     assert!(merged(&twice, None).unwrap_err().contains("given twice"));
+}
+
+#[test]
+fn more_peers_than_the_sessions_take_are_refused() {
+    let peers = |count: u32| {
+        let ids = (0..count).map(|number| NodeId::of_spki(&number.to_be_bytes()).to_string());
+        merged("--tap a", Some(Values { peer: Some(ids.collect()), ..Values::default() }))
+    };
+    assert_eq!(peers(1_024).unwrap().peers.len(), 1_024);
+    let error = peers(1_025).unwrap_err();
+    let told = "peer in /etc/x.toml: 1025 peers are more than this program supports (1024)";
+    assert_eq!(error, told);
 }
 
 #[test]

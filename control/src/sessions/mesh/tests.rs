@@ -260,3 +260,34 @@ fn messages_of_who_is_no_peer_are_not_kept() {
     world.nodes[0].signalled(now, id(1), &wire::write(&[])[0]);
     assert!(world.nodes[0].neighbours.is_empty() && world.nodes[0].poll_timeout().is_none());
 }
+
+fn beyond<'a>(pairs: impl Iterator<Item = &'a Pair>) -> usize {
+    pairs.filter(|pair| matches!(pair, Pair::Beyond(_))).count()
+}
+
+/// Far more than are remembered: pairs of peers that do not reach each other, and nodes that peers make up.
+#[test]
+fn missing_pairs_are_bounded_however_many_there_are() {
+    const PEERS: usize = 40;
+    let mut world = World::new(PEERS + 1);
+    for peer in 1..=PEERS {
+        world.connect(0, peer);
+    }
+    world.run(Duration::from_secs(30));
+    for peer in 1..=PEERS {
+        let made_up = (0..20).map(|number| {
+            NodeId(std::array::from_fn(|at| [0xf0, peer as u8, number][at.min(2)])).into()
+        });
+        let mut list: Vec<ShortId> = made_up.chain([id(0).into()]).collect();
+        list.sort();
+        let now = world.now;
+        world.nodes[0].signalled(now, id(peer), &wire::write(&list)[0]);
+        let found = world.nodes[0].find_missing();
+        assert_eq!(beyond(found.keys()), (peer * MAX_BEYOND_OF_ONE).min(MAX_BEYOND));
+    }
+    assert_eq!(world.nodes[0].find_missing().len(), MAX_BEYOND + MAX_BETWEEN);
+    world.run(HOUR);
+    let missing = &world.nodes[0].missing;
+    assert!(beyond(missing.keys()) <= MAX_BEYOND, "{}", beyond(missing.keys()));
+    assert!(missing.len() <= MAX_BEYOND + MAX_BETWEEN, "{}", missing.len());
+}

@@ -38,6 +38,7 @@ const NEXT_ADDRESS: Duration = Duration::from_millis(250);
 const TCP_TIMEOUT: Duration = Duration::from_secs(8);
 /// Short, since a server that expects no TLS on that port may just wait.
 const TLS_TIMEOUT: Duration = Duration::from_secs(6);
+/// Of a name. The others are left: whoever answers for it could have this host knock at any number of doors.
 const MAX_ADDRESSES: usize = 8;
 /// How often in a row a server may send on to another one.
 const MAX_REDIRECTIONS: usize = 2;
@@ -257,7 +258,7 @@ async fn connect(server: &ServerAddress) -> Result<TcpStream, Failure> {
         let found = lookup_host((server.host.as_str(), server.port)).await;
         let lookup = |why: String| Failure::Lookup { host: server.host.clone(), why };
         let addresses: Vec<SocketAddr> =
-            found.map_err(|error| lookup(error.to_string()))?.take(MAX_ADDRESSES).collect();
+            found.map_err(|error| lookup(error.to_string()))?.collect();
         if addresses.is_empty() {
             return Err(lookup("no such name".to_owned()));
         }
@@ -269,7 +270,8 @@ async fn connect(server: &ServerAddress) -> Result<TcpStream, Failure> {
     Ok(tcp)
 }
 
-async fn connect_any(addresses: Vec<SocketAddr>) -> std::io::Result<TcpStream> {
+async fn connect_any(mut addresses: Vec<SocketAddr>) -> std::io::Result<TcpStream> {
+    addresses.truncate(MAX_ADDRESSES);
     let mut addresses = addresses.into_iter();
     let mut under_way = JoinSet::new();
     let mut last_error = std::io::Error::from(std::io::ErrorKind::AddrNotAvailable);
@@ -358,5 +360,27 @@ pub(super) fn broken(error: std::io::Error) -> Failure {
         // Many servers leave TLS's good-bye out.
         std::io::ErrorKind::UnexpectedEof => Failure::Closed,
         _ => Failure::Broken(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// At the first ones nobody listens, so that each next one is tried at once.
+    #[tokio::test]
+    async fn eight_addresses_of_a_name_are_tried_and_no_more() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let there = listener.local_addr().unwrap();
+        let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let behind = |dead: usize| {
+            let addresses = std::iter::repeat_n(gone, dead).chain([there]).collect();
+            connect_any(addresses)
+        };
+        assert_eq!(behind(7).await.unwrap().peer_addr().unwrap(), there);
+        let refused = behind(8).await.unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
     }
 }

@@ -346,6 +346,19 @@ mod tests {
     }
 
     #[test]
+    fn a_challenge_of_more_than_4_kib_is_refused() {
+        let of_len = |len: usize| {
+            let extension = len - SHA1_CHALLENGE.len() - ",x=".len();
+            format!("{SHA1_CHALLENGE},x={}", "x".repeat(extension))
+        };
+        let answer = |challenge: &str| {
+            exchange(Hash::Sha1, SHA1_NONCE, Binding::Unable).answer(challenge.as_bytes())
+        };
+        assert!(answer(&of_len(4_096)).is_ok(), "what a server adds is ignored");
+        assert_eq!(answer(&of_len(4_097)), Err(ScramFault::Challenge));
+    }
+
+    #[test]
     fn steps_cannot_be_skipped_or_repeated() {
         let mut skipping = exchange(Hash::Sha1, SHA1_NONCE, Binding::Unable);
         assert_eq!(skipping.verify(b"v=rmF9pqV8S7suAoZWja4dJRkFsKQ="), Err(ScramFault::OutOfOrder));

@@ -1,0 +1,197 @@
+//! What the room makes this node write and name, without a room: occupants and connections are told by the test.
+
+use std::collections::BTreeSet;
+
+use ipop_datapath::{
+    admission::Proved,
+    command::{Direction, Event},
+    hello::{Capabilities, Hello},
+};
+
+use super::*;
+use crate::{
+    ice::{Entropy, Loopback, Timing},
+    peer::PeerSource,
+    sessions::NamedPeer,
+    trust::{
+        Policy, TrustStore,
+        saved::{DEFAULT_KEEP_S, Seen},
+    },
+    xmpp::room::{Affiliation, Card, Entry, Occupant},
+};
+
+const LOCAL: NodeId = NodeId([1; 32]);
+const ROOM: &str = "net@muc.x";
+const UNIX_S: u64 = 1_700_000_000;
+/// Between two happenings, each of which is something to be written.
+const STEP: Duration = Duration::from_millis(10);
+
+struct Bench {
+    links: Links,
+    trust: Arc<Trust>,
+    now: Instant,
+    /// What was written: lists of those observed, and of those saved.
+    observed: Vec<Vec<NodeId>>,
+    saved: Vec<SavedPeers>,
+    named: Vec<NamedPeer>,
+}
+
+fn node(number: u32) -> NodeId {
+    NodeId::of_spki(&number.to_be_bytes())
+}
+
+fn policy() -> Policy {
+    Policy::Secret("mfrggzdfmztwq2lknnwg23tpobyxe43u".parse().unwrap())
+}
+
+fn card(node: NodeId) -> Card {
+    let (name, version) = ("rack7".into(), "1".into());
+    Card { node, name, version, capabilities: Vec::new() }
+}
+
+impl Bench {
+    fn new(saved: SavedPeers, store: TrustStore) -> Self {
+        let now = Instant::now();
+        let trust = Arc::new(Trust::new(LOCAL, 1, policy()));
+        trust.apply(policy(), store);
+        let (loopback, seed) = (Loopback::Refused, 1);
+        let config = LinksConfig {
+            local: LOCAL,
+            room: RoomConfig {
+                room: ROOM.parse().unwrap(),
+                entry: Entry::Password,
+                password: None,
+                card: card(LOCAL),
+                seed,
+            },
+            jingle: JingleConfig { local: LOCAL, fingerprint: None, loopback, seed },
+            ice: IceConfig {
+                listen_port: 5_800,
+                loopback,
+                entropy: Entropy::seeded(seed),
+                timing: Timing::default(),
+            },
+            servers: Servers::Configured,
+            saved,
+            unix_s: UNIX_S,
+        };
+        let links = Links::new(config, trust.clone(), 0, now);
+        let (observed, saved, named) = (Vec::new(), Vec::new(), Vec::new());
+        let mut bench = Self { links, trust, now, observed, saved, named };
+        bench.collect();
+        bench
+    }
+
+    fn collect(&mut self) {
+        while let Some(action) = self.links.poll_action(self.now) {
+            match action {
+                Action::Observe(seen) => {
+                    self.observed.push(seen.into_iter().map(|(node, _)| node).collect());
+                }
+                Action::Save(saved) => self.saved.push(saved),
+                Action::Sessions(Input::Named(named)) => self.named.push(named),
+                _ => {}
+            }
+        }
+    }
+
+    fn run(&mut self, time: Duration) {
+        let end = self.now + time;
+        self.collect();
+        while let Some(at) = self.links.poll_timeout().filter(|at| *at <= end) {
+            // A simulated microsecond for what is due now.
+            self.now = at.max(self.now + Duration::from_micros(1));
+            self.links.handle_timeout(self.now);
+            self.collect();
+        }
+        self.now = end;
+    }
+
+    fn enters(&mut self, number: u32) {
+        let jid = FullJid::new(&format!("u{number}@x/r")).unwrap();
+        let card = card(node(number));
+        let affiliation = Affiliation::Member;
+        self.links.occupant(self.now, Occupant { jid, affiliation, card });
+    }
+
+    fn connects(&mut self, number: u32) {
+        let hello = Hello {
+            capabilities: Capabilities::ALL,
+            max_frame_len: 65_549,
+            inner_mtu: 1_500,
+            lanes: 1,
+            lane: 0,
+            name: "rack7".into(),
+            instance: [1; 16],
+            probe_token: None,
+            agent: String::new(),
+            proofs: Vec::new(),
+        };
+        let event = Event::Connected {
+            connection: ConnectionId(u64::from(number)),
+            peer: node(number),
+            direction: Direction::Accepted,
+            remote: "192.0.2.7:5800".parse().unwrap(),
+            local_ip: None,
+            hello,
+            proved: Proved::KeyAlone,
+        };
+        self.links.handle_worker(self.now, &event);
+    }
+}
+
+/// 5 s of newcomers.
+const NEWCOMERS: u32 = 500;
+
+#[test]
+fn who_is_seen_in_the_room_is_written_down_once_a_second() {
+    let mut bench = Bench::new(SavedPeers::default(), TrustStore::default());
+    for number in 0..NEWCOMERS {
+        bench.enters(number);
+        bench.run(STEP);
+    }
+    bench.run(Duration::from_secs(2));
+    assert!((5..=7).contains(&bench.observed.len()), "{} writes", bench.observed.len());
+    let seen: BTreeSet<NodeId> = bench.observed.iter().flatten().copied().collect();
+    assert_eq!(seen, (0..NEWCOMERS).map(node).collect(), "nobody is left out");
+}
+
+#[test]
+fn who_connects_is_written_down_once_in_two_seconds() {
+    let mut bench = Bench::new(SavedPeers::default(), TrustStore::default());
+    for number in 0..NEWCOMERS {
+        bench.enters(number);
+        bench.connects(number);
+        bench.run(STEP);
+    }
+    bench.run(Duration::from_secs(3));
+    assert!((3..=5).contains(&bench.saved.len()), "{} writes", bench.saved.len());
+    let last = bench.saved.last().unwrap().of_room(ROOM, DEFAULT_KEEP_S, UNIX_S);
+    assert_eq!(last.count(), NEWCOMERS as usize, "nobody is left out");
+}
+
+#[test]
+fn a_saved_peer_that_the_operator_lets_in_again_is_named_with_its_addresses() {
+    let address = "192.0.2.9:5800".parse().unwrap();
+    let mut saved = SavedPeers::default();
+    for (number, seen_unix_s) in [(1, UNIX_S), (2, UNIX_S - DEFAULT_KEEP_S)] {
+        let (node, address) = (node(number), Some(address));
+        saved.seen(&Seen { node, claim: None, room: ROOM, address }, seen_unix_s);
+    }
+    let mut denied = TrustStore::default();
+    for number in [1, 2] {
+        denied.deny(&node(number).to_string(), UNIX_S).unwrap();
+    }
+    let mut bench = Bench::new(saved, denied);
+    assert_eq!(bench.named, []);
+    bench.trust.apply(policy(), TrustStore::default());
+    for number in [1, 2] {
+        bench.links.admit(bench.now, node(number));
+    }
+    bench.collect();
+    // The right of the other one has ended.
+    let (source, last_addresses) = (PeerSource::Saved, vec![address]);
+    let port = PortId(1);
+    let named = NamedPeer { node: node(1), port, source, address: None, last_addresses };
+    assert_eq!(bench.named, [named]);
+}
