@@ -208,7 +208,8 @@ async fn a_bound_log_in_that_is_refused_is_not_tried_without() {
     })
     .await;
     let mut client = Client::start(careful(&server));
-    let why = client.refused().await;
+    let first = client.event().await;
+    let FromStream::Refused { why } = first else { panic!("{first:?}") };
     assert!(
         matches!(&why, Failure::Credentials { mechanism: "SCRAM-SHA-256-PLUS", .. }),
         "{why:?}"
