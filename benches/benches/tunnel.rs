@@ -2,7 +2,7 @@
 //!
 //! Beside them bare `quinn-proto` datagrams with the same settings: the difference is what the switch adds, or saves by filling
 //! datagrams. They are measured with either cipher and without cryptography, and with each datagram copied from a buffer first, as a
-//! frame has to be that the next read from the TAP overwrites.
+//! frame has to be that the next read from the TAP overwrites. Last, what a handshake costs with each key exchange.
 
 use std::{hint::black_box, sync::Arc, time::Duration};
 
@@ -13,9 +13,9 @@ use ipop_control::identity::Identity;
 use ipop_datapath::{
     frame::{Gso, Offload, VNET_HEADER_LEN},
     memory::{BareCrypto, BarePair, Pair},
-    quic::TlsIdentity,
+    quic::{TlsIdentity, tls::Preference},
 };
-use rustls::CipherSuite;
+use rustls::{CipherSuite, NamedGroup};
 
 /// What is sent at once: a full train, as an eager reader of the TAP collects under load.
 const BURST_BYTES: usize = 64 * 1_024;
@@ -91,7 +91,7 @@ fn frames(c: &mut Criterion) {
 /// With each cipher, and without any: what is left then is the library's own work and the copies.
 fn bare_datagrams(c: &mut Criterion) {
     let identities = [identity(), identity()];
-    let of = |cipher| BareCrypto::of(&identities, cipher);
+    let of = |cipher| BareCrypto::of(&identities, Preference { cipher, ..Preference::default() });
     let aes = of(CipherSuite::TLS13_AES_128_GCM_SHA256);
     let aes_again = of(CipherSuite::TLS13_AES_128_GCM_SHA256);
     let none = BareCrypto {
@@ -127,12 +127,30 @@ fn bare_datagrams(c: &mut Criterion) {
     group.finish();
 }
 
+/// From the dial until both ends have their keys: the work of both, and of their QUIC endpoints.
+fn handshakes(c: &mut Criterion) {
+    let identities = [identity(), identity()];
+    let mut group = c.benchmark_group("handshake");
+    let groups = [("x25519", NamedGroup::X25519), ("x25519_mlkem768", NamedGroup::X25519MLKEM768)];
+    for (name, key_exchange) in groups {
+        let first = Preference { key_exchange, ..Preference::default() };
+        let crypto = BareCrypto::of(&identities, first);
+        group.bench_function(name, |b| {
+            b.iter(|| {
+                let pair = BarePair::shake_hands(&identities, black_box(&crypto));
+                assert!(pair.has_keys());
+            });
+        });
+    }
+    group.finish();
+}
+
 criterion_group! {
     name = benches;
     config = Criterion::default()
         .sample_size(30)
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(2));
-    targets = frames, bare_datagrams
+    targets = frames, bare_datagrams, handshakes
 }
 criterion_main!(benches);

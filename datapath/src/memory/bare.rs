@@ -11,7 +11,6 @@ use ipop_learning::PortId;
 use quinn_proto::{
     ClientConfig, Connection, ConnectionHandle, DatagramEvent, Endpoint, ServerConfig, crypto,
 };
-use rustls::CipherSuite;
 
 use super::{FIRST_HOP_MTU, MAX_SEGMENTS, ReceiveBuffers};
 use crate::{
@@ -19,7 +18,8 @@ use crate::{
     command::{Direction, Lane},
     node_id::NodeId,
     quic::{
-        CidKey, Congestion, LinkHealth, TlsIdentity, tls,
+        CidKey, Congestion, LinkHealth, TlsIdentity,
+        tls::{self, Preference},
         transport::{endpoint_config, transport_config},
     },
 };
@@ -51,11 +51,11 @@ pub struct BareCrypto {
 }
 
 impl BareCrypto {
-    /// TLS as tunnels have it, with this cipher first.
+    /// TLS as tunnels have it, with this offered first.
     ///
     /// # Panics
     /// If an identity's certificate and key do not belong together.
-    pub fn of(identities: &[TlsIdentity; 2], first: CipherSuite) -> Self {
+    pub fn of(identities: &[TlsIdentity; 2], first: Preference) -> Self {
         let [dialler, listener] = identities;
         let client = tls::client_config_preferring(dialler, listener.node, first);
         let server = tls::server_config(listener, Arc::new(Anyone));
@@ -72,7 +72,7 @@ impl BarePair {
     /// # Panics
     /// If that fails: an identity's certificate and key do not belong together.
     pub fn connect(identities: &[TlsIdentity; 2]) -> Self {
-        Self::connect_by(identities, BareCrypto::of(identities, tls::preferred_cipher()))
+        Self::connect_by(identities, BareCrypto::of(identities, Preference::default()))
     }
 
     /// The same with cryptography of the caller's.
@@ -80,6 +80,19 @@ impl BarePair {
     /// # Panics
     /// If that fails.
     pub fn connect_by(identities: &[TlsIdentity; 2], crypto: BareCrypto) -> Self {
+        let mut pair = Self::shake_hands(identities, &crypto);
+        for _ in 0..400 {
+            pair.advance(Duration::from_millis(5));
+        }
+        assert!(pair.max_datagram_len() > 1_200, "connected, and the path MTU found");
+        pair
+    }
+
+    /// Dials, and carries packets until both ends are silent: the handshake is done, discovery of the path MTU is not.
+    ///
+    /// # Panics
+    /// If an identity's certificate and key do not belong together.
+    pub fn shake_hands(identities: &[TlsIdentity; 2], crypto: &BareCrypto) -> Self {
         let now = Instant::now();
         let mut ends = [1, 2].map(|number: u8| {
             let identity = &identities[usize::from(number) - 1];
@@ -87,16 +100,19 @@ impl BarePair {
             End::new(identity, crypto.server.clone(), address, number)
         });
         let remote = ends[1].address;
-        let mut config = ClientConfig::new(crypto.client);
+        let mut config = ClientConfig::new(crypto.client.clone());
         config.transport_config(settings(remote));
         let dialled = ends[0].endpoint.connect(now, config, remote, tls::SERVER_NAME);
         ends[0].connection = Some(dialled.expect("the configuration is sound"));
         let mut pair = Self { ends, now };
-        for _ in 0..400 {
-            pair.advance(Duration::from_millis(5));
-        }
-        assert!(pair.max_datagram_len() > 1_200, "connected, and the path MTU found");
+        pair.exchange();
         pair
+    }
+
+    /// Whether both ends have the keys of their connection.
+    pub fn has_keys(&self) -> bool {
+        let is_done = |(_, connection): &(_, Connection)| !connection.is_handshaking();
+        self.ends.iter().all(|end| end.connection.as_ref().is_some_and(is_done))
     }
 
     /// The largest datagram that fits a packet, bytes.

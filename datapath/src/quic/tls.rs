@@ -6,9 +6,12 @@ use std::{fmt, sync::Arc};
 
 use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::{
-    CipherSuite, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme,
+    CipherSuite, DigitallySignedStruct, DistinguishedName, Error, NamedGroup, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{CryptoProvider, aws_lc_rs},
+    crypto::{
+        CryptoProvider,
+        aws_lc_rs::{self, kx_group},
+    },
     server::{
         ParsedCertificate,
         danger::{ClientCertVerified, ClientCertVerifier},
@@ -53,14 +56,7 @@ pub fn server_config(
     identity: &TlsIdentity,
     admission: Arc<dyn Admission>,
 ) -> Result<Arc<QuicServerConfig>, Error> {
-    let provider = Arc::new(provider(preferred_cipher()));
-    let verifier = Arc::new(AdmittedPeers { admission, provider: provider.clone() });
-    let mut config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_client_cert_verifier(verifier)
-        .with_single_cert(vec![identity.certificate.clone()], identity.key.clone_key())?;
-    config.alpn_protocols = vec![ALPN.to_vec()];
-    config.send_tls13_tickets = 0;
+    let config = listening(identity, admission, provider(Preference::default()))?;
     QuicServerConfig::try_from(config)
         .map(Arc::new)
         .map_err(|_| Error::General("AES-128-GCM is missing from the TLS library".into()))
@@ -74,19 +70,46 @@ pub fn client_config(
     identity: &TlsIdentity,
     expected: NodeId,
 ) -> Result<Arc<QuicClientConfig>, Error> {
-    client_config_preferring(identity, expected, preferred_cipher())
+    client_config_preferring(identity, expected, Preference::default())
 }
 
-/// The same with this cipher first, which the listening side follows.
+/// The same with this offered first, which the listening side follows.
 ///
 /// # Errors
 /// As [`client_config`].
 pub fn client_config_preferring(
     identity: &TlsIdentity,
     expected: NodeId,
-    first: CipherSuite,
+    first: Preference,
 ) -> Result<Arc<QuicClientConfig>, Error> {
-    let provider = Arc::new(provider(first));
+    let config = dialling(identity, expected, provider(first))?;
+    QuicClientConfig::try_from(config)
+        .map(Arc::new)
+        .map_err(|_| Error::General("AES-128-GCM is missing from the TLS library".into()))
+}
+
+fn listening(
+    identity: &TlsIdentity,
+    admission: Arc<dyn Admission>,
+    provider: CryptoProvider,
+) -> Result<rustls::ServerConfig, Error> {
+    let provider = Arc::new(provider);
+    let verifier = Arc::new(AdmittedPeers { admission, provider: provider.clone() });
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(vec![identity.certificate.clone()], identity.key.clone_key())?;
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.send_tls13_tickets = 0;
+    Ok(config)
+}
+
+fn dialling(
+    identity: &TlsIdentity,
+    expected: NodeId,
+    provider: CryptoProvider,
+) -> Result<rustls::ClientConfig, Error> {
+    let provider = Arc::new(provider);
     let verifier = Arc::new(ExpectedPeer { expected, provider: provider.clone() });
     let mut config = rustls::ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
@@ -96,9 +119,7 @@ pub fn client_config_preferring(
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.enable_sni = false;
     config.resumption = rustls::client::Resumption::disabled();
-    QuicClientConfig::try_from(config)
-        .map(Arc::new)
-        .map_err(|_| Error::General("AES-128-GCM is missing from the TLS library".into()))
+    Ok(config)
 }
 
 /// The name in the (unsent) SNI; rustls wants one.
@@ -109,16 +130,29 @@ pub fn node_of(chain: &[CertificateDer<'_>]) -> Option<NodeId> {
     node_of_certificate(chain.first()?).ok()
 }
 
-/// AES-128-GCM where the CPU has AES instructions, ChaCha20-Poly1305 where not.
-pub fn preferred_cipher() -> CipherSuite {
-    if cpu_has_aes() {
-        CipherSuite::TLS13_AES_128_GCM_SHA256
-    } else {
-        CipherSuite::TLS13_CHACHA20_POLY1305_SHA256
+/// What an end offers first. The other choices follow: nodes without it connect all the same.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Preference {
+    /// AES-128-GCM or ChaCha20-Poly1305.
+    pub cipher: CipherSuite,
+    /// X25519MLKEM768 or X25519.
+    pub key_exchange: NamedGroup,
+}
+
+/// AES-128-GCM where the CPU has AES instructions, ChaCha20-Poly1305 where not; X25519 together with ML-KEM-768
+/// (draft-ietf-tls-ecdhe-mlkem), so that who records traffic today cannot read it with a quantum computer later.
+impl Default for Preference {
+    fn default() -> Self {
+        let cipher = if cpu_has_aes() {
+            CipherSuite::TLS13_AES_128_GCM_SHA256
+        } else {
+            CipherSuite::TLS13_CHACHA20_POLY1305_SHA256
+        };
+        Self { cipher, key_exchange: NamedGroup::X25519MLKEM768 }
     }
 }
 
-fn provider(first: CipherSuite) -> CryptoProvider {
+fn provider(first: Preference) -> CryptoProvider {
     let mut provider = aws_lc_rs::default_provider();
     provider.cipher_suites.retain(|suite| {
         matches!(
@@ -126,7 +160,9 @@ fn provider(first: CipherSuite) -> CryptoProvider {
             CipherSuite::TLS13_AES_128_GCM_SHA256 | CipherSuite::TLS13_CHACHA20_POLY1305_SHA256
         )
     });
-    provider.cipher_suites.sort_by_key(|suite| suite.suite() != first);
+    provider.cipher_suites.sort_by_key(|suite| suite.suite() != first.cipher);
+    provider.kx_groups = vec![kx_group::X25519MLKEM768, kx_group::X25519];
+    provider.kx_groups.sort_by_key(|group| group.name() != first.key_exchange);
     provider
 }
 
@@ -257,20 +293,94 @@ impl ClientCertVerifier for AdmittedPeers {
 #[cfg(test)]
 mod tests {
     use rcgen::PublicKeyData as _;
+    use rustls::quic::{ClientConnection, ServerConnection, Version};
+    use rustls_pki_types::PrivatePkcs8KeyDer;
 
     use super::*;
 
-    /// A node's certificate, and its id.
-    fn node() -> (CertificateDer<'static>, NodeId) {
+    struct Anybody;
+
+    impl Admission for Anybody {
+        fn verdict(&self, _: NodeId) -> Verdict {
+            Verdict::Admitted(ipop_learning::PortId(1))
+        }
+    }
+
+    fn identity() -> TlsIdentity {
         let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).expect("a key");
         let certificate = rcgen::CertificateParams::default().self_signed(&key).expect("signed");
-        (certificate.der().clone(), NodeId::of_spki(&key.subject_public_key_info()))
+        TlsIdentity {
+            node: NodeId::of_spki(&key.subject_public_key_info()),
+            certificate: certificate.der().clone(),
+            key: PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
+            cid_secret: [1; 32],
+            reset_secret: [2; 32],
+        }
+    }
+
+    /// With these groups alone, the first one first.
+    fn with(groups: &[NamedGroup]) -> CryptoProvider {
+        let mut provider = aws_lc_rs::default_provider();
+        provider.kx_groups.retain(|group| groups.contains(&group.name()));
+        let place = |name| groups.iter().position(|group| *group == name);
+        provider.kx_groups.sort_by_key(|group| place(group.name()));
+        provider
+    }
+
+    /// The group that the two agree on, and after how many messages of the dialler.
+    fn agreed(dialler: CryptoProvider, listener: CryptoProvider) -> (Option<NamedGroup>, usize) {
+        let [one, other] = [identity(), identity()];
+        let client = dialling(&one, other.node, dialler).expect("sound");
+        let server = listening(&other, Arc::new(Anybody), listener).expect("sound");
+        let name = ServerName::try_from(SERVER_NAME).expect("a name");
+        let mut client =
+            ClientConnection::new(Arc::new(client), Version::V1, name, vec![]).expect("begins");
+        let mut server =
+            ServerConnection::new(Arc::new(server), Version::V1, vec![]).expect("begins");
+        let mut flights = 0;
+        while client.is_handshaking() || server.is_handshaking() {
+            flights += 1;
+            // What is under other keys is shown by itself.
+            let mut bytes = Vec::new();
+            while client.write_hs(&mut bytes).is_some() || !bytes.is_empty() {
+                server.read_hs(&bytes).expect("what the dialler says");
+                bytes.clear();
+            }
+            while server.write_hs(&mut bytes).is_some() || !bytes.is_empty() {
+                client.read_hs(&bytes).expect("what the listener says");
+                bytes.clear();
+            }
+        }
+        let (at_client, at_server) =
+            (client.negotiated_key_exchange_group(), server.negotiated_key_exchange_group());
+        assert_eq!(at_client.map(|group| group.name()), at_server.map(|group| group.name()));
+        (at_client.map(|group| group.name()), flights)
+    }
+
+    #[test]
+    fn keys_are_exchanged_against_quantum_computers_too_unless_an_older_node_cannot() {
+        let ours = || provider(Preference::default());
+        let (hybrid, x25519) = (NamedGroup::X25519MLKEM768, NamedGroup::X25519);
+        assert_eq!(agreed(ours(), ours()), (Some(hybrid), 2));
+        // Nodes of before, which offered it last, and those that do not have it.
+        let before = || with(&[x25519, NamedGroup::secp256r1, NamedGroup::secp384r1, hybrid]);
+        assert_eq!(agreed(ours(), before()), (Some(hybrid), 2));
+        assert_eq!(agreed(before(), ours()), (Some(x25519), 2));
+        assert_eq!(agreed(ours(), with(&[x25519])), (Some(x25519), 2), "no round trip more");
+        assert_eq!(agreed(with(&[x25519]), ours()), (Some(x25519), 2));
+    }
+
+    /// A node's certificate, and its id.
+    fn node() -> (CertificateDer<'static>, NodeId) {
+        let TlsIdentity { certificate, node, .. } = identity();
+        (certificate, node)
     }
 
     #[test]
     fn only_the_node_that_was_dialled_is_believed_whatever_stands_beside_its_key() {
         let ((certificate, expected), (other, _)) = (node(), node());
-        let dialled = ExpectedPeer { expected, provider: Arc::new(provider(preferred_cipher())) };
+        let dialled =
+            ExpectedPeer { expected, provider: Arc::new(provider(Preference::default())) };
         let name = ServerName::try_from(SERVER_NAME).expect("a name");
         let long_ago = UnixTime::since_unix_epoch(std::time::Duration::ZERO);
         let verify = |end_entity: &CertificateDer<'_>, chain: &[CertificateDer<'_>]| {

@@ -4,6 +4,7 @@
 //! * `attackers`: QUIC clients that begin handshakes and never finish them.
 //! * `places`: who gets in while handshakes are under way.
 //! * `silence`: packets that get no answer.
+//! * `two_packets`: a first hello is too long for one, and each of the two may be lost.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod attackers;
@@ -12,3 +13,4 @@ mod common;
 mod places;
 mod siege;
 mod silence;
+mod two_packets;

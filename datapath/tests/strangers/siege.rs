@@ -56,6 +56,8 @@ pub(crate) struct Siege {
     budget: Duration,
     waiting: VecDeque<Packet>,
     wire: VecDeque<(Instant, Packet)>,
+    /// Which packets the network loses; none at first.
+    pub(crate) loses: Box<dyn FnMut(&Packet) -> bool>,
     /// Everything that the listener sent.
     pub(crate) sent: Vec<Packet>,
     /// Everything that came to it.
@@ -117,6 +119,7 @@ impl Siege {
             budget: Duration::ZERO,
             waiting: VecDeque::new(),
             wire: VecDeque::new(),
+            loses: Box::new(|_| false),
             sent: Vec::new(),
             seen: Vec::new(),
         }
@@ -202,7 +205,9 @@ impl Siege {
     fn carry(&mut self) {
         while self.wire.front().is_some_and(|(at, _)| *at <= self.now) {
             let Some((_, packet)) = self.wire.pop_front() else { break };
-            self.arrive(&packet);
+            if !(self.loses)(&packet) {
+                self.arrive(&packet);
+            }
         }
         self.settle_listener();
         for dialler in &mut self.diallers {
