@@ -81,6 +81,20 @@ async fn a_server_that_vouches_for_itself_is_known_by_its_key_alone() {
 }
 
 #[tokio::test]
+async fn a_certificate_of_the_operators_file_is_good_for_its_names_alone() {
+    let own = Link::authority("example.org", NOW, None);
+    let honest = server(&[&own], &own.key, &own, ALL_VERSIONS).await;
+    assert_eq!(outcome(with_pins(&honest, &[])).await, Ok(()));
+    let misnamed = Link::authority("localhost", NOW, None);
+    let server = server(&[&misnamed], &misnamed.key, &misnamed, ALL_VERSIONS).await;
+    let why = outcome(with_pins(&server, &[])).await.unwrap_err();
+    assert!(
+        matches!(why, Failure::Certificate { fault: Certificate::OtherName { .. }, .. }),
+        "{why:?}"
+    );
+}
+
+#[tokio::test]
 async fn a_system_without_authorities_needs_no_more_than_the_pin() {
     let own = Link::authority("localhost", NOW, None);
     let server = server(&[&own], &own.key, &nobody(), ALL_VERSIONS).await;
