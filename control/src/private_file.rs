@@ -330,6 +330,16 @@ mod tests {
     }
 
     #[test]
+    fn a_fifo_is_refused_and_not_waited_for() {
+        use rustix::fs::{CWD, FileType, Mode, mknodat};
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("secret");
+        mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        let error = read(&path, 10, Readers::OwnerAlone).unwrap_err();
+        assert!(error.to_string().contains("not a regular file"), "{error}");
+    }
+
+    #[test]
     fn files_that_others_can_read_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("secret");

@@ -54,7 +54,11 @@ struct Node {
 
 impl Node {
     fn start(identity: TlsIdentity, peer: NodeId) -> Self {
-        let mut sockets = udp::listen(local(), WORKERS).unwrap();
+        Self::start_on(udp::listen(local(), WORKERS).unwrap(), identity, peer)
+    }
+
+    /// On listening sockets that were there before.
+    fn start_on(mut sockets: Vec<UdpPort>, identity: TlsIdentity, peer: NodeId) -> Self {
         let mut relay = Some(udp::ephemeral(local()).unwrap());
         let (tap, switch_end) = UnixDatagram::pair().unwrap();
         switch_end.set_nonblocking(true).unwrap();
@@ -296,4 +300,25 @@ fn stun_is_answered(node: &Node) {
     let mut answer = [0; 100];
     let (len, from) = client.recv_from(&mut answer).unwrap();
     assert_eq!((&answer[..len], from), (&b"an answer"[..], node.listen));
+}
+
+#[test]
+fn what_the_kernel_dropped_at_a_full_socket_is_counted_by_its_worker() {
+    let sockets = udp::listen(local(), WORKERS).unwrap();
+    // Nobody reads yet. The second byte says which worker a packet is for.
+    let (to, packet) = (sockets[1].local, [0x41; 1_000]);
+    let stranger = UdpSocket::bind(local()).unwrap();
+    for _ in 0..sockets[1].receive_buffer / packet.len() {
+        stranger.send_to(&packet, to).unwrap();
+    }
+    let dropped = udp::receive_drops(&sockets[1].fd).unwrap();
+    assert!(dropped > 0);
+    let node = Node::start_on(sockets, identity(), NodeId([9; 32]));
+    let counted = |worker: usize| node.shared.counters[worker].io.receive_overflows.get();
+    let deadline = Instant::now() + SOON;
+    while counted(1) == 0 && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!([counted(0), counted(1)], [0, dropped.into()]);
+    node.shut_down();
 }

@@ -8,7 +8,7 @@ use std::{fs, time::Duration};
 use ipop_perf::{
     compare::{Comparison, Plan, contender::Contender, measure::Measure, scenario::Scenario},
     folder::FIGURES,
-    soak, switch,
+    overload, soak, switch,
 };
 
 #[test]
@@ -119,4 +119,51 @@ fn a_short_soak_accounts_for_every_frame() {
     soak.write(folder.path()).unwrap();
     let report = fs::read_to_string(folder.path().join("report.md")).unwrap();
     assert!(report.contains("problems: none"), "{report}");
+}
+
+#[test]
+fn a_quick_overload_finds_what_passes_and_places_what_is_lost() {
+    /// Frames of the hosts' own that may get lost with the flood: they look for routers and groups.
+    const OTHERS: u64 = 100;
+    let binary = common::switch_binary();
+    let plan = overload::Plan {
+        binaries: vec![binary.clone(), binary.clone()],
+        payload_len: 1_350,
+        mbit_per_s: 100.0,
+        trial: Duration::from_millis(100),
+        rounds: 1,
+        args: ["--workers", "1"].map(String::from).into(),
+        quiet_within: Duration::ZERO,
+    };
+    let mut steps = Vec::new();
+    let overload = plan.measure(&mut |line| steps.push(line.to_owned())).unwrap();
+    assert!(steps.last().unwrap().starts_with("[2/2"), "{steps:?}");
+    // Both programs had their turn.
+    assert_eq!(overload.rounds.iter().map(|round| round.program).collect::<Vec<_>>(), [0, 1]);
+    assert!(overload.programs.iter().all(|(_, version)| version.starts_with("ipop-switch ")));
+    for round in &overload.rounds {
+        assert!(round.best_mbit_per_s > 0.0, "{round:?}");
+        assert!(round.stated.offered_mbit_per_s > 0.0, "{round:?}");
+        for trial in [&round.stated, &round.flood] {
+            // The kernel tells CPU time in hundredths of a second, and the trial is short.
+            assert!(
+                trial.delivered_mbit_per_s > 0.0 && trial.cpu_s_per_million >= 0.0,
+                "{trial:?}"
+            );
+            assert!(trial.delivered_mbit_per_s <= trial.offered_mbit_per_s, "{trial:?}");
+            let places: u64 = trial.places.places().map(|(_, frames)| frames).sum();
+            assert_eq!(places, trial.places.lost());
+            assert!((trial.lost..=trial.lost + OTHERS).contains(&places), "{trial:?}");
+        }
+    }
+
+    let folder = tempfile::tempdir().unwrap();
+    overload.write(folder.path()).unwrap();
+    let report = fs::read_to_string(folder.path().join("report.md")).unwrap();
+    assert!(report.contains("The switches ran with `--workers 1`."), "{report}");
+    assert_eq!(report.matches("* Of the flood ").count(), 2, "{report}");
+    assert_eq!(report.matches("* Of that rate ").count(), 2, "{report}");
+    let figures = fs::read_to_string(folder.path().join(FIGURES)).unwrap();
+    let figures: serde_json::Value = serde_json::from_str(&figures).unwrap();
+    assert_eq!(figures["rounds"][1]["flood"]["lost"], overload.rounds[1].flood.lost);
 }

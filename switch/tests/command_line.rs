@@ -2,8 +2,8 @@
 
 use std::{
     fs,
-    io::Write as _,
-    os::unix::fs::PermissionsExt,
+    io::{ErrorKind, Write as _},
+    os::unix::{fs::PermissionsExt, net::UnixDatagram},
     path::Path,
     process::{Command, Output, Stdio},
 };
@@ -173,4 +173,23 @@ fn signals_that_ask_for_something_do_not_end_a_switch_that_starts() {
     let output = started.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(2), "{}: {}", output.status, stderr(&output));
     assert!(stderr(&output).contains("peeer"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_switch_without_its_tap_is_never_said_to_be_ready() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager.set_nonblocking(true).unwrap();
+    // There is a loopback everywhere, and it is no TAP.
+    let output = Command::new(env!("CARGO_BIN_EXE_ipop-switch"))
+        .args(["run", "--tap", "lo", "--listen", "127.0.0.1:0"])
+        .env("STATE_DIRECTORY", dir.path())
+        .env("NOTIFY_SOCKET", &path)
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    assert!(stderr(&output).contains("TAP"), "{}", stderr(&output));
+    let told = manager.recv(&mut [0; 100]).map_err(|error| error.kind());
+    assert_eq!(told, Err(ErrorKind::WouldBlock), "{}", stderr(&output));
 }

@@ -306,6 +306,41 @@ mod tests {
         assert!(matches!(parse(&[&room, &[2, 1, b'x']]), Err(TokenError::Secret(_))));
     }
 
+    /// Well made but for its length, so that nothing else refuses it.
+    #[test]
+    fn a_text_longer_than_any_token_is_refused() {
+        let secret = sample().secret;
+        let known = [&[field::ROOM, 3][..], b"a@b", &[field::SECRET, 32]].concat();
+        let known = [&known, secret.reveal().as_bytes()].concat();
+        // Base32 has 8 characters for 5 bytes, so no token has 2,048.
+        for (bytes_len, len, is_taken) in [(1_276, 2_047, true), (1_277, 2_049, false)] {
+            let mut fields = known.clone();
+            while fields.len() < bytes_len - CHECKSUM_LEN {
+                let value_len = (bytes_len - CHECKSUM_LEN - fields.len() - 2).min(200);
+                fields.extend_from_slice(&[77, value_len as u8]);
+                fields.resize(fields.len() + value_len, 0);
+            }
+            let token = with_checksum(&fields);
+            assert_eq!(token.len(), len);
+            let parsed = token.parse::<JoinToken>();
+            assert_eq!(
+                parsed.map(|token| token.room == "a@b"),
+                is_taken.then_some(true).ok_or(TokenError::Long)
+            );
+        }
+    }
+
+    /// It is none of a token's characters, but there is no need to look at any amount of it.
+    #[test]
+    fn much_white_space_is_refused() {
+        let token = sample().to_string();
+        for (len, expected) in
+            [(2 * MAX_TOKEN_LEN, None), (2 * MAX_TOKEN_LEN + 1, Some(TokenError::Long))]
+        {
+            assert_eq!(format!("{token:<len$}").parse::<JoinToken>().err(), expected, "{len}");
+        }
+    }
+
     proptest! {
         #[test]
         fn any_bytes_are_refused_or_round_trip(bytes in prop::collection::vec(any::<u8>(), 0..300)) {

@@ -1,6 +1,7 @@
 //! One node's sessions, driven by hand.
 
 mod addresses;
+mod lanes;
 mod membership;
 mod names;
 
@@ -311,69 +312,6 @@ fn a_resolver_that_does_not_answer_is_asked_again() {
     assert!(bench.resolve_asked());
     bench.advance_ms(61_000);
     assert!(bench.resolve_asked());
-}
-
-#[test]
-fn the_dialler_opens_the_lanes_that_both_ends_serve() {
-    let mut bench = Bench::new(3, &format!("@{LISTENER}"));
-    let first = bench.dial_succeeds();
-    let dials = bench.dials();
-    assert_eq!(dials.iter().map(|dial| dial.1).collect::<Vec<_>>(), [1, 2]);
-    for (connection, lane, _) in &dials {
-        bench.connected(*connection, Direction::Dialled, hello(*lane));
-    }
-    assert_eq!(bench.activations(), [first, dials[0].0, dials[1].0]);
-    assert_eq!(bench.sessions.snapshot(bench.now)[0].lanes.len(), 3);
-
-    bench.notices();
-    bench.end(first, Ended::TimedOut);
-    assert!(matches!(bench.notices()[..], [Notice::LaneDown { .. }]));
-    bench.advance_ms(100);
-    let again = bench.dial_succeeds();
-    assert_eq!(bench.activations(), [again]);
-}
-
-#[test]
-fn the_end_that_accepted_leaves_the_lanes_to_the_dialler_for_a_while() {
-    let mut bench = Bench::new(2, &format!("@{LISTENER}"));
-    let (ours, ..) = bench.one_dial();
-    bench.accept(hello(0));
-    bench.end(ours, by_peer(CloseReason::Duplicate));
-    bench.advance_ms(2_900);
-    assert_eq!(bench.dials(), []);
-    bench.advance_ms(200);
-    assert_eq!(bench.one_dial().1, 1);
-}
-
-#[test]
-fn simultaneous_dials_end_in_the_lower_ids_connection() {
-    let mut bench = Bench::dialling_one_lane();
-    let theirs = bench.accept(hello(0));
-    bench.advance_ms(300);
-    let ours = bench.dial_succeeds();
-    assert_eq!(bench.activations(), [theirs, ours]);
-    bench.advance_ms(900);
-    assert_eq!(bench.closes(), []);
-    bench.advance_ms(200);
-    assert_eq!(bench.closes(), [(theirs, CloseReason::Duplicate)]);
-    bench.advance_ms(60_000);
-    assert_eq!(bench.dials(), []);
-    let notices = bench.notices();
-    assert_eq!(notices.iter().filter(|notice| is_up(notice)).count(), 1);
-    assert!(!notices.iter().any(is_down));
-}
-
-#[test]
-fn the_loser_takes_over_again_when_the_winner_dies_first() {
-    let mut bench = Bench::dialling_one_lane();
-    let ours = bench.dial_succeeds();
-    let theirs = bench.accept(hello(0));
-    assert_eq!(bench.activations(), [ours]);
-    bench.end(ours, Ended::Failed("broken".into()));
-    assert_eq!(bench.activations(), [theirs]);
-    bench.advance_ms(30_000);
-    assert_eq!((bench.closes(), bench.dials()), (vec![], vec![]));
-    assert!(!bench.notices().iter().any(is_down));
 }
 
 #[test]

@@ -333,3 +333,80 @@ impl Slot {
         self.header.msg_controllen = self.control.len as _;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+
+    use super::*;
+    use crate::os::udp;
+
+    /// Of one socket on the loopback.
+    fn sender() -> Sender {
+        let port = udp::ephemeral("127.0.0.1:0".parse().unwrap()).unwrap();
+        Sender::new(vec![Outlet::new(SocketId::LISTEN, port, 0)])
+    }
+
+    #[test]
+    fn what_the_kernel_refuses_is_counted_by_reason_and_told() {
+        // Nothing is submitted: the test says how each send ends.
+        let (mut ring, mut sender, counters) =
+            (Ring::new().unwrap(), sender(), IoCounters::default());
+        let remote = "192.0.2.1:5800".parse().unwrap();
+        let mut ends = |result: i32| {
+            let (destination, size) = (remote, 100);
+            let transmit =
+                Transmit { destination, ecn: None, size, segment_size: None, src_ip: None };
+            sender.send(&mut ring, SocketId::LISTEN, &transmit, vec![0; size]);
+            sender.completed(&mut ring, 0, result, &counters)
+        };
+        let counts = || {
+            [
+                counters.send_errors.get(),
+                counters.send_unreachable.get(),
+                counters.send_no_room.get(),
+                counters.send_too_large.get(),
+            ]
+        };
+        assert_eq!((ends(100), counts()), (None, [0; 4]));
+        for (errno, counted) in [
+            (libc::EHOSTUNREACH, [1, 1, 0, 0]),
+            (libc::ENETUNREACH, [2, 2, 0, 0]),
+            (libc::EHOSTDOWN, [3, 3, 0, 0]),
+            (libc::ENETDOWN, [4, 4, 0, 0]),
+            (libc::ENOBUFS, [5, 4, 1, 0]),
+            (libc::ENOMEM, [6, 4, 2, 0]),
+            (libc::EPERM, [7, 4, 2, 0]),
+        ] {
+            assert_eq!(ends(-errno), Some(SendRefused { remote, errno }));
+            assert_eq!(counts(), counted, "{errno}");
+        }
+        // The path MTU is QUIC's business.
+        assert_eq!((ends(-libc::EMSGSIZE), counts()), (None, [7, 4, 2, 1]));
+    }
+
+    #[test]
+    fn what_a_full_socket_drops_is_counted_once() {
+        let (mut sender, counters) = (sender(), IoCounters::default());
+        let (local, buffer_len) = {
+            let port = &sender.outlets[0].port;
+            (port.local, port.receive_buffer)
+        };
+        let from = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let fill = || {
+            // Each packet costs the buffer more than its bytes.
+            (0..buffer_len / 1_000).for_each(|_| drop(from.send_to(&[0x40; 1_000], local)));
+        };
+        let mut counted = [0; 4];
+        for (number, counted) in counted.iter_mut().enumerate() {
+            if number % 2 == 0 {
+                fill();
+            }
+            sender.count_overflows(&counters);
+            *counted = counters.receive_overflows.get();
+        }
+        let dropped = u64::from(receive_drops(&sender.outlets[0].port.fd).unwrap());
+        assert!(counted[0] > 0, "{counted:?}");
+        assert_eq!(counted, [counted[0], counted[0], dropped, dropped]);
+    }
+}

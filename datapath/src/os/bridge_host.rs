@@ -27,15 +27,17 @@ pub struct QuietBridge {
 impl QuietBridge {
     /// Turns router advertisements off at this bridge, or warns of them.
     pub fn new(bridge: Interface) -> Self {
+        Self::of(bridge, &fs::read_to_string("/proc/net/ipv6_route").unwrap_or_default())
+    }
+
+    /// The same where these are the host's IPv6 routes, as `/proc/net/ipv6_route` has them.
+    fn of(bridge: Interface, routes: &str) -> Self {
         let mut quiet = Self { bridge, before: Vec::new() };
         let name = quiet.bridge.name();
         if !takes_advertisements(&quiet.bridge) {
             return quiet;
         }
-        if has_advertised_route(
-            &fs::read_to_string("/proc/net/ipv6_route").unwrap_or_default(),
-            name,
-        ) {
+        if has_advertised_route(routes, name) {
             tracing::warn!(
                 "bridge {name} has its IPv6 default route by router advertisements, so they stay on: \
                  with the TAP in it, machines behind other nodes can make themselves this host's router \
@@ -119,22 +121,75 @@ impl Drop for ToldNeighbours {
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
     use super::*;
+
+    fn line(prefix_len: &str, flags: &str, interface: &str) -> String {
+        let (zero, via) = ("0".repeat(32), "fe800000000000000000000000000001");
+        format!(
+            "{zero} {prefix_len} {zero} 00 {via} 00000400 00000001 00000000 {flags} {interface:>8}\n"
+        )
+    }
+
+    /// Runs this in a network namespace of its own; false if it may not have one.
+    fn apart(test: impl FnOnce() + Send + 'static) -> bool {
+        let run = || {
+            // SAFETY: no pointer goes with it, and of this process the new thread alone changes its namespace.
+            let may = unsafe { libc::unshare(libc::CLONE_NEWNET) } == 0;
+            if may {
+                test();
+            }
+            may
+        };
+        thread::spawn(run).join().unwrap()
+    }
+
+    /// Any interface has these settings; a new namespace has the loopback.
+    #[test]
+    fn advertisements_are_off_for_a_while_unless_the_default_route_is_theirs() {
+        const BY_HAND: &str = "00000003";
+        const ADVERTISED: &str = "00450003";
+        let is_done = apart(|| {
+            let file = |key| format!("/proc/sys/net/ipv6/conf/lo/{key}");
+            let accept_ra = || fs::read_to_string(file("accept_ra")).unwrap().trim().to_owned();
+            for (before, forwarding, route, meanwhile) in [
+                ("1", "0", BY_HAND, "0"),
+                ("1", "0", ADVERTISED, "1"),
+                // Of a router only the word of its operator counts.
+                ("1", "1", BY_HAND, "1"),
+                ("2", "1", BY_HAND, "0"),
+                ("2", "1", ADVERTISED, "2"),
+                ("0", "0", BY_HAND, "0"),
+            ] {
+                fs::write(file("forwarding"), forwarding).unwrap();
+                fs::write(file("accept_ra"), before).unwrap();
+                let bridge = Interface::named("lo").unwrap();
+                let quiet = QuietBridge::of(bridge, &line("00", route, "lo"));
+                assert_eq!(accept_ra(), meanwhile, "{before} {forwarding} {route}");
+                drop(quiet);
+                assert_eq!(accept_ra(), before, "{before} {forwarding} {route}");
+            }
+            fs::write(file("accept_ra"), "2").unwrap();
+            let quiet = QuietBridge::of(Interface::named("lo").unwrap(), "");
+            assert_eq!(accept_ra(), "0");
+            fs::write(file("accept_ra"), "1").unwrap();
+            drop(quiet);
+            assert_eq!(accept_ra(), "1", "somebody has set something else");
+        });
+        if !is_done {
+            println!("skipped: only root can have a network namespace of its own");
+        }
+    }
 
     #[test]
     fn a_default_route_by_an_advertisement_is_told_from_others() {
-        let zero = "0".repeat(32);
-        let via = "fe800000000000000000000000000001";
-        let line = |prefix_len: &str, flags: &str, interface: &str| {
-            format!(
-                "{zero} {prefix_len} {zero} 00 {via} 00000400 00000001 00000000 {flags} {interface:>8}\n"
-            )
-        };
         let advertised = line("00", "00450003", "br0");
         assert!(has_advertised_route(&advertised, "br0"));
         assert!(!has_advertised_route(&advertised, "br1"));
-        // Set by hand; a prefix; no route at all, as every host has it.
-        let others = [line("00", "00000003", "br0"), line("40", "00450003", "br0")].concat();
+        // Set by hand; said to be the default one, or to be advertised, and not both; a prefix; no route at all, as every host has it.
+        let others = ["00000003", "00010003", "00040003"].map(|flags| line("00", flags, "br0"));
+        let others = others.concat() + &line("40", "00450003", "br0");
         assert!(!has_advertised_route(&(others + &line("00", "00200200", "lo")), "br0"));
         assert!(!has_advertised_route("", "br0") && !has_advertised_route("x\n\n0 00 1", "br0"));
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use ipop_datapath::{
     admission::Verdict,
-    command::{Ended, Event},
+    command::{Audience, Command, Ended, Event},
     drops::DropReason,
     frame::{Gso, Offload},
     memory::{PEER, TAP},
@@ -80,6 +80,24 @@ fn a_frame_from_a_tunnel_never_goes_to_a_tunnel() {
     scene.send_frames(one, &[broadcast()]);
     scene.settle();
     assert_eq!((scene.take_frames(), scene.received(other)), (1, 0));
+}
+
+#[test]
+fn what_one_peer_is_told_of_this_host_goes_to_no_other() {
+    let mut scene = Scene::new();
+    let one = scene.admitted();
+    scene.gate.set(Verdict::Admitted(OTHER_PEER));
+    let other = scene.admitted();
+    for (to, heard) in [
+        (Audience::Everybody, (1, 1)),
+        (Audience::Peer(PEER), (1, 0)),
+        (Audience::Peer(OTHER_PEER), (0, 1)),
+    ] {
+        scene.command(Command::Announce { tap: TAP, frame: broadcast(), to });
+        scene.settle();
+        assert_eq!((scene.received(one), scene.received(other)), heard, "{to:?}");
+        assert_eq!(scene.take_frames(), 0, "this host knows");
+    }
 }
 
 #[test]

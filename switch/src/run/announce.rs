@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ipop_control::local_addresses::interfaces;
+use ipop_control::local_addresses::{self, interfaces};
 use ipop_datapath::{
     MacAddr, PortId,
     command::{Audience, Command},
@@ -94,12 +94,9 @@ impl Switch {
             if looked_at.contains(&name) {
                 continue;
             }
-            let of_it = addresses.iter().filter(|found| {
-                found.name == name && !unproved.contains(&(name.clone(), found.address))
-            });
             let Ok((mac, role)) = mac_and_role(&name) else { continue };
-            let of_it = of_it.map(|found| Own { tap: port, mac, address: found.address, role });
-            own.extend(of_it.take(MAX_ADDRESSES));
+            let of_it = announced(&addresses, &unproved, &name);
+            own.extend(of_it.map(|address| Own { tap: port, mac, address, role }));
             looked_at.push(name);
         }
         self.announcements.set(now, own);
@@ -111,6 +108,19 @@ impl Switch {
             self.command(0, command);
         }
     }
+}
+
+/// The addresses of the interface of this name that others are told of.
+fn announced(
+    addresses: &[local_addresses::Interface],
+    unproved: &[(String, IpAddr)],
+    name: &str,
+) -> impl Iterator<Item = IpAddr> {
+    let of_it = addresses.iter().filter(move |found| found.name == name);
+    let of_it = of_it.map(|found| found.address);
+    of_it
+        .filter(move |address| !unproved.contains(&(name.to_owned(), *address)))
+        .take(MAX_ADDRESSES)
 }
 
 fn mac_and_role(name: &str) -> Result<(MacAddr, HostRole), ipop_datapath::os::OsError> {
@@ -192,8 +202,21 @@ mod tests {
         let line = |last: u8, flags: &str| {
             format!("fd0000000000000000000000000000{last:02x} 07 40 00 {flags}    ipop0\n")
         };
-        let table = [line(1, "80"), line(2, "c0"), line(3, "48"), "nonsense\n\n".into()].concat();
-        let expected = ["fd00::2", "fd00::3"].map(|ip| ("ipop0".into(), ip.parse().unwrap()));
+        let lines = [line(1, "80"), line(2, "c0"), line(3, "48"), line(4, "88")];
+        let table = lines.concat() + "nonsense\n\n";
+        let expected = ["fd00::2", "fd00::3", "fd00::4"];
+        let expected = expected.map(|ip| ("ipop0".into(), ip.parse().unwrap()));
         assert_eq!(unproved(&table), expected);
+    }
+    #[test]
+    fn of_an_interface_sixteen_addresses_are_announced_and_none_that_may_be_another_hosts() {
+        let ip = |last: u8| IpAddr::from([10, 9, 0, last]);
+        let at =
+            |name: &str, last| local_addresses::Interface { name: name.into(), address: ip(last) };
+        let addresses: Vec<_> = (0..40).flat_map(|n| [at("eth0", n), at("ipop0", n)]).collect();
+        let unproved = [("eth0".into(), ip(0)), ("ipop0".into(), ip(1))];
+        let told: Vec<IpAddr> = announced(&addresses, &unproved, "ipop0").collect();
+        let expected: Vec<IpAddr> = [0].into_iter().chain(2..17).map(ip).collect();
+        assert_eq!(told, expected);
     }
 }

@@ -302,3 +302,25 @@ impl WorkerReport {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_drops_and_refuses_stands_in_the_report_of_its_worker() {
+        let io = IoCounters::default();
+        let counters = [
+            ("receive_overflows", &io.receive_overflows),
+            ("send_errors", &io.send_errors),
+            ("send_unreachable", &io.send_unreachable),
+            ("send_no_room", &io.send_no_room),
+            ("send_too_large", &io.send_too_large),
+        ];
+        (1..).zip(counters).for_each(|(number, (_, counter))| counter.add(number));
+        let report = serde_json::to_value(WorkerReport::of(&io)).unwrap();
+        for (number, (name, _)) in (1..).zip(counters) {
+            assert_eq!(report[name], number, "{name}");
+        }
+    }
+}

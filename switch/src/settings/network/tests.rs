@@ -172,6 +172,30 @@ fn a_token_comes_from_a_credential_too() {
 }
 
 #[test]
+fn a_token_longer_than_any_is_refused_wherever_it_stands() {
+    let mut host = Host::new();
+    host.environment.credentials_directory = Some(host.dir.path().join("credentials"));
+    let account = "--xmpp-jid a@example.org --xmpp-password-file DIR/password";
+    let long = format!("ipop1{}", "mfrgg".repeat(500));
+    host.write("credentials/network.join", &long, 0o400);
+    for (flags, file) in [
+        (format!("{account} --join {long}"), String::new()),
+        (account.into(), format!("[network]\njoin = '{long}'")),
+        (account.into(), String::new()),
+    ] {
+        let error = host.refusal(&flags, &file);
+        assert!(
+            error.contains("longer than 2048 characters") && !error.contains("mfrgg"),
+            "{error}"
+        );
+    }
+    // What is no token is not read to its end.
+    host.write("credentials/network.join", &long.repeat(10), 0o400);
+    let error = host.refusal(account, "");
+    assert!(error.contains("longer than 4096 bytes") && !error.contains("mfrgg"), "{error}");
+}
+
+#[test]
 fn pins_come_from_the_token_for_its_domain_alone_or_are_configured() {
     let host = Host::new();
     let pin = Pin([7; 32]);
