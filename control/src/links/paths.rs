@@ -17,7 +17,7 @@ use super::{Action, Link, Links, Started, Told, signal};
 use crate::{
     ice::{CandidateKind, IceEvent, Packet, RemoteDescription, Socket, Via, Watch},
     sessions::{Input, PeerPath},
-    xmpp::jingle::{IceDescription, MAX_CANDIDATES},
+    xmpp::jingle::IceDescription,
 };
 
 /// Without a path for so long signalling begins anew, and then ever more rarely: what was said may have been falsified or lost.
@@ -245,10 +245,6 @@ impl Links {
                 // Those that are gone are not told again.
                 let current = self.ice.local_candidates();
                 link.candidates.retain(|known| current.contains(known));
-                if link.candidates.len() + candidates.len() > MAX_CANDIDATES {
-                    // Nobody would take them: a new description, with those that there are now.
-                    return self.ice.restart(now, peer);
-                }
                 link.candidates.extend_from_slice(&candidates);
                 if let (Some((jid, _)), true) = (&link.current, link.told) {
                     self.jingle.add_candidates(jid, generation, &candidates);

@@ -1,6 +1,6 @@
 //! What the room makes this node write and name, without a room: occupants and connections are told by the test.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipop_datapath::{
     admission::Proved,
@@ -17,7 +17,10 @@ use crate::{
         Policy, TrustStore,
         saved::{DEFAULT_KEEP_S, Seen},
     },
-    xmpp::room::{Affiliation, Card, Entry, Occupant},
+    xmpp::{
+        jingle::MAX_CANDIDATES,
+        room::{Affiliation, Card, Entry, Occupant},
+    },
 };
 
 const LOCAL: NodeId = NodeId([1; 32]);
@@ -34,6 +37,8 @@ struct Bench {
     observed: Vec<Vec<NodeId>>,
     saved: Vec<SavedPeers>,
     named: Vec<NamedPeer>,
+    /// What was said inside tunnels.
+    said: Vec<signal::Message>,
 }
 
 fn node(number: u32) -> NodeId {
@@ -76,8 +81,8 @@ impl Bench {
             unix_s: UNIX_S,
         };
         let links = Links::new(config, trust.clone(), 0, now);
-        let (observed, saved, named) = (Vec::new(), Vec::new(), Vec::new());
-        let mut bench = Self { links, trust, now, observed, saved, named };
+        let (observed, saved, named, said) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut bench = Self { links, trust, now, observed, saved, named, said };
         bench.collect();
         bench
     }
@@ -90,6 +95,9 @@ impl Bench {
                 }
                 Action::Save(saved) => self.saved.push(saved),
                 Action::Sessions(Input::Named(named)) => self.named.push(named),
+                Action::Connection(_, Command::Signal { message, .. }) => {
+                    self.said.extend(signal::read(&message));
+                }
                 _ => {}
             }
         }
@@ -194,4 +202,28 @@ fn a_saved_peer_that_the_operator_lets_in_again_is_named_with_its_addresses() {
     let port = PortId(1);
     let named = NamedPeer { node: node(1), port, source, address: None, last_addresses };
     assert_eq!(bench.named, [named]);
+}
+
+/// A peer takes 24 candidates of a description, those included that are gone. A host that moves on and on describes itself anew before that.
+#[test]
+fn a_host_that_moves_often_is_told_of_wherever_it_is() {
+    let mut bench = Bench::new(SavedPeers::default(), TrustStore::default());
+    bench.enters(1);
+    bench.connects(1);
+    let mut of_generation: BTreeMap<u32, BTreeSet<SocketAddr>> = BTreeMap::new();
+    for number in 1..=60 {
+        let address = IpAddr::from([198, 51, 100, number]);
+        bench.links.set_local_addresses(bench.now, &[address]);
+        bench.run(Duration::from_secs(1));
+        let said = bench.said.last().unwrap();
+        let is_new = |candidate: &Candidate| candidate.address.ip() == address;
+        assert!(said.candidates.iter().any(is_new), "{address} in {:?}", said.candidates);
+        for said in bench.said.drain(..) {
+            let told = of_generation.entry(said.description.generation).or_default();
+            told.extend(said.candidates.iter().map(|candidate| candidate.address));
+        }
+    }
+    assert!(of_generation.len() > 1, "{of_generation:?}");
+    let most = of_generation.values().map(BTreeSet::len).max();
+    assert!(most <= Some(MAX_CANDIDATES), "{most:?}");
 }
