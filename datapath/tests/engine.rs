@@ -172,7 +172,7 @@ struct RelayServer {
 
 impl RelayServer {
     fn start(clients: [SocketAddr; 2]) -> Self {
-        // With the buffers of a worker's socket, but without GRO: packet by packet.
+        // As a worker has it: the kernel may hand several packets over at once, one behind the other.
         let UdpPort { fd, local: address, .. } = udp::ephemeral(local()).unwrap();
         let socket = UdpSocket::from(fd);
         socket.set_nonblocking(false).unwrap();
@@ -185,11 +185,16 @@ impl RelayServer {
             while !stopped.load(SeqCst) {
                 let Ok((len, from)) = socket.recv_from(&mut buffer) else { continue };
                 let client = clients.iter().position(|client| *client == from).unwrap();
-                let (channel, content) = channel_data::parse(&buffer[..len]).expect("ChannelData");
-                assert_eq!((channel, content.end), (CHANNELS[client], len), "one packet, unpadded");
-                buffer[..2].copy_from_slice(&CHANNELS[1 - client].to_be_bytes());
-                let _ = socket.send_to(&buffer[..len], clients[1 - client]);
-                counted.fetch_add(1, SeqCst);
+                let mut rest = &mut buffer[..len];
+                while !rest.is_empty() {
+                    let (channel, content) = channel_data::parse(rest).expect("ChannelData");
+                    assert_eq!(channel, CHANNELS[client]);
+                    let (packet, behind) = rest.split_at_mut(content.end);
+                    packet[..2].copy_from_slice(&CHANNELS[1 - client].to_be_bytes());
+                    let _ = socket.send_to(packet, clients[1 - client]);
+                    counted.fetch_add(1, SeqCst);
+                    rest = behind;
+                }
             }
         });
         Self { address, packets, stop, thread }
