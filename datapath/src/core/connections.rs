@@ -5,13 +5,12 @@ use std::{net::SocketAddr, sync::Arc, time::Instant};
 use ipop_learning::PortId;
 use quinn_proto::{ClientConfig, ConnectionHandle, TransportConfig};
 
-use super::{Core, inbound::Inbound, mark_dirty, paths::Way, phrase};
+use super::{Core, inbound::Inbound, paths::Way, phrase};
 use crate::{
     admission::{ProofBinding, Verdict},
     channel_data,
     command::{CloseReason, ConnectionId, Direction, Ended, Event, Lane},
     counters::{IoCounters, WorkerCounters},
-    drops::DropReason,
     forward::TapOffload,
     frame::MAX_FRAME_LEN,
     hello::{Capabilities, Hello},
@@ -19,7 +18,7 @@ use crate::{
     node_id::NodeId,
     path::port_of_alias,
     quic::{InitialKey, LinkHealth, tls, transport},
-    tunnel::{NewTunnel, Progress, Tunnel},
+    tunnel::{Admitted, NewTunnel, Progress, Tunnel},
 };
 
 /// Trains that one connection may send in a round, so that others and the TAP get their turn.
@@ -36,10 +35,8 @@ impl Core {
     }
 
     pub(super) fn wake(&mut self, connection: ConnectionId) {
-        if let Some(&handle) = self.by_id.get(&connection)
-            && let Some(tunnel) = self.tunnels[handle.0].as_mut()
-        {
-            mark_dirty(&mut self.dirty, tunnel);
+        if let Some(&handle) = self.by_id.get(&connection) {
+            self.agenda.add(handle);
         }
     }
 
@@ -69,19 +66,20 @@ impl Core {
             .map_err(|error| Ended::Failed(error.to_string()))?;
         let gauges = self.config.shared.tunnels.insert(id);
         let socket = if lane.0 == 0 { SocketId::LISTEN } else { io.dial_socket() };
-        let direction = Direction::Dialled;
-        let mut tunnel = Tunnel::new(NewTunnel {
-            id,
-            handle,
-            connection,
-            direction,
-            socket,
-            gauges,
-            health,
-            now,
-        });
-        tunnel.dialled_lane = Some(lane);
-        self.insert(tunnel, io);
+        let dialled_lane = Some(lane);
+        self.insert(
+            Tunnel::new(NewTunnel {
+                id,
+                handle,
+                connection,
+                dialled_lane,
+                socket,
+                gauges,
+                health,
+                now,
+            }),
+            io,
+        );
         Ok(())
     }
 
@@ -110,14 +108,14 @@ impl Core {
         ConnectionId(u64::from(self.config.worker) << ConnectionId::WORKER_SHIFT | self.next_id)
     }
 
-    pub(super) fn insert(&mut self, mut tunnel: Tunnel, io: &mut impl Io) {
+    pub(super) fn insert(&mut self, tunnel: Tunnel, io: &mut impl Io) {
         let handle = tunnel.handle;
         if port_of_alias(tunnel.remote).is_none() {
             self.config.shared.add_own_flow(io.local_port(tunnel.socket), tunnel.remote);
             self.paths.add_plain_remote(tunnel.remote);
         }
         self.by_id.insert(tunnel.id, handle);
-        mark_dirty(&mut self.dirty, &mut tunnel);
+        self.agenda.add(handle);
         if self.tunnels.len() <= handle.0 {
             self.tunnels.resize_with(handle.0 + 1, || None);
         }
@@ -126,37 +124,28 @@ impl Core {
 
     pub(super) fn activate(&mut self, connection: ConnectionId, port: PortId) {
         let Some(&handle) = self.by_id.get(&connection) else { return };
-        let Some(tunnel) = self.tunnels[handle.0].as_mut() else { return };
-        let (Some(hello), true, false) = (&tunnel.hello, tunnel.proved.is_some(), tunnel.ended)
-        else {
+        let tunnel = self.tunnels[handle.0].as_ref();
+        let admitted = tunnel.and_then(|tunnel| tunnel.admitted());
+        let Some(Admitted { hello, .. }) = admitted.filter(|admitted| admitted.port == port) else {
             return;
         };
         let shared = self.config.shared.port(port);
         shared.set_probe_token(hello.probe_token);
         self.config.shared.lane_up(port, Lane(hello.lane));
-        tunnel.active = true;
-        let old = self.active[usize::from(port.0)].replace(handle);
-        if let Some(old) = old.filter(|old| *old != handle)
-            && let Some(old) = self.tunnels[old.0].as_mut()
-        {
-            old.active = false;
-        }
+        self.active[usize::from(port.0)] = Some(handle);
     }
 
     /// A connection that no longer sends or receives frames; its lane goes down if it was the active one.
     pub(super) fn retire(&mut self, now: Instant, handle: ConnectionHandle, why: Ended) {
         let Some(tunnel) = self.tunnels[handle.0].as_mut() else { return };
-        if std::mem::replace(&mut tunnel.ended, true) {
+        if tunnel.is_ended() {
             return;
         }
-        if let Some((_, port)) = tunnel.peer {
-            let counters = self.switch.counters.port(port);
-            counters.drop_frames(DropReason::NoPort, tunnel.drop_waiting_frames());
-            counters.drop_frames(DropReason::TunnelDown, tunnel.take_unsent_frames());
-        }
+        let admitted = tunnel.admitted().map(|peer| (peer.port, Lane(peer.hello.lane)));
+        tunnel.end(&self.switch.counters);
         self.by_id.remove(&tunnel.id);
         self.config.shared.tunnels.remove(tunnel.id);
-        let announced = tunnel.proved.is_some() || tunnel.direction == Direction::Dialled;
+        let announced = admitted.is_some() || tunnel.direction == Direction::Dialled;
         if announced {
             self.switch.events.push(Event::Ended { connection: tunnel.id, why });
         } else if let Ended::Refused(why) = why
@@ -164,12 +153,9 @@ impl Core {
         {
             self.switch.events.push(Event::Rejected { remote: tunnel.remote, why });
         }
-        let Some(port) = self.active.iter().position(|active| *active == Some(handle)) else {
-            return;
-        };
-        self.active[port] = None;
-        let port = PortId(port as u16);
-        if let Some(lane) = tunnel.lane()
+        let Some((port, lane)) = admitted else { return };
+        let active = &mut self.active[usize::from(port.0)];
+        if active.take_if(|active| *active == handle).is_some()
             && self.config.shared.port(port).lane_down(lane)
         {
             self.config.shared.fdb.flush_port(port);
@@ -185,14 +171,14 @@ impl Core {
         io: &mut impl Io,
     ) {
         if let Some(tunnel) = self.tunnels[handle.0].as_mut()
-            && !tunnel.ended
+            && !tunnel.is_ended()
         {
             // What is queued goes out first.
-            tunnel.end_burst();
+            tunnel.end_burst(&self.switch.counters);
             let way = self.paths.way(tunnel.socket, tunnel.remote);
             transmit(now, tunnel, way, &self.switch.counters.io, io);
             tunnel.close(now, reason, phrase);
-            mark_dirty(&mut self.dirty, tunnel);
+            self.agenda.add(handle);
             let why = match reason {
                 CloseReason::NotProved => Ended::Refused(phrase.into()),
                 other => Ended::Closed(other),
@@ -204,7 +190,6 @@ impl Core {
     /// Everything that a connection has to say, then its trains.
     pub(super) fn drive(&mut self, now: Instant, handle: ConnectionHandle, io: &mut impl Io) {
         let Some(mut tunnel) = self.tunnels[handle.0].take() else { return };
-        tunnel.dirty = false;
         let mut inbound = Inbound::of(now, &tunnel, &mut self.switch, io);
         tunnel.drain_received(now, &mut inbound);
         tunnel.end_round(now, &mut inbound);
@@ -221,7 +206,7 @@ impl Core {
             drained |= event.is_drained();
             if let Some(event) = self.endpoint.handle_event(handle, event) {
                 tunnel.connection.handle_event(event);
-                mark_dirty(&mut self.dirty, &mut tunnel);
+                self.agenda.add(handle);
             }
         }
         let mut progress = Vec::new();
@@ -229,7 +214,7 @@ impl Core {
             progress.push(step);
         }
         if more {
-            mark_dirty(&mut self.dirty, &mut tunnel);
+            self.agenda.add(handle);
         }
         self.deadline = earlier(self.deadline, tunnel.poll_timeout());
         self.tunnels[handle.0] = Some(tunnel);
@@ -241,8 +226,7 @@ impl Core {
             self.give_up(now, handle);
         }
         let tunnel = self.tunnels[handle.0].as_ref();
-        let ends_at = tunnel.and_then(|tunnel| tunnel.handshake_ends_at());
-        if ends_at.is_some_and(|at| at <= now) {
+        if tunnel.is_some_and(|tunnel| tunnel.is_overdue(now)) {
             self.forget_handshake(now, handle, io);
         }
         if drained {
@@ -252,9 +236,9 @@ impl Core {
 
     /// The peer is dead as far as this connection tells: QUIC would wait for longer.
     fn give_up(&mut self, now: Instant, handle: ConnectionHandle) {
-        if let Some(tunnel) = self.tunnels[handle.0].as_mut().filter(|tunnel| !tunnel.ended) {
+        if let Some(tunnel) = self.tunnels[handle.0].as_mut().filter(|tunnel| !tunnel.is_ended()) {
             tunnel.close(now, CloseReason::Replaced, "nothing was heard on this lane");
-            mark_dirty(&mut self.dirty, tunnel);
+            self.agenda.add(handle);
             self.retire(now, handle, Ended::TimedOut);
         }
     }
@@ -263,18 +247,22 @@ impl Core {
     fn send_frames(&mut self, now: Instant, tunnel: &mut Tunnel, io: &mut impl Io) -> bool {
         let way = self.paths.way(tunnel.socket, tunnel.remote);
         let counters = &self.switch.counters;
-        let port = tunnel.peer.map_or(PortId(0), |(_, port)| port);
-        let is_shared = tunnel.is_shared(now);
+        let is_shared = tunnel.sending().is_some_and(|(out, _)| out.is_shared(now));
         if is_shared {
             io.start_writes();
         }
         for _ in 0..if is_shared { TRAINS_PER_SHARED_ROUND } else { TRAINS_PER_ROUND } {
-            tunnel.feed(&mut self.scratch, counters.port(port));
+            if let Some((out, connection)) = tunnel.sending() {
+                out.feed(connection, &mut self.scratch, counters);
+            }
             match send_train(now, tunnel, way, &counters.io, io) {
                 Sent::Train => {}
                 Sent::SocketIsFull => return true,
                 Sent::Nothing => {
-                    return tunnel.repeat_tail() && transmit(now, tunnel, way, &counters.io, io);
+                    let is_repeated = tunnel
+                        .sending()
+                        .is_some_and(|(out, connection)| out.repeat_tail(connection));
+                    return is_repeated && transmit(now, tunnel, way, &counters.io, io);
                 }
             }
         }
@@ -308,7 +296,7 @@ impl Core {
     ) {
         match step {
             Progress::HandshakeDone => self.handshake_done(now, handle, io),
-            Progress::HelloRead => self.hello_read(now, handle, io),
+            Progress::HelloRead(hello) => self.hello_read(now, handle, hello, io),
             Progress::Lost(why) => self.retire(now, handle, why),
             Progress::MustClose(reason, phrase) => self.close(now, handle, reason, &phrase, io),
         }
@@ -331,7 +319,9 @@ impl Core {
             self.close(now, handle, CloseReason::NotAdmitted, phrase, io);
             return;
         }
-        tunnel.peer = Some((node, port));
+        let Some(handshake) = tunnel.handshake() else { return };
+        handshake.peer = Some((node, port));
+        let lane = handshake.dialled_lane.map_or(self.config.worker, |lane| lane.0);
         let own = self.config.facts.node;
         let binding = ProofBinding::new(own, node, tunnel.direction, exported);
         let facts = &self.config.facts;
@@ -345,7 +335,7 @@ impl Core {
             max_frame_len: MAX_FRAME_LEN as u32,
             inner_mtu: facts.inner_mtu,
             lanes: facts.lanes,
-            lane: tunnel.dialled_lane.map_or(self.config.worker, |lane| lane.0),
+            lane,
             name: facts.name.clone(),
             instance: facts.instance,
             probe_token: Some(facts.probe_token),
@@ -353,12 +343,18 @@ impl Core {
             proofs: self.config.admission.proofs(own, &binding),
         };
         tunnel.say_hello(&hello);
-        mark_dirty(&mut self.dirty, tunnel);
+        self.agenda.add(handle);
     }
 
-    fn hello_read(&mut self, now: Instant, handle: ConnectionHandle, io: &mut impl Io) {
+    fn hello_read(
+        &mut self,
+        now: Instant,
+        handle: ConnectionHandle,
+        mut hello: Hello,
+        io: &mut impl Io,
+    ) {
         let Some(tunnel) = self.tunnels[handle.0].as_mut() else { return };
-        let (Some((peer, port)), Some(mut hello)) = (tunnel.peer, tunnel.hello.clone()) else {
+        let Some((peer, port)) = tunnel.handshake().and_then(|handshake| handshake.peer) else {
             return;
         };
         if hello.lane != self.config.worker {
@@ -384,7 +380,7 @@ impl Core {
             let reason = CloseReason::NotAdmitted;
             return self.close(now, handle, reason, phrase(reason), io);
         }
-        tunnel.proved = Some(proved.clone());
+        tunnel.admit(peer, port, hello.clone());
         self.switch.events.push(Event::Connected {
             connection: tunnel.id,
             peer,
@@ -420,7 +416,7 @@ impl Core {
                 self.paths.remove_plain_remote(tunnel.remote);
             }
         }
-        self.dirty.retain(|dirty| *dirty != handle);
+        self.agenda.remove(handle);
     }
 
     pub(super) fn handle_timeouts(&mut self, now: Instant, io: &mut impl Io) {
@@ -431,7 +427,7 @@ impl Core {
                 Some(at) if at <= now => {
                     let mut inbound = Inbound::of(now, tunnel, &mut self.switch, io);
                     tunnel.handle_timeout(now, &mut inbound);
-                    mark_dirty(&mut self.dirty, tunnel);
+                    self.agenda.add(tunnel.handle);
                 }
                 timeout => self.deadline = earlier(self.deadline, timeout),
             }
@@ -459,9 +455,8 @@ fn capabilities(taps: &[TapOffload]) -> Capabilities {
 
 /// Passes on what a tunnel has counted since the last call.
 pub(super) fn take_counts(tunnel: &mut Tunnel, counters: &WorkerCounters) {
-    counters.io.unqueued_datagrams.add(tunnel.take_unqueued());
     counters.io.dropped_signals.add(tunnel.take_dropped_signals());
-    if let Some((_, port)) = tunnel.peer {
+    if let Some(port) = tunnel.port() {
         let (stats, counters) = (tunnel.take_reassembly_counts(), counters.port(port));
         counters.missing_frames.add(stats.missing);
         counters.salvaged_frames.add(stats.salvaged);

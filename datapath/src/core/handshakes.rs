@@ -121,8 +121,8 @@ impl Handshakes {
         self.begun.retain_mut(|handshake| {
             let tunnel = tunnels.get(handshake.handle.0).and_then(Option::as_deref);
             let tunnel = tunnel.filter(|tunnel| tunnel.id == handshake.connection);
-            handshake.is_over = tunnel.is_some_and(|tunnel| tunnel.ended);
-            tunnel.is_some_and(|tunnel| tunnel.proved.is_none())
+            handshake.is_over = tunnel.is_some_and(Tunnel::is_ended);
+            tunnel.is_some_and(|tunnel| tunnel.port().is_none())
         });
     }
 
@@ -207,13 +207,13 @@ impl Core {
             };
         let id = self.new_id();
         let gauges = self.config.shared.tunnels.insert(id);
-        let direction = Direction::Accepted;
+        let dialled_lane = None;
         self.insert(
             Tunnel::new(NewTunnel {
                 id,
                 handle,
                 connection,
-                direction,
+                dialled_lane,
                 socket,
                 gauges,
                 health,
@@ -234,7 +234,7 @@ impl Core {
         io: &mut impl Io,
     ) {
         let tunnel = self.tunnels[handle.0].as_ref();
-        let is_over = tunnel.is_none_or(|tunnel| tunnel.ended);
+        let is_over = tunnel.is_none_or(|tunnel| tunnel.is_ended());
         self.switch.counters.io.unfinished_handshakes.add(u64::from(!is_over));
         self.retire(now, handle, Ended::TimedOut);
         self.endpoint.handle_event(handle, EndpointEvent::drained());

@@ -22,8 +22,7 @@ pub(super) struct Inbound<'a, I> {
 
 impl<'a, I: Io> Inbound<'a, I> {
     pub(super) fn of(now: Instant, tunnel: &Tunnel, switch: &'a mut Switch, io: &'a mut I) -> Self {
-        let port = tunnel.peer.map(|(_, port)| port).filter(|_| tunnel.proved.is_some());
-        Self { now, port, is_open: !tunnel.ended, switch, io }
+        Self { now, port: tunnel.port(), is_open: !tunnel.is_ended(), switch, io }
     }
 }
 

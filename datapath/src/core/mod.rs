@@ -3,6 +3,7 @@
 //! The shell feeds [`Core`] what its file descriptors gave and calls [`Core::flush`] at the end of each round; everything that goes
 //! out goes through [`Io`]. The way of a frame is [`Core::outbound`] (TAP to tunnel) and `Switch::inbound` (tunnel to TAP).
 
+mod agenda;
 mod connections;
 mod handshakes;
 mod inbound;
@@ -20,6 +21,7 @@ use quinn_proto::{ConnectionHandle, Endpoint, ServerConfig, crypto::rustls::Quic
 
 pub(crate) use self::handshakes::HANDSHAKE_TIME;
 use self::{
+    agenda::Agenda,
     handshakes::{Handshakes, MAX_HANDSHAKES},
     packets::Allowance,
     paths::Paths,
@@ -86,7 +88,7 @@ pub struct Core {
     by_id: HashMap<ConnectionId, ConnectionHandle>,
     /// The connection that sends a port's frames, by port.
     active: Vec<Option<ConnectionHandle>>,
-    dirty: Vec<ConnectionHandle>,
+    agenda: Agenda,
     /// No timer of a connection is earlier.
     deadline: Option<Instant>,
     next_tick: Instant,
@@ -133,7 +135,7 @@ impl Core {
             tunnels: Vec::new(),
             by_id: HashMap::new(),
             active: vec![None; ports],
-            dirty: Vec::new(),
+            agenda: Agenda::default(),
             deadline: None,
             next_tick: now,
             handshakes: Handshakes::new(ports),
@@ -165,7 +167,7 @@ impl Core {
     pub fn mailed(&mut self, port: PortId, offload: Offload, headers_len: u16, frame: &[u8]) {
         let out = Outgoing { offload, headers_len, frame, shared: None };
         let sent = match self.active[usize::from(port.0)] {
-            Some(handle) => self.offer(handle, port, out),
+            Some(handle) => self.offer(handle, out),
             None => Err(DropReason::NoPort),
         };
         if let Err(reason) = sent {
@@ -175,8 +177,7 @@ impl Core {
 
     /// Takes the frames out of the connections that the last packets belonged to.
     pub fn end_of_train(&mut self, now: Instant, io: &mut impl Io) {
-        for index in 0..self.dirty.len() {
-            let handle = self.dirty[index];
+        for handle in self.agenda.iter() {
             if let Some(tunnel) = self.tunnels[handle.0].as_mut() {
                 inbound::drain(now, tunnel, &mut self.switch, io);
             }
@@ -193,20 +194,19 @@ impl Core {
         if self.deadline.is_some_and(|at| at <= now) {
             self.handle_timeouts(now, io);
         }
-        let mut dirty = std::mem::take(&mut self.dirty);
-        for handle in dirty.drain(..) {
-            self.drive(now, handle, io);
+        // Those that wait for a socket or their turn come back onto the agenda while they are driven.
+        let due = self.agenda.iter().len();
+        for _ in 0..due {
+            if let Some(handle) = self.agenda.next() {
+                self.drive(now, handle, io);
+            }
         }
         self.switch.end_of_train(io);
-        // Driving may have marked connections again: those that wait for a socket or their turn.
-        if self.dirty.is_empty() {
-            self.dirty = dirty;
-        }
     }
 
     /// Whether [`Core::flush`] has more to send now, on sockets that take it.
     pub fn has_backlog(&self, io: &impl Io) -> bool {
-        self.dirty
+        self.agenda
             .iter()
             .filter_map(|handle| self.tunnels[handle.0].as_ref())
             .any(|tunnel| io.can_send(self.paths.way(tunnel.socket, tunnel.remote).socket()))
@@ -214,7 +214,8 @@ impl Core {
 
     /// Frames that wait for their tunnels: neither sent nor dropped yet.
     pub fn waiting_frames(&self) -> u64 {
-        self.tunnels.iter().flatten().map(|tunnel| tunnel.waiting_frames()).sum()
+        let admitted = self.tunnels.iter().flatten().filter_map(|tunnel| tunnel.admitted());
+        admitted.map(|admitted| admitted.out.waiting_frames()).sum()
     }
 
     /// When [`Core::flush`] must be called at the latest.
@@ -332,7 +333,7 @@ impl Core {
             return self.switch.write_tap(port, offload, headers_len, FrameBytes::Whole(frame), io);
         }
         if let Some(handle) = self.active[usize::from(port.0)] {
-            return self.offer(handle, port, out);
+            return self.offer(handle, out);
         }
         let lane = self.config.shared.port(port).lane_for(flow_hash(frame));
         match lane {
@@ -343,19 +344,13 @@ impl Core {
         }
     }
 
-    fn offer(
-        &mut self,
-        handle: ConnectionHandle,
-        port: PortId,
-        out: Outgoing<'_>,
-    ) -> Result<(), DropReason> {
+    fn offer(&mut self, handle: ConnectionHandle, out: Outgoing<'_>) -> Result<(), DropReason> {
         let Some(tunnel) = self.tunnels[handle.0].as_mut() else {
             return Err(DropReason::NoPort);
         };
-        let counters = self.switch.counters.port(port);
-        let taken = tunnel.offer(out, &mut self.scratch, counters);
+        let taken = tunnel.offer(out, &mut self.scratch, &self.switch.counters);
         // Also when the queue became full half-way: the segments before that are in it.
-        mark_dirty(&mut self.dirty, tunnel);
+        self.agenda.add(handle);
         taken
     }
 }
@@ -363,7 +358,7 @@ impl Core {
 /// Housekeeping.
 impl Core {
     fn tick(&mut self, now: Instant, io: &mut impl Io) {
-        for tunnel in self.tunnels.iter_mut().flatten().filter(|tunnel| !tunnel.ended) {
+        for tunnel in self.tunnels.iter_mut().flatten().filter(|tunnel| !tunnel.is_ended()) {
             tunnel.refresh_gauges();
             connections::take_counts(tunnel, &self.switch.counters);
         }
@@ -396,11 +391,5 @@ fn phrase(reason: CloseReason) -> &'static str {
         CloseReason::NotAdmitted => "this node is not among the peers",
         CloseReason::DialledSelf => "the node dialled itself",
         CloseReason::NotProved => "the network's secret was not proved",
-    }
-}
-
-fn mark_dirty(dirty: &mut Vec<ConnectionHandle>, tunnel: &mut Tunnel) {
-    if !std::mem::replace(&mut tunnel.dirty, true) {
-        dirty.push(tunnel.handle);
     }
 }

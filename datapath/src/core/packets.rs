@@ -14,7 +14,7 @@ use ipop_learning::PortId;
 use quinn_proto::{ConnectionEvent, ConnectionHandle, DatagramEvent, Transmit};
 
 use super::{
-    Core, mark_dirty,
+    Core,
     paths::{Origin, PathChange},
 };
 use crate::{
@@ -245,7 +245,7 @@ impl Core {
     fn deliver(&mut self, handle: ConnectionHandle, event: ConnectionEvent) {
         if let Some(tunnel) = self.tunnels.get_mut(handle.0).and_then(Option::as_mut) {
             tunnel.connection.handle_event(event);
-            mark_dirty(&mut self.dirty, tunnel);
+            self.agenda.add(handle);
         }
     }
 
@@ -311,10 +311,10 @@ impl Core {
         }
         for index in 0..self.tunnels.len() {
             let Some(tunnel) = self.tunnels[index].as_mut() else { continue };
-            if tunnel.remote != alias(port) || tunnel.ended {
+            if tunnel.remote != alias(port) || tunnel.is_ended() {
                 continue;
             }
-            mark_dirty(&mut self.dirty, tunnel);
+            self.agenda.add(tunnel.handle);
             if change.is_elsewhere {
                 self.leave_path(now, index, io);
             }
@@ -337,12 +337,12 @@ impl Core {
     fn leave_path(&mut self, now: Instant, index: usize, io: &mut impl Io) {
         let Some(tunnel) = self.tunnels[index].as_mut() else { return };
         let way = self.paths.way(tunnel.socket, tunnel.remote);
-        let counters = &self.switch.counters.io;
-        tunnel.end_burst();
+        let counters = &self.switch.counters;
+        tunnel.end_burst(counters);
         if usize::from(tunnel.connection.current_mtu()) <= way.max_payload_len(io) {
-            super::connections::transmit(now, tunnel, way, counters, io);
+            super::connections::transmit(now, tunnel, way, &counters.io, io);
         }
-        counters.oversized_datagrams.add(tunnel.path_changed(now));
+        counters.io.oversized_datagrams.add(tunnel.path_changed(now));
     }
 }
 
