@@ -5,9 +5,7 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use etherparse::{PacketBuilder, SlicedPacket};
-use ipop_datapath::frame::{
-    Gso, Offload, Template, check_offload, complete_checksum, flow_hash_parsed, segment,
-};
+use ipop_datapath::frame::{Gso, Offload, Template, complete_checksum, describe, segment};
 
 const SOURCE: [u8; 6] = [2, 0, 0, 0, 0, 8];
 const DESTINATION: [u8; 6] = [2, 0, 0, 0, 0, 9];
@@ -58,8 +56,7 @@ fn classify(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new("check_and_flow", name), |b| {
             b.iter(|| {
                 let frame = black_box(frame.as_slice());
-                let checked = check_offload(offload, frame, frame.len()).expect("sound");
-                flow_hash_parsed(checked.headers(), frame)
+                describe(offload, frame, frame.len()).expect("sound").flow()
             });
         });
         group.bench_function(BenchmarkId::new("etherparse", name), |b| {
@@ -72,7 +69,7 @@ fn classify(c: &mut Criterion) {
 /// A superframe cut in software, beside copying it in pieces of the same size.
 fn segmentation(c: &mut Criterion) {
     let frame = tcp(MSS * SUPERFRAME_SEGMENTS);
-    let checked = check_offload(tcp_offload(&frame), &frame, frame.len()).expect("sound");
+    let checked = describe(tcp_offload(&frame), &frame, frame.len()).expect("sound");
     let mut group = c.benchmark_group("segment");
     group.throughput(Throughput::Bytes(frame.len() as u64));
     let mut scratch = Vec::new();

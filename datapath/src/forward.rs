@@ -13,11 +13,10 @@ use crate::{
     counters::{PortCounters, WorkerCounters},
     drops::DropReason,
     frame::{
-        CheckedOffload, ETHERNET_HEADER_LEN, EthernetHeader, Gso, Headers, Joined, MAX_FRAME_LEN,
-        MAX_HEADERS_LEN, Offload, UdpJoin, VNET_HEADER_LEN, check_offload, is_dhcp, segment,
-        udp_endpoints,
+        Description, EthernetHeader, Frame, FrameBytes, Gso, Joined, Offload, Scratch, UdpJoin,
+        VNET_HEADER_LEN, describe, segment, udp_endpoints,
     },
-    io::{FrameBytes, Io},
+    io::Io,
     loop_probe::{CLEAR_AFTER_S, LoopProbe},
     moves::Moves,
     node_id::NodeId,
@@ -46,14 +45,6 @@ pub enum TapOffload {
     None,
 }
 
-/// A frame from a TAP, checked.
-pub(crate) struct LocalFrame {
-    pub(crate) offload: Offload,
-    /// 0 for a frame without offloads.
-    pub(crate) headers_len: u16,
-    pub(crate) egress: Egress,
-}
-
 /// The forwarding state of one worker.
 pub(crate) struct Switch {
     pub(crate) facts: Arc<NodeFacts>,
@@ -64,8 +55,7 @@ pub(crate) struct Switch {
     udp_ports: Vec<u16>,
     buckets: Vec<TokenBucket>,
     taps: Vec<TapOffload>,
-    scratch: Vec<u8>,
-    contiguous: Vec<u8>,
+    scratch: Scratch,
     /// UDP frames on their way to a TAP, by its port; written at the end of the train that they came in.
     joins: Vec<UdpJoin>,
     /// Headers of joined frames.
@@ -95,8 +85,7 @@ impl Switch {
             events: Vec::new(),
             moves: Moves::default(),
             udp_ports,
-            scratch: Vec::new(),
-            contiguous: Vec::new(),
+            scratch: Scratch::default(),
             joins: taps.iter().map(|_| UdpJoin::default()).collect(),
             join_heads: Arena::new(JOIN_HEADS_CHUNK_LEN, JOIN_HEADS_CHUNKS_MAX, WhenFull::Replace),
         }
@@ -112,25 +101,25 @@ impl Switch {
         now: Instant,
         tap: PortId,
         vnet: &[u8; VNET_HEADER_LEN],
-        frame: &[u8],
-    ) -> Result<LocalFrame, DropReason> {
-        let counters = self.counters.port(tap);
-        count_received(counters, frame.len());
-        let ethernet = EthernetHeader::new(frame).ok_or(DropReason::Runt)?;
-        if LoopProbe::is_probe(frame) {
-            self.probe_seen(now, tap, frame);
+        bytes: &FrameBytes<'_>,
+    ) -> Result<(Description, Egress), DropReason> {
+        let (head, total_len) = (bytes.head(), bytes.len());
+        count_received(self.counters.port(tap), total_len);
+        EthernetHeader::new(head).ok_or(DropReason::Runt)?;
+        if LoopProbe::is_probe(head) {
+            self.probe_seen(now, tap, head);
             return Err(DropReason::LoopProbe);
         }
         if self.shared.port(tap).is_blocked() {
             return Err(DropReason::Blocked);
         }
         let offload = Offload::from_tap(vnet).map_err(|_| DropReason::BadOffload)?;
-        let (offload, headers_len) = check(offload, frame, frame.len())?;
-        if self.is_own_packet(frame) {
+        let what = describe(offload, head, total_len)?;
+        if self.is_own_packet(&what, head) {
             return Err(DropReason::OwnPacket);
         }
-        let egress = self.learn_and_look_up(now, tap, ethernet)?;
-        Ok(LocalFrame { offload, headers_len, egress })
+        let egress = self.learn_and_look_up(now, tap, &what)?;
+        Ok((what, egress))
     }
 
     /// The inbound way: a frame out of a tunnel, to the TAPs behind this switch.
@@ -145,35 +134,30 @@ impl Switch {
         let total_len = pieces.iter().map(Bytes::len).sum();
         count_received(self.counters.port(peer), total_len);
         let head = pieces.first().ok_or(DropReason::Runt)?;
-        let ethernet = EthernetHeader::new(head).ok_or(DropReason::Runt)?;
+        EthernetHeader::new(head).ok_or(DropReason::Runt)?;
         if LoopProbe::is_probe(head) {
             return Err(DropReason::LoopProbe);
         }
-        let (offload, headers_len) = check(offload, head, total_len)?;
-        if longest_segment_len(offload, headers_len, total_len) > self.max_len(head) {
+        let what = &describe(offload, head, total_len)?;
+        // The kernel takes longer ones for a TAP, and its bridges drop them without a word.
+        let max_len = self.facts.inner_mtu + what.headers().l2_len;
+        if what.longest_segment_len() > usize::from(max_len) {
             return Err(DropReason::OverMtu);
         }
-        match self.learn_and_look_up(now, peer, ethernet)? {
+        match self.learn_and_look_up(now, peer, what)? {
             Egress::Port(tap) if self.shared.is_tap(tap) => {
-                self.write_tap(tap, offload, headers_len, FrameBytes::Pieces(pieces), io)
+                self.write_tap(tap, Frame { what, bytes: FrameBytes::Pieces(pieces) }, io)
             }
             Egress::Port(_) => Err(DropReason::SplitHorizon),
-            Egress::Flood => self.flood_taps(offload, headers_len, pieces, io),
+            Egress::Flood => self.flood_taps(what, pieces, io),
         }
-    }
-
-    /// How long a frame for the TAPs may be that begins so: the kernel takes longer ones, and its bridges drop them without a word.
-    fn max_len(&self, head: &[u8]) -> usize {
-        usize::from(self.facts.inner_mtu) + ETHERNET_HEADER_LEN + tags_len(head)
     }
 
     /// Writes a frame to a local TAP, finished in software where the TAP or its reader needs that.
     pub(crate) fn write_tap(
         &mut self,
         tap: PortId,
-        offload: Offload,
-        headers_len: u16,
-        mut frame: FrameBytes<'_>,
+        mut frame: Frame<'_>,
         io: &mut impl Io,
     ) -> Result<(), DropReason> {
         if !self.shared.port(tap).is_up() {
@@ -182,29 +166,26 @@ impl Switch {
         if self.shared.port(tap).is_blocked() {
             return Err(DropReason::Blocked);
         }
-        if self.join(tap, offload, &mut frame, io) {
+        if self.join(tap, &mut frame, io) {
             return Ok(());
         }
-        let counters = self.counters.clone();
-        let sent = counters.port(tap);
-        if offload.is_none() || !self.must_finish(tap, offload, &frame) {
+        let (what, sent) = (frame.what, self.counters.port(tap));
+        if !self.must_finish(tap, what) {
             sent.sent_frames.add(1);
-            sent.sent_bytes.add(frame.len() as u64);
-            io.write_tap(tap, offload, headers_len, frame, 1);
+            sent.sent_bytes.add(what.total_len() as u64);
+            io.write_tap(tap, frame, 1);
             return Ok(());
         }
-        let mut buffer = std::mem::take(&mut self.contiguous);
-        let mut scratch = std::mem::take(&mut self.scratch);
-        let whole = contiguous(&mut frame, &mut buffer);
         let mut segments = 0;
-        let result = finish_in_software(offload, whole, &mut scratch, |segment| {
+        let whole = frame.bytes.contiguous(&mut self.scratch.whole);
+        let result = segment(what, whole, &mut self.scratch.segment, |segment| {
             segments += 1;
             sent.sent_frames.add(1);
             sent.sent_bytes.add(segment.len() as u64);
-            io.write_tap(tap, Offload::NONE, 0, FrameBytes::Whole(segment), 1);
+            let what = &what.of_segment(segment.len());
+            io.write_tap(tap, Frame { what, bytes: FrameBytes::Whole(segment) }, 1);
         });
-        sent.count_segments(offload, segments, result);
-        (self.contiguous, self.scratch) = (buffer, scratch);
+        sent.count_segments(what.offload(), segments, result);
         result
     }
 
@@ -218,24 +199,17 @@ impl Switch {
 
     /// Takes a UDP frame that can be joined to others; writes those that it cannot be joined to.
     #[inline]
-    fn join(
-        &mut self,
-        tap: PortId,
-        offload: Offload,
-        frame: &mut FrameBytes<'_>,
-        io: &mut impl Io,
-    ) -> bool {
-        let index = usize::from(tap.0);
-        if let FrameBytes::Pieces(pieces) = frame
-            && self.joins[index].append(offload, pieces)
+    fn join(&mut self, tap: PortId, frame: &mut Frame<'_>, io: &mut impl Io) -> bool {
+        let (index, what) = (usize::from(tap.0), frame.what);
+        if let FrameBytes::Pieces(pieces) = &mut frame.bytes
+            && self.joins[index].append(what, pieces)
         {
             return true;
         }
         self.write_joined(tap, io);
-        match frame {
+        match &mut frame.bytes {
             FrameBytes::Pieces(pieces) if self.taps[index] == TapOffload::Full => {
-                !self.must_finish(tap, offload, &FrameBytes::Pieces(pieces))
-                    && self.joins[index].open(offload, pieces)
+                !self.must_finish(tap, what) && self.joins[index].open(what, pieces)
             }
             _ => false,
         }
@@ -251,14 +225,12 @@ impl Switch {
         let keep = |headers: &[u8]| {
             heads.copy(headers).unwrap_or_else(|Exhausted| Bytes::copy_from_slice(headers))
         };
-        let Some(Joined { offload, headers_len, pieces, frames }) = join.close(keep) else {
-            return;
-        };
+        let Some(Joined { ref what, pieces, frames }) = join.close(keep) else { return };
         let sent = self.counters.port(tap);
         // Counted as the frames that they were, as they were received.
         sent.sent_frames.add(u64::from(frames));
-        sent.sent_bytes.add(pieces.iter().map(Bytes::len).sum::<usize>() as u64);
-        io.write_tap(tap, offload, headers_len, FrameBytes::Pieces(pieces), frames);
+        sent.sent_bytes.add(what.total_len() as u64);
+        io.write_tap(tap, Frame { what, bytes: FrameBytes::Pieces(pieces) }, frames);
         pieces.clear();
     }
 
@@ -286,8 +258,7 @@ impl Switch {
 
     fn flood_taps(
         &mut self,
-        offload: Offload,
-        headers_len: u16,
+        what: &Description,
         pieces: &mut Vec<Bytes>,
         io: &mut impl Io,
     ) -> Result<(), DropReason> {
@@ -295,13 +266,13 @@ impl Switch {
         let mut copy = Vec::new();
         let taps = self.taps.len() as u16;
         for tap in (0..taps).map(PortId) {
-            let frame = if tap.0 + 1 == taps {
+            let bytes = if tap.0 + 1 == taps {
                 FrameBytes::Pieces(pieces)
             } else {
                 copy.clone_from(pieces);
                 FrameBytes::Pieces(&mut copy)
             };
-            let written = self.write_tap(tap, offload, headers_len, frame, io);
+            let written = self.write_tap(tap, Frame { what, bytes }, io);
             result = if result.is_ok() { result } else { written };
         }
         result
@@ -311,9 +282,9 @@ impl Switch {
         &mut self,
         now: Instant,
         ingress: PortId,
-        ethernet: EthernetHeader<'_>,
+        what: &Description,
     ) -> Result<Egress, DropReason> {
-        let (destination, source) = (ethernet.destination(), ethernet.source());
+        let (destination, source) = (what.destination(), what.source());
         if destination.is_reserved() {
             return Err(DropReason::Reserved);
         }
@@ -340,42 +311,22 @@ impl Switch {
         Ok(Egress::Flood)
     }
 
-    /// Whether a frame with offloads must be finished before this TAP may have it.
-    fn must_finish(&self, tap: PortId, offload: Offload, frame: &FrameBytes<'_>) -> bool {
-        const UDP_CSUM_OFFSET: u16 = 6;
-        match self.taps[usize::from(tap.0)] {
-            TapOffload::None => return true,
-            TapOffload::WithoutUso if offload.gso == Gso::Udp => return true,
-            TapOffload::WithoutUso | TapOffload::Full => {}
-        }
-        if offload.csum_offset != UDP_CSUM_OFFSET {
+    /// Whether a frame must be finished before this TAP may have it.
+    fn must_finish(&self, tap: PortId, what: &Description) -> bool {
+        let offload = what.offload();
+        if offload.is_none() {
             return false;
         }
-        let head = match frame {
-            FrameBytes::Whole(frame) => frame,
-            FrameBytes::Pieces(pieces) => pieces.first().map_or(&[][..], |head| head),
-        };
-        Headers::parse(head).is_some_and(|headers| is_dhcp(&headers, head))
+        match self.taps[usize::from(tap.0)] {
+            TapOffload::None => true,
+            TapOffload::WithoutUso if offload.gso == Gso::Udp => true,
+            TapOffload::WithoutUso | TapOffload::Full => what.is_dhcp(),
+        }
     }
 
     /// Whether this is a packet of one of the switch's own tunnels, which would go round for ever.
-    fn is_own_packet(&self, frame: &[u8]) -> bool {
-        const UDP: u8 = 17;
-        // The common case is told apart by few bytes: only UDP from a tunnel's own port is looked at closely.
-        let l4_may_be_udp = match frame.get(12..14) {
-            Some([0x08, 0x00]) => frame.get(23) == Some(&UDP),
-            Some([0x86, 0xdd]) => frame.get(20) == Some(&UDP),
-            Some([0x81 | 0x88, _]) => true,
-            _ => false,
-        };
-        if !l4_may_be_udp {
-            return false;
-        }
-        let Some(endpoints) =
-            Headers::parse(head_of(frame)).and_then(|headers| udp_endpoints(&headers, frame))
-        else {
-            return false;
-        };
+    fn is_own_packet(&self, what: &Description, head: &[u8]) -> bool {
+        let Some(endpoints) = udp_endpoints(what.headers(), head) else { return false };
         let port = endpoints.source.port();
         self.udp_ports.contains(&port) && self.shared.is_own_flow(port, endpoints.destination)
     }
@@ -427,66 +378,6 @@ fn count_received(counters: &PortCounters, len: usize) {
     counters.received_bytes.add(len as u64);
 }
 
-/// The length of the frame, or of the longest that a superframe stands for.
-fn longest_segment_len(offload: Offload, headers_len: u16, total_len: usize) -> usize {
-    match offload.gso {
-        Gso::None => total_len,
-        _ => total_len.min(usize::from(headers_len) + usize::from(offload.gso_size)),
-    }
-}
-
-/// The length of a frame's VLAN tags, of which it may have two (IEEE 802.1Q, 802.1ad).
-fn tags_len(head: &[u8]) -> usize {
-    const TAG_LEN: usize = 4;
-    const TYPE_AT: usize = 12;
-    let is_tag = |tag: &usize| {
-        let kind = head.get(TYPE_AT + tag * TAG_LEN..).and_then(|rest| rest.first_chunk());
-        matches!(kind, Some([0x81, 0x00] | [0x88, 0xa8]))
-    };
-    (0..2).take_while(is_tag).count() * TAG_LEN
-}
-
-fn head_of(frame: &[u8]) -> &[u8] {
-    &frame[..frame.len().min(MAX_HEADERS_LEN)]
-}
-
-/// The offload as it may be passed on, and the length of the headers; frames without offloads are not parsed.
-fn check(offload: Offload, head: &[u8], total_len: usize) -> Result<(Offload, u16), DropReason> {
-    if total_len < ETHERNET_HEADER_LEN {
-        return Err(DropReason::Runt);
-    }
-    if total_len > MAX_FRAME_LEN {
-        return Err(DropReason::Oversized);
-    }
-    if offload.is_none() {
-        return Ok((Offload::NONE, 0));
-    }
-    let checked = check_offload(offload, head_of(head), total_len)?;
-    Ok((checked.offload(), checked.headers_len()))
-}
-
-/// Segments a superframe and completes checksums.
-pub(crate) fn finish_in_software(
-    offload: Offload,
-    frame: &[u8],
-    scratch: &mut Vec<u8>,
-    emit: impl FnMut(&[u8]),
-) -> Result<(), DropReason> {
-    let checked: CheckedOffload = check_offload(offload, head_of(frame), frame.len())?;
-    segment(&checked, frame, scratch, emit)
-}
-
-fn contiguous<'a>(frame: &'a mut FrameBytes<'_>, joined: &'a mut Vec<u8>) -> &'a [u8] {
-    match frame {
-        FrameBytes::Whole(frame) => frame,
-        FrameBytes::Pieces(pieces) => {
-            joined.clear();
-            pieces.iter().for_each(|piece| joined.extend_from_slice(piece));
-            joined
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use ipop_learning::{MacTable, MacTableConfig};
@@ -525,9 +416,10 @@ mod tests {
         };
         let tcp = superframe(Gso::Tcp4 { ecn: false }, 16);
         let udp = superframe(Gso::Udp, 6);
-        let frame = FrameBytes::Whole(&[0; 60]);
-        let finished =
-            |offload| [0, 1, 2].map(|tap| switch.must_finish(PortId(tap), offload, &frame));
+        let finished = |offload| {
+            let what = Description::for_test(offload, 0, 60, 0);
+            [0, 1, 2].map(|tap| switch.must_finish(PortId(tap), &what))
+        };
         assert_eq!(finished(tcp), [false, false, true]);
         assert_eq!(finished(udp), [false, true, true]);
     }
@@ -550,10 +442,5 @@ mod tests {
             assert_eq!(inbound(types, max_len), Ok(()));
             assert_eq!(inbound(types, max_len + 1), Err(DropReason::OverMtu));
         }
-        assert_eq!(longest_segment_len(Offload::NONE, 0, 9_014), 9_014);
-        let gso = Gso::Tcp4 { ecn: false };
-        let superframe = Offload { gso, gso_size: 1_448, ..Offload::NONE };
-        assert_eq!(longest_segment_len(superframe, 66, 60_000), 1_514);
-        assert_eq!(longest_segment_len(superframe, 66, 1_000), 1_000, "shorter than a segment");
     }
 }

@@ -11,8 +11,8 @@ use crate::{
     channel_data,
     command::{MAX_LANES, MAX_SIGNAL_LEN},
     frame::{
-        self, CheckedOffload, Gso, Headers, IpVersion, MAX_HEADERS_LEN, Offload, Template,
-        Transport, WIRE_OFFLOAD_LEN,
+        self, Description, Gso, Headers, IpVersion, MAX_HEADERS_LEN, Offload, Template, Transport,
+        WIRE_OFFLOAD_LEN,
     },
     hello::{Hello, HelloError, MAX_HELLO_LEN, MAX_NAME_LEN},
     record,
@@ -78,7 +78,7 @@ pub fn signals(bytes: &[u8]) {
 /// A vnet header and a frame as a peer may send them: 8 bytes of offload as in a record (`docs/WIRE.md`), 2 bytes that
 /// choose a run for salvage, the frame.
 ///
-/// What passes [`frame::check_offload`] must segment into sound frames that carry the whole payload, and a salvaged run
+/// What passes [`frame::describe`] must segment into sound frames that carry the whole payload, and a salvaged run
 /// must again pass.
 ///
 /// # Panics
@@ -88,7 +88,6 @@ pub fn frame_input(bytes: &[u8]) {
     let Some((&[first, last], frame)) = rest.split_first_chunk() else { return };
     if let Some(headers) = Headers::parse(frame) {
         assert!(usize::from(headers.end()) <= frame.len());
-        assert_eq!(frame::flow_hash(frame), frame::flow_hash_parsed(&headers, frame));
         let is_udp = frame::udp_endpoints(&headers, frame).is_some();
         assert!(is_udp || !frame::is_dhcp(&headers, frame));
     }
@@ -97,9 +96,9 @@ pub fn frame_input(bytes: &[u8]) {
     if frame::complete_checksum(offload, &mut completed).is_err() {
         assert_eq!(completed, frame, "a refused frame is left alone");
     }
-    let Ok(checked) = frame::check_offload(offload, frame, frame.len()) else { return };
+    let Ok(checked) = frame::describe(offload, frame, frame.len()) else { return };
     let head = &frame[..frame.len().min(MAX_HEADERS_LEN)];
-    assert_eq!(frame::check_offload(offload, head, frame.len()), Ok(checked));
+    assert_eq!(frame::describe(offload, head, frame.len()), Ok(checked));
     let at_tap = checked.offload().to_tap(checked.headers_len());
     assert_eq!(Offload::from_tap(&at_tap), Ok(checked.offload()));
     cut(&checked, frame);
@@ -129,7 +128,7 @@ pub fn hello(bytes: &[u8]) {
     assert_eq!(Hello::decode(&said_again), Ok(hello));
 }
 
-fn cut(checked: &CheckedOffload, frame: &[u8]) {
+fn cut(checked: &Description, frame: &[u8]) {
     let is_superframe = checked.offload().gso != Gso::None;
     let headers_len = usize::from(checked.headers_len());
     let gso_size = usize::from(checked.offload().gso_size);
@@ -165,7 +164,7 @@ fn salvage(offload: Offload, frame: &[u8], first: u8, last: u8) {
         return;
     };
     run.extend_from_slice(&frame[start..end]);
-    let checked = frame::check_offload(run_offload, &run, run.len()).expect("a run is sound");
+    let checked = frame::describe(run_offload, &run, run.len()).expect("a run is sound");
     assert_eq!(checked.offload(), run_offload);
     let mut carried = Vec::new();
     frame::segment(&checked, &run, &mut Vec::new(), |segment| {

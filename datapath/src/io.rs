@@ -4,49 +4,22 @@
 
 use std::net::SocketAddr;
 
-use bytes::Bytes;
 use ipop_learning::PortId;
 use quinn_proto::Transmit;
 
 use crate::{
     drops::DropReason,
-    frame::{Offload, VNET_HEADER_LEN},
+    frame::{Frame, FrameBytes, VNET_HEADER_LEN},
 };
 
 /// A frame that a TAP's kernel side sent.
-#[derive(Clone, Copy)]
 pub struct TapFrame<'a> {
     /// The TAP.
     pub tap: PortId,
     /// The vnet header that came with it.
     pub vnet: &'a [u8; VNET_HEADER_LEN],
-    /// From the destination MAC on.
-    pub frame: &'a [u8],
-    /// The same bytes in a buffer that the core may keep for a while, if the shell can do without.
-    pub shared: Option<&'a Bytes>,
-}
-
-/// A frame on its way to a TAP.
-pub enum FrameBytes<'a> {
-    /// In one piece, copied by the shell if it has to keep it.
-    Whole(&'a [u8]),
-    /// In pieces as they came out of the tunnel; the shell may drain them.
-    Pieces(&'a mut Vec<Bytes>),
-}
-
-impl FrameBytes<'_> {
-    /// Length of the frame, bytes.
-    pub fn len(&self) -> usize {
-        match self {
-            Self::Whole(frame) => frame.len(),
-            Self::Pieces(pieces) => pieces.iter().map(Bytes::len).sum(),
-        }
-    }
-
-    /// Whether there is no byte.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
+    /// The frame.
+    pub bytes: FrameBytes<'a>,
 }
 
 /// A UDP socket of a worker.
@@ -64,16 +37,8 @@ impl SocketId {
 
 /// The shell around the core.
 pub trait Io {
-    /// Writes a frame to a local TAP. `headers_len` is the length of its headers, 0 for a frame without offloads; `frames` are lost if the kernel
-    /// refuses it: several where they were joined, none if it is nobody's.
-    fn write_tap(
-        &mut self,
-        tap: PortId,
-        offload: Offload,
-        headers_len: u16,
-        frame: FrameBytes<'_>,
-        frames: u32,
-    );
+    /// Writes a frame to a local TAP. `frames` are lost if the kernel refuses it: several where they were joined, none if it is nobody's.
+    fn write_tap(&mut self, tap: PortId, frame: Frame<'_>, frames: u32);
 
     /// Has the frames that were written so far on their way before this returns: much else is to be done before the core is left.
     fn start_writes(&mut self) {}
@@ -82,14 +47,7 @@ pub trait Io {
     ///
     /// # Errors
     /// [`DropReason::MailboxFull`].
-    fn mail(
-        &mut self,
-        worker: u8,
-        port: PortId,
-        offload: Offload,
-        headers_len: u16,
-        frame: &[u8],
-    ) -> Result<(), DropReason>;
+    fn mail(&mut self, worker: u8, port: PortId, frame: Frame<'_>) -> Result<(), DropReason>;
 
     /// An empty buffer for a train of packets; it comes back to the shell with [`Io::send`] or [`Io::return_buffer`].
     fn train_buffer(&mut self) -> Vec<u8>;

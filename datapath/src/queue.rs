@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use crate::{
-    frame::{MAX_FRAME_LEN, Offload},
+    frame::{Description, Frame, FrameBytes, MAX_FRAME_LEN},
     record::arena::{Arena, WhenFull},
 };
 
@@ -36,23 +36,11 @@ const NONE: u32 = u32::MAX;
 const COPY_CHUNK_LEN: usize = 128 << 10;
 const COPY_CHUNKS_MAX: usize = QUEUE_BYTES / COPY_CHUNK_LEN + 8;
 
-/// A frame on its way out: what a TAP or another worker gave.
-#[derive(Clone, Copy)]
-pub(crate) struct Outgoing<'a> {
-    pub(crate) offload: Offload,
-    /// Length of its headers, Ethernet to the end of TCP; 0 if it cannot be salvaged.
-    pub(crate) headers_len: u16,
-    pub(crate) frame: &'a [u8],
-    /// The same bytes, if they can be kept without a copy.
-    pub(crate) shared: Option<&'a Bytes>,
-}
-
 /// A frame that waits.
 #[derive(Debug)]
 pub(crate) struct Waiting {
-    pub(crate) offload: Offload,
-    pub(crate) headers_len: u16,
-    pub(crate) frame: Bytes,
+    what: Description,
+    bytes: Bytes,
 }
 
 /// See the head of this file.
@@ -71,6 +59,8 @@ pub(crate) struct FlowQueue {
     bytes: usize,
     cost: usize,
     copies: Arena,
+    /// Of a frame that comes in pieces.
+    joined: Vec<u8>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -93,13 +83,12 @@ struct Place {
 impl Waiting {
     /// What it takes of memory while it waits, bytes.
     fn cost(&self) -> usize {
-        let len = self.frame.len();
+        let len = self.bytes.len();
         FRAME_COST + if len < KEEP_FROM { len } else { MAX_FRAME_LEN }
     }
 
-    pub(crate) fn outgoing(&self) -> Outgoing<'_> {
-        let Self { offload, headers_len, ref frame } = *self;
-        Outgoing { offload, headers_len, frame, shared: Some(frame) }
+    pub(crate) fn frame(&self) -> Frame<'_> {
+        Frame { what: &self.what, bytes: FrameBytes::Shared(&self.bytes) }
     }
 }
 
@@ -115,6 +104,7 @@ impl FlowQueue {
             bytes: 0,
             cost: 0,
             copies: Arena::new(COPY_CHUNK_LEN, COPY_CHUNKS_MAX, WhenFull::Replace),
+            joined: Vec::new(),
         }
     }
 
@@ -133,19 +123,18 @@ impl FlowQueue {
         self.bytes
     }
 
-    /// Lets a frame of the flow with this hash wait. Returns how many others had to go for it.
-    pub(crate) fn push(&mut self, hash: u32, frame: Outgoing<'_>) -> u64 {
-        let Outgoing { offload, headers_len, frame, shared } = frame;
-        let bytes = match shared {
-            Some(shared) if frame.len() >= KEEP_FROM => shared.clone(),
-            _ => self.copy(frame),
+    /// Lets a frame wait in the queue of its flow. Returns how many others had to go for it.
+    pub(crate) fn push(&mut self, frame: Frame<'_>) -> u64 {
+        let bytes = match frame.bytes {
+            FrameBytes::Shared(bytes) if bytes.len() >= KEEP_FROM => bytes.clone(),
+            bytes => self.copy(&bytes),
         };
-        let waiting = Waiting { offload, headers_len, frame: bytes };
+        let waiting = Waiting { what: *frame.what, bytes };
         if self.flows.is_empty() {
             let flow = Flow { first: NONE, last: NONE, cost: 0, credit: 0, is_listed: false };
             self.flows.resize(FLOWS, flow);
         }
-        let index = hash % FLOWS as u32;
+        let index = frame.what.flow() % FLOWS as u32;
         self.append(index, waiting);
         let flow = &mut self.flows[index as usize];
         if !std::mem::replace(&mut flow.is_listed, true) {
@@ -184,13 +173,13 @@ impl FlowQueue {
                 continue;
             }
             let waiting = self.take_first(index)?;
-            self.flows[index as usize].credit -= waiting.frame.len() as i32;
+            self.flows[index as usize].credit -= waiting.bytes.len() as i32;
             return Some(waiting);
         }
     }
 
     fn append(&mut self, index: u32, waiting: Waiting) {
-        let (cost, len) = (waiting.cost(), waiting.frame.len());
+        let (cost, len) = (waiting.cost(), waiting.bytes.len());
         let place = match self.places.get_mut(self.free as usize) {
             Some(place) => {
                 let at = self.free;
@@ -228,7 +217,7 @@ impl FlowQueue {
         let cost = waiting.cost();
         flow.cost -= cost;
         self.frames -= 1;
-        self.bytes -= waiting.frame.len();
+        self.bytes -= waiting.bytes.len();
         self.cost -= cost;
         Some(waiting)
     }
@@ -239,25 +228,26 @@ impl FlowQueue {
         fattest.and_then(|index| self.take_first(index as u32));
     }
 
-    fn copy(&mut self, frame: &[u8]) -> Bytes {
+    fn copy(&mut self, bytes: &FrameBytes<'_>) -> Bytes {
+        let bytes = bytes.contiguous(&mut self.joined);
         // A replacing arena does not refuse what is no longer than its chunks.
-        self.copies.copy(frame).unwrap_or_else(|_| Bytes::copy_from_slice(frame))
+        self.copies.copy(bytes).unwrap_or_else(|_| Bytes::copy_from_slice(bytes))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frame::Offload;
 
     fn push(queue: &mut FlowQueue, flow: u32, number: u8, len: usize) -> u64 {
         let bytes = Bytes::from(vec![number; len]);
-        let shared = Some(&bytes);
-        let frame = Outgoing { offload: Offload::NONE, headers_len: 0, frame: &bytes, shared };
-        queue.push(flow, frame)
+        let what = Description::for_test(Offload::NONE, 0, len, flow);
+        queue.push(Frame { what: &what, bytes: FrameBytes::Shared(&bytes) })
     }
 
     fn numbers(queue: &mut FlowQueue) -> Vec<u8> {
-        std::iter::from_fn(|| queue.pop()).map(|waiting| waiting.frame[0]).collect()
+        std::iter::from_fn(|| queue.pop()).map(|waiting| waiting.bytes[0]).collect()
     }
 
     #[test]
@@ -266,7 +256,7 @@ mod tests {
         for number in 0..4 {
             push(&mut queue, 7, number, 60_000);
         }
-        assert_eq!(queue.pop().unwrap().frame[0], 0);
+        assert_eq!(queue.pop().unwrap().bytes[0], 0);
         push(&mut queue, 8, 100, 60);
         push(&mut queue, 8, 101, 60);
         assert_eq!(numbers(&mut queue), [100, 101, 1, 2, 3]);
@@ -286,7 +276,7 @@ mod tests {
         let mut bytes = [0; 3];
         while bytes.iter().sum::<usize>() < 1_000_000 {
             let waiting = queue.pop().unwrap();
-            bytes[usize::from(waiting.frame[0])] += waiting.frame.len();
+            bytes[usize::from(waiting.bytes[0])] += waiting.bytes.len();
         }
         let [_, long, short] = bytes;
         assert!(long.abs_diff(short) < 100_000, "{long} {short}");
@@ -302,7 +292,7 @@ mod tests {
         push(&mut queue, 2, 2, 1_500);
         let mut seen = [0; 3];
         for _ in 0..400 {
-            let number = queue.pop().unwrap().frame[0];
+            let number = queue.pop().unwrap().bytes[0];
             seen[usize::from(number)] += 1;
             if number == 2 {
                 push(&mut queue, 2, 2, 1_500);
@@ -336,16 +326,11 @@ mod tests {
     #[test]
     fn short_frames_pin_no_buffer() {
         let mut queue = FlowQueue::new();
-        let buffer = Bytes::from(vec![1; KEEP_FROM]);
-        let frame = |len: usize| Outgoing {
-            offload: Offload::NONE,
-            headers_len: 0,
-            frame: &buffer[..len],
-            shared: Some(&buffer),
-        };
-        queue.push(0, frame(KEEP_FROM - 1));
-        assert!(buffer.is_unique());
-        queue.push(0, frame(KEEP_FROM));
-        assert!(!buffer.is_unique());
+        for (len, is_pinned) in [(KEEP_FROM - 1, false), (KEEP_FROM, true)] {
+            let bytes = Bytes::from(vec![1; len]);
+            let what = Description::for_test(Offload::NONE, 0, len, 0);
+            queue.push(Frame { what: &what, bytes: FrameBytes::Shared(&bytes) });
+            assert_eq!(!bytes.is_unique(), is_pinned);
+        }
     }
 }

@@ -72,7 +72,9 @@ mod tests {
     fn tail(frame_lens: &[usize]) -> Bytes {
         let (mut writer, mut last) = (RecordWriter::new(), Bytes::new());
         for len in frame_lens {
-            writer.push(1_000, Offload::NONE, 0, &vec![7; *len], &mut |datagram| last = datagram);
+            writer.push_bytes(1_000, Offload::NONE, 0, &vec![7; *len], &mut |datagram| {
+                last = datagram
+            });
         }
         writer.flush(&mut |datagram| last = datagram);
         last

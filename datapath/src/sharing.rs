@@ -33,17 +33,16 @@ pub(crate) struct Sharing {
 }
 
 impl Sharing {
-    /// A frame of this length comes; `hash` gives its flow.
+    /// A frame of this length and flow comes.
     #[inline]
-    pub(crate) fn note(&mut self, frame_len: usize, hash: impl FnOnce() -> u32) {
+    pub(crate) fn note(&mut self, frame_len: usize, flow: u32) {
         if frame_len >= KEEP_FROM {
-            let (flow, flows) = (hash(), &mut self.bulk[0]);
+            let flows = &mut self.bulk[0];
             if !flows.contains(&flow) {
                 flows.truncate(BULK_FLOWS - 1);
                 flows.push_front(flow);
             }
         } else if frame_len <= SPARSE_MAX && !self.saw_sparse && self.has_bulk() {
-            let flow = hash();
             self.saw_sparse = !self.bulk.iter().any(|flows| flows.contains(&flow));
         }
     }
@@ -81,8 +80,8 @@ mod tests {
     fn a_flow_alone_shares_with_nobody_whatever_the_length_of_its_frames() {
         let (now, mut sharing) = (Instant::now(), Sharing::default());
         for _ in 0..10 {
-            sharing.note(LONG, || 1);
-            sharing.note(SHORT, || 1);
+            sharing.note(LONG, 1);
+            sharing.note(SHORT, 1);
             assert!(!sharing.is_shared(now));
         }
     }
@@ -91,14 +90,14 @@ mod tests {
     fn flows_that_fill_the_tunnel_together_share_it_with_no_sparse_one() {
         let (now, mut sharing) = (Instant::now(), Sharing::default());
         for turn in 0..100 {
-            sharing.note(LONG, || turn % 4);
-            sharing.note(SHORT, || (turn + 1) % 4);
+            sharing.note(LONG, turn % 4);
+            sharing.note(SHORT, (turn + 1) % 4);
             // The first frame of a flow may be a short one.
             assert!(!sharing.is_shared(now), "{turn}");
         }
         for turn in 0..SPARSE_FRAMES {
-            sharing.note(LONG, || turn % 4);
-            sharing.note(SHORT, || 4);
+            sharing.note(LONG, turn % 4);
+            sharing.note(SHORT, 4);
             assert_eq!(sharing.is_shared(now), turn >= SPARSE_FRAMES - 4, "{turn}");
         }
     }
@@ -108,9 +107,9 @@ mod tests {
         let (start, mut sharing) = (Instant::now(), Sharing::default());
         for tenth in 0..100 {
             let now = start + Duration::from_millis(100) * tenth;
-            sharing.note(LONG, || 1);
+            sharing.note(LONG, 1);
             if tenth < 40 {
-                sharing.note(SHORT, || 2);
+                sharing.note(SHORT, 2);
             }
             assert_eq!(sharing.is_shared(now), (15..59).contains(&tenth), "{tenth}");
         }
@@ -120,9 +119,9 @@ mod tests {
     fn a_few_short_frames_are_no_flow() {
         let (start, mut sharing) = (Instant::now(), Sharing::default());
         for second in 0..100 {
-            sharing.note(LONG, || 1);
+            sharing.note(LONG, 1);
             if second % 20 < u64::from(SPARSE_FRAMES) - 1 {
-                sharing.note(SHORT, || 2);
+                sharing.note(SHORT, 2);
             }
             assert!(!sharing.is_shared(start + Duration::from_secs(second)));
         }
@@ -131,18 +130,18 @@ mod tests {
     #[test]
     fn flows_that_fill_nothing_share_nothing() {
         let (start, mut sharing) = (Instant::now(), Sharing::default());
-        sharing.note(SHORT, || unreachable!("not asked for"));
+        sharing.note(SHORT, 2);
         for _ in 0..SPARSE_FRAMES {
             assert!(!sharing.is_shared(start));
-            sharing.note(LONG, || 1);
-            sharing.note(SHORT, || 2);
+            sharing.note(LONG, 1);
+            sharing.note(SHORT, 2);
         }
         assert!(sharing.is_shared(start));
         // The long flow has ended.
         assert!(!sharing.is_shared(start + MEMORY));
         let later = start + 2 * MEMORY;
         assert!(!sharing.is_shared(later));
-        sharing.note(SHORT, || unreachable!("not asked for"));
+        sharing.note(SHORT, 2);
         assert!(!sharing.is_shared(later));
     }
 }

@@ -99,7 +99,7 @@ mod tests {
         let mut writer = RecordWriter::new();
         let mut datagrams = Vec::new();
         for len in frame_lens {
-            writer.push(DATAGRAM_LEN, Offload::NONE, 0, &vec![7; *len], &mut |datagram| {
+            writer.push_bytes(DATAGRAM_LEN, Offload::NONE, 0, &vec![7; *len], &mut |datagram| {
                 datagrams.push(datagram);
             });
         }

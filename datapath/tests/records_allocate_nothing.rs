@@ -10,7 +10,7 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 use ipop_datapath::{
     drops::DropReason,
-    frame::{Gso, MAX_FRAME_LEN, Offload},
+    frame::{Frame, FrameBytes, Gso, MAX_FRAME_LEN, Offload, describe},
     record::{FrameSink, Reassembler, RecordWriter},
 };
 
@@ -61,8 +61,10 @@ impl Path {
     fn burst(&mut self, offload: Offload, frame: &[u8], frames: usize) {
         let now = Instant::now();
         let Self { writer, queue, buffers, reassembler, sink, .. } = self;
+        let what = &describe(offload, frame, frame.len()).expect("sound");
         for _ in 0..frames {
-            writer.push(DATAGRAM_LEN, offload, 66, frame, &mut |datagram| queue.push(datagram));
+            let frame = Frame { what, bytes: FrameBytes::Whole(frame) };
+            writer.push(DATAGRAM_LEN, &frame, &mut |datagram| queue.push(datagram));
         }
         writer.flush(&mut |datagram| queue.push(datagram));
         for datagram in queue.drain(..) {

@@ -26,7 +26,7 @@ use ipop_datapath::{
     PortId, TapOffload,
     command::Command,
     core::{Core, CoreConfig},
-    frame::VNET_HEADER_LEN,
+    frame::{FrameBytes, VNET_HEADER_LEN},
     io::{SocketId, TapFrame},
     memory::{MemoryIo, MemoryIoConfig, ReceiveBuffers},
     node_id::NodeId,
@@ -447,8 +447,8 @@ impl Running {
 
     /// A station behind the TAP speaks.
     pub(crate) fn frame(&mut self, now: Instant, frame: &[u8]) {
-        let vnet = &[0; VNET_HEADER_LEN];
-        self.core.outbound(now, TapFrame { tap: TAP, vnet, frame, shared: None }, &mut self.io);
+        let (vnet, bytes) = (&[0; VNET_HEADER_LEN], FrameBytes::Whole(frame));
+        self.core.outbound(now, TapFrame { tap: TAP, vnet, bytes }, &mut self.io);
     }
 
     fn take_output(&mut self, address: IpAddr, effects: &mut Vec<Effect>) -> bool {

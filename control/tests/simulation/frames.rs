@@ -103,7 +103,7 @@ impl Frame {
             return vec![self.extent()];
         }
         assert!(!self.offload.is_none(), "a plain frame arrives as it was sent");
-        let checked = frame::check_offload(offload, bytes, bytes.len());
+        let checked = frame::describe(offload, bytes, bytes.len());
         let checked = checked.unwrap_or_else(|reason| panic!("{reason:?}: {offload:?}"));
         let mut parts = Vec::new();
         frame::segment(&checked, bytes, &mut Vec::new(), |segment| {

@@ -13,7 +13,7 @@ use ipop_control::{
 };
 use ipop_datapath::{
     command::{Command, Event},
-    frame::flow_hash,
+    frame::{FrameBytes, Headers, flow_hash},
     io::TapFrame,
     node_id::NodeId,
 };
@@ -251,12 +251,15 @@ impl World {
     /// A frame comes out of the kernel at a TAP. The kernel steers all frames of a flow to one queue.
     pub(crate) fn frame_from_tap(&mut self, at: TapAt, frame: &Frame) {
         let Some(running) = &mut self.sites[at.site].running else { return };
-        let queue = flow_hash(&frame.bytes[..14]) as usize % running.workers.len();
+        let ethernet = &frame.bytes[..14];
+        let headers = Headers::parse(ethernet).expect("not a runt");
+        let queue = flow_hash(&headers, ethernet) as usize % running.workers.len();
         let before = running.accounted_for();
         let worker = &mut running.workers[queue];
         let vnet = frame.offload.to_tap(frame.headers_len);
         let tap = ipop_datapath::PortId(at.tap);
-        let frame = TapFrame { tap, vnet: &vnet, frame: &frame.bytes, shared: None };
+        let bytes = FrameBytes::Whole(&frame.bytes);
+        let frame = TapFrame { tap, vnet: &vnet, bytes };
         worker.core.outbound(self.now, frame, &mut worker.io);
         assert!(running.accounted_for() > before, "a frame vanished without a counter");
     }
@@ -308,7 +311,7 @@ impl World {
             carried = true;
             let before = running.accounted_for();
             let to = &mut running.workers[usize::from(mail.worker)];
-            to.core.mailed(mail.port, mail.offload, mail.headers_len, &mail.frame);
+            to.core.mailed(mail.port, mail.frame());
             assert!(running.accounted_for() > before, "a frame vanished without a counter");
         }
         carried
@@ -338,9 +341,9 @@ impl World {
             let tap = TapAt { site, tap: write.tap.0 };
             let takes = self.sites[site].taps[usize::from(tap.tap)];
             if takes == ipop_datapath::TapOffload::None {
-                assert!(write.offload.is_none(), "{tap:?} takes no offloads");
+                assert!(write.what.offload().is_none(), "{tap:?} takes no offloads");
             }
-            self.segment.deliver(tap, write.offload, &write.pieces.concat());
+            self.segment.deliver(tap, write.what.offload(), &write.pieces.concat());
             io.recycle_tap_write(write);
         }
         assert_eq!(io.overrun_tap_writes, 0);

@@ -33,10 +33,9 @@ use crate::{
     counters::WorkerCounters,
     drops::DropReason,
     forward::{Egress, Switch, TapOffload},
-    frame::{Offload, VNET_HEADER_LEN, flow_hash},
-    io::{FrameBytes, Io, TapFrame},
+    frame::{Frame, FrameBytes, Offload, Scratch, VNET_HEADER_LEN, describe},
+    io::{Io, TapFrame},
     loop_probe::{LoopProbe, PROBE_INTERVAL},
-    queue::Outgoing,
     quic::{CidKey, Congestion, InitialKey, TlsIdentity, tls, transport},
     shared::{NodeFacts, Shared},
     storm::TokenBucket,
@@ -98,7 +97,9 @@ pub struct Core {
     /// Reports of refused nodes, which may come as often as they like.
     rejections: TokenBucket,
     next_id: u64,
-    scratch: Vec<u8>,
+    /// QUIC's answers outside connections.
+    response: Vec<u8>,
+    scratch: Scratch,
 }
 
 impl Core {
@@ -142,32 +143,32 @@ impl Core {
             shutting_down: false,
             rejections: TokenBucket::new(1, 5, now),
             next_id: 0,
-            scratch: Vec::new(),
+            response: Vec::new(),
+            scratch: Scratch::default(),
             config,
         })
     }
 
     /// The outbound way: a frame that a TAP's kernel side sent.
     pub fn outbound(&mut self, now: Instant, from: TapFrame<'_>, io: &mut impl Io) {
-        let TapFrame { tap, vnet, frame, shared } = from;
-        let sent = self.switch.classify_local(now, tap, vnet, frame).and_then(|local| {
-            let (offload, headers_len) = (local.offload, local.headers_len);
-            let out = Outgoing { offload, headers_len, frame, shared };
-            match local.egress {
-                Egress::Port(port) => self.send_to(port, out, io),
-                Egress::Flood => self.flood(tap, out, io),
-            }
-        });
+        let TapFrame { tap, vnet, bytes } = from;
+        let sent =
+            self.switch.classify_local(now, tap, vnet, &bytes).and_then(|(ref what, egress)| {
+                let frame = Frame { what, bytes };
+                match egress {
+                    Egress::Port(port) => self.send_to(port, frame, io),
+                    Egress::Flood => self.flood(tap, frame, io),
+                }
+            });
         if let Err(reason) = sent {
             self.switch.count_drop(tap, reason);
         }
     }
 
     /// A frame that another worker hands over because this one carries the peer's lane.
-    pub fn mailed(&mut self, port: PortId, offload: Offload, headers_len: u16, frame: &[u8]) {
-        let out = Outgoing { offload, headers_len, frame, shared: None };
+    pub fn mailed(&mut self, port: PortId, frame: Frame<'_>) {
         let sent = match self.active[usize::from(port.0)] {
-            Some(handle) => self.offer(handle, out),
+            Some(handle) => self.offer(handle, frame),
             None => Err(DropReason::NoPort),
         };
         if let Err(reason) = sent {
@@ -292,14 +293,14 @@ impl Core {
         to: Audience,
         io: &mut impl Io,
     ) {
-        let vnet = &[0; VNET_HEADER_LEN];
+        let (vnet, bytes) = (&[0; VNET_HEADER_LEN], FrameBytes::Whole(frame));
         let Audience::Peer(port) = to else {
-            return self.outbound(now, TapFrame { tap, vnet, frame, shared: None }, io);
+            return self.outbound(now, TapFrame { tap, vnet, bytes }, io);
         };
-        let sent = self.switch.classify_local(now, tap, vnet, frame).and_then(|local| {
-            let (offload, headers_len) = (local.offload, local.headers_len);
-            self.send_to(port, Outgoing { offload, headers_len, frame, shared: None }, io)
-        });
+        let sent = self
+            .switch
+            .classify_local(now, tap, vnet, &bytes)
+            .and_then(|(what, _)| self.send_to(port, Frame { what: &what, bytes }, io));
         if let Err(reason) = sent {
             self.switch.count_drop(tap, reason);
         }
@@ -308,13 +309,13 @@ impl Core {
     fn flood(
         &mut self,
         ingress: PortId,
-        out: Outgoing<'_>,
+        mut frame: Frame<'_>,
         io: &mut impl Io,
     ) -> Result<(), DropReason> {
         let shared = self.config.shared.clone();
         let mut reached = false;
         for port in shared.taps().filter(|port| *port != ingress).chain(shared.live_peers()) {
-            match self.send_to(port, out, io) {
+            match self.send_to(port, frame.again(), io) {
                 Ok(()) => reached = true,
                 Err(reason) => self.switch.count_drop(port, reason),
             }
@@ -325,30 +326,27 @@ impl Core {
     fn send_to(
         &mut self,
         port: PortId,
-        out: Outgoing<'_>,
+        frame: Frame<'_>,
         io: &mut impl Io,
     ) -> Result<(), DropReason> {
-        let Outgoing { offload, headers_len, frame, .. } = out;
         if self.config.shared.is_tap(port) {
-            return self.switch.write_tap(port, offload, headers_len, FrameBytes::Whole(frame), io);
+            return self.switch.write_tap(port, frame, io);
         }
         if let Some(handle) = self.active[usize::from(port.0)] {
-            return self.offer(handle, out);
+            return self.offer(handle, frame);
         }
-        let lane = self.config.shared.port(port).lane_for(flow_hash(frame));
+        let lane = self.config.shared.port(port).lane_for(frame.what.flow());
         match lane {
-            Some(Lane(worker)) if worker != self.config.worker => {
-                io.mail(worker, port, offload, headers_len, frame)
-            }
+            Some(Lane(worker)) if worker != self.config.worker => io.mail(worker, port, frame),
             _ => Err(DropReason::NoPort),
         }
     }
 
-    fn offer(&mut self, handle: ConnectionHandle, out: Outgoing<'_>) -> Result<(), DropReason> {
+    fn offer(&mut self, handle: ConnectionHandle, frame: Frame<'_>) -> Result<(), DropReason> {
         let Some(tunnel) = self.tunnels[handle.0].as_mut() else {
             return Err(DropReason::NoPort);
         };
-        let taken = tunnel.offer(out, &mut self.scratch, &self.switch.counters);
+        let taken = tunnel.offer(frame, &mut self.scratch, &self.switch.counters);
         // Also when the queue became full half-way: the segments before that are in it.
         self.agenda.add(handle);
         taken
@@ -375,8 +373,11 @@ impl Core {
                 token: self.config.facts.probe_token,
                 tap: index as u16,
             };
-            let frame = probe.encode(*mac);
-            io.write_tap(PortId(index as u16), Offload::NONE, 0, FrameBytes::Whole(&frame), 0);
+            let bytes = &probe.encode(*mac);
+            if let Ok(what) = &describe(Offload::NONE, bytes, bytes.len()) {
+                let frame = Frame { what, bytes: FrameBytes::Whole(bytes) };
+                io.write_tap(PortId(index as u16), frame, 0);
+            }
         }
     }
 }

@@ -187,7 +187,7 @@ impl Core {
             Origin::Peer(peer) | Origin::PeerOrPlain(peer) => (alias(peer), None),
         };
         let spare = matches!(origin, Origin::PeerOrPlain(_)).then(|| packet.clone());
-        let mut response = std::mem::take(&mut self.scratch);
+        let mut response = std::mem::take(&mut self.response);
         response.clear();
         let event = self.endpoint.handle(now, from, reached, None, packet, &mut response);
         match event {
@@ -229,7 +229,7 @@ impl Core {
             }
             None => {}
         }
-        self.scratch = response;
+        self.response = response;
     }
 
     /// Whether a connection takes packets from this address: one to an alias from there alone, another one from any real address,

@@ -9,7 +9,12 @@ use crossbeam::queue::ArrayQueue;
 use ipop_learning::PortId;
 use rustix::event::{EventfdFlags, eventfd};
 
-use crate::{command::Command, drops::DropReason, frame::Offload, os::OsError};
+use crate::{
+    command::Command,
+    drops::DropReason,
+    frame::{Description, Frame, FrameBytes},
+    os::OsError,
+};
 
 /// Commands that may wait: control sends a handful a second for each peer.
 const COMMANDS: usize = 4_096;
@@ -99,18 +104,16 @@ pub(crate) struct Batch {
 #[derive(Debug, Clone, Copy)]
 struct Envelope {
     port: PortId,
-    offload: Offload,
-    headers_len: u16,
-    len: u32,
+    what: Description,
 }
 
 impl Batch {
     /// Shows each frame.
-    pub(crate) fn for_each(&self, mut visit: impl FnMut(PortId, Offload, u16, &[u8])) {
+    pub(crate) fn for_each(&self, mut visit: impl FnMut(PortId, Frame<'_>)) {
         let mut rest = &self.bytes[..];
-        for envelope in &self.frames {
-            let (frame, tail) = rest.split_at(envelope.len as usize);
-            visit(envelope.port, envelope.offload, envelope.headers_len, frame);
+        for Envelope { port, what } in &self.frames {
+            let (bytes, tail) = rest.split_at(what.total_len());
+            visit(*port, Frame { what, bytes: FrameBytes::Whole(bytes) });
             rest = tail;
         }
     }
@@ -131,20 +134,19 @@ impl Outbox {
         &mut self,
         worker: u8,
         port: PortId,
-        offload: Offload,
-        headers_len: u16,
-        frame: &[u8],
+        frame: Frame<'_>,
     ) -> Result<(), DropReason> {
+        let len = frame.what.total_len();
         let batch = self.open.get_mut(usize::from(worker)).ok_or(DropReason::NoPort)?;
-        if batch.bytes.len() + frame.len() > BATCH_BYTES {
+        if batch.bytes.len() + len > BATCH_BYTES {
             self.post(usize::from(worker));
         }
         let batch = &mut self.open[usize::from(worker)];
-        if batch.bytes.len() + frame.len() > BATCH_BYTES {
+        if batch.bytes.len() + len > BATCH_BYTES {
             return Err(DropReason::MailboxFull);
         }
-        batch.bytes.extend_from_slice(frame);
-        batch.frames.push(Envelope { port, offload, headers_len, len: frame.len() as u32 });
+        frame.bytes.put(0..len, &mut batch.bytes);
+        batch.frames.push(Envelope { port, what: *frame.what });
         Ok(())
     }
 

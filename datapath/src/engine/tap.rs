@@ -12,8 +12,8 @@ use ipop_learning::PortId;
 
 use super::ring::{Op, Ring};
 use crate::{
-    frame::{Gso, MAX_FRAME_LEN, Offload, VNET_HEADER_LEN},
-    io::{FrameBytes, TapFrame},
+    frame::{Frame, FrameBytes, Gso, MAX_FRAME_LEN, VNET_HEADER_LEN},
+    io::TapFrame,
     queue::KEEP_FROM,
 };
 
@@ -161,14 +161,16 @@ impl TapReader {
         unsafe { bytes.set_len(len) };
         if len < KEEP_FROM {
             return match bytes.split_first_chunk() {
-                Some((vnet, frame)) => Read::Frame(TapFrame { tap, vnet, frame, shared: None }),
+                Some((vnet, frame)) => {
+                    Read::Frame(TapFrame { tap, vnet, bytes: FrameBytes::Whole(frame) })
+                }
                 None => Read::Nothing,
             };
         }
         self.long = bytes.split().freeze();
         self.long.copy_to_slice(&mut self.long_vnet);
-        let frame = &self.long;
-        Read::Frame(TapFrame { tap, vnet: &self.long_vnet, frame, shared: Some(frame) })
+        let bytes = FrameBytes::Shared(&self.long);
+        Read::Frame(TapFrame { tap, vnet: &self.long_vnet, bytes })
     }
 
     fn read(&mut self, ring: &mut Ring, index: usize, reads: usize, flags: i32) {
@@ -207,9 +209,7 @@ fn exchange(held: &mut BytesMut, spare: &mut Vec<BytesMut>) {
 }
 
 struct WriteSlot {
-    tap: PortId,
-    offload: Offload,
-    frames: u32,
+    written: Written,
     header: [u8; VNET_HEADER_LEN],
     iovecs: Vec<libc::iovec>,
     pieces: Vec<Bytes>,
@@ -217,6 +217,7 @@ struct WriteSlot {
 }
 
 /// What a finished write was about.
+#[derive(Clone, Copy)]
 pub(crate) struct Written {
     pub(crate) tap: PortId,
     /// Several, if they were joined.
@@ -250,18 +251,16 @@ impl TapWriter {
         &mut self,
         ring: &mut Ring,
         tap: PortId,
-        offload: Offload,
-        headers_len: u16,
-        frame: FrameBytes<'_>,
+        frame: Frame<'_>,
         frames: u32,
     ) -> bool {
-        let Some(index) = self.slot(tap) else { return false };
+        let was_superframe = frame.what.offload().gso != Gso::None;
+        let written = Written { tap, frames, was_superframe };
+        let Some(index) = self.slot(written) else { return false };
         let slot = &mut self.slots[index];
-        slot.tap = tap;
-        slot.offload = offload;
-        slot.frames = frames;
-        slot.header = offload.to_tap(headers_len);
-        slot.fill(frame);
+        slot.written = written;
+        slot.header = frame.what.to_tap();
+        slot.fill(frame.bytes);
         let file = Fixed(self.files[usize::from(tap.0)]);
         let entry = opcode::Writev::new(file, slot.iovecs.as_ptr(), slot.iovecs.len() as u32)
             .offset(u64::MAX)
@@ -284,11 +283,10 @@ impl TapWriter {
         let slot = &mut self.slots[index as usize];
         slot.pieces.clear();
         self.free.push(index as usize);
-        let was_superframe = slot.offload.gso != Gso::None;
-        Written { tap: slot.tap, frames: slot.frames, was_superframe }
+        slot.written
     }
 
-    fn slot(&mut self, tap: PortId) -> Option<usize> {
+    fn slot(&mut self, written: Written) -> Option<usize> {
         if let Some(index) = self.free.pop() {
             return Some(index);
         }
@@ -296,9 +294,7 @@ impl TapWriter {
             return None;
         }
         self.slots.push(Box::new(WriteSlot {
-            tap,
-            offload: Offload::NONE,
-            frames: 0,
+            written,
             header: [0; VNET_HEADER_LEN],
             iovecs: Vec::new(),
             pieces: Vec::new(),
@@ -318,14 +314,9 @@ impl WriteSlot {
                 self.pieces.append(pieces);
                 self.iovecs.extend(self.pieces.iter().map(|piece| iovec(piece)));
             }
-            FrameBytes::Pieces(pieces) => {
+            bytes => {
                 self.copy.clear();
-                pieces.iter().for_each(|piece| self.copy.extend_from_slice(piece));
-                self.iovecs.push(iovec(&self.copy));
-            }
-            FrameBytes::Whole(frame) => {
-                self.copy.clear();
-                self.copy.extend_from_slice(frame);
+                bytes.put(0..bytes.len(), &mut self.copy);
                 self.iovecs.push(iovec(&self.copy));
             }
         }

@@ -25,8 +25,8 @@ use crate::{
     core::{Core, CoreConfig},
     counters::WorkerCounters,
     drops::DropReason,
-    frame::Offload,
-    io::{FrameBytes, Io, SocketId},
+    frame::Frame,
+    io::{Io, SocketId},
     os::{
         OsError,
         udp::{UdpPort, first_hop_mtu},
@@ -323,9 +323,7 @@ impl Worker {
             self.core.command(now, command, &mut self.io);
         }
         while let Some(batch) = self.mailbox.next_batch() {
-            batch.for_each(|port, offload, headers_len, frame| {
-                self.core.mailed(port, offload, headers_len, frame);
-            });
+            batch.for_each(|port, frame| self.core.mailed(port, frame));
         }
     }
 
@@ -372,15 +370,8 @@ impl UringIo {
 }
 
 impl Io for UringIo {
-    fn write_tap(
-        &mut self,
-        tap: PortId,
-        offload: Offload,
-        headers_len: u16,
-        frame: FrameBytes<'_>,
-        frames: u32,
-    ) {
-        if !self.writer.write(&mut self.ring, tap, offload, headers_len, frame, frames) {
+    fn write_tap(&mut self, tap: PortId, frame: Frame<'_>, frames: u32) {
+        if !self.writer.write(&mut self.ring, tap, frame, frames) {
             self.counters.port(tap).drop_frames(DropReason::TapWrite, u64::from(frames));
         }
     }
@@ -391,15 +382,8 @@ impl Io for UringIo {
         }
     }
 
-    fn mail(
-        &mut self,
-        worker: u8,
-        port: PortId,
-        offload: Offload,
-        headers_len: u16,
-        frame: &[u8],
-    ) -> Result<(), DropReason> {
-        self.outbox.put(worker, port, offload, headers_len, frame)
+    fn mail(&mut self, worker: u8, port: PortId, frame: Frame<'_>) -> Result<(), DropReason> {
+        self.outbox.put(worker, port, frame)
     }
 
     fn train_buffer(&mut self) -> Vec<u8> {

@@ -1,16 +1,20 @@
-//! What a vnet header claims, held against the frame that it came with.
+//! What a frame is, by one look at its headers, and whether what its vnet header claims fits it.
 //!
-//! Kernels and the segmenter trust these fields, and they come from a peer or from whatever writes to a TAP. A frame
-//! passes here once, when its head is there; from then on [`CheckedOffload`] is what is passed along.
+//! Kernels and the segmenter trust the fields of a vnet header, and they come from a peer or from whatever writes to a TAP. A frame
+//! passes here once, when its head is there; from then on its [`Description`] is passed along with its bytes, and nobody reads its headers again to
+//! decide on its way. VLAN tags are part of the headers, carried and not interpreted.
 //!
 //! A superframe must be exactly what Linux makes: one whole IP packet that fills the frame, TCP or UDP, its checksum
 //! partial (`NEEDS_CSUM`: a superframe with a complete checksum does not exist), no SYN. TCP and UDP behind an IPv6
 //! routing or authentication header are refused as superframes. A plain frame may ask for a checksum of any
 //! protocol anywhere behind the Ethernet header.
 
+use ipop_learning::MacAddr;
+
 use super::{
-    ETHERNET_HEADER_LEN, Gso, Headers, IpHeaders, IpVersion, MAX_FRAME_LEN, Offload, Transport,
-    headers::Fragment,
+    ETHERNET_HEADER_LEN, EthernetHeader, Gso, Headers, IpHeaders, IpVersion, MAX_FRAME_LEN,
+    MAX_HEADERS_LEN, Offload, Transport, VNET_HEADER_LEN, flow_hash,
+    headers::{Fragment, is_dhcp},
     rewrite::{TCP_CHECKSUM, TCP_FLAGS, UDP_CHECKSUM, UDP_LENGTH, tcp_flag, u16_at},
 };
 use crate::drops::DropReason;
@@ -21,16 +25,32 @@ pub const MAX_TCP_SEGMENTS: usize = 8_192;
 /// Most segments in a UDP superframe: Linux's `UDP_MAX_SEGMENTS`.
 pub const MAX_UDP_SEGMENTS: usize = 128;
 
-/// An offload that agrees with its frame; only [`check_offload`] makes it.
+/// What is known of a frame, and an offload that agrees with it; only [`describe`] makes it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct CheckedOffload {
+pub struct Description {
+    destination: MacAddr,
+    source: MacAddr,
     offload: Offload,
     headers: Headers,
     headers_len: u16,
+    is_dhcp: bool,
     total_len: u32,
+    flow: u32,
 }
 
-impl CheckedOffload {
+impl Description {
+    /// Where the frame goes.
+    #[inline]
+    pub fn destination(&self) -> MacAddr {
+        self.destination
+    }
+
+    /// Who sent it.
+    #[inline]
+    pub fn source(&self) -> MacAddr {
+        self.source
+    }
+
     /// The offload. A superframe that fits one segment has become a plain frame that needs a checksum.
     #[inline]
     pub fn offload(&self) -> Offload {
@@ -50,28 +70,87 @@ impl CheckedOffload {
         &self.headers
     }
 
-    /// Length of the frame that was checked.
+    /// Length of the frame, bytes.
     #[inline]
     pub fn total_len(&self) -> usize {
         self.total_len as usize
     }
+
+    /// Length of the frame, or of the longest that a superframe stands for.
+    pub fn longest_segment_len(&self) -> usize {
+        match self.offload.gso {
+            Gso::None => self.total_len(),
+            _ => {
+                let full = usize::from(self.headers_len) + usize::from(self.offload.gso_size);
+                full.min(self.total_len())
+            }
+        }
+    }
+
+    /// The flow's number: see [`flow_hash`].
+    #[inline]
+    pub fn flow(&self) -> u32 {
+        self.flow
+    }
+
+    /// Whether the frame belongs to DHCP: see [`is_dhcp`].
+    #[inline]
+    pub fn is_dhcp(&self) -> bool {
+        self.is_dhcp
+    }
+
+    /// The vnet header with which a TAP is given the frame.
+    pub fn to_tap(&self) -> [u8; VNET_HEADER_LEN] {
+        self.offload.to_tap(if self.offload.is_none() { 0 } else { self.headers_len })
+    }
+
+    /// A frame of this length that [`super::segment()`] made of this one.
+    pub(crate) fn of_segment(&self, len: usize) -> Self {
+        match self.offload.gso {
+            Gso::None => Self { offload: Offload::NONE, ..*self },
+            _ => self.of_len(Offload::NONE, len),
+        }
+    }
+
+    /// A superframe of this length, of datagrams like this one of which each but the last has so much payload.
+    pub(super) fn of_joined(&self, gso_size: u16, len: usize) -> Self {
+        self.of_len(Offload { gso: Gso::Udp, gso_size, ..self.offload }, len)
+    }
+
+    /// A frame with these headers that its IP packet fills.
+    fn of_len(&self, offload: Offload, len: usize) -> Self {
+        let ip = self.headers.ip.map(|ip| IpHeaders { packet_end: len as u32, ..ip });
+        let headers = Headers { ip, ..self.headers };
+        Self { offload, headers, total_len: len as u32, ..*self }
+    }
 }
 
-/// Checks an offload against the frame: its head, at least the first [`super::MAX_HEADERS_LEN`] bytes or all of it,
-/// and its length.
+#[cfg(test)]
+impl Description {
+    /// Of bytes that need not be a sound frame.
+    pub(crate) fn for_test(offload: Offload, headers_len: u16, len: usize, flow: u32) -> Self {
+        let sound = describe(Offload::NONE, &[0; ETHERNET_HEADER_LEN], ETHERNET_HEADER_LEN);
+        Self { offload, headers_len, total_len: len as u32, flow, ..sound.expect("not a runt") }
+    }
+}
+
+/// Describes a frame and checks its offload: by its head, at least the first [`super::MAX_HEADERS_LEN`] bytes or all of it, and its length.
+///
+/// Where others can write to a frame's bytes meanwhile, the head is a copy that they cannot reach.
 ///
 /// # Errors
 /// [`DropReason::Runt`] and [`DropReason::Oversized`] for the length, [`DropReason::BadOffload`] if offload and frame
 /// contradict each other.
-pub fn check_offload(
+pub fn describe(
     offload: Offload,
     frame_head: &[u8],
     total_len: usize,
-) -> Result<CheckedOffload, DropReason> {
+) -> Result<Description, DropReason> {
     if total_len > MAX_FRAME_LEN {
         return Err(DropReason::Oversized);
     }
-    let head = &frame_head[..frame_head.len().min(total_len)];
+    let head = &frame_head[..frame_head.len().min(total_len).min(MAX_HEADERS_LEN)];
+    let ethernet = EthernetHeader::new(head).ok_or(DropReason::Runt)?;
     let headers = Headers::parse(head).ok_or(DropReason::Runt)?;
     let plain = Offload { gso: Gso::None, gso_size: 0, ..offload };
     let offload = match offload.gso {
@@ -93,7 +172,16 @@ pub fn check_offload(
     }
     // A plain frame's checksum field may lie beyond what 16 bits say; `hdr_len` is only a hint there.
     let headers_len = headers_len.min(usize::from(u16::MAX)) as u16;
-    Ok(CheckedOffload { offload, headers, headers_len, total_len: total_len as u32 })
+    Ok(Description {
+        destination: ethernet.destination(),
+        source: ethernet.source(),
+        offload,
+        headers,
+        headers_len,
+        is_dhcp: is_dhcp(&headers, head),
+        total_len: total_len as u32,
+        flow: flow_hash(&headers, head),
+    })
 }
 
 /// The length of a superframe's payload, if all of it is right.
@@ -140,13 +228,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::frame::{
-        MAX_HEADERS_LEN,
-        testing::{ACK, Family, Protocol, Recipe, SYN, recipe},
-    };
+    use crate::frame::testing::{ACK, Family, Protocol, Recipe, SYN, recipe};
 
-    fn check(offload: Offload, frame: &[u8]) -> Result<CheckedOffload, DropReason> {
-        check_offload(offload, frame, frame.len())
+    fn check(offload: Offload, frame: &[u8]) -> Result<Description, DropReason> {
+        describe(offload, frame, frame.len())
     }
 
     fn refused(offload: Offload, frame: &[u8]) {
@@ -230,6 +315,17 @@ mod tests {
     }
 
     #[test]
+    fn a_superframe_is_as_long_as_its_longest_segment() {
+        let longest =
+            |offload, len| Description::for_test(offload, 66, len, 0).longest_segment_len();
+        assert_eq!(longest(Offload::NONE, 9_014), 9_014);
+        let superframe =
+            Offload { gso: Gso::Tcp4 { ecn: false }, gso_size: 1_448, ..Offload::NONE };
+        assert_eq!(longest(superframe, 60_000), 1_514);
+        assert_eq!(longest(superframe, 1_000), 1_000, "shorter than a segment");
+    }
+
+    #[test]
     fn a_plain_frame_may_have_any_checksum_within_it() {
         let partial = |csum_start, csum_offset| {
             let offload = Offload { needs_csum: true, csum_start, csum_offset, ..Offload::NONE };
@@ -251,7 +347,7 @@ mod tests {
             let checked = check(offload, &frame).unwrap();
             prop_assert_eq!(usize::from(checked.headers_len()), frame.len() - recipe.payload_len);
             let head = &frame[..frame.len().min(MAX_HEADERS_LEN)];
-            prop_assert_eq!(check_offload(offload, head, frame.len()), Ok(checked));
+            prop_assert_eq!(describe(offload, head, frame.len()), Ok(checked));
             if recipe.segments() > 1 {
                 prop_assert_eq!(checked.offload(), offload);
             }

@@ -9,8 +9,7 @@
 use bytes::{Buf as _, Bytes};
 
 use super::{
-    CheckedOffload, Gso, Headers, IpHeaders, IpVersion, MAX_FRAME_LEN, Offload, Transport,
-    check_offload,
+    Description, Gso, Headers, IpHeaders, IpVersion, MAX_FRAME_LEN, Transport,
     checksum::fold,
     headers::Fragment,
     rewrite::{Part, UDP_CHECKSUM, UDP_LENGTH, put_u16, rewrite_headers, u16_at},
@@ -36,7 +35,7 @@ pub(crate) struct UdpJoin {
 /// What all frames of the superframe have in common.
 #[derive(Clone, Copy, Debug)]
 struct Flow {
-    checked: CheckedOffload,
+    what: Description,
     ip: IpHeaders,
     headers: [u8; MAX_JOINED_HEADERS_LEN],
     headers_len: usize,
@@ -46,8 +45,7 @@ struct Flow {
 
 /// A frame, or several in one.
 pub(crate) struct Joined<'a> {
-    pub(crate) offload: Offload,
-    pub(crate) headers_len: u16,
+    pub(crate) what: Description,
     pub(crate) pieces: &'a mut Vec<Bytes>,
     pub(crate) frames: u32,
 }
@@ -60,9 +58,9 @@ impl UdpJoin {
     }
 
     /// Opens a flow with its first frame, if that is one to which others may be joined; takes its pieces then. Nothing may be open.
-    pub(crate) fn open(&mut self, offload: Offload, pieces: &mut Vec<Bytes>) -> bool {
+    pub(crate) fn open(&mut self, what: &Description, pieces: &mut Vec<Bytes>) -> bool {
         debug_assert!(!self.is_open());
-        let Some(flow) = Flow::of(offload, pieces) else { return false };
+        let Some(flow) = Flow::of(what, pieces) else { return false };
         self.payload_len = flow.segment_len;
         self.flow = Some(flow);
         self.pieces.append(pieces);
@@ -73,11 +71,11 @@ impl UdpJoin {
 
     /// Takes the pieces of a frame that continues the open flow.
     #[inline]
-    pub(crate) fn append(&mut self, offload: Offload, pieces: &mut Vec<Bytes>) -> bool {
+    pub(crate) fn append(&mut self, what: &Description, pieces: &mut Vec<Bytes>) -> bool {
         let Some(flow) = self.flow.as_ref().filter(|_| self.is_open() && !self.is_closed) else {
             return false;
         };
-        let total_len: usize = pieces.iter().map(Bytes::len).sum();
+        let total_len = what.total_len();
         let Some(payload_len) = total_len.checked_sub(flow.headers_len).filter(|len| *len > 0)
         else {
             return false;
@@ -87,7 +85,7 @@ impl UdpJoin {
             && flow.headers_len + self.payload_len + payload_len <= MAX_FRAME_LEN.min(65_535);
         let head = pieces.first().and_then(|head| head.get(..flow.headers_len));
         let continues = head.is_some_and(|head| flow.continues(head, total_len, self.frames));
-        if !fits || !continues || offload != flow.checked.offload() {
+        if !fits || !continues || what.offload() != flow.what.offload() {
             return false;
         }
         pieces[0].advance(flow.headers_len);
@@ -102,39 +100,37 @@ impl UdpJoin {
     pub(crate) fn close(&mut self, keep: impl FnOnce(&[u8]) -> Bytes) -> Option<Joined<'_>> {
         let flow = self.flow.take()?;
         let frames = std::mem::take(&mut self.frames);
-        let offload = flow.checked.offload();
-        let headers_len = flow.checked.headers_len();
         if frames == 1 {
-            return Some(Joined { offload, headers_len, pieces: &mut self.pieces, frames });
+            return Some(Joined { what: flow.what, pieces: &mut self.pieces, frames });
         }
         let mut headers = flow.headers;
         let headers = &mut headers[..flow.headers_len];
         let whole =
             Part { start: 0, len: self.payload_len, payload_len: self.payload_len, index: 0 };
-        let pseudo = rewrite_headers(headers, &flow.checked, &flow.ip, whole);
+        let pseudo = rewrite_headers(headers, &flow.what, &flow.ip, whole);
         put_u16(headers, usize::from(flow.ip.l4_start + UDP_CHECKSUM), fold(pseudo));
         self.pieces[0].advance(flow.headers_len);
         self.pieces.insert(0, keep(headers));
-        let offload = Offload { gso: Gso::Udp, gso_size: flow.segment_len as u16, ..offload };
-        Some(Joined { offload, headers_len, pieces: &mut self.pieces, frames })
+        let len = flow.headers_len + self.payload_len;
+        let what = flow.what.of_joined(flow.segment_len as u16, len);
+        Some(Joined { what, pieces: &mut self.pieces, frames })
     }
 }
 
 impl Flow {
     /// The flow of a whole UDP datagram without IP options, whose checksum is partial.
-    fn of(offload: Offload, pieces: &[Bytes]) -> Option<Self> {
+    fn of(what: &Description, pieces: &[Bytes]) -> Option<Self> {
+        let offload = what.offload();
         if !offload.needs_csum || offload.gso != Gso::None || offload.csum_offset != UDP_CHECKSUM {
             return None;
         }
-        let head = pieces.first()?;
-        let total_len: usize = pieces.iter().map(Bytes::len).sum();
-        let checked = check_offload(offload, head, total_len).ok()?;
-        let Headers { l2_len, ip: Some(ip), .. } = *checked.headers() else { return None };
+        let (head, total_len) = (pieces.first()?, what.total_len());
+        let Headers { l2_len, ip: Some(ip), .. } = *what.headers() else { return None };
         let ip_header_len = match ip.version {
             IpVersion::V4 => 20,
             IpVersion::V6 => 40,
         };
-        let headers_len = usize::from(checked.headers().end());
+        let headers_len = usize::from(what.headers().end());
         let is_plain = ip.transport == Transport::Udp
             && ip.fragment == Fragment::Whole
             && ip.l4_start == l2_len + ip_header_len
@@ -146,7 +142,7 @@ impl Flow {
         }
         let mut headers = [0; MAX_JOINED_HEADERS_LEN];
         headers[..headers_len].copy_from_slice(head.get(..headers_len)?);
-        let flow = Self { checked, ip, headers, headers_len, segment_len };
+        let flow = Self { what: *what, ip, headers, headers_len, segment_len };
         (flow.l4_len(&headers[..headers_len]) == total_len - usize::from(ip.l4_start))
             .then_some(flow)
     }
@@ -154,7 +150,7 @@ impl Flow {
     /// Whether a frame's headers are those of the flow but for lengths, checksums and an identification that counts on.
     #[inline]
     fn continues(&self, head: &[u8], total_len: usize, number: u32) -> bool {
-        let (l2, l4) = (usize::from(self.checked.headers().l2_len), usize::from(self.ip.l4_start));
+        let (l2, l4) = (usize::from(self.what.headers().l2_len), usize::from(self.ip.l4_start));
         let same = |from: usize, to: usize| self.headers[from..to] == head[from..to];
         let l4_len = total_len - l4;
         let ip_continues = match self.ip.version {
@@ -187,7 +183,7 @@ mod tests {
 
     use super::*;
     use crate::frame::{
-        complete_checksum, segment,
+        Offload, complete_checksum, describe, segment,
         testing::{Family, Protocol, Recipe, recipe},
     };
 
@@ -208,6 +204,18 @@ mod tests {
         (Offload { gso: Gso::None, gso_size: 0, ..offload }, frame)
     }
 
+    fn open(join: &mut UdpJoin, offload: Offload, pieces: &mut Vec<Bytes>) -> bool {
+        join.open(&described(offload, pieces), pieces)
+    }
+
+    fn append(join: &mut UdpJoin, offload: Offload, pieces: &mut Vec<Bytes>) -> bool {
+        join.append(&described(offload, pieces), pieces)
+    }
+
+    fn described(offload: Offload, pieces: &[Bytes]) -> Description {
+        describe(offload, &pieces[0], pieces.iter().map(Bytes::len).sum()).unwrap()
+    }
+
     fn pieces(frame: &[u8], cut: usize) -> Vec<Bytes> {
         let bytes = Bytes::copy_from_slice(frame);
         if cut >= frame.len() { vec![bytes] } else { vec![bytes.slice(..cut), bytes.slice(cut..)] }
@@ -221,9 +229,10 @@ mod tests {
 
     fn segments(joined: &Joined<'_>) -> Vec<Vec<u8>> {
         let frame = joined.pieces.concat();
-        let checked = check_offload(joined.offload, &frame, frame.len()).unwrap();
+        assert_eq!(describe(joined.what.offload(), &frame, frame.len()), Ok(joined.what));
         let mut segments = Vec::new();
-        segment(&checked, &frame, &mut Vec::new(), |frame| segments.push(frame.to_vec())).unwrap();
+        segment(&joined.what, &frame, &mut Vec::new(), |frame| segments.push(frame.to_vec()))
+            .unwrap();
         segments
     }
 
@@ -247,13 +256,13 @@ mod tests {
                 let recipe = Recipe { payload_len, gso_size: len as u16, identification, seed, ..base.clone() };
                 let (offload, frame) = single(&recipe);
                 let mut pieces = pieces(&frame, cut);
-                let taken = if number == 0 { join.open(offload, &mut pieces) } else { join.append(offload, &mut pieces) };
+                let taken = if number == 0 { open(&mut join, offload, &mut pieces) } else { append(&mut join, offload, &mut pieces) };
                 prop_assert!(taken && pieces.is_empty());
                 sent.push(completed(offload, &frame));
             }
             let joined = join.close(Bytes::copy_from_slice).unwrap();
             prop_assert_eq!(joined.frames, u32::from(count));
-            prop_assert_eq!(joined.offload.gso, Gso::Udp);
+            prop_assert_eq!(joined.what.offload().gso, Gso::Udp);
             prop_assert_eq!(segments(&joined), sent);
             joined.pieces.clear();
             prop_assert!(!join.is_open());
@@ -264,9 +273,9 @@ mod tests {
     fn one_frame_stays_as_it_was() {
         let (offload, frame) = single(&udp(100));
         let mut join = UdpJoin::default();
-        assert!(join.open(offload, &mut pieces(&frame, 1_000)));
+        assert!(open(&mut join, offload, &mut pieces(&frame, 1_000)));
         let joined = join.close(|_| unreachable!("no headers are made")).unwrap();
-        assert_eq!((joined.frames, joined.offload), (1, offload));
+        assert_eq!((joined.frames, joined.what.offload()), (1, offload));
         assert_eq!(joined.pieces.concat(), frame);
     }
 
@@ -277,10 +286,10 @@ mod tests {
         let joins = |second: &dyn Fn(&mut Offload, &mut Vec<u8>), recipe: &Recipe| {
             let mut join = UdpJoin::default();
             let (offload, frame) = single(&first);
-            assert!(join.open(offload, &mut pieces(&frame, 1_000)));
+            assert!(open(&mut join, offload, &mut pieces(&frame, 1_000)));
             let (mut offload, mut frame) = single(recipe);
             second(&mut offload, &mut frame);
-            join.append(offload, &mut pieces(&frame, 1_000))
+            append(&mut join, offload, &mut pieces(&frame, 1_000))
         };
         assert!(joins(&|_, _| {}, &next));
         assert!(joins(&|_, _| {}, &Recipe { payload_len: 99, ..next.clone() }), "the last one");
@@ -307,29 +316,29 @@ mod tests {
                 (offload, pieces(&frame, 1_000))
             };
             let (offload, mut first) = may_be_fragmented(0xfffe);
-            assert!(join.open(offload, &mut first));
+            assert!(open(&mut join, offload, &mut first));
             let (offload, mut second) = may_be_fragmented(identification);
-            assert_eq!(join.append(offload, &mut second), joins, "{identification}");
+            assert_eq!(append(&mut join, offload, &mut second), joins, "{identification}");
         }
     }
 
     #[test]
     fn nothing_follows_a_shorter_one_and_the_number_is_bounded() {
         let mut join = UdpJoin::default();
-        let append = |join: &mut UdpJoin, payload_len: usize, number: u32| {
+        let add = |join: &mut UdpJoin, payload_len: usize, number: u32| {
             let identification = 0xfffe_u16.wrapping_add(number as u16);
             let (offload, frame) = single(&Recipe { identification, ..udp(payload_len) });
             let mut pieces = pieces(&frame, 1_000);
             if number == 0 {
-                join.open(offload, &mut pieces)
+                open(join, offload, &mut pieces)
             } else {
-                join.append(offload, &mut pieces)
+                append(join, offload, &mut pieces)
             }
         };
-        assert!(append(&mut join, 50, 0) && append(&mut join, 40, 1) && !append(&mut join, 40, 2));
+        assert!(add(&mut join, 50, 0) && add(&mut join, 40, 1) && !add(&mut join, 40, 2));
         join.close(Bytes::copy_from_slice).unwrap().pieces.clear();
-        assert!((0..MAX_JOINED).all(|number| append(&mut join, 50, number)));
-        assert!(!append(&mut join, 50, MAX_JOINED));
+        assert!((0..MAX_JOINED).all(|number| add(&mut join, 50, number)));
+        assert!(!add(&mut join, 50, MAX_JOINED));
     }
 
     #[test]
@@ -337,7 +346,7 @@ mod tests {
         let opens = |change: &dyn Fn(&mut Offload, &mut Vec<u8>), recipe: &Recipe| {
             let (mut offload, mut frame) = single(recipe);
             change(&mut offload, &mut frame);
-            UdpJoin::default().open(offload, &mut pieces(&frame, 1_000))
+            open(&mut UdpJoin::default(), offload, &mut pieces(&frame, 1_000))
         };
         assert!(opens(&|_, _| {}, &udp(100)));
         assert!(!opens(&|_, _| {}, &udp(0)));

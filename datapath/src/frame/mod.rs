@@ -1,11 +1,12 @@
 //! Ethernet frames and what hangs on them: headers, offloads, checksums, segments.
 //!
 //! Pure functions over bytes, without I/O and without allocation of their own: what they write goes into buffers that
-//! the caller reuses. A frame that came from a TAP or a peer passes [`check_offload`] once; [`segment()`],
+//! the caller reuses. A frame that came from a TAP or a peer passes [`describe`] once; [`segment()`],
 //! [`complete_checksum`] and [`Template`] build on what was found there.
 #![forbid(unsafe_code)]
 
 mod announcement;
+mod bytes;
 mod check;
 mod checksum;
 mod flow;
@@ -19,9 +20,11 @@ mod segment;
 pub(crate) mod testing;
 
 pub use announcement::{HostRole, announcement};
-pub use check::{CheckedOffload, MAX_TCP_SEGMENTS, MAX_UDP_SEGMENTS, check_offload};
+pub(crate) use bytes::Scratch;
+pub use bytes::{Frame, FrameBytes};
+pub use check::{Description, MAX_TCP_SEGMENTS, MAX_UDP_SEGMENTS, describe};
 pub use checksum::{complete_checksum, internet_checksum};
-pub use flow::{flow_hash, flow_hash_parsed};
+pub use flow::flow_hash;
 pub use headers::{
     EthernetHeader, Fragment, Headers, IpHeaders, IpVersion, MAX_HEADERS_LEN, Transport,
     UdpEndpoints, is_dhcp, udp_endpoints,

@@ -3,7 +3,7 @@
 //! Segmentation and salvage cut superframes at different places; what the headers of a part must say is the same.
 
 use super::{
-    CheckedOffload, IpHeaders, IpVersion, Transport,
+    Description, IpHeaders, IpVersion, Transport,
     checksum::{internet_checksum, pseudo_header_sum},
 };
 
@@ -44,11 +44,11 @@ pub(super) struct Part {
 /// `headers` are exactly the bytes up to the payload. The transport's checksum field is left zero.
 pub(super) fn rewrite_headers(
     headers: &mut [u8],
-    checked: &CheckedOffload,
+    what: &Description,
     ip: &IpHeaders,
     part: Part,
 ) -> u32 {
-    let l2_len = checked.headers().l2_len;
+    let l2_len = what.headers().l2_len;
     let l4_start = usize::from(ip.l4_start);
     let l4_len = headers.len() - l4_start + part.len;
     rewrite_ip(&mut headers[usize::from(l2_len)..l4_start], ip.version, l4_len, part.index);

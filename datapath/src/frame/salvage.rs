@@ -11,8 +11,9 @@
 //! DF forbids (RFC 6864; Linux sets it for TCP). A frame that was no superframe keeps its number in all runs.
 
 use super::{
-    CheckedOffload, Gso, IpHeaders, Offload, Transport, check_offload,
+    Description, Gso, IpHeaders, Offload, Transport,
     checksum::fold,
+    describe,
     headers::Fragment,
     rewrite::{Part, TCP_CHECKSUM, TCP_FLAGS, put_u16, rewrite_headers, tcp_flag},
 };
@@ -21,7 +22,7 @@ use crate::drops::DropReason;
 /// The headers of a TCP frame with holes.
 #[derive(Clone, Copy, Debug)]
 pub struct Template<'a> {
-    checked: CheckedOffload,
+    what: Description,
     ip: IpHeaders,
     headers: &'a [u8],
 }
@@ -32,13 +33,13 @@ impl<'a> Template<'a> {
     ///
     /// # Errors
     /// [`DropReason::Incomplete`] if the frame cannot be cut: not TCP, its checksum not partial, a fragment, padded, or
-    /// with SYN, RST or URG. [`check_offload`]'s errors if offload and headers contradict each other.
+    /// with SYN, RST or URG. [`describe`]'s errors if offload and headers contradict each other.
     pub fn new(offload: Offload, headers: &'a [u8], total_len: usize) -> Result<Self, DropReason> {
-        let checked = check_offload(offload, headers, total_len)?;
-        let ip = checked.headers().ip.ok_or(DropReason::Incomplete)?;
+        let what = describe(offload, headers, total_len)?;
+        let ip = what.headers().ip.ok_or(DropReason::Incomplete)?;
         let Transport::Tcp { .. } = ip.transport else { return Err(DropReason::Incomplete) };
         let headers =
-            headers.get(..usize::from(checked.headers().end())).ok_or(DropReason::Incomplete)?;
+            headers.get(..usize::from(what.headers().end())).ok_or(DropReason::Incomplete)?;
         let flags = headers[usize::from(ip.l4_start) + TCP_FLAGS];
         let is_cuttable = offload.needs_csum
             && offload.csum_start == ip.l4_start
@@ -49,7 +50,7 @@ impl<'a> Template<'a> {
         if !is_cuttable {
             return Err(DropReason::Incomplete);
         }
-        Ok(Self { checked, ip, headers })
+        Ok(Self { what, ip, headers })
     }
 
     /// Where the payload starts in the frame; runs lie between this and the frame's length.
@@ -63,11 +64,11 @@ impl<'a> Template<'a> {
     /// # Errors
     /// [`DropReason::Incomplete`] for a run that is empty or does not lie within the payload.
     pub fn run(&self, start: usize, end: usize, out: &mut Vec<u8>) -> Result<Offload, DropReason> {
-        let (headers_len, total_len) = (self.headers.len(), self.checked.total_len());
+        let (headers_len, total_len) = (self.headers.len(), self.what.total_len());
         if start < headers_len || start >= end || end > total_len {
             return Err(DropReason::Incomplete);
         }
-        let whole = self.checked.offload();
+        let whole = self.what.offload();
         let gso_size = usize::from(whole.gso_size);
         let part_start = start - headers_len;
         let part = Part {
@@ -78,7 +79,7 @@ impl<'a> Template<'a> {
         };
         out.clear();
         out.extend_from_slice(self.headers);
-        let pseudo = rewrite_headers(out, &self.checked, &self.ip, part);
+        let pseudo = rewrite_headers(out, &self.what, &self.ip, part);
         put_u16(out, usize::from(self.ip.l4_start + TCP_CHECKSUM), fold(pseudo));
         let gso = if part.len <= gso_size { Gso::None } else { gso_of_run(whole.gso, part) };
         let gso_size = if gso == Gso::None { 0 } else { whole.gso_size };
@@ -106,7 +107,7 @@ mod tests {
     };
 
     fn segments(offload: Offload, frame: &[u8]) -> Vec<Vec<u8>> {
-        let checked = check_offload(offload, frame, frame.len()).unwrap();
+        let checked = describe(offload, frame, frame.len()).unwrap();
         let mut segments = Vec::new();
         segment(&checked, frame, &mut Vec::new(), |frame| segments.push(frame.to_vec())).unwrap();
         segments
@@ -198,7 +199,7 @@ mod tests {
             let template = Template::new(offload, &frame, frame.len()).unwrap();
             let (run_offload, run) = salvage(&template, &frame, 0, recipe.payload_len);
             prop_assert_eq!(&run, &frame);
-            prop_assert_eq!(run_offload, template.checked.offload());
+            prop_assert_eq!(run_offload, template.what.offload());
         }
 
         /// The template alone, as it comes in a piece, is enough.

@@ -6,7 +6,7 @@
 //! matter.
 
 use super::{
-    CheckedOffload, Gso,
+    Description, Gso,
     checksum::{complete_until, finish, sum},
     rewrite::{Part, put_u16, rewrite_headers},
 };
@@ -17,19 +17,19 @@ use crate::drops::DropReason;
 /// A plain frame is emitted once. `scratch` holds each segment while `emit` runs; reused, it stops allocating.
 ///
 /// # Errors
-/// [`DropReason::BadOffload`], before anything is emitted, if `frame` is not the one that was checked.
+/// [`DropReason::BadOffload`], before anything is emitted, if `frame` is not the one that was what.
 pub fn segment(
-    checked: &CheckedOffload,
+    what: &Description,
     frame: &[u8],
     scratch: &mut Vec<u8>,
     mut emit: impl FnMut(&[u8]),
 ) -> Result<(), DropReason> {
-    if frame.len() != checked.total_len() {
+    if frame.len() != what.total_len() {
         return Err(DropReason::BadOffload);
     }
-    let offload = checked.offload();
+    let offload = what.offload();
     if offload.gso != Gso::None {
-        return segment_superframe(checked, frame, scratch, emit);
+        return segment_superframe(what, frame, scratch, emit);
     }
     if !offload.needs_csum {
         emit(frame);
@@ -37,20 +37,20 @@ pub fn segment(
     }
     scratch.clear();
     scratch.extend_from_slice(frame);
-    complete_until(offload, checked.headers().ip.map(|ip| ip.packet_end as usize), scratch)?;
+    complete_until(offload, what.headers().ip.map(|ip| ip.packet_end as usize), scratch)?;
     emit(scratch);
     Ok(())
 }
 
 fn segment_superframe(
-    checked: &CheckedOffload,
+    what: &Description,
     frame: &[u8],
     scratch: &mut Vec<u8>,
     mut emit: impl FnMut(&[u8]),
 ) -> Result<(), DropReason> {
-    let offload = checked.offload();
-    let ip = checked.headers().ip.ok_or(DropReason::BadOffload)?;
-    let (headers, payload) = frame.split_at(usize::from(checked.headers_len()));
+    let offload = what.offload();
+    let ip = what.headers().ip.ok_or(DropReason::BadOffload)?;
+    let (headers, payload) = frame.split_at(usize::from(what.headers_len()));
     let l4_start = usize::from(ip.l4_start);
     let checksum_at = l4_start + usize::from(offload.csum_offset);
     let gso_size = usize::from(offload.gso_size);
@@ -63,7 +63,7 @@ fn segment_superframe(
         };
         scratch.clear();
         scratch.extend_from_slice(headers);
-        let pseudo = rewrite_headers(scratch, checked, &ip, part);
+        let pseudo = rewrite_headers(scratch, what, &ip, part);
         let checksum = finish(pseudo + sum(&scratch[l4_start..]) + sum(bytes));
         put_u16(scratch, checksum_at, checksum);
         scratch.extend_from_slice(bytes);
@@ -78,13 +78,13 @@ mod tests {
 
     use super::*;
     use crate::frame::{
-        check_offload,
+        describe,
         testing::{ACK, CWR, FIN, Family, PSH, Protocol, Recipe, URG, Wire, read_sound, recipe},
     };
 
     fn cut(recipe: &Recipe) -> Vec<Wire> {
         let (offload, frame) = recipe.build();
-        let checked = check_offload(offload, &frame, frame.len()).unwrap();
+        let checked = describe(offload, &frame, frame.len()).unwrap();
         let mut segments = Vec::new();
         segment(&checked, &frame, &mut Vec::new(), |frame| segments.push(read_sound(frame)))
             .unwrap();
@@ -127,7 +127,7 @@ mod tests {
     #[test]
     fn another_frame_than_the_checked_one_is_refused() {
         let (offload, frame) = Recipe::tcp4(3_000, 1_000).build();
-        let checked = check_offload(offload, &frame, frame.len()).unwrap();
+        let checked = describe(offload, &frame, frame.len()).unwrap();
         let refused = segment(&checked, &frame[1..], &mut Vec::new(), |_| panic!("emitted"));
         assert_eq!(refused, Err(DropReason::BadOffload));
     }
@@ -135,7 +135,7 @@ mod tests {
     #[test]
     fn a_frame_without_offload_passes_untouched() {
         let frame = [0x5a; 60];
-        let checked = check_offload(super::super::Offload::NONE, &frame, 60).unwrap();
+        let checked = describe(super::super::Offload::NONE, &frame, 60).unwrap();
         let mut seen = Vec::new();
         segment(&checked, &frame, &mut Vec::new(), |frame| seen.push(frame.to_vec())).unwrap();
         assert_eq!(seen, [frame.to_vec()]);

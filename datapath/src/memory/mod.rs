@@ -23,8 +23,8 @@ use quinn_proto::Transmit;
 use crate::{
     core::Core,
     drops::DropReason,
-    frame::Offload,
-    io::{FrameBytes, Io, SocketId},
+    frame::{Description, Frame, FrameBytes},
+    io::{Io, SocketId},
 };
 
 pub use self::{
@@ -71,10 +71,8 @@ impl Train {
 pub struct TapWrite {
     /// The TAP.
     pub tap: PortId,
-    /// What the frame still needs.
-    pub offload: Offload,
-    /// Length of its headers, 0 for a frame without offloads.
-    pub headers_len: u16,
+    /// What the frame is.
+    pub what: Description,
     /// Its bytes, in order.
     pub pieces: Vec<Bytes>,
 }
@@ -98,12 +96,17 @@ pub struct Mail {
     pub worker: u8,
     /// The peer's port.
     pub port: PortId,
-    /// What the frame needs.
-    pub offload: Offload,
-    /// Length of its headers, 0 for a frame without offloads.
-    pub headers_len: u16,
-    /// The frame.
-    pub frame: Vec<u8>,
+    /// What the frame is.
+    pub what: Description,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+}
+
+impl Mail {
+    /// As it is shown to that worker's core.
+    pub fn frame(&self) -> Frame<'_> {
+        Frame { what: &self.what, bytes: FrameBytes::Whole(&self.bytes) }
+    }
 }
 
 /// How the surroundings look to the core.
@@ -174,38 +177,27 @@ impl MemoryIo {
 }
 
 impl Io for MemoryIo {
-    fn write_tap(
-        &mut self,
-        tap: PortId,
-        offload: Offload,
-        headers_len: u16,
-        frame: FrameBytes<'_>,
-        _frames: u32,
-    ) {
+    fn write_tap(&mut self, tap: PortId, frame: Frame<'_>, _frames: u32) {
         if self.tap_writes.len() == TAP_WRITES_MAX {
             self.overrun_tap_writes += 1;
             return;
         }
         let mut pieces = self.free_pieces.pop().unwrap_or_default();
-        match frame {
-            FrameBytes::Whole(frame) => pieces.push(Bytes::copy_from_slice(frame)),
+        match frame.bytes {
+            FrameBytes::Whole(bytes) => pieces.push(Bytes::copy_from_slice(bytes)),
+            FrameBytes::Shared(bytes) => pieces.push(bytes.clone()),
             FrameBytes::Pieces(from) => pieces.append(from),
         }
-        self.tap_writes.push_back(TapWrite { tap, offload, headers_len, pieces });
+        self.tap_writes.push_back(TapWrite { tap, what: *frame.what, pieces });
     }
 
-    fn mail(
-        &mut self,
-        worker: u8,
-        port: PortId,
-        offload: Offload,
-        headers_len: u16,
-        frame: &[u8],
-    ) -> Result<(), DropReason> {
+    fn mail(&mut self, worker: u8, port: PortId, frame: Frame<'_>) -> Result<(), DropReason> {
         if self.mail.len() == MAIL_MAX {
             return Err(DropReason::MailboxFull);
         }
-        self.mail.push_back(Mail { worker, port, offload, headers_len, frame: frame.to_vec() });
+        let mut bytes = Vec::with_capacity(frame.what.total_len());
+        frame.bytes.put(0..frame.what.total_len(), &mut bytes);
+        self.mail.push_back(Mail { worker, port, what: *frame.what, bytes });
         Ok(())
     }
 

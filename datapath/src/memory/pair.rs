@@ -14,7 +14,7 @@ use crate::{
     command::{Command, ConnectionId, Event, Lane},
     core::{Core, CoreConfig},
     forward::TapOffload,
-    frame::{Offload, VNET_HEADER_LEN},
+    frame::{FrameBytes, Offload, VNET_HEADER_LEN},
     io::TapFrame,
     node_id::NodeId,
     quic::{Congestion, TlsIdentity},
@@ -78,7 +78,7 @@ impl Pair {
     /// A station at this node's TAP sends a frame.
     pub fn send(&mut self, node: usize, vnet: &[u8; VNET_HEADER_LEN], frame: &[u8]) {
         let from = &mut self.nodes[node];
-        let frame = TapFrame { tap: TAP, vnet, frame, shared: None };
+        let frame = TapFrame { tap: TAP, vnet, bytes: FrameBytes::Whole(frame) };
         from.core.outbound(self.now, frame, &mut from.io);
     }
 
@@ -98,7 +98,7 @@ impl Pair {
     pub fn take_frames(&mut self, node: usize, mut visit: impl FnMut(Offload, usize)) {
         let io = &mut self.nodes[node].io;
         while let Some(write) = io.tap_writes.pop_front() {
-            visit(write.offload, write.len());
+            visit(write.what.offload(), write.len());
             io.recycle_tap_write(write);
         }
     }

@@ -99,14 +99,14 @@ mod tests {
     use rustix::event::epoll;
 
     use super::*;
-    use crate::frame::check_offload;
+    use crate::frame::describe;
 
     #[test]
     fn the_superframes_are_what_they_say() {
         for superframe in [Superframe::tcp4(), Superframe::tcp6(), Superframe::udp4()] {
             let Superframe { offload, headers_len, frame } = superframe;
             assert_eq!(frame.len(), headers_len + PAYLOAD_LEN);
-            let checked = check_offload(offload, &frame, frame.len()).expect("a valid superframe");
+            let checked = describe(offload, &frame, frame.len()).expect("a valid superframe");
             assert_eq!(checked.offload(), offload);
             assert_eq!(usize::from(checked.headers_len()), headers_len);
         }

@@ -7,7 +7,9 @@
 
 use bytes::{BufMut, Bytes};
 
-use crate::frame::{Gso, MAX_HEADERS_LEN, Offload, WIRE_OFFLOAD_LEN};
+#[cfg(test)]
+use crate::frame::Offload;
+use crate::frame::{Description, Frame, FrameBytes, Gso, MAX_HEADERS_LEN, WIRE_OFFLOAD_LEN};
 
 use super::{
     FIRST_LEN, PIECE_LEN, PIECE_TEMPLATE_LEN, RECORD_HEAD_LEN, Sequence, WHOLE_LEN,
@@ -72,10 +74,7 @@ impl RecordWriter {
         }
     }
 
-    /// Appends a frame and hands out the datagrams that it fills.
-    ///
-    /// `headers_len` is the length of the frame's headers, Ethernet to the end of TCP, or 0 for a frame that cannot be
-    /// salvaged (not TCP). An empty frame is ignored.
+    /// Appends a frame and hands out the datagrams that it fills. An empty one is ignored.
     ///
     /// `max_datagram_len`, bytes, is what the connection takes now. When it changes, the open datagram is handed out as
     /// it is, and may be longer than the new limit: callers flush at the end of each burst and ask for the limit at the
@@ -84,12 +83,12 @@ impl RecordWriter {
     pub fn push(
         &mut self,
         max_datagram_len: usize,
-        offload: Offload,
-        headers_len: u16,
-        frame: &[u8],
+        frame: &Frame<'_>,
         emit: &mut impl FnMut(Bytes),
     ) {
-        if frame.is_empty() {
+        let Frame { what, ref bytes } = *frame;
+        debug_assert_eq!(what.total_len(), bytes.len());
+        if what.total_len() == 0 {
             return;
         }
         let max_datagram_len = max_datagram_len.clamp(MIN_DATAGRAM_LEN, MAX_DATAGRAM_LEN);
@@ -97,11 +96,11 @@ impl RecordWriter {
             self.flush(emit);
             self.max_datagram_len = max_datagram_len;
         }
-        let overhead = if offload.is_none() { WHOLE_LEN } else { WHOLE_OFFLOAD_LEN };
-        if overhead + frame.len() <= self.room() {
-            self.put_whole(offload, frame);
+        let len = whole_len(what);
+        if len <= self.room() {
+            self.put_whole(what, bytes);
         } else {
-            self.cut(offload, headers_len, frame, emit);
+            self.cut(what, bytes, len <= self.max_datagram_len, emit);
         }
         if self.room() == 0 {
             self.end_datagram(emit);
@@ -161,62 +160,59 @@ impl RecordWriter {
     /// A frame that the open datagram has no room for.
     fn cut(
         &mut self,
-        offload: Offload,
-        headers_len: u16,
-        frame: &[u8],
+        what: &Description,
+        bytes: &FrameBytes<'_>,
+        fits_alone: bool,
         emit: &mut impl FnMut(Bytes),
     ) {
-        let headers_len = usize::from(headers_len);
-        let template = if self.has_template(offload, headers_len, frame.len()) {
-            &frame[..headers_len]
-        } else {
-            &[]
-        };
-        let overhead = if offload.is_none() { WHOLE_LEN } else { WHOLE_OFFLOAD_LEN };
-        let fits_alone = overhead + frame.len() <= self.max_datagram_len;
+        let template_len = self.template_len(what);
         // A first piece that holds the headers is a template in itself.
-        let least = FIRST_LEN + MIN_FIRST_PIECE_LEN.max(template.len() + 1);
+        let least = FIRST_LEN + MIN_FIRST_PIECE_LEN.max(template_len + 1);
         if self.room() < least || fits_alone && self.keep_whole {
             self.pad();
             self.end_datagram(emit);
             if fits_alone {
-                return self.put_whole(offload, frame);
+                return self.put_whole(what, bytes);
             }
         }
-        let mut offset = self.put_first(offload, frame);
+        let total_len = what.total_len();
+        let mut offset = self.put_first(what, bytes);
         for number in 1.. {
             if self.room() == 0 {
                 self.end_datagram(emit);
             }
-            if offset == frame.len() {
+            if offset == total_len {
                 break;
             }
             // The last piece carries the template; if both together do not fit, the last but one does as well.
-            let is_last = PIECE_LEN + frame.len() - offset <= self.room();
+            let is_last = PIECE_LEN + total_len - offset <= self.room();
             let is_due = is_last || number % TEMPLATE_EVERY_PIECES == 0;
-            offset += if is_due && !template.is_empty() {
-                self.put_piece_template(offload, template, offset, frame)
+            offset += if is_due && template_len > 0 {
+                self.put_piece_template(what, template_len, offset, bytes)
             } else {
-                self.put_piece(offset, frame)
+                self.put_piece(what, offset, bytes)
             };
         }
     }
 
-    fn has_template(&self, offload: Offload, headers_len: usize, frame_len: usize) -> bool {
+    /// The length of the frame's headers if they are to be repeated in some pieces, else 0.
+    fn template_len(&self, what: &Description) -> usize {
+        let (offload, headers_len) = (what.offload(), usize::from(what.headers_len()));
         let is_worth_it = match offload.gso {
             Gso::Tcp4 { .. } | Gso::Tcp6 { .. } => true,
             Gso::Udp => false,
             Gso::None => {
                 offload.needs_csum
                     && offload.csum_offset == TCP_CSUM_OFFSET
-                    && frame_len > PLAIN_TEMPLATE_ABOVE_DATAGRAMS * self.max_datagram_len
+                    && what.total_len() > PLAIN_TEMPLATE_ABOVE_DATAGRAMS * self.max_datagram_len
             }
         };
         let overhead = PIECE_TEMPLATE_LEN + headers_len;
-        is_worth_it
-            && (1..=MAX_HEADERS_LEN).contains(&headers_len)
-            && headers_len < frame_len
-            && overhead + MIN_FIRST_PIECE_LEN <= self.max_datagram_len
+        let has_template = is_worth_it
+            && headers_len <= MAX_HEADERS_LEN
+            && headers_len < what.total_len()
+            && overhead + MIN_FIRST_PIECE_LEN <= self.max_datagram_len;
+        if has_template { headers_len } else { 0 }
     }
 
     /// Each datagram is contiguous: the room for all of it is made when its first record begins.
@@ -238,49 +234,49 @@ impl RecordWriter {
     }
 
     #[inline]
-    fn put_whole(&mut self, offload: Offload, frame: &[u8]) {
-        if offload.is_none() {
-            let open = self.begin(kind::WHOLE, WHOLE_LEN - RECORD_HEAD_LEN + frame.len());
-            open.put_slice(frame);
+    fn put_whole(&mut self, what: &Description, bytes: &FrameBytes<'_>) {
+        let body_len = whole_len(what) - RECORD_HEAD_LEN;
+        let open = if what.offload().is_none() {
+            self.begin(kind::WHOLE, body_len)
         } else {
-            let body_len = WHOLE_OFFLOAD_LEN - RECORD_HEAD_LEN + frame.len();
             let open = self.begin(kind::WHOLE_OFFLOAD, body_len);
-            open.put_slice(&offload.to_wire());
-            open.put_slice(frame);
-        }
+            open.put_slice(&what.offload().to_wire());
+            open
+        };
+        bytes.put(0..what.total_len(), open);
     }
 
-    fn put_first(&mut self, offload: Offload, frame: &[u8]) -> usize {
-        let len = frame.len().min(self.room() - FIRST_LEN);
+    fn put_first(&mut self, what: &Description, bytes: &FrameBytes<'_>) -> usize {
+        let len = what.total_len().min(self.room() - FIRST_LEN);
         let open = self.begin(kind::FIRST, FIRST_LEN - RECORD_HEAD_LEN + len);
-        open.put_slice(&shape(offload, frame.len()));
-        open.put_slice(&frame[..len]);
+        open.put_slice(&shape(what));
+        bytes.put(0..len, open);
         len
     }
 
-    fn put_piece(&mut self, offset: usize, frame: &[u8]) -> usize {
-        let len = (frame.len() - offset).min(self.room() - PIECE_LEN);
+    fn put_piece(&mut self, what: &Description, offset: usize, bytes: &FrameBytes<'_>) -> usize {
+        let len = (what.total_len() - offset).min(self.room() - PIECE_LEN);
         let open = self.begin(kind::PIECE, PIECE_LEN - RECORD_HEAD_LEN + len);
         open.put_u32(offset as u32);
-        open.put_slice(&frame[offset..offset + len]);
+        bytes.put(offset..offset + len, open);
         len
     }
 
     fn put_piece_template(
         &mut self,
-        offload: Offload,
-        template: &[u8],
+        what: &Description,
+        template_len: usize,
         offset: usize,
-        frame: &[u8],
+        bytes: &FrameBytes<'_>,
     ) -> usize {
-        let overhead = PIECE_TEMPLATE_LEN + template.len();
-        let len = (frame.len() - offset).min(self.room() - overhead);
+        let overhead = PIECE_TEMPLATE_LEN + template_len;
+        let len = (what.total_len() - offset).min(self.room() - overhead);
         let open = self.begin(kind::PIECE_TEMPLATE, overhead - RECORD_HEAD_LEN + len);
         open.put_u32(offset as u32);
-        open.put_slice(&shape(offload, frame.len()));
-        open.put_u16(template.len() as u16);
-        open.put_slice(template);
-        open.put_slice(&frame[offset..offset + len]);
+        open.put_slice(&shape(what));
+        open.put_u16(template_len as u16);
+        bytes.put(0..template_len, open);
+        bytes.put(offset..offset + len, open);
         len
     }
 
@@ -291,10 +287,34 @@ impl RecordWriter {
     }
 }
 
+/// What a frame takes of a datagram that has room for all of it.
+#[inline]
+fn whole_len(what: &Description) -> usize {
+    let overhead = if what.offload().is_none() { WHOLE_LEN } else { WHOLE_OFFLOAD_LEN };
+    overhead + what.total_len()
+}
+
 /// Total length and offload, as two kinds of records carry them.
-fn shape(offload: Offload, total_len: usize) -> [u8; 4 + WIRE_OFFLOAD_LEN] {
+fn shape(what: &Description) -> [u8; 4 + WIRE_OFFLOAD_LEN] {
     let mut shape = [0; 4 + WIRE_OFFLOAD_LEN];
-    shape[..4].copy_from_slice(&(total_len as u32).to_be_bytes());
-    shape[4..].copy_from_slice(&offload.to_wire());
+    shape[..4].copy_from_slice(&(what.total_len() as u32).to_be_bytes());
+    shape[4..].copy_from_slice(&what.offload().to_wire());
     shape
+}
+
+#[cfg(test)]
+impl RecordWriter {
+    /// Appends bytes that need not be a sound frame.
+    pub(crate) fn push_bytes(
+        &mut self,
+        max_datagram_len: usize,
+        offload: Offload,
+        headers_len: u16,
+        bytes: &[u8],
+        emit: &mut impl FnMut(Bytes),
+    ) {
+        let what = &Description::for_test(offload, headers_len, bytes.len(), 0);
+        let bytes = FrameBytes::Whole(bytes);
+        self.push(max_datagram_len, &Frame { what, bytes }, emit);
+    }
 }

@@ -149,7 +149,7 @@ mod tests {
         let (mut writer, mut datagrams) = (RecordWriter::new(), Vec::new());
         for Frame { offload, headers_len, bytes } in frames {
             let emit = &mut |datagram| datagrams.push(datagram);
-            writer.push(MIN_DATAGRAM_LEN, *offload, *headers_len, bytes, emit);
+            writer.push_bytes(MIN_DATAGRAM_LEN, *offload, *headers_len, bytes, emit);
         }
         writer.flush(&mut |datagram| datagrams.push(datagram));
         datagrams

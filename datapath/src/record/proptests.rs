@@ -64,7 +64,7 @@ fn encode(bursts: &[(usize, Vec<Make>)]) -> (Vec<Frame>, Vec<Bytes>) {
         for make in makes {
             let frame = make.frame(frames.len());
             let Frame { offload, headers_len, bytes } = &frame;
-            writer.push(*max_datagram_len, *offload, *headers_len, bytes, &mut |datagram| {
+            writer.push_bytes(*max_datagram_len, *offload, *headers_len, bytes, &mut |datagram| {
                 datagrams.push(datagram);
             });
             frames.push(frame);

@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::{
     drops::DropReason,
-    frame::{Gso, MAX_FRAME_LEN, Offload},
+    frame::{self, Description, FrameBytes, Gso, MAX_FRAME_LEN, Offload},
 };
 
 use super::{
@@ -25,7 +25,9 @@ fn encode(bursts: &[&[&Frame]]) -> Vec<Vec<Bytes>> {
     let mut encode_burst = |burst: &[&Frame]| {
         let mut datagrams = Vec::new();
         for Frame { offload, headers_len, bytes } in burst {
-            writer.push(DATAGRAM_LEN, *offload, *headers_len, bytes, &mut |d| datagrams.push(d));
+            writer.push_bytes(DATAGRAM_LEN, *offload, *headers_len, bytes, &mut |d| {
+                datagrams.push(d)
+            });
         }
         writer.flush(&mut |datagram| datagrams.push(datagram));
         datagrams
@@ -145,7 +147,7 @@ fn frames_that_are_kept_whole_are_cut_only_if_no_datagram_holds_them() {
         .map(|(number, len)| plain(number, len, Offload::NONE))
         .collect();
     for frame in &frames {
-        writer.push(DATAGRAM_LEN, Offload::NONE, 0, &frame.bytes, &mut |d| datagrams.push(d));
+        writer.push_bytes(DATAGRAM_LEN, Offload::NONE, 0, &frame.bytes, &mut |d| datagrams.push(d));
     }
     writer.flush(&mut |datagram| datagrams.push(datagram));
     let records: Vec<_> = datagrams.iter().map(|datagram| records(datagram).count()).collect();
@@ -158,15 +160,37 @@ fn frames_that_are_kept_whole_are_cut_only_if_no_datagram_holds_them() {
 }
 
 #[test]
+fn a_frame_in_pieces_makes_the_same_datagrams() {
+    let frames = [plain(0, 60, Offload::NONE), tcp(1, 50_000), plain(2, 3_000, Offload::NONE)];
+    let encode = |cuts: &[usize]| {
+        let (mut writer, mut datagrams) = (RecordWriter::new(), Vec::new());
+        for Frame { offload, headers_len, bytes } in &frames {
+            let what = &Description::for_test(*offload, *headers_len, bytes.len(), 0);
+            let mut rest = Bytes::copy_from_slice(bytes);
+            let cut = |cut: &usize| rest.split_to((*cut).min(rest.len()));
+            let mut pieces: Vec<Bytes> = cuts.iter().map(cut).collect();
+            pieces.push(rest);
+            let bytes = FrameBytes::Pieces(&mut pieces);
+            writer.push(DATAGRAM_LEN, &frame::Frame { what, bytes }, &mut |d| datagrams.push(d));
+        }
+        writer.flush(&mut |datagram| datagrams.push(datagram));
+        datagrams
+    };
+    let whole = encode(&[]);
+    assert_eq!(encode(&[256, 1_000]), whole);
+    assert_eq!(encode(&[66, 1, 20_000, 7]), whole);
+}
+
+#[test]
 fn a_changed_limit_ends_the_open_datagram() {
     let mut writer = RecordWriter::new();
     let mut datagrams = Vec::new();
     let mut emit = |datagram: Bytes| datagrams.push(datagram.len());
     let frame = plain(0, 100, Offload::NONE).bytes;
-    writer.push(1_400, Offload::NONE, 0, &frame, &mut emit);
+    writer.push_bytes(1_400, Offload::NONE, 0, &frame, &mut emit);
     assert_eq!(writer.open_len(), 107);
-    writer.push(1_200, Offload::NONE, 0, &frame, &mut emit);
-    writer.push(1_200, Offload::NONE, 0, &[], &mut emit);
+    writer.push_bytes(1_200, Offload::NONE, 0, &frame, &mut emit);
+    writer.push_bytes(1_200, Offload::NONE, 0, &[], &mut emit);
     writer.flush(&mut emit);
     writer.flush(&mut emit);
     assert_eq!(datagrams, [107, 107]);

@@ -25,12 +25,11 @@ use crate::{
     core::HANDSHAKE_TIME,
     counters::{TunnelGauges, WorkerCounters},
     drops::DropReason,
-    frame::MAX_FRAME_LEN,
+    frame::{Frame, MAX_FRAME_LEN, Scratch},
     hello::{Capabilities, Hello, HelloError, MAX_HELLO_LEN},
     io::SocketId,
     liveness::Liveness,
     node_id::NodeId,
-    queue::Outgoing,
     quic::{
         LinkHealth, tls,
         transport::{IDLE_TIMEOUT, SEND_QUEUE_BYTES},
@@ -212,12 +211,12 @@ impl Tunnel {
     /// Takes a frame for the peer.
     pub(crate) fn offer(
         &mut self,
-        out: Outgoing<'_>,
-        scratch: &mut Vec<u8>,
+        frame: Frame<'_>,
+        scratch: &mut Scratch,
         counters: &WorkerCounters,
     ) -> Result<(), DropReason> {
         let admitted = self.life.admitted_mut().ok_or(DropReason::NotAdmitted)?;
-        admitted.out.offer(&mut self.connection, out, scratch, counters)
+        admitted.out.offer(&mut self.connection, frame, scratch, counters)
     }
 
     /// The sending half, and what it sends over, while the peer is admitted.

@@ -12,10 +12,9 @@ use quinn_proto::Connection;
 use crate::{
     counters::{IoCounters, PortCounters, WorkerCounters},
     drops::DropReason,
-    forward::finish_in_software,
-    frame::{Gso, Offload, flow_hash},
+    frame::{Description, Frame, FrameBytes, Gso, Offload, Scratch, segment},
     hello::{Capabilities, Hello},
-    queue::{FlowQueue, Outgoing},
+    queue::FlowQueue,
     quic::{LinkHealth, transport::SEND_QUEUE_BYTES},
     record::{RecordWriter, first_begun},
     repeat::Repeater,
@@ -70,15 +69,15 @@ impl Outbound {
     pub(crate) fn offer(
         &mut self,
         connection: &mut Connection,
-        out: Outgoing<'_>,
-        scratch: &mut Vec<u8>,
+        frame: Frame<'_>,
+        scratch: &mut Scratch,
         counters: &WorkerCounters,
     ) -> Result<(), DropReason> {
-        self.sharing.note(out.frame.len(), || flow_hash(out.frame));
+        self.sharing.note(frame.what.total_len(), frame.what.flow());
         if self.queue.is_empty() && self.has_room(connection) {
-            return self.enqueue(connection, out, scratch, counters);
+            return self.enqueue(connection, frame, scratch, counters);
         }
-        let gone = self.queue.push(flow_hash(out.frame), out);
+        let gone = self.queue.push(frame);
         counters.port(self.port).drop_frames(DropReason::TunnelQueueFull, gone);
         Ok(())
     }
@@ -94,13 +93,13 @@ impl Outbound {
     pub(crate) fn feed(
         &mut self,
         connection: &mut Connection,
-        scratch: &mut Vec<u8>,
+        scratch: &mut Scratch,
         counters: &WorkerCounters,
     ) {
         while self.has_room(connection)
             && let Some(waiting) = self.queue.pop()
         {
-            if let Err(reason) = self.enqueue(connection, waiting.outgoing(), scratch, counters) {
+            if let Err(reason) = self.enqueue(connection, waiting.frame(), scratch, counters) {
                 counters.port(self.port).drop_frames(reason, 1);
             }
         }
@@ -121,71 +120,65 @@ impl Outbound {
     fn enqueue(
         &mut self,
         connection: &mut Connection,
-        out: Outgoing<'_>,
-        scratch: &mut Vec<u8>,
+        frame: Frame<'_>,
+        scratch: &mut Scratch,
         counters: &WorkerCounters,
     ) -> Result<(), DropReason> {
-        let Outgoing { offload, frame, .. } = out;
-        let sent = counters.port(self.port);
-        let takes_it = needs(offload) & !self.capabilities.0 == 0;
-        if takes_it && !self.is_better_segmented(connection, offload, out.headers_len, frame.len())
-        {
-            if frame.len() > self.max_frame_len {
+        let (what, sent) = (frame.what, counters.port(self.port));
+        let takes_it = needs(what.offload()) & !self.capabilities.0 == 0;
+        if takes_it && !self.is_better_segmented(connection, what) {
+            if what.total_len() > self.max_frame_len {
                 return Err(DropReason::Oversized);
             }
-            return self.push(connection, out, sent, &counters.io);
+            return self.push(connection, &frame, sent, &counters.io);
         }
         let (mut segments, mut result) = (0, Ok(()));
-        finish_in_software(offload, frame, scratch, |segment| {
+        let whole = frame.bytes.contiguous(&mut scratch.whole);
+        segment(what, whole, &mut scratch.segment, |segment| {
             if result.is_ok() {
-                let (offload, headers_len, shared) = (Offload::NONE, 0, None);
-                let out = Outgoing { offload, headers_len, frame: segment, shared };
-                result = self.push(connection, out, sent, &counters.io);
+                let what = &what.of_segment(segment.len());
+                let frame = Frame { what, bytes: FrameBytes::Whole(segment) };
+                result = self.push(connection, &frame, sent, &counters.io);
                 segments += u64::from(result.is_ok());
             }
         })?;
-        sent.count_segments(offload, segments, result);
+        sent.count_segments(what.offload(), segments, result);
         result
     }
 
     /// Whether a superframe goes segment by segment, each in a packet of its own: on a path that loses packets, where its segments fit into packets. Cut where packets end,
     /// two of its segments are lost with one packet, and of a small window that is much: a tenth of the throughput at 1 % of loss and 20 ms.
-    fn is_better_segmented(
-        &self,
-        connection: &mut Connection,
-        offload: Offload,
-        headers_len: u16,
-        frame_len: usize,
-    ) -> bool {
+    fn is_better_segmented(&self, connection: &mut Connection, what: &Description) -> bool {
+        let offload = what.offload();
         if !matches!(offload.gso, Gso::Tcp4 { .. } | Gso::Tcp6 { .. }) || !self.repeater.is_lossy()
         {
             return false;
         }
         let segment_len = usize::from(offload.gso_size);
-        let record_len = usize::from(headers_len) + segment_len + RecordWriter::WHOLE_LEN;
+        let record_len = usize::from(what.headers_len()) + segment_len + RecordWriter::WHOLE_LEN;
         let max_len = connection.datagrams().max_size().unwrap_or_default();
-        frame_len <= SEGMENTED_MAX * segment_len && record_len <= max_len
+        what.total_len() <= SEGMENTED_MAX * segment_len && record_len <= max_len
     }
 
     fn push(
         &mut self,
         connection: &mut Connection,
-        out: Outgoing<'_>,
+        frame: &Frame<'_>,
         sent: &PortCounters,
         io: &IoCounters,
     ) -> Result<(), DropReason> {
-        let Outgoing { offload, headers_len, frame, .. } = out;
+        let len = frame.what.total_len();
         let mut datagrams = connection.datagrams();
         let max_len = datagrams.max_size().ok_or(DropReason::NotAdmitted)?;
-        let cost = frame.len() + RECORD_OVERHEAD * (2 + frame.len() / max_len);
+        let cost = len + RECORD_OVERHEAD * (2 + len / max_len);
         if datagrams.send_buffer_space() < cost + self.writer.open_len() {
             return Err(DropReason::TunnelQueueFull);
         }
-        self.writer.push(max_len, offload, headers_len, frame, &mut |datagram| {
+        self.writer.push(max_len, frame, &mut |datagram| {
             queue(&mut datagrams, &mut self.unsent, datagram, io);
         });
         sent.sent_frames.add(1);
-        sent.sent_bytes.add(frame.len() as u64);
+        sent.sent_bytes.add(len as u64);
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use ipop_datapath::{
     MacAddr, PortId, TapOffload,
     admission::{Admission, ProofBinding, Proved, Verdict},
@@ -22,7 +22,6 @@ use ipop_datapath::{
     memory::{MemoryIo, MemoryIoConfig, Node, PEER},
     node_id::NodeId,
     quic::{Congestion, InitialKey, TlsIdentity, tls},
-    record::RecordWriter,
     shared::{NodeFacts, Shared},
 };
 use ipop_learning::{MacTable, MacTableConfig};
@@ -89,7 +88,8 @@ struct Stranger {
     handle: ConnectionHandle,
     connection: Connection,
     lost: Option<ConnectionError>,
-    records: RecordWriter,
+    /// Of the next frame.
+    sequence: u32,
 }
 
 impl Scene {
@@ -161,7 +161,7 @@ impl Scene {
             handle,
             connection,
             lost: None,
-            records: RecordWriter::new(),
+            sequence: 0,
         });
         self.settle();
         number
@@ -220,14 +220,19 @@ impl Scene {
         offload: Offload,
         frames: &[Vec<u8>],
     ) {
-        let Stranger { connection, records, .. } = &mut self.strangers[stranger];
-        let mut datagrams = Vec::new();
+        const DATAGRAM_LEN: usize = 1_100;
+        let Stranger { connection, sequence, .. } = &mut self.strangers[stranger];
+        let mut datagrams = vec![Vec::new()];
         for frame in frames {
-            records.push(1_100, offload, 0, frame, &mut |datagram| datagrams.push(datagram));
+            let record = record(*sequence, offload, frame);
+            *sequence += 1;
+            match datagrams.last_mut() {
+                Some(last) if last.len() + record.len() <= DATAGRAM_LEN => last.extend(record),
+                _ => datagrams.push(record),
+            }
         }
-        records.flush(&mut |datagram: Bytes| datagrams.push(datagram));
         for datagram in datagrams {
-            connection.datagrams().send(datagram, false).unwrap();
+            connection.datagrams().send(datagram.into(), false).unwrap();
         }
     }
 
@@ -367,4 +372,14 @@ pub(crate) fn broadcast() -> Vec<u8> {
     let mut frame = [[0xff; 6], [2, 0, 0, 0, 9, 9]].concat();
     frame.resize(60, 0x5a);
     frame
+}
+
+/// A frame whole in a record, whatever it is: a node's own writer takes only frames that fit their offload.
+fn record(sequence: u32, offload: Offload, frame: &[u8]) -> Vec<u8> {
+    let (kind, wire) = match offload.is_none() {
+        true => (1, Vec::new()),
+        false => (2, offload.to_wire().to_vec()),
+    };
+    let len = (4 + wire.len() + frame.len()) as u16;
+    [&[kind][..], &len.to_be_bytes(), &sequence.to_be_bytes(), &wire, frame].concat()
 }

@@ -11,7 +11,7 @@ use ipop_datapath::{
     channel_data,
     command::{Command, ConnectionId, Event, Lane, Strangers},
     counters::{IoCounters, PortCounters},
-    frame::VNET_HEADER_LEN,
+    frame::{FrameBytes, VNET_HEADER_LEN},
     io::{SocketId, TapFrame},
     memory::{MemoryIoConfig, Node, Only, PEER, TAP, Train, node_of},
     node_id::NodeId,
@@ -155,7 +155,8 @@ impl Net {
     pub(crate) fn send_frame(&mut self, node: usize, frame: &[u8]) {
         let now = self.now;
         let from = &mut self.nodes[node];
-        let frame = TapFrame { tap: TAP, vnet: &[0; VNET_HEADER_LEN], frame, shared: None };
+        let bytes = FrameBytes::Whole(frame);
+        let frame = TapFrame { tap: TAP, vnet: &[0; VNET_HEADER_LEN], bytes };
         from.core.outbound(now, frame, &mut from.io);
     }
 
