@@ -13,11 +13,7 @@ use std::{
 use crossbeam::utils::CachePadded;
 use ipop_learning::PortId;
 
-use crate::{
-    command::ConnectionId,
-    drops::DropReason,
-    frame::{Gso, Offload},
-};
+use crate::{command::ConnectionId, drops::DropReason};
 
 /// A number that one thread adds to and others read.
 #[derive(Debug, Default)]
@@ -72,19 +68,6 @@ impl PortCounters {
     #[inline]
     pub fn drop_frames(&self, reason: DropReason, frames: u64) {
         self.drops[reason as usize].add(frames);
-    }
-
-    /// Counts what a frame was segmented into. If only some of it went out, the frame is dropped for a reason beside that.
-    pub(crate) fn count_segments(
-        &self,
-        offload: Offload,
-        segments: u64,
-        result: Result<(), DropReason>,
-    ) {
-        if offload.gso != Gso::None {
-            self.segments.add(segments);
-            self.segmented_frames.add(u64::from(result.is_ok()));
-        }
     }
 
     /// Frames dropped for this reason.

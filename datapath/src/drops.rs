@@ -1,5 +1,8 @@
 //! Why a frame was dropped. One list feeds counters, logs and documentation.
 
+/// Whether a frame went on its way, or why it is dropped.
+pub type Passed = Result<(), DropReason>;
+
 macro_rules! drop_reasons {
     ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+) => {
         /// Why a frame (or a record, or a packet) was dropped.

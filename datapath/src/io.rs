@@ -8,7 +8,7 @@ use ipop_learning::PortId;
 use quinn_proto::Transmit;
 
 use crate::{
-    drops::DropReason,
+    drops::Passed,
     frame::{Frame, FrameBytes, VNET_HEADER_LEN},
 };
 
@@ -46,8 +46,8 @@ pub trait Io {
     /// Hands a frame to the worker that carries a lane of a peer.
     ///
     /// # Errors
-    /// [`DropReason::MailboxFull`].
-    fn mail(&mut self, worker: u8, port: PortId, frame: Frame<'_>) -> Result<(), DropReason>;
+    /// [`MailboxFull`](crate::drops::DropReason::MailboxFull).
+    fn mail(&mut self, worker: u8, port: PortId, frame: Frame<'_>) -> Passed;
 
     /// An empty buffer for a train of packets; it comes back to the shell with [`Io::send`] or [`Io::return_buffer`].
     fn train_buffer(&mut self) -> Vec<u8>;

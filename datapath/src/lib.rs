@@ -8,6 +8,7 @@
 pub mod admission;
 pub mod channel_data;
 pub mod command;
+mod context;
 pub mod core;
 pub mod counters;
 pub mod drops;
@@ -35,6 +36,7 @@ mod storm;
 mod tunnel;
 mod unsent;
 
+pub use context::Observer;
 pub use forward::TapOffload;
 pub use ipop_learning::{MacAddr, PortId, VlanId};
 pub use moves::StationMoves;

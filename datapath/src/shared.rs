@@ -37,6 +37,15 @@ pub struct Shared {
     epoch: Instant,
 }
 
+/// What a port leads to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PortKind {
+    /// A local TAP.
+    Tap,
+    /// A peer's tunnels.
+    Peer,
+}
+
 /// State of one port that all workers see.
 #[derive(Default)]
 pub struct SharedPort {
@@ -76,10 +85,10 @@ impl Shared {
         now.saturating_duration_since(self.epoch).as_secs() as u32
     }
 
-    /// Whether the port is a local TAP.
+    /// What a port leads to.
     #[inline]
-    pub fn is_tap(&self, port: PortId) -> bool {
-        port.0 < self.taps
+    pub fn kind(&self, port: PortId) -> PortKind {
+        if port.0 < self.taps { PortKind::Tap } else { PortKind::Peer }
     }
 
     /// All local TAPs.

@@ -2,16 +2,19 @@
 
 mod common;
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use common::identity;
 use ipop_datapath::{
-    PortId,
+    Observer, PortId,
     command::{CloseReason, Command, ConnectionId},
     counters::PortCounters,
     drops::DropReason,
     frame::VNET_HEADER_LEN,
-    memory::{Pair, Train},
+    memory::{Pair, TAP, Train},
 };
 
 const PEER: PortId = PortId(1);
@@ -125,4 +128,55 @@ fn frames_that_come_late_do_not_make_later_losses_count_twice() {
     link.send_and_deliver();
     link.pair.advance(TICK);
     assert_eq!(link.counts(), (3 * FRAMES, FRAMES), "of four bursts");
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Seen {
+    In(PortId),
+    Out(PortId),
+    Dropped(PortId, DropReason),
+}
+
+/// What became of frames, each with the last byte of its source.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<(u8, Seen)>>>);
+
+impl Log {
+    fn note(&self, head: &[u8], seen: Seen) {
+        self.0.lock().unwrap().push((head[11], seen));
+    }
+}
+
+impl Observer for Log {
+    fn came_in(&self, port: PortId, head: &[u8]) {
+        self.note(head, Seen::In(port));
+    }
+
+    fn goes_out(&self, port: PortId, head: &[u8]) {
+        self.note(head, Seen::Out(port));
+    }
+
+    fn dropped(&self, port: PortId, reason: DropReason, head: &[u8]) {
+        self.note(head, Seen::Dropped(port, reason));
+    }
+}
+
+#[test]
+fn an_observer_sees_each_frame_come_in_and_go_out_or_be_dropped() {
+    let mut link = Link::new();
+    let logs = [Log::default(), Log::default()];
+    for (node, log) in link.pair.nodes.iter_mut().zip(&logs) {
+        node.core.observe(Box::new(log.clone()));
+    }
+    let group = [0xff; 6];
+    for (destination, source) in [(group, [2, 0, 0, 0, 0, 1]), (group, [3, 0, 0, 0, 0, 2])] {
+        let frame = [&destination[..], &source, &[0; 48]].concat();
+        link.pair.send(0, &[0; VNET_HEADER_LEN], &frame);
+        link.pair.exchange();
+    }
+    let seen = logs.map(|log| log.0.lock().unwrap().clone());
+    let bad_source = Seen::Dropped(TAP, DropReason::BadSource);
+    let near = [(1, Seen::In(TAP)), (1, Seen::Out(PEER)), (2, Seen::In(TAP)), (2, bad_source)];
+    assert_eq!(seen[0], near);
+    assert_eq!(seen[1], [(1, Seen::In(PEER)), (1, Seen::Out(TAP))]);
 }

@@ -1,6 +1,6 @@
 //! The connections that are to be driven when the round ends.
 
-use std::collections::VecDeque;
+use std::collections::{VecDeque, vec_deque};
 
 use quinn_proto::ConnectionHandle;
 
@@ -39,7 +39,7 @@ impl Agenda {
     }
 
     /// All that are there.
-    pub(super) fn iter(&self) -> impl ExactSizeIterator<Item = ConnectionHandle> {
-        self.handles.iter().copied()
+    pub(super) fn iter(&self) -> vec_deque::Iter<'_, ConnectionHandle> {
+        self.handles.iter()
     }
 }

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Instant};
 use ipop_learning::PortId;
 use quinn_proto::{ClientConfig, ConnectionHandle, TransportConfig};
 
-use super::{Core, inbound::Inbound, paths::Way, phrase};
+use super::{Core, paths::Way, phrase};
 use crate::{
     admission::{ProofBinding, Verdict},
     channel_data,
@@ -31,12 +31,12 @@ const AGENT: &str = concat!("ipop-switch ", env!("CARGO_PKG_VERSION"));
 impl Core {
     pub(super) fn tunnel(&mut self, connection: ConnectionId) -> Option<&mut Tunnel> {
         let handle = self.by_id.get(&connection)?;
-        self.tunnels[handle.0].as_deref_mut()
+        self.lanes.tunnels[handle.0].as_deref_mut()
     }
 
     pub(super) fn wake(&mut self, connection: ConnectionId) {
         if let Some(&handle) = self.by_id.get(&connection) {
-            self.agenda.add(handle);
+            self.lanes.agenda.add(handle);
         }
     }
 
@@ -52,7 +52,7 @@ impl Core {
         if self.paths.way(SocketId::LISTEN, remote) == Way::Nowhere {
             return Err(Ended::Failed("there is no path to the peer now".into()));
         }
-        let crypto = tls::client_config(&self.config.identity, peer)
+        let crypto = tls::client_config(&self.identity, peer)
             .map_err(|error| Ended::Failed(error.to_string()))?;
         let health = Arc::new(LinkHealth::default());
         let mut config = ClientConfig::new(crypto);
@@ -64,22 +64,9 @@ impl Core {
             .endpoint
             .connect(now, config, remote, tls::SERVER_NAME)
             .map_err(|error| Ended::Failed(error.to_string()))?;
-        let gauges = self.config.shared.tunnels.insert(id);
         let socket = if lane.0 == 0 { SocketId::LISTEN } else { io.dial_socket() };
         let dialled_lane = Some(lane);
-        self.insert(
-            Tunnel::new(NewTunnel {
-                id,
-                handle,
-                connection,
-                dialled_lane,
-                socket,
-                gauges,
-                health,
-                now,
-            }),
-            io,
-        );
+        self.insert(NewTunnel { id, handle, connection, dialled_lane, socket, health, now }, io);
         Ok(())
     }
 
@@ -97,7 +84,7 @@ impl Core {
             Way::Plain(_) | Way::Nowhere => (remote, 0),
         };
         let mtu = io.first_hop_mtu(first_hop).saturating_sub(header_len as u16);
-        let (congestion, lane) = (self.config.congestion, Lane(self.config.worker));
+        let (congestion, lane) = (self.congestion, Lane(self.cx.worker));
         let health = health.clone();
         transport::transport_config(congestion, (lane, direction), health, &first_hop, mtu)
     }
@@ -105,60 +92,61 @@ impl Core {
     /// Names of accepted connections: the worker in the top byte; the next bit, which marks control's own names, is clear.
     pub(super) fn new_id(&mut self) -> ConnectionId {
         self.next_id += 1;
-        ConnectionId(u64::from(self.config.worker) << ConnectionId::WORKER_SHIFT | self.next_id)
+        ConnectionId(u64::from(self.cx.worker) << ConnectionId::WORKER_SHIFT | self.next_id)
     }
 
-    pub(super) fn insert(&mut self, tunnel: Tunnel, io: &mut impl Io) {
-        let handle = tunnel.handle;
+    pub(super) fn insert(&mut self, new: NewTunnel, io: &mut impl Io) {
+        let (handle, gauges) = (new.handle, self.cx.shared.tunnels.insert(new.id));
+        let tunnel = Tunnel::new(new, gauges);
         if port_of_alias(tunnel.remote).is_none() {
-            self.config.shared.add_own_flow(io.local_port(tunnel.socket), tunnel.remote);
+            self.cx.shared.add_own_flow(io.local_port(tunnel.socket), tunnel.remote);
             self.paths.add_plain_remote(tunnel.remote);
         }
         self.by_id.insert(tunnel.id, handle);
-        self.agenda.add(handle);
-        if self.tunnels.len() <= handle.0 {
-            self.tunnels.resize_with(handle.0 + 1, || None);
+        self.lanes.agenda.add(handle);
+        if self.lanes.tunnels.len() <= handle.0 {
+            self.lanes.tunnels.resize_with(handle.0 + 1, || None);
         }
-        self.tunnels[handle.0] = Some(Box::new(tunnel));
+        self.lanes.tunnels[handle.0] = Some(Box::new(tunnel));
     }
 
     pub(super) fn activate(&mut self, connection: ConnectionId, port: PortId) {
         let Some(&handle) = self.by_id.get(&connection) else { return };
-        let tunnel = self.tunnels[handle.0].as_ref();
+        let tunnel = self.lanes.tunnels[handle.0].as_ref();
         let admitted = tunnel.and_then(|tunnel| tunnel.admitted());
         let Some(Admitted { hello, .. }) = admitted.filter(|admitted| admitted.port == port) else {
             return;
         };
-        let shared = self.config.shared.port(port);
+        let shared = self.cx.shared.port(port);
         shared.set_probe_token(hello.probe_token);
-        self.config.shared.lane_up(port, Lane(hello.lane));
-        self.active[usize::from(port.0)] = Some(handle);
+        self.cx.shared.lane_up(port, Lane(hello.lane));
+        self.lanes.active[usize::from(port.0)] = Some(handle);
     }
 
     /// A connection that no longer sends or receives frames; its lane goes down if it was the active one.
     pub(super) fn retire(&mut self, now: Instant, handle: ConnectionHandle, why: Ended) {
-        let Some(tunnel) = self.tunnels[handle.0].as_mut() else { return };
+        let Some(tunnel) = self.lanes.tunnels[handle.0].as_mut() else { return };
         if tunnel.is_ended() {
             return;
         }
         let admitted = tunnel.admitted().map(|peer| (peer.port, Lane(peer.hello.lane)));
-        tunnel.end(&self.switch.counters);
+        tunnel.end(&self.cx);
         self.by_id.remove(&tunnel.id);
-        self.config.shared.tunnels.remove(tunnel.id);
+        self.cx.shared.tunnels.remove(tunnel.id);
         let announced = admitted.is_some() || tunnel.direction == Direction::Dialled;
         if announced {
-            self.switch.events.push(Event::Ended { connection: tunnel.id, why });
+            self.cx.events.push(Event::Ended { connection: tunnel.id, why });
         } else if let Ended::Refused(why) = why
             && self.rejections.take(now)
         {
-            self.switch.events.push(Event::Rejected { remote: tunnel.remote, why });
+            self.cx.events.push(Event::Rejected { remote: tunnel.remote, why });
         }
         let Some((port, lane)) = admitted else { return };
-        let active = &mut self.active[usize::from(port.0)];
+        let active = &mut self.lanes.active[usize::from(port.0)];
         if active.take_if(|active| *active == handle).is_some()
-            && self.config.shared.port(port).lane_down(lane)
+            && self.cx.shared.port(port).lane_down(lane)
         {
-            self.config.shared.fdb.flush_port(port);
+            self.cx.shared.fdb.flush_port(port);
         }
     }
 
@@ -170,15 +158,15 @@ impl Core {
         phrase: &str,
         io: &mut impl Io,
     ) {
-        if let Some(tunnel) = self.tunnels[handle.0].as_mut()
+        if let Some(tunnel) = self.lanes.tunnels[handle.0].as_mut()
             && !tunnel.is_ended()
         {
             // What is queued goes out first.
-            tunnel.end_burst(&self.switch.counters);
+            tunnel.end_burst(&self.cx);
             let way = self.paths.way(tunnel.socket, tunnel.remote);
-            transmit(now, tunnel, way, &self.switch.counters.io, io);
+            transmit(now, tunnel, way, &self.cx.counters.io, io);
             tunnel.close(now, reason, phrase);
-            self.agenda.add(handle);
+            self.lanes.agenda.add(handle);
             let why = match reason {
                 CloseReason::NotProved => Ended::Refused(phrase.into()),
                 other => Ended::Closed(other),
@@ -189,14 +177,14 @@ impl Core {
 
     /// Everything that a connection has to say, then its trains.
     pub(super) fn drive(&mut self, now: Instant, handle: ConnectionHandle, io: &mut impl Io) {
-        let Some(mut tunnel) = self.tunnels[handle.0].take() else { return };
-        let mut inbound = Inbound::of(now, &tunnel, &mut self.switch, io);
+        let Some(mut tunnel) = self.lanes.tunnels[handle.0].take() else { return };
+        let mut inbound = self.inbound(now, &tunnel, io);
         tunnel.drain_received(now, &mut inbound);
         tunnel.end_round(now, &mut inbound);
         tunnel.write_signals();
         // Before the rest, so that questions go out with it.
         if let Some(rtt) = tunnel.silence(now) {
-            self.switch.events.push(Event::Silent { connection: tunnel.id, rtt });
+            self.cx.events.push(Event::Silent { connection: tunnel.id, rtt });
         }
         let more = self.send_frames(now, &mut tunnel, io);
         self.follow_move(&mut tunnel, io);
@@ -206,7 +194,7 @@ impl Core {
             drained |= event.is_drained();
             if let Some(event) = self.endpoint.handle_event(handle, event) {
                 tunnel.connection.handle_event(event);
-                self.agenda.add(handle);
+                self.lanes.agenda.add(handle);
             }
         }
         let mut progress = Vec::new();
@@ -214,10 +202,10 @@ impl Core {
             progress.push(step);
         }
         if more {
-            self.agenda.add(handle);
+            self.lanes.agenda.add(handle);
         }
         self.deadline = earlier(self.deadline, tunnel.poll_timeout());
-        self.tunnels[handle.0] = Some(tunnel);
+        self.lanes.tunnels[handle.0] = Some(tunnel);
         for step in progress {
             self.progress(now, handle, step, io);
         }
@@ -225,7 +213,7 @@ impl Core {
         if is_dead {
             self.give_up(now, handle);
         }
-        let tunnel = self.tunnels[handle.0].as_ref();
+        let tunnel = self.lanes.tunnels[handle.0].as_ref();
         if tunnel.is_some_and(|tunnel| tunnel.is_overdue(now)) {
             self.forget_handshake(now, handle, io);
         }
@@ -236,9 +224,11 @@ impl Core {
 
     /// The peer is dead as far as this connection tells: QUIC would wait for longer.
     fn give_up(&mut self, now: Instant, handle: ConnectionHandle) {
-        if let Some(tunnel) = self.tunnels[handle.0].as_mut().filter(|tunnel| !tunnel.is_ended()) {
+        if let Some(tunnel) =
+            self.lanes.tunnels[handle.0].as_mut().filter(|tunnel| !tunnel.is_ended())
+        {
             tunnel.close(now, CloseReason::Replaced, "nothing was heard on this lane");
-            self.agenda.add(handle);
+            self.lanes.agenda.add(handle);
             self.retire(now, handle, Ended::TimedOut);
         }
     }
@@ -246,14 +236,14 @@ impl Core {
     /// Sends what waits, train by train; true if there is more to send. Frames are taken from the queues of flows as late as possible.
     fn send_frames(&mut self, now: Instant, tunnel: &mut Tunnel, io: &mut impl Io) -> bool {
         let way = self.paths.way(tunnel.socket, tunnel.remote);
-        let counters = &self.switch.counters;
+        let counters = &self.cx.counters;
         let is_shared = tunnel.sending().is_some_and(|(out, _)| out.is_shared(now));
         if is_shared {
             io.start_writes();
         }
         for _ in 0..if is_shared { TRAINS_PER_SHARED_ROUND } else { TRAINS_PER_ROUND } {
             if let Some((out, connection)) = tunnel.sending() {
-                out.feed(connection, &mut self.scratch, counters);
+                out.feed(connection, &mut self.lanes.scratch, &self.cx);
             }
             match send_train(now, tunnel, way, &counters.io, io) {
                 Sent::Train => {}
@@ -270,8 +260,8 @@ impl Core {
     }
 
     fn read_signals(&mut self, now: Instant, handle: ConnectionHandle) {
-        let Some(tunnel) = self.tunnels[handle.0].as_mut() else { return };
-        let (connection, events) = (tunnel.id, &mut self.switch.events);
+        let Some(tunnel) = self.lanes.tunnels[handle.0].as_mut() else { return };
+        let (connection, events) = (tunnel.id, &mut self.cx.events);
         tunnel.read_signals(now, |peer, message| {
             events.push(Event::Signal { connection, peer, message: message.to_vec() });
         });
@@ -283,7 +273,7 @@ impl Core {
                 tunnel.signal(message);
                 self.wake(connection);
             }
-            None => self.switch.counters.io.dropped_signals.add(1),
+            None => self.cx.counters.io.dropped_signals.add(1),
         }
     }
 
@@ -304,13 +294,13 @@ impl Core {
 
     /// The peer's key is proven: its frames are welcome, and this node introduces itself.
     fn handshake_done(&mut self, now: Instant, handle: ConnectionHandle, io: &mut impl Io) {
-        let Some(tunnel) = self.tunnels[handle.0].as_mut() else { return };
+        let Some(tunnel) = self.lanes.tunnels[handle.0].as_mut() else { return };
         let proven = tunnel.proven_node().zip(tunnel.exported());
         let Some((node, exported)) = proven else {
             let reason = CloseReason::NotAdmitted;
             return self.close(now, handle, reason, phrase(reason), io);
         };
-        let Verdict::Admitted(port) = self.config.admission.verdict(node) else {
+        let Verdict::Admitted(port) = self.admission.verdict(node) else {
             let reason = CloseReason::NotAdmitted;
             return self.close(now, handle, reason, phrase(reason), io);
         };
@@ -321,13 +311,13 @@ impl Core {
         }
         let Some(handshake) = tunnel.handshake() else { return };
         handshake.peer = Some((node, port));
-        let lane = handshake.dialled_lane.map_or(self.config.worker, |lane| lane.0);
-        let own = self.config.facts.node;
+        let lane = handshake.dialled_lane.map_or(self.cx.worker, |lane| lane.0);
+        let own = self.cx.facts.node;
         let binding = ProofBinding::new(own, node, tunnel.direction, exported);
-        let facts = &self.config.facts;
+        let facts = &self.cx.facts;
         let hello = Hello {
             capabilities: Capabilities(
-                capabilities(&self.config.taps).0
+                self.takes.0
                     | Capabilities::SIGNALLING
                     | Capabilities::REPEATS
                     | Capabilities::REACHED,
@@ -340,10 +330,10 @@ impl Core {
             instance: facts.instance,
             probe_token: Some(facts.probe_token),
             agent: AGENT.into(),
-            proofs: self.config.admission.proofs(own, &binding),
+            proofs: self.admission.proofs(own, &binding),
         };
         tunnel.say_hello(&hello);
-        self.agenda.add(handle);
+        self.lanes.agenda.add(handle);
     }
 
     fn hello_read(
@@ -353,11 +343,11 @@ impl Core {
         mut hello: Hello,
         io: &mut impl Io,
     ) {
-        let Some(tunnel) = self.tunnels[handle.0].as_mut() else { return };
+        let Some(tunnel) = self.lanes.tunnels[handle.0].as_mut() else { return };
         let Some((peer, port)) = tunnel.handshake().and_then(|handshake| handshake.peer) else {
             return;
         };
-        if hello.lane != self.config.worker {
+        if hello.lane != self.cx.worker {
             let phrase = "the lane does not belong to the worker that got it";
             self.close(now, handle, CloseReason::BadHello, phrase, io);
             return;
@@ -365,9 +355,9 @@ impl Core {
         let proofs = std::mem::take(&mut hello.proofs);
         let verified = match tunnel.exported() {
             Some(exported) => {
-                let own = self.config.facts.node;
+                let own = self.cx.facts.node;
                 let binding = ProofBinding::new(own, peer, tunnel.direction, exported);
-                self.config.admission.verify(peer, &binding, &proofs)
+                self.admission.verify(peer, &binding, &proofs)
             }
             None => Err("the TLS session has no exporter".into()),
         };
@@ -376,12 +366,12 @@ impl Core {
             Err(why) => return self.close(now, handle, CloseReason::NotProved, &why, io),
         };
         // Its right may have gone since the handshake, and its port with it.
-        if self.config.admission.verdict(peer) != Verdict::Admitted(port) {
+        if self.admission.verdict(peer) != Verdict::Admitted(port) {
             let reason = CloseReason::NotAdmitted;
             return self.close(now, handle, reason, phrase(reason), io);
         }
         tunnel.admit(peer, port, hello.clone());
-        self.switch.events.push(Event::Connected {
+        self.cx.events.push(Event::Connected {
             connection: tunnel.id,
             peer,
             direction: tunnel.direction,
@@ -398,39 +388,39 @@ impl Core {
             return;
         }
         let local_port = io.local_port(tunnel.socket);
-        self.config.shared.remove_own_flow(local_port, tunnel.remote);
-        self.config.shared.add_own_flow(local_port, remote);
+        self.cx.shared.remove_own_flow(local_port, tunnel.remote);
+        self.cx.shared.add_own_flow(local_port, remote);
         self.paths.remove_plain_remote(tunnel.remote);
         self.paths.add_plain_remote(remote);
         tunnel.remote = remote;
-        self.switch.events.push(Event::Moved { connection: tunnel.id, remote });
+        self.cx.events.push(Event::Moved { connection: tunnel.id, remote });
     }
 
     pub(super) fn forget(&mut self, now: Instant, handle: ConnectionHandle, io: &mut impl Io) {
         self.retire(now, handle, Ended::Failed("the connection ended".into()));
-        if let Some(mut tunnel) = self.tunnels[handle.0].take() {
-            tunnel.abandon(&mut Inbound::of(now, &tunnel, &mut self.switch, io));
-            take_counts(&mut tunnel, &self.switch.counters);
+        if let Some(mut tunnel) = self.lanes.tunnels[handle.0].take() {
+            tunnel.abandon(&mut self.inbound(now, &tunnel, io));
+            take_counts(&mut tunnel, &self.cx.counters);
             if port_of_alias(tunnel.remote).is_none() {
-                self.config.shared.remove_own_flow(io.local_port(tunnel.socket), tunnel.remote);
+                self.cx.shared.remove_own_flow(io.local_port(tunnel.socket), tunnel.remote);
                 self.paths.remove_plain_remote(tunnel.remote);
             }
         }
-        self.agenda.remove(handle);
+        self.lanes.agenda.remove(handle);
     }
 
     pub(super) fn handle_timeouts(&mut self, now: Instant, io: &mut impl Io) {
         self.deadline = None;
-        for index in 0..self.tunnels.len() {
-            let Some(tunnel) = self.tunnels[index].as_mut() else { continue };
+        for index in 0..self.lanes.tunnels.len() {
+            let Some(mut tunnel) = self.lanes.tunnels[index].take() else { continue };
             match tunnel.poll_timeout() {
                 Some(at) if at <= now => {
-                    let mut inbound = Inbound::of(now, tunnel, &mut self.switch, io);
-                    tunnel.handle_timeout(now, &mut inbound);
-                    self.agenda.add(tunnel.handle);
+                    tunnel.handle_timeout(now, &mut self.inbound(now, &tunnel, io));
+                    self.lanes.agenda.add(tunnel.handle);
                 }
                 timeout => self.deadline = earlier(self.deadline, timeout),
             }
+            self.lanes.tunnels[index] = Some(tunnel);
         }
     }
 }
@@ -444,7 +434,7 @@ fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
 
 /// What the hello promises: superframes only if every TAP takes them as they are. (One that does not gets them finished in
 /// software, but then the far side may as well not make them.)
-fn capabilities(taps: &[TapOffload]) -> Capabilities {
+pub(super) fn capabilities(taps: &[TapOffload]) -> Capabilities {
     let of_tap = |tap: &TapOffload| match tap {
         TapOffload::Full => Capabilities::ALL.0,
         TapOffload::WithoutUso => Capabilities::ALL.0 & !Capabilities::USO,

@@ -176,7 +176,7 @@ impl Core {
             self.endpoint.ignore(incoming);
             return;
         }
-        self.handshakes.look(&self.tunnels);
+        self.handshakes.look(&self.lanes.tunnels);
         if self.handshakes.begun.len() >= RETRY_ABOVE && incoming.may_retry() {
             if let Ok(transmit) = self.endpoint.retry(incoming, response) {
                 self.respond(socket, transmit, response, io);
@@ -185,7 +185,7 @@ impl Core {
         }
         let party = Party::of(remote);
         let Some(place) = self.handshakes.place_for(now, party) else {
-            self.switch.counters.io.crowded_initials.add(1);
+            self.cx.counters.io.crowded_initials.add(1);
             self.endpoint.ignore(incoming);
             return;
         };
@@ -206,21 +206,8 @@ impl Core {
                 }
             };
         let id = self.new_id();
-        let gauges = self.config.shared.tunnels.insert(id);
         let dialled_lane = None;
-        self.insert(
-            Tunnel::new(NewTunnel {
-                id,
-                handle,
-                connection,
-                dialled_lane,
-                socket,
-                gauges,
-                health,
-                now,
-            }),
-            io,
-        );
+        self.insert(NewTunnel { id, handle, connection, dialled_lane, socket, health, now }, io);
         let (connection, places) = (id, place.places);
         let began = Handshake { connection, handle, party, places, began: now, is_over: false };
         self.handshakes.begun.push(began);
@@ -233,9 +220,9 @@ impl Core {
         handle: ConnectionHandle,
         io: &mut impl Io,
     ) {
-        let tunnel = self.tunnels[handle.0].as_ref();
+        let tunnel = self.lanes.tunnels[handle.0].as_ref();
         let is_over = tunnel.is_none_or(|tunnel| tunnel.is_ended());
-        self.switch.counters.io.unfinished_handshakes.add(u64::from(!is_over));
+        self.cx.counters.io.unfinished_handshakes.add(u64::from(!is_over));
         self.retire(now, handle, Ended::TimedOut);
         self.endpoint.handle_event(handle, EndpointEvent::drained());
         self.forget(now, handle, io);

@@ -5,8 +5,15 @@ use std::time::Instant;
 use bytes::Bytes;
 use ipop_learning::PortId;
 
+use super::{Core, lanes::Lanes};
 use crate::{
-    drops::DropReason, forward::Switch, frame::Offload, io::Io, record::FrameSink, tunnel::Tunnel,
+    context::Context,
+    drops::DropReason,
+    forward::{Ingoing, Switch},
+    frame::{FrameBytes, Offload},
+    io::Io,
+    record::FrameSink,
+    tunnel::Tunnel,
 };
 
 /// Takes the frames of one tunnel.
@@ -17,12 +24,22 @@ pub(super) struct Inbound<'a, I> {
     /// Cleared when the tunnel has ended. What still comes out of it would teach the table stations on a port that is down, or that the peer has lost.
     is_open: bool,
     switch: &'a mut Switch,
+    lanes: &'a mut Lanes,
+    cx: &'a mut Context,
     io: &'a mut I,
 }
 
-impl<'a, I: Io> Inbound<'a, I> {
-    pub(super) fn of(now: Instant, tunnel: &Tunnel, switch: &'a mut Switch, io: &'a mut I) -> Self {
-        Self { now, port: tunnel.port(), is_open: !tunnel.is_ended(), switch, io }
+impl Core {
+    /// Where the frames of a tunnel go.
+    pub(super) fn inbound<'a, I: Io>(
+        &'a mut self,
+        now: Instant,
+        tunnel: &Tunnel,
+        io: &'a mut I,
+    ) -> Inbound<'a, I> {
+        let Self { switch, lanes, cx, .. } = self;
+        let (port, is_open) = (tunnel.port(), !tunnel.is_ended());
+        Inbound { now, port, is_open, switch, lanes, cx, io }
     }
 }
 
@@ -31,19 +48,11 @@ impl<I: Io> FrameSink for Inbound<'_, I> {
         let Some(port) = self.port.filter(|_| self.is_open) else {
             return self.dropped(DropReason::NotAdmitted, 1);
         };
-        if let Err(reason) = self.switch.inbound(self.now, port, offload, pieces, self.io) {
-            self.switch.count_drop(port, reason);
-        }
+        let frame = Ingoing { port, offload: Ok(offload), bytes: FrameBytes::Pieces(pieces) };
+        self.switch.forward(self.now, frame, None, self.lanes, self.cx, self.io);
     }
 
     fn dropped(&mut self, reason: DropReason, frames: u64) {
-        let port = self.port.unwrap_or(PortId(0));
-        self.switch.counters.port(port).drop_frames(reason, frames);
+        self.cx.drop_gone(self.port.unwrap_or(PortId(0)), reason, frames);
     }
-}
-
-/// Takes in what the connection received.
-pub(super) fn drain(now: Instant, tunnel: &mut Tunnel, switch: &mut Switch, io: &mut impl Io) {
-    let mut inbound = Inbound::of(now, tunnel, switch, io);
-    tunnel.drain_received(now, &mut inbound);
 }

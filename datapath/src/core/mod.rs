@@ -7,6 +7,7 @@ mod agenda;
 mod connections;
 mod handshakes;
 mod inbound;
+mod lanes;
 mod packets;
 mod paths;
 
@@ -21,25 +22,26 @@ use quinn_proto::{ConnectionHandle, Endpoint, ServerConfig, crypto::rustls::Quic
 
 pub(crate) use self::handshakes::HANDSHAKE_TIME;
 use self::{
-    agenda::Agenda,
     handshakes::{Handshakes, MAX_HANDSHAKES},
+    lanes::Lanes,
     packets::Allowance,
     paths::Paths,
 };
 
 use crate::{
     admission::Admission,
-    command::{Audience, CloseReason, Command, ConnectionId, Event, Lane},
+    command::{Audience, CloseReason, Command, ConnectionId, Event},
+    context::{Context, Observer},
     counters::WorkerCounters,
     drops::DropReason,
-    forward::{Egress, Switch, TapOffload},
-    frame::{Frame, FrameBytes, Offload, Scratch, VNET_HEADER_LEN, describe},
+    forward::{Ingoing, Switch, TapOffload, clear_loops},
+    frame::{Frame, FrameBytes, Offload, VNET_HEADER_LEN, describe},
+    hello::Capabilities,
     io::{Io, TapFrame},
     loop_probe::{LoopProbe, PROBE_INTERVAL},
     quic::{CidKey, Congestion, InitialKey, TlsIdentity, tls, transport},
     shared::{NodeFacts, Shared},
     storm::TokenBucket,
-    tunnel::Tunnel,
 };
 
 /// Housekeeping: gauges, ageing, loop probes.
@@ -73,8 +75,15 @@ pub struct CoreConfig {
 
 /// See the head of this file.
 pub struct Core {
+    cx: Context,
     switch: Switch,
-    config: CoreConfig,
+    lanes: Lanes,
+    identity: Arc<TlsIdentity>,
+    admission: Arc<dyn Admission>,
+    congestion: Congestion,
+    /// What every TAP takes.
+    takes: Capabilities,
+    tap_macs: Vec<MacAddr>,
     initial_key: InitialKey,
     cid_key: CidKey,
     server_crypto: Arc<QuicServerConfig>,
@@ -82,12 +91,7 @@ pub struct Core {
     paths: Paths,
     /// Packets for control, which may come as often as they like.
     allowance: Allowance,
-    /// By [`ConnectionHandle`].
-    tunnels: Vec<Option<Box<Tunnel>>>,
     by_id: HashMap<ConnectionId, ConnectionHandle>,
-    /// The connection that sends a port's frames, by port.
-    active: Vec<Option<ConnectionHandle>>,
-    agenda: Agenda,
     /// No timer of a connection is earlier.
     deadline: Option<Instant>,
     next_tick: Instant,
@@ -99,7 +103,6 @@ pub struct Core {
     next_id: u64,
     /// QUIC's answers outside connections.
     response: Vec<u8>,
-    scratch: Scratch,
 }
 
 impl Core {
@@ -108,35 +111,29 @@ impl Core {
     /// # Errors
     /// If the identity's certificate and key do not belong together.
     pub fn new(config: CoreConfig, now: Instant) -> Result<Self, rustls::Error> {
-        let identity = &config.identity;
+        let CoreConfig { worker, facts, shared, identity, admission, .. } = config;
         let cid_key = CidKey::new(&identity.cid_secret);
-        let server_crypto = tls::server_config(identity, config.admission.clone())?;
-        let endpoint_config =
-            transport::endpoint_config(&cid_key, &identity.reset_secret, config.worker);
+        let server_crypto = tls::server_config(&identity, admission.clone())?;
+        let endpoint_config = transport::endpoint_config(&cid_key, &identity.reset_secret, worker);
         let mut server = ServerConfig::with_crypto(server_crypto.clone());
         server.max_incoming(MAX_HANDSHAKES).incoming_buffer_size_total(1 << 20);
         let endpoint =
             Endpoint::new(Arc::new(endpoint_config), Some(Arc::new(server)), true, config.rng_seed);
-        let ports = config.shared.ports.len();
+        let ports = shared.ports.len();
         Ok(Self {
-            switch: Switch::new(
-                config.facts.clone(),
-                config.shared.clone(),
-                config.shared.counters[usize::from(config.worker)].clone(),
-                &config.taps,
-                config.udp_ports.clone(),
-                now,
-            ),
+            cx: Context::new(worker, facts, shared),
+            switch: Switch::new(&config.taps, config.udp_ports, ports, now),
+            lanes: Lanes::new(ports),
+            takes: connections::capabilities(&config.taps),
+            congestion: config.congestion,
+            tap_macs: config.tap_macs,
             initial_key: InitialKey::of(identity.node),
             cid_key,
             server_crypto,
             endpoint,
             paths: Paths::default(),
             allowance: Allowance::new(ports, now),
-            tunnels: Vec::new(),
             by_id: HashMap::new(),
-            active: vec![None; ports],
-            agenda: Agenda::default(),
             deadline: None,
             next_tick: now,
             handshakes: Handshakes::new(ports),
@@ -144,46 +141,46 @@ impl Core {
             rejections: TokenBucket::new(1, 5, now),
             next_id: 0,
             response: Vec::new(),
-            scratch: Scratch::default(),
-            config,
+            identity,
+            admission,
         })
     }
 
     /// The outbound way: a frame that a TAP's kernel side sent.
     pub fn outbound(&mut self, now: Instant, from: TapFrame<'_>, io: &mut impl Io) {
-        let TapFrame { tap, vnet, bytes } = from;
-        let sent =
-            self.switch.classify_local(now, tap, vnet, &bytes).and_then(|(ref what, egress)| {
-                let frame = Frame { what, bytes };
-                match egress {
-                    Egress::Port(port) => self.send_to(port, frame, io),
-                    Egress::Flood => self.flood(tap, frame, io),
-                }
-            });
-        if let Err(reason) = sent {
-            self.switch.count_drop(tap, reason);
-        }
+        self.from_tap(now, from, None, io);
+    }
+
+    fn from_tap(
+        &mut self,
+        now: Instant,
+        from: TapFrame<'_>,
+        only: Option<PortId>,
+        io: &mut impl Io,
+    ) {
+        let TapFrame { tap: port, vnet, bytes } = from;
+        let offload = Offload::from_tap(vnet).map_err(|_| DropReason::BadOffload);
+        let frame = Ingoing { port, offload, bytes };
+        self.switch.forward(now, frame, only, &mut self.lanes, &mut self.cx, io);
     }
 
     /// A frame that another worker hands over because this one carries the peer's lane.
-    pub fn mailed(&mut self, port: PortId, frame: Frame<'_>) {
-        let sent = match self.active[usize::from(port.0)] {
-            Some(handle) => self.offer(handle, frame),
-            None => Err(DropReason::NoPort),
-        };
-        if let Err(reason) = sent {
-            self.switch.count_drop(port, reason);
+    pub fn mailed(&mut self, port: PortId, mut frame: Frame<'_>) {
+        if let Err(reason) = self.lanes.offer(port, frame.again(), &self.cx) {
+            self.cx.drop(port, reason, frame.bytes.head());
         }
     }
 
     /// Takes the frames out of the connections that the last packets belonged to.
     pub fn end_of_train(&mut self, now: Instant, io: &mut impl Io) {
-        for handle in self.agenda.iter() {
-            if let Some(tunnel) = self.tunnels[handle.0].as_mut() {
-                inbound::drain(now, tunnel, &mut self.switch, io);
+        for index in 0..self.lanes.agenda.iter().len() {
+            let Some(&handle) = self.lanes.agenda.iter().nth(index) else { break };
+            if let Some(mut tunnel) = self.lanes.tunnels[handle.0].take() {
+                tunnel.drain_received(now, &mut self.inbound(now, &tunnel, io));
+                self.lanes.tunnels[handle.0] = Some(tunnel);
             }
         }
-        self.switch.end_of_train(io);
+        self.switch.egress.end_of_train(&self.cx, io);
     }
 
     /// Ends a round: bursts are closed, connections driven, trains sent.
@@ -196,26 +193,26 @@ impl Core {
             self.handle_timeouts(now, io);
         }
         // Those that wait for a socket or their turn come back onto the agenda while they are driven.
-        let due = self.agenda.iter().len();
-        for _ in 0..due {
-            if let Some(handle) = self.agenda.next() {
+        for _ in 0..self.lanes.agenda.iter().len() {
+            if let Some(handle) = self.lanes.agenda.next() {
                 self.drive(now, handle, io);
             }
         }
-        self.switch.end_of_train(io);
+        self.switch.egress.end_of_train(&self.cx, io);
     }
 
     /// Whether [`Core::flush`] has more to send now, on sockets that take it.
     pub fn has_backlog(&self, io: &impl Io) -> bool {
-        self.agenda
+        self.lanes
+            .agenda
             .iter()
-            .filter_map(|handle| self.tunnels[handle.0].as_ref())
+            .filter_map(|handle| self.lanes.tunnels[handle.0].as_ref())
             .any(|tunnel| io.can_send(self.paths.way(tunnel.socket, tunnel.remote).socket()))
     }
 
     /// Frames that wait for their tunnels: neither sent nor dropped yet.
     pub fn waiting_frames(&self) -> u64 {
-        let admitted = self.tunnels.iter().flatten().filter_map(|tunnel| tunnel.admitted());
+        let admitted = self.lanes.tunnels.iter().flatten().filter_map(|tunnel| tunnel.admitted());
         admitted.map(|admitted| admitted.out.waiting_frames()).sum()
     }
 
@@ -226,7 +223,7 @@ impl Core {
 
     /// What happened since the last call.
     pub fn drain_events(&mut self) -> impl Iterator<Item = Event> + '_ {
-        self.switch.events.drain(..)
+        self.cx.events.drain(..)
     }
 
     /// Carries out what control asks for.
@@ -234,7 +231,7 @@ impl Core {
         match command {
             Command::Dial { connection, peer, lane, remote } => {
                 if let Err(why) = self.dial(now, connection, peer, lane, remote, io) {
-                    self.switch.events.push(Event::Ended { connection, why });
+                    self.cx.events.push(Event::Ended { connection, why });
                 }
             }
             Command::Activate { connection, port } => self.activate(connection, port),
@@ -258,11 +255,19 @@ impl Core {
             Command::KnowAddresses { port, addresses } => self.handshakes.know(port, &addresses),
             Command::AnswerStrangers(strangers) => self.paths.strangers = strangers,
             Command::Signal { connection, message } => self.signal(connection, &message),
-            Command::Announce { tap, frame, to } => self.announce(now, tap, &frame, to, io),
+            Command::Announce { tap, frame, to } => {
+                // To write it to the TAP would show it to this host.
+                let only = match to {
+                    Audience::Everybody => None,
+                    Audience::Peer(port) => Some(port),
+                };
+                let (vnet, bytes) = (&[0; VNET_HEADER_LEN], FrameBytes::Whole(&frame));
+                self.from_tap(now, TapFrame { tap, vnet, bytes }, only, io);
+            }
             Command::Shutdown => {
                 self.shutting_down = true;
                 let handles: Vec<_> =
-                    self.tunnels.iter().flatten().map(|tunnel| tunnel.handle).collect();
+                    self.lanes.tunnels.iter().flatten().map(|tunnel| tunnel.handle).collect();
                 for handle in handles {
                     let reason = CloseReason::Shutdown;
                     self.close(now, handle, reason, phrase(reason), io);
@@ -273,104 +278,38 @@ impl Core {
 
     /// This worker's counters.
     pub fn counters(&self) -> &WorkerCounters {
-        &self.switch.counters
+        &self.cx.counters
     }
 
     /// The kernel refused a superframe at this TAP: it gets plain frames from now on.
     pub fn disable_offload(&mut self, tap: PortId) {
-        self.switch.disable_offload(tap);
-    }
-}
-
-/// Frames on their way out.
-impl Core {
-    /// A frame of this host's that no TAP gave: the kernel does not make one, and to write it to the TAP would show it to this host.
-    fn announce(
-        &mut self,
-        now: Instant,
-        tap: PortId,
-        frame: &[u8],
-        to: Audience,
-        io: &mut impl Io,
-    ) {
-        let (vnet, bytes) = (&[0; VNET_HEADER_LEN], FrameBytes::Whole(frame));
-        let Audience::Peer(port) = to else {
-            return self.outbound(now, TapFrame { tap, vnet, bytes }, io);
-        };
-        let sent = self
-            .switch
-            .classify_local(now, tap, vnet, &bytes)
-            .and_then(|(what, _)| self.send_to(port, Frame { what: &what, bytes }, io));
-        if let Err(reason) = sent {
-            self.switch.count_drop(tap, reason);
-        }
+        self.switch.egress.disable_offload(tap);
     }
 
-    fn flood(
-        &mut self,
-        ingress: PortId,
-        mut frame: Frame<'_>,
-        io: &mut impl Io,
-    ) -> Result<(), DropReason> {
-        let shared = self.config.shared.clone();
-        let mut reached = false;
-        for port in shared.taps().filter(|port| *port != ingress).chain(shared.live_peers()) {
-            match self.send_to(port, frame.again(), io) {
-                Ok(()) => reached = true,
-                Err(reason) => self.switch.count_drop(port, reason),
-            }
-        }
-        if reached { Ok(()) } else { Err(DropReason::NoPort) }
-    }
-
-    fn send_to(
-        &mut self,
-        port: PortId,
-        frame: Frame<'_>,
-        io: &mut impl Io,
-    ) -> Result<(), DropReason> {
-        if self.config.shared.is_tap(port) {
-            return self.switch.write_tap(port, frame, io);
-        }
-        if let Some(handle) = self.active[usize::from(port.0)] {
-            return self.offer(handle, frame);
-        }
-        let lane = self.config.shared.port(port).lane_for(frame.what.flow());
-        match lane {
-            Some(Lane(worker)) if worker != self.config.worker => io.mail(worker, port, frame),
-            _ => Err(DropReason::NoPort),
-        }
-    }
-
-    fn offer(&mut self, handle: ConnectionHandle, frame: Frame<'_>) -> Result<(), DropReason> {
-        let Some(tunnel) = self.tunnels[handle.0].as_mut() else {
-            return Err(DropReason::NoPort);
-        };
-        let taken = tunnel.offer(frame, &mut self.scratch, &self.switch.counters);
-        // Also when the queue became full half-way: the segments before that are in it.
-        self.agenda.add(handle);
-        taken
+    /// Shows every frame to an observer from now on.
+    pub fn observe(&mut self, observer: Box<dyn Observer>) {
+        self.cx.observer = Some(observer);
     }
 }
 
 /// Housekeeping.
 impl Core {
     fn tick(&mut self, now: Instant, io: &mut impl Io) {
-        for tunnel in self.tunnels.iter_mut().flatten().filter(|tunnel| !tunnel.is_ended()) {
+        for tunnel in self.lanes.tunnels.iter_mut().flatten().filter(|tunnel| !tunnel.is_ended()) {
             tunnel.refresh_gauges();
-            connections::take_counts(tunnel, &self.switch.counters);
+            connections::take_counts(tunnel, &self.cx.counters);
         }
-        self.switch.tell_moves();
-        if self.config.worker != 0 {
+        self.switch.ingress.tell_moves(&mut self.cx);
+        if self.cx.worker != 0 {
             return;
         }
-        self.switch.clear_loops(now);
-        let fdb = &self.config.shared.fdb;
-        fdb.age_out(self.config.shared.now_s(now), fdb.buckets().div_ceil(SWEEP_TICKS));
-        for (index, mac) in self.config.tap_macs.iter().enumerate() {
+        clear_loops(now, &mut self.cx);
+        let fdb = &self.cx.shared.fdb;
+        fdb.age_out(self.cx.shared.now_s(now), fdb.buckets().div_ceil(SWEEP_TICKS));
+        for (index, mac) in self.tap_macs.iter().enumerate() {
             let probe = LoopProbe {
-                origin: self.config.facts.node,
-                token: self.config.facts.probe_token,
+                origin: self.cx.facts.node,
+                token: self.cx.facts.probe_token,
                 tap: index as u16,
             };
             let bytes = &probe.encode(*mac);

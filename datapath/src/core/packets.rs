@@ -94,7 +94,7 @@ impl Core {
     ) {
         // Else it would pass for a peer's, whose sources become the peer's alias below.
         if is_of_aliases(remote.ip()) {
-            self.switch.counters.io.strangers.add(1);
+            self.cx.counters.io.strangers.add(1);
             return;
         }
         let origin = match socket {
@@ -160,11 +160,11 @@ impl Core {
         packet: &[u8],
         event: impl FnOnce(Vec<u8>) -> Event,
     ) {
-        let counters = &self.switch.counters.io;
+        let counters = &self.cx.counters.io;
         let fits = packet.len() <= MAX_CONTROL_PACKET_LEN;
         if fits && self.allowance.take(now, audience) {
             counters.received_control_packets.add(1);
-            self.switch.events.push(event(packet.to_vec()));
+            self.cx.events.push(event(packet.to_vec()));
         } else {
             counters.dropped_control_packets.add(1);
         }
@@ -172,14 +172,13 @@ impl Core {
 
     fn quic_packet(&mut self, now: Instant, arrival: Arrival, packet: BytesMut, io: &mut impl Io) {
         let Arrival { socket, remote, local_ip, origin } = arrival;
-        let counters = self.switch.counters.clone();
         let Some(mark) = mark_of(&packet, &self.initial_key, &self.cid_key) else {
-            counters.io.strangers.add(1);
+            self.cx.counters.io.strangers.add(1);
             return;
         };
         let ignored = origin == Origin::Unmapped && self.paths.strangers == Strangers::Ignored;
         if ignored && mark == Mark::Keyed {
-            counters.io.ignored_initials.add(1);
+            self.cx.counters.io.ignored_initials.add(1);
             return;
         }
         let (from, reached) = match origin {
@@ -202,19 +201,19 @@ impl Core {
                 {
                     self.deliver(handle, event);
                 } else {
-                    counters.io.unmapped_packets.add(1);
+                    self.cx.counters.io.unmapped_packets.add(1);
                 }
             }
             // An Initial that repeats the token of a Retry: its destination is an issued id.
             Some(DatagramEvent::NewConnection(incoming)) if ignored => {
-                counters.io.ignored_initials.add(1);
+                self.cx.counters.io.ignored_initials.add(1);
                 self.endpoint.ignore(incoming);
             }
             // Issued ids are seen by anyone on the path: without a token, a first Initial to one shows no knowledge of the node id.
             Some(DatagramEvent::NewConnection(incoming))
                 if mark == Mark::Issued && incoming.may_retry() =>
             {
-                counters.io.strangers.add(1);
+                self.cx.counters.io.strangers.add(1);
                 self.endpoint.ignore(incoming);
             }
             Some(DatagramEvent::NewConnection(incoming)) => {
@@ -222,7 +221,7 @@ impl Core {
             }
             // The token of a Retry to another address, or one that is too old.
             Some(DatagramEvent::Response(_)) if mark == Mark::Issued => {
-                counters.io.strangers.add(1);
+                self.cx.counters.io.strangers.add(1);
             }
             Some(DatagramEvent::Response(transmit)) => {
                 self.respond(socket, transmit, &response, io);
@@ -235,7 +234,7 @@ impl Core {
     /// Whether a connection takes packets from this address: one to an alias from there alone, another one from any real address,
     /// since QUIC validates those itself.
     fn is_from(&self, handle: ConnectionHandle, from: SocketAddr) -> bool {
-        let tunnel = self.tunnels.get(handle.0).and_then(Option::as_ref);
+        let tunnel = self.lanes.tunnels.get(handle.0).and_then(Option::as_ref);
         tunnel.is_none_or(|tunnel| {
             tunnel.remote == from
                 || (port_of_alias(tunnel.remote).is_none() && port_of_alias(from).is_none())
@@ -243,9 +242,9 @@ impl Core {
     }
 
     fn deliver(&mut self, handle: ConnectionHandle, event: ConnectionEvent) {
-        if let Some(tunnel) = self.tunnels.get_mut(handle.0).and_then(Option::as_mut) {
+        if let Some(tunnel) = self.lanes.tunnels.get_mut(handle.0).and_then(Option::as_mut) {
             tunnel.connection.handle_event(event);
-            self.agenda.add(handle);
+            self.lanes.agenda.add(handle);
         }
     }
 
@@ -260,7 +259,7 @@ impl Core {
         let mut train = io.train_buffer();
         train.extend_from_slice(&response[..transmit.size]);
         let way = self.paths.way(socket, transmit.destination);
-        way.send(transmit, train, &self.switch.counters.io, io);
+        way.send(transmit, train, &self.cx.counters.io, io);
     }
 
     /// Sends a packet of control's.
@@ -272,7 +271,7 @@ impl Core {
         payload: &[u8],
         io: &mut impl Io,
     ) {
-        let counters = &self.switch.counters.io;
+        let counters = &self.cx.counters.io;
         let fits = (1..=MAX_CONTROL_PACKET_LEN).contains(&payload.len());
         if !fits || !io.can_send_packet(socket) {
             counters.dropped_control_packets.add(1);
@@ -305,16 +304,15 @@ impl Core {
         }
         let change = self.paths.set(port, usable);
         self.guard_flows(&change, io);
-        let counters = self.switch.counters.clone();
         if change.is_elsewhere {
-            counters.io.path_changes.add(1);
+            self.cx.counters.io.path_changes.add(1);
         }
-        for index in 0..self.tunnels.len() {
-            let Some(tunnel) = self.tunnels[index].as_mut() else { continue };
+        for index in 0..self.lanes.tunnels.len() {
+            let Some(tunnel) = self.lanes.tunnels[index].as_mut() else { continue };
             if tunnel.remote != alias(port) || tunnel.is_ended() {
                 continue;
             }
-            self.agenda.add(tunnel.handle);
+            self.lanes.agenda.add(tunnel.handle);
             if change.is_elsewhere {
                 self.leave_path(now, index, io);
             }
@@ -323,7 +321,7 @@ impl Core {
 
     /// The own-packet guard knows the real addresses of the paths.
     fn guard_flows(&self, change: &PathChange, io: &mut impl Io) {
-        let shared = &self.config.shared;
+        let shared = &self.cx.shared;
         if let Some((socket, remote)) = change.new.map(Path::flow) {
             shared.add_own_flow(io.local_port(socket), remote);
         }
@@ -335,14 +333,14 @@ impl Core {
     /// QUIC starts to measure anew, from its smallest packets on. What is queued in larger ones would be lost with that, so it goes out
     /// first, on the new path, as far as the socket takes it at once.
     fn leave_path(&mut self, now: Instant, index: usize, io: &mut impl Io) {
-        let Some(tunnel) = self.tunnels[index].as_mut() else { return };
+        let Some(tunnel) = self.lanes.tunnels[index].as_mut() else { return };
         let way = self.paths.way(tunnel.socket, tunnel.remote);
-        let counters = &self.switch.counters;
-        tunnel.end_burst(counters);
+        let counters = &self.cx.counters.io;
+        tunnel.end_burst(&self.cx);
         if usize::from(tunnel.connection.current_mtu()) <= way.max_payload_len(io) {
-            super::connections::transmit(now, tunnel, way, &counters.io, io);
+            super::connections::transmit(now, tunnel, way, counters, io);
         }
-        counters.io.oversized_datagrams.add(tunnel.path_changed(now));
+        counters.oversized_datagrams.add(tunnel.path_changed(now));
     }
 }
 

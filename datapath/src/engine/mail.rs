@@ -11,7 +11,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use crate::{
     command::Command,
-    drops::DropReason,
+    drops::{DropReason, Passed},
     frame::{Description, Frame, FrameBytes},
     os::OsError,
 };
@@ -130,12 +130,7 @@ impl Outbox {
         Self { open: workers.iter().map(|_| Batch::default()).collect(), workers }
     }
 
-    pub(crate) fn put(
-        &mut self,
-        worker: u8,
-        port: PortId,
-        frame: Frame<'_>,
-    ) -> Result<(), DropReason> {
+    pub(crate) fn put(&mut self, worker: u8, port: PortId, frame: Frame<'_>) -> Passed {
         let len = frame.what.total_len();
         let batch = self.open.get_mut(usize::from(worker)).ok_or(DropReason::NoPort)?;
         if batch.bytes.len() + len > BATCH_BYTES {

@@ -37,16 +37,20 @@ pub(crate) struct Scratch {
 impl Frame<'_> {
     /// The same frame for one more taker. Of pieces that one drains nothing is left.
     pub fn again(&mut self) -> Frame<'_> {
-        let bytes = match &mut self.bytes {
-            FrameBytes::Whole(bytes) => FrameBytes::Whole(bytes),
-            FrameBytes::Shared(bytes) => FrameBytes::Shared(bytes),
-            FrameBytes::Pieces(pieces) => FrameBytes::Pieces(pieces),
-        };
-        Frame { what: self.what, bytes }
+        Frame { what: self.what, bytes: self.bytes.again() }
     }
 }
 
 impl FrameBytes<'_> {
+    /// The same bytes for one more taker; see [`Frame::again`].
+    pub fn again(&mut self) -> FrameBytes<'_> {
+        match self {
+            Self::Whole(bytes) => FrameBytes::Whole(bytes),
+            Self::Shared(bytes) => FrameBytes::Shared(bytes),
+            Self::Pieces(pieces) => FrameBytes::Pieces(pieces),
+        }
+    }
+
     /// Length of the frame, bytes.
     #[inline]
     pub fn len(&self) -> usize {

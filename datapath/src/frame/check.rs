@@ -9,11 +9,9 @@
 //! routing or authentication header are refused as superframes. A plain frame may ask for a checksum of any
 //! protocol anywhere behind the Ethernet header.
 
-use ipop_learning::MacAddr;
-
 use super::{
-    ETHERNET_HEADER_LEN, EthernetHeader, Gso, Headers, IpHeaders, IpVersion, MAX_FRAME_LEN,
-    MAX_HEADERS_LEN, Offload, Transport, VNET_HEADER_LEN, flow_hash,
+    ETHERNET_HEADER_LEN, Gso, Headers, IpHeaders, IpVersion, MAX_FRAME_LEN, MAX_HEADERS_LEN,
+    Offload, Transport, VNET_HEADER_LEN, flow_hash,
     headers::{Fragment, is_dhcp},
     rewrite::{TCP_CHECKSUM, TCP_FLAGS, UDP_CHECKSUM, UDP_LENGTH, tcp_flag, u16_at},
 };
@@ -28,8 +26,6 @@ pub const MAX_UDP_SEGMENTS: usize = 128;
 /// What is known of a frame, and an offload that agrees with it; only [`describe`] makes it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Description {
-    destination: MacAddr,
-    source: MacAddr,
     offload: Offload,
     headers: Headers,
     headers_len: u16,
@@ -39,18 +35,6 @@ pub struct Description {
 }
 
 impl Description {
-    /// Where the frame goes.
-    #[inline]
-    pub fn destination(&self) -> MacAddr {
-        self.destination
-    }
-
-    /// Who sent it.
-    #[inline]
-    pub fn source(&self) -> MacAddr {
-        self.source
-    }
-
     /// The offload. A superframe that fits one segment has become a plain frame that needs a checksum.
     #[inline]
     pub fn offload(&self) -> Offload {
@@ -150,7 +134,6 @@ pub fn describe(
         return Err(DropReason::Oversized);
     }
     let head = &frame_head[..frame_head.len().min(total_len).min(MAX_HEADERS_LEN)];
-    let ethernet = EthernetHeader::new(head).ok_or(DropReason::Runt)?;
     let headers = Headers::parse(head).ok_or(DropReason::Runt)?;
     let plain = Offload { gso: Gso::None, gso_size: 0, ..offload };
     let offload = match offload.gso {
@@ -173,8 +156,6 @@ pub fn describe(
     // A plain frame's checksum field may lie beyond what 16 bits say; `hdr_len` is only a hint there.
     let headers_len = headers_len.min(usize::from(u16::MAX)) as u16;
     Ok(Description {
-        destination: ethernet.destination(),
-        source: ethernet.source(),
         offload,
         headers,
         headers_len,

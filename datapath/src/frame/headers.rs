@@ -18,41 +18,13 @@ use super::ETHERNET_HEADER_LEN;
 /// 134 bytes for IPv6 extension headers; IPv4 never needs more than 142 in all.
 pub const MAX_HEADERS_LEN: usize = 256;
 
-/// The Ethernet header that every frame starts with (IEEE 802.3 section 3.2).
-#[derive(Clone, Copy, Debug)]
-pub struct EthernetHeader<'a>(&'a [u8; ETHERNET_HEADER_LEN]);
-
-impl<'a> EthernetHeader<'a> {
-    /// `None` for a runt.
-    #[inline]
-    pub fn new(frame: &'a [u8]) -> Option<Self> {
-        frame.first_chunk().map(Self)
-    }
-
-    /// Where the frame goes.
-    #[inline]
-    pub fn destination(self) -> MacAddr {
-        let [a, b, c, d, e, f, ..] = *self.0;
-        MacAddr([a, b, c, d, e, f])
-    }
-
-    /// Who sent it.
-    #[inline]
-    pub fn source(self) -> MacAddr {
-        let [.., a, b, c, d, e, f, _, _] = *self.0;
-        MacAddr([a, b, c, d, e, f])
-    }
-
-    /// The type field as it stands: for a tagged frame that of the tag.
-    #[inline]
-    pub fn ethertype(self) -> u16 {
-        u16::from_be_bytes([self.0[12], self.0[13]])
-    }
-}
-
 /// The headers of one frame. Offsets count from the destination MAC.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Headers {
+    /// Where the frame goes.
+    pub destination: MacAddr,
+    /// Who sent it.
+    pub source: MacAddr,
     /// Bytes of the Ethernet header with up to two VLAN tags; the IP header starts here.
     pub l2_len: u16,
     /// The type of what follows the tags.
@@ -127,7 +99,9 @@ impl Headers {
     /// Reads a frame, or the first [`MAX_HEADERS_LEN`] bytes of a longer one. `None` for a runt.
     pub fn parse(head: &[u8]) -> Option<Self> {
         let head = &head[..head.len().min(MAX_HEADERS_LEN)];
-        let mut ethertype = EthernetHeader::new(head)?.ethertype();
+        // IEEE 802.3 section 3.2.
+        let &[d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, high, low] = head.first_chunk()?;
+        let mut ethertype = u16::from_be_bytes([high, low]);
         let mut l2_len = ETHERNET_HEADER_LEN;
         for _ in 0..MAX_TAGS {
             let (TPID_CUSTOMER | TPID_SERVICE, Some(&[_, _, high, low])) =
@@ -144,7 +118,13 @@ impl Headers {
             ETHERTYPE_IPV6 => IpHeaders::parse_v6(packet, l2_len),
             _ => None,
         };
-        Some(Self { l2_len: l2_len as u16, ethertype, ip })
+        Some(Self {
+            destination: MacAddr([d0, d1, d2, d3, d4, d5]),
+            source: MacAddr([s0, s1, s2, s3, s4, s5]),
+            l2_len: l2_len as u16,
+            ethertype,
+            ip,
+        })
     }
 
     /// Where the last header that was understood ends.
@@ -361,12 +341,10 @@ mod tests {
 
     #[test]
     fn ethernet_fields() {
-        let header = EthernetHeader::new(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 0x86, 0xdd]);
-        let header = header.unwrap();
-        assert_eq!(header.destination(), MacAddr([1, 2, 3, 4, 5, 6]));
-        assert_eq!(header.source(), MacAddr([7, 8, 9, 10, 11, 12]));
-        assert_eq!(header.ethertype(), 0x86dd);
-        assert!(EthernetHeader::new(&[0; 13]).is_none());
+        let header = parse(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 0x86, 0xdd]);
+        assert_eq!(header.destination, MacAddr([1, 2, 3, 4, 5, 6]));
+        assert_eq!(header.source, MacAddr([7, 8, 9, 10, 11, 12]));
+        assert_eq!(header.ethertype, 0x86dd);
         assert!(Headers::parse(&[0; 13]).is_none());
     }
 

@@ -26,8 +26,8 @@ pub use check::{Description, MAX_TCP_SEGMENTS, MAX_UDP_SEGMENTS, describe};
 pub use checksum::{complete_checksum, internet_checksum};
 pub use flow::flow_hash;
 pub use headers::{
-    EthernetHeader, Fragment, Headers, IpHeaders, IpVersion, MAX_HEADERS_LEN, Transport,
-    UdpEndpoints, is_dhcp, udp_endpoints,
+    Fragment, Headers, IpHeaders, IpVersion, MAX_HEADERS_LEN, Transport, UdpEndpoints, is_dhcp,
+    udp_endpoints,
 };
 pub(crate) use join::{Joined, UdpJoin};
 pub use offload::{BadGsoType, Gso, Offload, VNET_HEADER_LEN, WIRE_OFFLOAD_LEN};

@@ -22,7 +22,7 @@ use quinn_proto::Transmit;
 
 use crate::{
     core::Core,
-    drops::DropReason,
+    drops::{DropReason, Passed},
     frame::{Description, Frame, FrameBytes},
     io::{Io, SocketId},
 };
@@ -191,7 +191,7 @@ impl Io for MemoryIo {
         self.tap_writes.push_back(TapWrite { tap, what: *frame.what, pieces });
     }
 
-    fn mail(&mut self, worker: u8, port: PortId, frame: Frame<'_>) -> Result<(), DropReason> {
+    fn mail(&mut self, worker: u8, port: PortId, frame: Frame<'_>) -> Passed {
         if self.mail.len() == MAIL_MAX {
             return Err(DropReason::MailboxFull);
         }

@@ -22,10 +22,10 @@ use rustls_pki_types::CertificateDer;
 use crate::{
     admission::EXPORTER_LABEL,
     command::{CloseReason, ConnectionId, Direction, Ended, Lane},
+    context::Context,
     core::HANDSHAKE_TIME,
-    counters::{TunnelGauges, WorkerCounters},
-    drops::DropReason,
-    frame::{Frame, MAX_FRAME_LEN, Scratch},
+    counters::TunnelGauges,
+    frame::MAX_FRAME_LEN,
     hello::{Capabilities, Hello, HelloError, MAX_HELLO_LEN},
     io::SocketId,
     liveness::Liveness,
@@ -123,19 +123,11 @@ pub(crate) struct NewTunnel {
     /// The lane that control dialled it for; `None` if the far end dialled.
     pub(crate) dialled_lane: Option<Lane>,
     pub(crate) socket: SocketId,
-    pub(crate) gauges: Arc<TunnelGauges>,
     pub(crate) health: Arc<LinkHealth>,
     pub(crate) now: Instant,
 }
 
 impl Life {
-    fn admitted(&self) -> Option<&Admitted> {
-        match self {
-            Self::Admitted(admitted) => Some(admitted),
-            Self::Handshake(_) | Self::Ended { .. } => None,
-        }
-    }
-
     fn admitted_mut(&mut self) -> Option<&mut Admitted> {
         match self {
             Self::Admitted(admitted) => Some(admitted),
@@ -145,7 +137,7 @@ impl Life {
 }
 
 impl Tunnel {
-    pub(crate) fn new(new: NewTunnel) -> Self {
+    pub(crate) fn new(new: NewTunnel, gauges: Arc<TunnelGauges>) -> Self {
         let (direction, until) = match new.dialled_lane {
             Some(_) => (Direction::Dialled, None),
             None => (Direction::Accepted, Some(new.now + HANDSHAKE_TIME)),
@@ -159,7 +151,7 @@ impl Tunnel {
             remote: new.connection.remote_address(),
             connection: new.connection,
             life: Life::Handshake(Handshake { dialled_lane, until, peer: None, hello }),
-            gauges: new.gauges,
+            gauges,
             health: new.health,
             signals: SignalStreams::new(new.now),
             reassembler: Reassembler::new(MAX_FRAME_LEN),
@@ -177,7 +169,10 @@ impl Tunnel {
 
     /// The peer, once it is admitted and until the connection ends.
     pub(crate) fn admitted(&self) -> Option<&Admitted> {
-        self.life.admitted()
+        match &self.life {
+            Life::Admitted(admitted) => Some(admitted),
+            Life::Handshake(_) | Life::Ended { .. } => None,
+        }
     }
 
     pub(crate) fn is_ended(&self) -> bool {
@@ -201,22 +196,11 @@ impl Tunnel {
     }
 
     /// From now on nothing passes; what waits is counted.
-    pub(crate) fn end(&mut self, counters: &WorkerCounters) {
+    pub(crate) fn end(&mut self, cx: &Context) {
         let ended = Life::Ended { port: self.port() };
         if let Life::Admitted(admitted) = std::mem::replace(&mut self.life, ended) {
-            admitted.out.give_up(&mut self.connection, counters);
+            admitted.out.give_up(&mut self.connection, cx);
         }
-    }
-
-    /// Takes a frame for the peer.
-    pub(crate) fn offer(
-        &mut self,
-        frame: Frame<'_>,
-        scratch: &mut Scratch,
-        counters: &WorkerCounters,
-    ) -> Result<(), DropReason> {
-        let admitted = self.life.admitted_mut().ok_or(DropReason::NotAdmitted)?;
-        admitted.out.offer(&mut self.connection, frame, scratch, counters)
     }
 
     /// The sending half, and what it sends over, while the peer is admitted.
@@ -226,9 +210,9 @@ impl Tunnel {
     }
 
     /// Ends the burst: the open datagram goes out short.
-    pub(crate) fn end_burst(&mut self, counters: &WorkerCounters) {
+    pub(crate) fn end_burst(&mut self, cx: &Context) {
         if let Some((out, connection)) = self.sending() {
-            out.end_burst(connection, &counters.io);
+            out.end_burst(connection, cx);
         }
     }
 

@@ -10,8 +10,8 @@ use ipop_learning::PortId;
 use quinn_proto::Connection;
 
 use crate::{
-    counters::{IoCounters, PortCounters, WorkerCounters},
-    drops::DropReason,
+    context::Context,
+    drops::{DropReason, Passed},
     frame::{Description, Frame, FrameBytes, Gso, Offload, Scratch, segment},
     hello::{Capabilities, Hello},
     queue::FlowQueue,
@@ -71,14 +71,14 @@ impl Outbound {
         connection: &mut Connection,
         frame: Frame<'_>,
         scratch: &mut Scratch,
-        counters: &WorkerCounters,
-    ) -> Result<(), DropReason> {
+        cx: &Context,
+    ) -> Passed {
         self.sharing.note(frame.what.total_len(), frame.what.flow());
         if self.queue.is_empty() && self.has_room(connection) {
-            return self.enqueue(connection, frame, scratch, counters);
+            return self.enqueue(connection, frame, scratch, cx);
         }
         let gone = self.queue.push(frame);
-        counters.port(self.port).drop_frames(DropReason::TunnelQueueFull, gone);
+        cx.drop_gone(self.port, DropReason::TunnelQueueFull, gone);
         Ok(())
     }
 
@@ -94,17 +94,17 @@ impl Outbound {
         &mut self,
         connection: &mut Connection,
         scratch: &mut Scratch,
-        counters: &WorkerCounters,
+        cx: &Context,
     ) {
         while self.has_room(connection)
             && let Some(waiting) = self.queue.pop()
         {
-            if let Err(reason) = self.enqueue(connection, waiting.frame(), scratch, counters) {
-                counters.port(self.port).drop_frames(reason, 1);
+            if let Err(reason) = self.enqueue(connection, waiting.frame(), scratch, cx) {
+                cx.drop(self.port, reason, waiting.frame().bytes.head());
             }
         }
         if self.queue.is_empty() {
-            self.end_burst(connection, &counters.io);
+            self.end_burst(connection, cx);
         }
     }
 
@@ -122,15 +122,15 @@ impl Outbound {
         connection: &mut Connection,
         frame: Frame<'_>,
         scratch: &mut Scratch,
-        counters: &WorkerCounters,
-    ) -> Result<(), DropReason> {
-        let (what, sent) = (frame.what, counters.port(self.port));
+        cx: &Context,
+    ) -> Passed {
+        let what = frame.what;
         let takes_it = needs(what.offload()) & !self.capabilities.0 == 0;
         if takes_it && !self.is_better_segmented(connection, what) {
             if what.total_len() > self.max_frame_len {
                 return Err(DropReason::Oversized);
             }
-            return self.push(connection, &frame, sent, &counters.io);
+            return self.push(connection, &frame, cx);
         }
         let (mut segments, mut result) = (0, Ok(()));
         let whole = frame.bytes.contiguous(&mut scratch.whole);
@@ -138,12 +138,11 @@ impl Outbound {
             if result.is_ok() {
                 let what = &what.of_segment(segment.len());
                 let frame = Frame { what, bytes: FrameBytes::Whole(segment) };
-                result = self.push(connection, &frame, sent, &counters.io);
+                result = self.push(connection, &frame, cx);
                 segments += u64::from(result.is_ok());
             }
         })?;
-        sent.count_segments(what.offload(), segments, result);
-        result
+        cx.is_segmented(self.port, what, segments, result)
     }
 
     /// Whether a superframe goes segment by segment, each in a packet of its own: on a path that loses packets, where its segments fit into packets. Cut where packets end,
@@ -160,13 +159,7 @@ impl Outbound {
         what.total_len() <= SEGMENTED_MAX * segment_len && record_len <= max_len
     }
 
-    fn push(
-        &mut self,
-        connection: &mut Connection,
-        frame: &Frame<'_>,
-        sent: &PortCounters,
-        io: &IoCounters,
-    ) -> Result<(), DropReason> {
+    fn push(&mut self, connection: &mut Connection, frame: &Frame<'_>, cx: &Context) -> Passed {
         let len = frame.what.total_len();
         let mut datagrams = connection.datagrams();
         let max_len = datagrams.max_size().ok_or(DropReason::NotAdmitted)?;
@@ -175,19 +168,18 @@ impl Outbound {
             return Err(DropReason::TunnelQueueFull);
         }
         self.writer.push(max_len, frame, &mut |datagram| {
-            queue(&mut datagrams, &mut self.unsent, datagram, io);
+            queue(&mut datagrams, &mut self.unsent, datagram, cx);
         });
-        sent.sent_frames.add(1);
-        sent.sent_bytes.add(len as u64);
+        cx.goes_out(self.port, frame, 1);
         Ok(())
     }
 
     /// Ends the burst: the open datagram goes out short.
-    pub(crate) fn end_burst(&mut self, connection: &mut Connection, io: &IoCounters) {
+    pub(crate) fn end_burst(&mut self, connection: &mut Connection, cx: &Context) {
         let mut datagrams = connection.datagrams();
         self.writer.flush(&mut |datagram| {
             self.repeater.burst_ends(&datagram);
-            queue(&mut datagrams, &mut self.unsent, datagram, io);
+            queue(&mut datagrams, &mut self.unsent, datagram, cx);
         });
     }
 
@@ -225,13 +217,12 @@ impl Outbound {
     }
 
     /// The connection has ended: counts the frames that wait for their turn, and those that were counted as sent and still wait.
-    pub(super) fn give_up(mut self, connection: &mut Connection, counters: &WorkerCounters) {
-        let port = counters.port(self.port);
-        port.drop_frames(DropReason::NoPort, self.waiting_frames());
-        self.end_burst(connection, &counters.io);
+    pub(super) fn give_up(mut self, connection: &mut Connection, cx: &Context) {
+        cx.drop_gone(self.port, DropReason::NoPort, self.waiting_frames());
+        self.end_burst(connection, cx);
         let room = connection.datagrams().send_buffer_space();
         let unsent = self.unsent.take_frames(self.writer.next_frame(), room);
-        port.drop_frames(DropReason::TunnelDown, unsent);
+        cx.drop_gone(self.port, DropReason::TunnelDown, unsent);
     }
 }
 
@@ -241,13 +232,13 @@ fn queue(
     datagrams: &mut quinn_proto::Datagrams<'_>,
     unsent: &mut Unsent,
     datagram: Bytes,
-    io: &IoCounters,
+    cx: &Context,
 ) {
     let (first_begun, len) = (first_begun(&datagram), datagram.len());
     let room = datagrams.send_buffer_space();
     match datagrams.send(datagram, false) {
         Ok(()) => unsent.push(first_begun, len, room),
-        Err(_) => io.unqueued_datagrams.add(1),
+        Err(_) => cx.counters.io.unqueued_datagrams.add(1),
     }
 }
 

@@ -41,11 +41,8 @@ impl Account {
             counted.map(|(_, frames)| frames).sum::<u64>()
         };
         let dropped = dropped_for(&|reason| !BEFORE.contains(&reason) && !AFTER.contains(&reason));
-        // A frame for everyone that the only peer did not take is dropped at the peer's port and once more for want of a port.
-        let twice =
-            dropped_for(&|r| r == "no_port").min(dropped_for(&|r| r == "tunnel_queue_full"));
-        // Before a peer's hello its frames are not counted in, frames to it are.
-        let open = twice + dropped_for(&|reason| reason == "not_admitted");
+        // What comes over a connection that was closed is not counted in, frames to a peer that is not ready are.
+        let open = dropped_for(&|reason| reason == "not_admitted");
         Self {
             received: total("received_frames"),
             sent: total("sent_frames") + total("segmented_frames") - total("segments"),

@@ -1,0 +1,95 @@
+//! What stands beside the state of a worker and is lent to it: facts, the tables that all workers share, counters, events for control.
+//!
+//! Every frame is seen here as it comes in, as it goes out, and when it is dropped. Counters hang on these three places, and an [`Observer`] if there is one.
+
+use std::sync::Arc;
+
+use ipop_learning::PortId;
+
+use crate::{
+    command::Event,
+    counters::WorkerCounters,
+    drops::DropReason,
+    frame::{Description, Frame, Gso},
+    shared::{NodeFacts, Shared},
+};
+
+/// Sees frames as they pass, by their first bytes.
+pub trait Observer: Send {
+    /// A frame came in at a port.
+    fn came_in(&self, port: PortId, head: &[u8]);
+    /// A frame goes out of a port.
+    fn goes_out(&self, port: PortId, head: &[u8]);
+    /// A frame is dropped. The port is the one that it came from, or the one that it was for if others got it.
+    fn dropped(&self, port: PortId, reason: DropReason, head: &[u8]);
+}
+
+/// See the head of this file.
+pub(crate) struct Context {
+    pub(crate) worker: u8,
+    pub(crate) facts: Arc<NodeFacts>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) counters: Arc<WorkerCounters>,
+    pub(crate) events: Vec<Event>,
+    pub(crate) observer: Option<Box<dyn Observer>>,
+}
+
+impl Context {
+    pub(crate) fn new(worker: u8, facts: Arc<NodeFacts>, shared: Arc<Shared>) -> Self {
+        let counters = shared.counters[usize::from(worker)].clone();
+        Self { worker, facts, shared, counters, events: Vec::new(), observer: None }
+    }
+
+    /// A frame came in.
+    #[inline]
+    pub(crate) fn came_in(&self, port: PortId, len: usize, head: &[u8]) {
+        let counters = self.counters.port(port);
+        counters.received_frames.add(1);
+        counters.received_bytes.add(len as u64);
+        if let Some(observer) = &self.observer {
+            observer.came_in(port, head);
+        }
+    }
+
+    /// A frame goes out, which may be several that were joined.
+    #[inline]
+    pub(crate) fn goes_out(&self, port: PortId, frame: &Frame<'_>, frames: u32) {
+        let counters = self.counters.port(port);
+        counters.sent_frames.add(u64::from(frames));
+        counters.sent_bytes.add(frame.what.total_len() as u64);
+        if let Some(observer) = &self.observer {
+            observer.goes_out(port, frame.bytes.head());
+        }
+    }
+
+    /// A frame went out in so many segments. If only some of it went out, the frame is dropped for a reason beside that.
+    pub(crate) fn is_segmented(
+        &self,
+        port: PortId,
+        what: &Description,
+        segments: u64,
+        result: Result<(), DropReason>,
+    ) -> Result<(), DropReason> {
+        if what.offload().gso != Gso::None {
+            let counters = self.counters.port(port);
+            counters.segments.add(segments);
+            counters.segmented_frames.add(u64::from(result.is_ok()));
+        }
+        result
+    }
+
+    /// Drops a frame.
+    #[inline]
+    pub(crate) fn drop(&self, port: PortId, reason: DropReason, head: &[u8]) {
+        self.drop_gone(port, reason, 1);
+        if let Some(observer) = &self.observer {
+            observer.dropped(port, reason, head);
+        }
+    }
+
+    /// Counts dropped frames of which nothing is left.
+    #[inline]
+    pub(crate) fn drop_gone(&self, port: PortId, reason: DropReason, frames: u64) {
+        self.counters.port(port).drop_frames(reason, frames);
+    }
+}

@@ -1,0 +1,58 @@
+//! The way to peers: over a connection of this worker's, or by mail to a worker that has one.
+
+use ipop_learning::PortId;
+use quinn_proto::ConnectionHandle;
+
+use super::agenda::Agenda;
+use crate::{
+    command::Lane,
+    context::Context,
+    drops::{DropReason, Passed},
+    forward::Peers,
+    frame::{Frame, Scratch},
+    io::Io,
+    tunnel::Tunnel,
+};
+
+/// The connections of a worker.
+pub(super) struct Lanes {
+    /// By [`ConnectionHandle`].
+    pub(super) tunnels: Vec<Option<Box<Tunnel>>>,
+    /// The connection that sends a port's frames, by port.
+    pub(super) active: Vec<Option<ConnectionHandle>>,
+    pub(super) agenda: Agenda,
+    pub(super) scratch: Scratch,
+}
+
+impl Lanes {
+    pub(super) fn new(ports: usize) -> Self {
+        Self {
+            tunnels: Vec::new(),
+            active: vec![None; ports],
+            agenda: Agenda::default(),
+            scratch: Scratch::default(),
+        }
+    }
+
+    /// Takes a frame for the peer at a port of which this worker carries a lane.
+    pub(super) fn offer(&mut self, to: PortId, frame: Frame<'_>, cx: &Context) -> Passed {
+        let handle = self.active[usize::from(to.0)].ok_or(DropReason::NoPort)?;
+        let tunnel = self.tunnels[handle.0].as_mut().ok_or(DropReason::NoPort)?;
+        // Also when the queue becomes full half-way: the segments before that are in it.
+        self.agenda.add(handle);
+        let (out, connection) = tunnel.sending().ok_or(DropReason::NotAdmitted)?;
+        out.offer(connection, frame, &mut self.scratch, cx)
+    }
+}
+
+impl Peers for Lanes {
+    fn send(&mut self, to: PortId, frame: Frame<'_>, cx: &Context, io: &mut impl Io) -> Passed {
+        if self.active[usize::from(to.0)].is_some() {
+            return self.offer(to, frame, cx);
+        }
+        match cx.shared.port(to).lane_for(frame.what.flow()) {
+            Some(Lane(worker)) if worker != cx.worker => io.mail(worker, to, frame),
+            _ => Err(DropReason::NoPort),
+        }
+    }
+}

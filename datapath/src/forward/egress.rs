@@ -1,0 +1,200 @@
+//! The last part of a frame's way: to a local port as the port takes it, joined to others of its flow where that saves work, or to the peer's tunnel.
+
+use bytes::Bytes;
+use ipop_learning::PortId;
+
+use super::Peers;
+use crate::{
+    context::Context,
+    drops::{DropReason, Passed},
+    frame::{Description, Frame, FrameBytes, Gso, Joined, Scratch, UdpJoin, segment},
+    io::Io,
+    record::arena::{Arena, Exhausted, WhenFull},
+    shared::PortKind,
+};
+
+/// Headers of joined frames live until the frame is written: a few hundred at once.
+const JOIN_HEADS_CHUNK_LEN: usize = 16 * 1_024;
+const JOIN_HEADS_CHUNKS_MAX: usize = 4;
+
+/// What a TAP can be given.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TapOffload {
+    /// Superframes and partial checksums.
+    Full,
+    /// The same but for UDP superframes, which kernels before 6.2 refuse.
+    WithoutUso,
+    /// Plain frames only.
+    None,
+}
+
+/// What goes out to the TAPs.
+pub(crate) struct Egress {
+    /// By port.
+    taps: Vec<Tap>,
+    /// Headers of joined frames.
+    join_heads: Arena,
+    scratch: Scratch,
+}
+
+struct Tap {
+    takes: TapOffload,
+    /// UDP frames on their way, written at the end of the train that they came in.
+    join: UdpJoin,
+}
+
+impl Egress {
+    pub(super) fn new(taps: &[TapOffload]) -> Self {
+        Self {
+            taps: taps.iter().map(|&takes| Tap { takes, join: UdpJoin::default() }).collect(),
+            join_heads: Arena::new(JOIN_HEADS_CHUNK_LEN, JOIN_HEADS_CHUNKS_MAX, WhenFull::Replace),
+            scratch: Scratch::default(),
+        }
+    }
+
+    /// Sends a frame out of a port.
+    pub(super) fn send(
+        &mut self,
+        to: PortId,
+        frame: Frame<'_>,
+        peers: &mut impl Peers,
+        cx: &Context,
+        io: &mut impl Io,
+    ) -> Passed {
+        match cx.shared.kind(to) {
+            PortKind::Tap => self.write(to, frame, cx, io),
+            PortKind::Peer => peers.send(to, frame, cx, io),
+        }
+    }
+
+    /// Writes what was joined: ends a train.
+    #[inline]
+    pub(crate) fn end_of_train(&mut self, cx: &Context, io: &mut impl Io) {
+        for tap in cx.shared.taps() {
+            self.write_joined(tap, cx, io);
+        }
+    }
+
+    /// The kernel refused a superframe at this TAP: it gets plain frames from now on.
+    pub(crate) fn disable_offload(&mut self, tap: PortId) {
+        self.taps[usize::from(tap.0)].takes = TapOffload::None;
+    }
+
+    /// Writes a frame to a local TAP, finished in software where the TAP or its reader needs that.
+    fn write(
+        &mut self,
+        tap: PortId,
+        mut frame: Frame<'_>,
+        cx: &Context,
+        io: &mut impl Io,
+    ) -> Passed {
+        if !cx.shared.port(tap).is_up() {
+            return Err(DropReason::TapDown);
+        }
+        if cx.shared.port(tap).is_blocked() {
+            return Err(DropReason::Blocked);
+        }
+        if self.join(tap, &mut frame, cx, io) {
+            return Ok(());
+        }
+        let what = frame.what;
+        if !must_finish(self.taps[usize::from(tap.0)].takes, what) {
+            cx.goes_out(tap, &frame, 1);
+            io.write_tap(tap, frame, 1);
+            return Ok(());
+        }
+        let mut segments = 0;
+        let whole = frame.bytes.contiguous(&mut self.scratch.whole);
+        let result = segment(what, whole, &mut self.scratch.segment, |segment| {
+            segments += 1;
+            let what = &what.of_segment(segment.len());
+            let frame = Frame { what, bytes: FrameBytes::Whole(segment) };
+            cx.goes_out(tap, &frame, 1);
+            io.write_tap(tap, frame, 1);
+        });
+        cx.is_segmented(tap, what, segments, result)
+    }
+
+    /// Takes a UDP frame that can be joined to others; writes those that it cannot be joined to.
+    #[inline]
+    fn join(
+        &mut self,
+        port: PortId,
+        frame: &mut Frame<'_>,
+        cx: &Context,
+        io: &mut impl Io,
+    ) -> bool {
+        let what = frame.what;
+        let tap = &mut self.taps[usize::from(port.0)];
+        if let FrameBytes::Pieces(pieces) = &mut frame.bytes
+            && tap.join.append(what, pieces)
+        {
+            return true;
+        }
+        self.write_joined(port, cx, io);
+        let tap = &mut self.taps[usize::from(port.0)];
+        match &mut frame.bytes {
+            FrameBytes::Pieces(pieces) if tap.takes == TapOffload::Full => {
+                !must_finish(tap.takes, what) && tap.join.open(what, pieces)
+            }
+            _ => false,
+        }
+    }
+
+    #[inline]
+    fn write_joined(&mut self, tap: PortId, cx: &Context, io: &mut impl Io) {
+        let join = &mut self.taps[usize::from(tap.0)].join;
+        if !join.is_open() {
+            return;
+        }
+        let heads = &mut self.join_heads;
+        let keep = |headers: &[u8]| {
+            heads.copy(headers).unwrap_or_else(|Exhausted| Bytes::copy_from_slice(headers))
+        };
+        let Some(Joined { ref what, pieces, frames }) = join.close(keep) else { return };
+        let mut frame = Frame { what, bytes: FrameBytes::Pieces(pieces) };
+        // Counted as the frames that they were, as they were received.
+        cx.goes_out(tap, &frame, frames);
+        io.write_tap(tap, frame.again(), frames);
+        pieces.clear();
+    }
+}
+
+/// Whether a frame must be finished before a TAP that takes this may have it.
+fn must_finish(takes: TapOffload, what: &Description) -> bool {
+    let offload = what.offload();
+    if offload.is_none() {
+        return false;
+    }
+    match takes {
+        TapOffload::None => true,
+        TapOffload::WithoutUso if offload.gso == Gso::Udp => true,
+        TapOffload::WithoutUso | TapOffload::Full => what.is_dhcp(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::Offload;
+
+    #[test]
+    fn a_tap_is_given_only_what_it_takes_as_it_is() {
+        let superframe = |gso, csum_offset| Offload {
+            gso,
+            gso_size: 1_000,
+            needs_csum: true,
+            csum_start: 34,
+            csum_offset,
+        };
+        let tcp = superframe(Gso::Tcp4 { ecn: false }, 16);
+        let udp = superframe(Gso::Udp, 6);
+        let finished = |offload| {
+            let what = Description::for_test(offload, 0, 60, 0);
+            [TapOffload::Full, TapOffload::WithoutUso, TapOffload::None]
+                .map(|takes| must_finish(takes, &what))
+        };
+        assert_eq!(finished(tcp), [false, false, true]);
+        assert_eq!(finished(udp), [false, true, true]);
+    }
+}

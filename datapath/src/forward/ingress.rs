@@ -1,0 +1,190 @@
+//! The first part of a frame's way: it is counted, checked and described, and its sender is learned.
+
+use std::time::Instant;
+
+use ipop_learning::{Learned, PortId, VlanId};
+
+use super::Ingoing;
+use crate::{
+    command::Event,
+    context::Context,
+    drops::{DropReason, Passed},
+    frame::{Description, ETHERNET_HEADER_LEN, Headers, describe, udp_endpoints},
+    loop_probe::{CLEAR_AFTER_S, LoopProbe},
+    moves::Moves,
+    shared::PortKind,
+};
+
+/// What is kept of the frames that came in.
+pub(crate) struct Ingress {
+    moves: Moves,
+    /// Of all workers' sockets.
+    udp_ports: Vec<u16>,
+}
+
+impl Ingress {
+    pub(super) fn new(udp_ports: Vec<u16>) -> Self {
+        Self { moves: Moves::default(), udp_ports }
+    }
+
+    /// What the frame is, if it may go on.
+    pub(super) fn take(
+        &mut self,
+        now: Instant,
+        frame: &Ingoing<'_>,
+        cx: &mut Context,
+    ) -> Result<Description, DropReason> {
+        let Ingoing { port, offload, ref bytes } = *frame;
+        let (head, len) = (bytes.head(), bytes.len());
+        cx.came_in(port, len, head);
+        if head.len() < ETHERNET_HEADER_LEN {
+            return Err(DropReason::Runt);
+        }
+        let kind = cx.shared.kind(port);
+        if LoopProbe::is_probe(head) {
+            if kind == PortKind::Tap {
+                probe_seen(now, port, head, cx);
+            }
+            return Err(DropReason::LoopProbe);
+        }
+        if cx.shared.port(port).is_blocked() {
+            return Err(DropReason::Blocked);
+        }
+        let what = describe(offload?, head, len)?;
+        match kind {
+            PortKind::Tap if self.is_own_packet(&what, head, cx) => {
+                return Err(DropReason::OwnPacket);
+            }
+            PortKind::Peer if what.longest_segment_len() > max_len(&what, cx) => {
+                return Err(DropReason::OverMtu);
+            }
+            PortKind::Tap | PortKind::Peer => {}
+        }
+        self.learn(now, port, &what, cx)?;
+        Ok(what)
+    }
+
+    /// Tells control of the stations that moved.
+    pub(crate) fn tell_moves(&mut self, cx: &mut Context) {
+        cx.events.extend(self.moves.take().map(Event::StationsMoved));
+    }
+
+    fn learn(&mut self, now: Instant, port: PortId, what: &Description, cx: &Context) -> Passed {
+        let Headers { destination, source, .. } = *what.headers();
+        if destination.is_reserved() {
+            return Err(DropReason::Reserved);
+        }
+        if source.is_group() || source.is_zero() {
+            return Err(DropReason::BadSource);
+        }
+        let (shared, vlan) = (&cx.shared, VlanId::UNTAGGED);
+        if let Learned::Moved { from } = shared.fdb.learn(vlan, source, port, shared.now_s(now)) {
+            self.moves.note(source, from, port);
+        }
+        Ok(())
+    }
+
+    /// Whether this is a packet of one of the switch's own tunnels, which would go round for ever.
+    fn is_own_packet(&self, what: &Description, head: &[u8], cx: &Context) -> bool {
+        let Some(endpoints) = udp_endpoints(what.headers(), head) else { return false };
+        let port = endpoints.source.port();
+        self.udp_ports.contains(&port) && cx.shared.is_own_flow(port, endpoints.destination)
+    }
+}
+
+/// How long a frame of a peer may be: the kernel takes longer ones, and its bridges drop them without a word.
+fn max_len(what: &Description, cx: &Context) -> usize {
+    usize::from(cx.facts.inner_mtu) + usize::from(what.headers().l2_len)
+}
+
+/// Unblocks TAPs on which no probe was seen for a while.
+pub(crate) fn clear_loops(now: Instant, cx: &mut Context) {
+    let now_s = cx.shared.now_s(now);
+    for port in cx.shared.taps() {
+        let tap = cx.shared.port(port);
+        let is_quiet = tap.probe_age_s(now_s).is_some_and(|age_s| age_s >= CLEAR_AFTER_S);
+        if is_quiet && tap.set_blocked(false) {
+            cx.events.push(Event::LoopCleared { port });
+        }
+    }
+}
+
+fn probe_seen(now: Instant, tap: PortId, frame: &[u8], cx: &mut Context) {
+    let Some(probe) = LoopProbe::decode(frame) else { return };
+    if !is_from_overlay(&probe, cx) {
+        return;
+    }
+    let (now_s, port) = (cx.shared.now_s(now), cx.shared.port(tap));
+    if !must_block(&probe, tap, cx) {
+        if port.foreign_probe_seen(now_s, CLEAR_AFTER_S) {
+            cx.events.push(Event::LoopElsewhere { port: tap });
+        }
+        return;
+    }
+    port.probe_seen(now_s);
+    if port.set_blocked(true) {
+        cx.shared.fdb.flush_port(tap);
+        cx.events.push(Event::LoopSeen { port: tap, origin: probe.origin });
+    }
+}
+
+/// Whether this node or a connected peer sent the probe, so that there is a loop.
+fn is_from_overlay(probe: &LoopProbe, cx: &Context) -> bool {
+    if probe.origin == cx.facts.node {
+        return probe.token == cx.facts.probe_token;
+    }
+    cx.shared.live_peers().any(|peer| cx.shared.port(peer).has_probe_token(&probe.token))
+}
+
+/// Whether the loop that the probe proves is broken at the TAP where the probe came in.
+fn must_block(probe: &LoopProbe, tap: PortId, cx: &Context) -> bool {
+    if probe.origin == cx.facts.node {
+        // Of two TAPs on one segment the one with the higher number is blocked; a TAP that hears itself is.
+        return tap.0 >= probe.tap;
+    }
+    probe.origin < cx.facts.node
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use ipop_learning::{MacTable, MacTableConfig};
+
+    use super::*;
+    use crate::{
+        frame::{FrameBytes, Offload},
+        node_id::NodeId,
+        shared::{NodeFacts, Shared},
+    };
+
+    #[test]
+    fn what_a_peer_sends_beyond_the_inner_mtu_is_dropped_here() {
+        let now = Instant::now();
+        let table = MacTable::new(MacTableConfig { capacity: 16, ..MacTableConfig::default() });
+        let shared = Arc::new(Shared::new(table, 1, 1, 1, now));
+        let facts = NodeFacts {
+            node: NodeId([1; 32]),
+            instance: [0; 16],
+            probe_token: [0; 16],
+            name: String::new(),
+            inner_mtu: 1_500,
+            lanes: 1,
+        };
+        let mut cx = Context::new(0, Arc::new(facts), shared);
+        let mut take = |types: &[u8], len: usize| {
+            let mut frame = [&[0xff; 6][..], &[2, 0, 0, 0, 0, 7], types].concat();
+            frame.resize(len, 0);
+            let bytes = FrameBytes::Pieces(&mut vec![Bytes::from(frame)]);
+            let frame = Ingoing { port: PortId(1), offload: Ok(Offload::NONE), bytes };
+            Ingress::new(Vec::new()).take(now, &frame, &mut cx).map(|what| what.total_len())
+        };
+        let (plain, tagged) = ([0x08, 0x06], [0x81, 0, 0, 5, 0x08, 0x06]);
+        let twice = [0x88, 0xa8, 0, 5, 0x81, 0, 0, 6, 0x08, 0x06];
+        for (types, max_len) in [(&plain[..], 1_514), (&tagged, 1_518), (&twice, 1_522)] {
+            assert_eq!(take(types, max_len), Ok(max_len));
+            assert_eq!(take(types, max_len + 1), Err(DropReason::OverMtu));
+        }
+    }
+}
