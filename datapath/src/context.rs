@@ -9,7 +9,7 @@ use ipop_learning::PortId;
 use crate::{
     command::Event,
     counters::WorkerCounters,
-    drops::DropReason,
+    drops::{DropReason, Passed},
     frame::{Description, Frame, Gso},
     shared::{NodeFacts, Shared},
 };
@@ -68,8 +68,8 @@ impl Context {
         port: PortId,
         what: &Description,
         segments: u64,
-        result: Result<(), DropReason>,
-    ) -> Result<(), DropReason> {
+        result: Passed,
+    ) -> Passed {
         if what.offload().gso != Gso::None {
             let counters = self.counters.port(port);
             counters.segments.add(segments);
@@ -90,6 +90,6 @@ impl Context {
     /// Counts dropped frames of which nothing is left.
     #[inline]
     pub(crate) fn drop_gone(&self, port: PortId, reason: DropReason, frames: u64) {
-        self.counters.port(port).drop_frames(reason, frames);
+        self.counters.port(port).drops.add(reason, frames);
     }
 }

@@ -60,19 +60,31 @@ pub struct PortCounters {
     pub salvaged_frames: Counter,
     /// Those parts, each of which was received as a frame.
     pub salvaged_runs: Counter,
-    drops: [Counter; DropReason::ALL.len()],
+    /// Frames that came in here, or were for here, and were dropped.
+    pub drops: Drops,
 }
 
 impl PortCounters {
-    /// Counts dropped frames.
-    #[inline]
-    pub fn drop_frames(&self, reason: DropReason, frames: u64) {
-        self.drops[reason as usize].add(frames);
-    }
-
     /// Frames dropped for this reason.
     pub fn dropped(&self, reason: DropReason) -> u64 {
-        self.drops[reason as usize].get()
+        self.drops.of(reason)
+    }
+}
+
+/// Frames dropped, by reason.
+#[derive(Debug, Default)]
+pub struct Drops([Counter; DropReason::ALL.len()]);
+
+impl Drops {
+    /// Counts frames.
+    #[inline]
+    pub fn add(&self, reason: DropReason, frames: u64) {
+        self.0[reason as usize].add(frames);
+    }
+
+    /// Those dropped for this reason.
+    pub fn of(&self, reason: DropReason) -> u64 {
+        self.0[reason as usize].get()
     }
 }
 
@@ -131,6 +143,8 @@ pub struct IoCounters {
     pub dropped_control_packets: Counter,
     /// Signalling messages, either way, beyond what is allowed or to a peer that does not know them.
     pub dropped_signals: Counter,
+    /// Frames that are no port's: of far ends that were not admitted.
+    pub drops: Drops,
 }
 
 /// All counters of one worker.

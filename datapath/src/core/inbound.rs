@@ -19,7 +19,7 @@ use crate::{
 /// Takes the frames of one tunnel.
 pub(super) struct Inbound<'a, I> {
     now: Instant,
-    /// The peer's port. `None` until the peer is admitted; then its frames are counted where they would have gone, at the first TAP.
+    /// The peer's port. `None` until the peer is admitted.
     port: Option<PortId>,
     /// Cleared when the tunnel has ended. What still comes out of it would teach the table stations on a port that is down, or that the peer has lost.
     is_open: bool,
@@ -53,6 +53,9 @@ impl<I: Io> FrameSink for Inbound<'_, I> {
     }
 
     fn dropped(&mut self, reason: DropReason, frames: u64) {
-        self.cx.drop_gone(self.port.unwrap_or(PortId(0)), reason, frames);
+        match self.port {
+            Some(port) => self.cx.drop_gone(port, reason, frames),
+            None => self.cx.counters.io.drops.add(reason, frames),
+        }
     }
 }

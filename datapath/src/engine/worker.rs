@@ -24,7 +24,7 @@ use crate::{
     command::{Command, Event},
     core::{Core, CoreConfig},
     counters::WorkerCounters,
-    drops::DropReason,
+    drops::{DropReason, Passed},
     frame::Frame,
     io::{Io, SocketId},
     os::{
@@ -277,7 +277,7 @@ impl Worker {
             libc::EIO | libc::EBADFD | libc::ENODEV => DropReason::TapDown,
             _ => DropReason::TapWrite,
         };
-        counters.drop_frames(reason, u64::from(written.frames));
+        counters.drops.add(reason, u64::from(written.frames));
         if -result == libc::EINVAL && written.was_superframe {
             self.refused_superframes += 1;
             if self.refused_superframes == REFUSED_SUPERFRAMES {
@@ -372,7 +372,7 @@ impl UringIo {
 impl Io for UringIo {
     fn write_tap(&mut self, tap: PortId, frame: Frame<'_>, frames: u32) {
         if !self.writer.write(&mut self.ring, tap, frame, frames) {
-            self.counters.port(tap).drop_frames(DropReason::TapWrite, u64::from(frames));
+            self.counters.port(tap).drops.add(DropReason::TapWrite, u64::from(frames));
         }
     }
 
@@ -382,7 +382,7 @@ impl Io for UringIo {
         }
     }
 
-    fn mail(&mut self, worker: u8, port: PortId, frame: Frame<'_>) -> Result<(), DropReason> {
+    fn mail(&mut self, worker: u8, port: PortId, frame: Frame<'_>) -> Passed {
         self.outbox.put(worker, port, frame)
     }
 

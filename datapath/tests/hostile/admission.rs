@@ -7,7 +7,7 @@ use ipop_datapath::{
     command::{CloseReason, Event, Lane},
     drops::DropReason,
     hello::Hello,
-    memory::{PEER, TAP},
+    memory::PEER,
     node_id::NodeId,
     quic::{InitialKey, TlsIdentity},
 };
@@ -117,7 +117,7 @@ fn no_frame_passes_before_the_hello() {
     scene.send_frames(stranger, &[broadcast(), broadcast()]);
     scene.settle();
     assert_eq!(scene.take_frames(), 0);
-    assert_eq!(scene.port(TAP).dropped(DropReason::NotAdmitted), 2);
+    assert_eq!(scene.node.core.counters().io.drops.of(DropReason::NotAdmitted), 2);
     say(&mut scene, stranger, &hello());
     scene.send_frames(stranger, &[broadcast()]);
     scene.settle();

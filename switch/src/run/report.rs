@@ -14,7 +14,7 @@ use ipop_control::{
 use ipop_datapath::{
     PortId,
     command::ConnectionId,
-    counters::{IoCounters, PortCounters, WorkerCounters},
+    counters::{Drops, IoCounters, PortCounters, WorkerCounters},
     drops::DropReason,
 };
 use serde::Serialize;
@@ -135,6 +135,8 @@ struct WorkerReport {
     sent_control_packets: u64,
     dropped_control_packets: u64,
     dropped_signals: u64,
+    /// Of far ends that were not admitted.
+    drops: BTreeMap<&'static str, u64>,
 }
 
 impl Report {
@@ -261,17 +263,23 @@ impl PortReport {
         self.missing_frames += counters.missing_frames.get();
         self.salvaged_frames += counters.salvaged_frames.get();
         self.salvaged_runs += counters.salvaged_runs.get();
-        for reason in DropReason::ALL {
-            let dropped = counters.dropped(*reason);
-            if dropped > 0 {
-                *self.drops.entry(reason.name()).or_default() += dropped;
-            }
+        add_drops(&mut self.drops, &counters.drops);
+    }
+}
+
+fn add_drops(sum: &mut BTreeMap<&'static str, u64>, drops: &Drops) {
+    for reason in DropReason::ALL {
+        let dropped = drops.of(*reason);
+        if dropped > 0 {
+            *sum.entry(reason.name()).or_default() += dropped;
         }
     }
 }
 
 impl WorkerReport {
     fn of(io: &IoCounters) -> Self {
+        let mut drops = BTreeMap::new();
+        add_drops(&mut drops, &io.drops);
         Self {
             waits: io.waits.get(),
             received_packets: io.received_packets.get(),
@@ -299,6 +307,7 @@ impl WorkerReport {
             sent_control_packets: io.sent_control_packets.get(),
             dropped_control_packets: io.dropped_control_packets.get(),
             dropped_signals: io.dropped_signals.get(),
+            drops,
         }
     }
 }
