@@ -73,7 +73,7 @@ mod tests {
         let (mut writer, mut last) = (RecordWriter::new(), Bytes::new());
         for len in frame_lens {
             writer.push_bytes(1_000, Offload::NONE, 0, &vec![7; *len], &mut |datagram| {
-                last = datagram
+                last = datagram;
             });
         }
         writer.flush(&mut |datagram| last = datagram);

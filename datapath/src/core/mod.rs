@@ -1,7 +1,7 @@
 //! One worker's share of the switch, without I/O: frames and packets in, frames, packets and events out.
 //!
 //! The shell feeds [`Core`] what its file descriptors gave and calls [`Core::flush`] at the end of each round; everything that goes
-//! out goes through [`Io`]. The way of a frame is [`Core::outbound`] (TAP to tunnel) and `Switch::inbound` (tunnel to TAP).
+//! out goes through [`Io`]. Frames come in by [`Core::outbound`] (from a TAP) and out of tunnels; their way is the same, `Switch::forward`.
 
 mod agenda;
 mod connections;
@@ -148,10 +148,10 @@ impl Core {
 
     /// The outbound way: a frame that a TAP's kernel side sent.
     pub fn outbound(&mut self, now: Instant, from: TapFrame<'_>, io: &mut impl Io) {
-        self.from_tap(now, from, None, io);
+        self.take_in(now, from, None, io);
     }
 
-    fn from_tap(
+    fn take_in(
         &mut self,
         now: Instant,
         from: TapFrame<'_>,
@@ -262,7 +262,7 @@ impl Core {
                     Audience::Peer(port) => Some(port),
                 };
                 let (vnet, bytes) = (&[0; VNET_HEADER_LEN], FrameBytes::Whole(&frame));
-                self.from_tap(now, TapFrame { tap, vnet, bytes }, only, io);
+                self.take_in(now, TapFrame { tap, vnet, bytes }, only, io);
             }
             Command::Shutdown => {
                 self.shutting_down = true;

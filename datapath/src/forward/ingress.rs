@@ -4,12 +4,11 @@ use std::time::Instant;
 
 use ipop_learning::{Learned, PortId, VlanId};
 
-use super::Ingoing;
 use crate::{
     command::Event,
     context::Context,
     drops::{DropReason, Passed},
-    frame::{Description, ETHERNET_HEADER_LEN, Headers, describe, udp_endpoints},
+    frame::{Description, ETHERNET_HEADER_LEN, FrameBytes, Headers, udp_endpoints},
     loop_probe::{CLEAR_AFTER_S, LoopProbe},
     moves::Moves,
     shared::PortKind,
@@ -27,49 +26,25 @@ impl Ingress {
         Self { moves: Moves::default(), udp_ports }
     }
 
-    /// What the frame is, if it may go on.
-    pub(super) fn take(
+    /// Learns where the sender of a frame is, if it may go on.
+    #[inline]
+    pub(super) fn learn(
         &mut self,
-        now: Instant,
-        frame: &Ingoing<'_>,
-        cx: &mut Context,
-    ) -> Result<Description, DropReason> {
-        let Ingoing { port, offload, ref bytes } = *frame;
-        let (head, len) = (bytes.head(), bytes.len());
-        cx.came_in(port, len, head);
-        if head.len() < ETHERNET_HEADER_LEN {
-            return Err(DropReason::Runt);
-        }
-        let kind = cx.shared.kind(port);
-        if LoopProbe::is_probe(head) {
-            if kind == PortKind::Tap {
-                probe_seen(now, port, head, cx);
-            }
-            return Err(DropReason::LoopProbe);
-        }
-        if cx.shared.port(port).is_blocked() {
-            return Err(DropReason::Blocked);
-        }
-        let what = describe(offload?, head, len)?;
-        match kind {
-            PortKind::Tap if self.is_own_packet(&what, head, cx) => {
+        now_s: u32,
+        port: PortId,
+        what: &Description,
+        head: &[u8],
+        cx: &Context,
+    ) -> Passed {
+        match cx.shared.kind(port) {
+            PortKind::Tap if self.is_own_packet(what, head, cx) => {
                 return Err(DropReason::OwnPacket);
             }
-            PortKind::Peer if what.longest_segment_len() > max_len(&what, cx) => {
+            PortKind::Peer if what.longest_segment_len() > max_len(what, cx) => {
                 return Err(DropReason::OverMtu);
             }
             PortKind::Tap | PortKind::Peer => {}
         }
-        self.learn(now, port, &what, cx)?;
-        Ok(what)
-    }
-
-    /// Tells control of the stations that moved.
-    pub(crate) fn tell_moves(&mut self, cx: &mut Context) {
-        cx.events.extend(self.moves.take().map(Event::StationsMoved));
-    }
-
-    fn learn(&mut self, now: Instant, port: PortId, what: &Description, cx: &Context) -> Passed {
         let Headers { destination, source, .. } = *what.headers();
         if destination.is_reserved() {
             return Err(DropReason::Reserved);
@@ -78,10 +53,15 @@ impl Ingress {
             return Err(DropReason::BadSource);
         }
         let (shared, vlan) = (&cx.shared, VlanId::UNTAGGED);
-        if let Learned::Moved { from } = shared.fdb.learn(vlan, source, port, shared.now_s(now)) {
+        if let Learned::Moved { from } = shared.fdb.learn(vlan, source, port, now_s) {
             self.moves.note(source, from, port);
         }
         Ok(())
+    }
+
+    /// Tells control of the stations that moved.
+    pub(crate) fn tell_moves(&mut self, cx: &mut Context) {
+        cx.events.extend(self.moves.take().map(Event::StationsMoved));
     }
 
     /// Whether this is a packet of one of the switch's own tunnels, which would go round for ever.
@@ -90,6 +70,26 @@ impl Ingress {
         let port = endpoints.source.port();
         self.udp_ports.contains(&port) && cx.shared.is_own_flow(port, endpoints.destination)
     }
+}
+
+/// Counts a frame and checks what is seen at once.
+#[inline]
+pub(super) fn check(now_s: u32, port: PortId, bytes: &FrameBytes<'_>, cx: &mut Context) -> Passed {
+    let head = bytes.head();
+    cx.came_in(port, bytes.len(), head);
+    if head.len() < ETHERNET_HEADER_LEN {
+        return Err(DropReason::Runt);
+    }
+    if LoopProbe::is_probe(head) {
+        if cx.shared.kind(port) == PortKind::Tap {
+            probe_seen(now_s, port, head, cx);
+        }
+        return Err(DropReason::LoopProbe);
+    }
+    if cx.shared.port(port).is_blocked() {
+        return Err(DropReason::Blocked);
+    }
+    Ok(())
 }
 
 /// How long a frame of a peer may be: the kernel takes longer ones, and its bridges drop them without a word.
@@ -109,12 +109,12 @@ pub(crate) fn clear_loops(now: Instant, cx: &mut Context) {
     }
 }
 
-fn probe_seen(now: Instant, tap: PortId, frame: &[u8], cx: &mut Context) {
+fn probe_seen(now_s: u32, tap: PortId, frame: &[u8], cx: &mut Context) {
     let Some(probe) = LoopProbe::decode(frame) else { return };
     if !is_from_overlay(&probe, cx) {
         return;
     }
-    let (now_s, port) = (cx.shared.now_s(now), cx.shared.port(tap));
+    let port = cx.shared.port(tap);
     if !must_block(&probe, tap, cx) {
         if port.foreign_probe_seen(now_s, CLEAR_AFTER_S) {
             cx.events.push(Event::LoopElsewhere { port: tap });
@@ -149,12 +149,11 @@ fn must_block(probe: &LoopProbe, tap: PortId, cx: &Context) -> bool {
 mod tests {
     use std::sync::Arc;
 
-    use bytes::Bytes;
     use ipop_learning::{MacTable, MacTableConfig};
 
     use super::*;
     use crate::{
-        frame::{FrameBytes, Offload},
+        frame::{Offload, describe},
         node_id::NodeId,
         shared::{NodeFacts, Shared},
     };
@@ -172,19 +171,18 @@ mod tests {
             inner_mtu: 1_500,
             lanes: 1,
         };
-        let mut cx = Context::new(0, Arc::new(facts), shared);
-        let mut take = |types: &[u8], len: usize| {
+        let cx = Context::new(0, Arc::new(facts), shared);
+        let learn = |types: &[u8], len: usize| {
             let mut frame = [&[0xff; 6][..], &[2, 0, 0, 0, 0, 7], types].concat();
             frame.resize(len, 0);
-            let bytes = FrameBytes::Pieces(&mut vec![Bytes::from(frame)]);
-            let frame = Ingoing { port: PortId(1), offload: Ok(Offload::NONE), bytes };
-            Ingress::new(Vec::new()).take(now, &frame, &mut cx).map(|what| what.total_len())
+            let what = describe(Offload::NONE, &frame, len).unwrap();
+            Ingress::new(Vec::new()).learn(0, PortId(1), &what, &frame, &cx)
         };
         let (plain, tagged) = ([0x08, 0x06], [0x81, 0, 0, 5, 0x08, 0x06]);
         let twice = [0x88, 0xa8, 0, 5, 0x81, 0, 0, 6, 0x08, 0x06];
         for (types, max_len) in [(&plain[..], 1_514), (&tagged, 1_518), (&twice, 1_522)] {
-            assert_eq!(take(types, max_len), Ok(max_len));
-            assert_eq!(take(types, max_len + 1), Err(DropReason::OverMtu));
+            assert_eq!(learn(types, max_len), Ok(()));
+            assert_eq!(learn(types, max_len + 1), Err(DropReason::OverMtu));
         }
     }
 }

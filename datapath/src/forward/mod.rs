@@ -22,7 +22,7 @@ use self::{
 use crate::{
     context::Context,
     drops::{DropReason, Passed},
-    frame::{Frame, FrameBytes, Offload},
+    frame::{Frame, FrameBytes, Offload, describe},
     io::Io,
 };
 
@@ -68,18 +68,22 @@ impl Switch {
     pub(crate) fn forward(
         &mut self,
         now: Instant,
-        mut frame: Ingoing<'_>,
+        frame: Ingoing<'_>,
         only: Option<PortId>,
         peers: &mut impl Peers,
         cx: &mut Context,
         io: &mut impl Io,
     ) {
-        let port = frame.port;
-        let passed = self.ingress.take(now, &frame, cx).and_then(|what| {
-            let frame = Frame { what: &what, bytes: frame.bytes.again() };
+        let Ingoing { port, offload, mut bytes } = frame;
+        let now_s = cx.shared.now_s(now);
+        let described = ingress::check(now_s, port, &bytes, cx)
+            .and_then(|()| describe(offload?, bytes.head(), bytes.len()));
+        let passed = described.as_ref().map_err(|reason| *reason).and_then(|what| {
+            self.ingress.learn(now_s, port, what, bytes.head(), cx)?;
+            let frame = Frame { what, bytes: bytes.again() };
             let route = match only {
                 Some(to) => Route::To(to),
-                None => self.relay.route(now, port, &what, cx)?,
+                None => self.relay.route((now, now_s), port, what, cx)?,
             };
             match route {
                 Route::To(to) => self.egress.send(to, frame, peers, cx, io),
@@ -87,7 +91,7 @@ impl Switch {
             }
         });
         if let Err(reason) = passed {
-            cx.drop(port, reason, frame.bytes.head());
+            cx.drop(port, reason, bytes.head());
         }
     }
 

@@ -33,16 +33,17 @@ impl Relay {
     }
 
     /// The way of a frame by its destination.
+    #[inline]
     pub(super) fn route(
         &mut self,
-        now: Instant,
+        (now, now_s): (Instant, u32),
         from: PortId,
         what: &Description,
         cx: &Context,
     ) -> Result<Route, DropReason> {
         let (shared, destination) = (&cx.shared, what.headers().destination);
         if !destination.is_group()
-            && let Some(to) = shared.fdb.look_up(VlanId::UNTAGGED, destination, shared.now_s(now))
+            && let Some(to) = shared.fdb.look_up(VlanId::UNTAGGED, destination, now_s)
         {
             if to == from {
                 return Err(DropReason::SamePort);

@@ -10,12 +10,12 @@
 //! protocol anywhere behind the Ethernet header.
 
 use super::{
-    ETHERNET_HEADER_LEN, Gso, Headers, IpHeaders, IpVersion, MAX_FRAME_LEN, MAX_HEADERS_LEN,
-    Offload, Transport, VNET_HEADER_LEN, flow_hash,
+    ETHERNET_HEADER_LEN, Gso, Headers, IpHeaders, IpVersion, MAX_FRAME_LEN, Offload, Transport,
+    VNET_HEADER_LEN, flow_hash,
     headers::{Fragment, is_dhcp},
     rewrite::{TCP_CHECKSUM, TCP_FLAGS, UDP_CHECKSUM, UDP_LENGTH, tcp_flag, u16_at},
 };
-use crate::drops::DropReason;
+use crate::drops::{DropReason, Passed};
 
 /// Most segments in a TCP superframe: 64 KiB in pieces of 8 bytes, Linux's own least GSO size. A limit on segments
 /// rather than on their size, since GRO merges smaller ones (a few keystrokes) as well.
@@ -77,7 +77,7 @@ impl Description {
         self.flow
     }
 
-    /// Whether the frame belongs to DHCP: see [`is_dhcp`].
+    /// Whether the frame has an offload and belongs to DHCP: see [`is_dhcp`].
     #[inline]
     pub fn is_dhcp(&self) -> bool {
         self.is_dhcp
@@ -90,10 +90,8 @@ impl Description {
 
     /// A frame of this length that [`super::segment()`] made of this one.
     pub(crate) fn of_segment(&self, len: usize) -> Self {
-        match self.offload.gso {
-            Gso::None => Self { offload: Offload::NONE, ..*self },
-            _ => self.of_len(Offload::NONE, len),
-        }
+        let whole = Self { is_dhcp: false, offload: Offload::NONE, ..*self };
+        if self.offload.gso == Gso::None { whole } else { whole.of_len(Offload::NONE, len) }
     }
 
     /// A superframe of this length, of datagrams like this one of which each but the last has so much payload.
@@ -125,6 +123,7 @@ impl Description {
 /// # Errors
 /// [`DropReason::Runt`] and [`DropReason::Oversized`] for the length, [`DropReason::BadOffload`] if offload and frame
 /// contradict each other.
+#[inline]
 pub fn describe(
     offload: Offload,
     frame_head: &[u8],
@@ -133,36 +132,43 @@ pub fn describe(
     if total_len > MAX_FRAME_LEN {
         return Err(DropReason::Oversized);
     }
-    let head = &frame_head[..frame_head.len().min(total_len).min(MAX_HEADERS_LEN)];
+    let head = &frame_head[..frame_head.len().min(total_len)];
     let headers = Headers::parse(head).ok_or(DropReason::Runt)?;
-    let plain = Offload { gso: Gso::None, gso_size: 0, ..offload };
-    let offload = match offload.gso {
-        Gso::None if !offload.needs_csum => Offload::NONE,
-        Gso::None => plain,
-        _ => {
-            let payload_len = check_superframe(offload, &headers, head, total_len)
-                .ok_or(DropReason::BadOffload)?;
-            if payload_len <= usize::from(offload.gso_size) { plain } else { offload }
-        }
+    let mut what = Description {
+        offload: Offload::NONE,
+        headers,
+        headers_len: headers.end(),
+        is_dhcp: false,
+        total_len: total_len as u32,
+        flow: flow_hash(&headers, head),
     };
-    let mut headers_len = usize::from(headers.end());
-    if offload.needs_csum {
+    if !offload.is_none() {
+        what.take_offload(offload, head)?;
+    }
+    Ok(what)
+}
+
+impl Description {
+    /// The frame has this offload, if they agree.
+    fn take_offload(&mut self, mut offload: Offload, head: &[u8]) -> Passed {
+        let total_len = self.total_len();
+        if offload.gso != Gso::None {
+            let payload_len = check_superframe(offload, &self.headers, head, total_len);
+            // All of it fits one segment.
+            if payload_len.ok_or(DropReason::BadOffload)? <= usize::from(offload.gso_size) {
+                (offload.gso, offload.gso_size) = (Gso::None, 0);
+            }
+        }
         let field_end = usize::from(offload.csum_start) + usize::from(offload.csum_offset) + 2;
         if usize::from(offload.csum_start) < ETHERNET_HEADER_LEN || field_end > total_len {
             return Err(DropReason::BadOffload);
         }
-        headers_len = headers_len.max(field_end);
+        self.offload = offload;
+        self.is_dhcp = is_dhcp(&self.headers, head);
+        // A plain frame's checksum field may lie beyond what 16 bits say; `hdr_len` is only a hint there.
+        self.headers_len = self.headers_len.max(field_end.min(usize::from(u16::MAX)) as u16);
+        Ok(())
     }
-    // A plain frame's checksum field may lie beyond what 16 bits say; `hdr_len` is only a hint there.
-    let headers_len = headers_len.min(usize::from(u16::MAX)) as u16;
-    Ok(Description {
-        offload,
-        headers,
-        headers_len,
-        is_dhcp: is_dhcp(&headers, head),
-        total_len: total_len as u32,
-        flow: flow_hash(&headers, head),
-    })
 }
 
 /// The length of a superframe's payload, if all of it is right.
@@ -209,7 +215,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::frame::testing::{ACK, Family, Protocol, Recipe, SYN, recipe};
+    use crate::frame::{
+        MAX_HEADERS_LEN,
+        testing::{ACK, Family, Protocol, Recipe, SYN, recipe},
+    };
 
     fn check(offload: Offload, frame: &[u8]) -> Result<Description, DropReason> {
         describe(offload, frame, frame.len())

@@ -7,45 +7,43 @@
 use super::{ETHERNET_HEADER_LEN, Fragment, Headers, IpVersion, Transport};
 
 /// The flow's number, well mixed in all bits. Not keyed: whoever sends the frames can choose it.
+#[inline]
 pub fn flow_hash(headers: &Headers, head: &[u8]) -> u32 {
-    hash_ip(headers, head)
-        .unwrap_or_else(|| hash_bytes(0, &head[..head.len().min(ETHERNET_HEADER_LEN)]))
+    hash_ip(headers, head).unwrap_or_else(|| {
+        let word = |at: usize| head.get(at..).and_then(<[u8]>::first_chunk);
+        // The Ethernet header, of which two bytes stand in both words.
+        let words = [word(0), word(ETHERNET_HEADER_LEN - 8)];
+        hash(0, &words.map(|word| word.map_or(0, |word| u64::from_be_bytes(*word))))
+    })
+}
+
+#[inline]
+fn hash_ip(headers: &Headers, head: &[u8]) -> Option<u32> {
+    let ip = headers.ip?;
+    let packet = head.get(usize::from(headers.l2_len)..)?;
+    let has_ports = ip.fragment == Fragment::Whole && ip.transport != Transport::Other;
+    let ports = if has_ports {
+        // The protocol is left out: nothing but TCP and UDP has ports here.
+        u32::from_be_bytes(*head.get(usize::from(ip.l4_start)..)?.first_chunk()?)
+    } else {
+        0
+    };
+    let word = |at: usize| Some(u64::from_be_bytes(*packet.get(at..)?.first_chunk()?));
+    match ip.version {
+        IpVersion::V4 => Some(hash(ports, &[word(12)?])),
+        IpVersion::V6 => Some(hash(ports, &[word(8)?, word(16)?, word(24)?, word(32)?])),
+    }
 }
 
 /// An odd number with about as many ones as zeros, well spread (2^64 by the golden ratio).
 const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
 
-fn hash_ip(headers: &Headers, frame: &[u8]) -> Option<u32> {
-    let ip = headers.ip?;
-    let addresses = match ip.version {
-        IpVersion::V4 => 12..20,
-        IpVersion::V6 => 8..40,
-    };
-    let addresses = frame.get(usize::from(headers.l2_len)..)?.get(addresses)?;
-    let has_ports = ip.fragment == Fragment::Whole && ip.transport != Transport::Other;
-    let seed = if has_ports {
-        let ports: &[u8; 4] = frame.get(usize::from(ip.l4_start)..)?.first_chunk()?;
-        // The protocol is left out: nothing but TCP and UDP has ports here.
-        u64::from(u32::from_be_bytes(*ports))
-    } else {
-        0
-    };
-    Some(hash_bytes(seed, addresses))
-}
-
-fn hash_bytes(seed: u64, bytes: &[u8]) -> u32 {
-    let mix = |hash: u64, word: u64| {
+fn hash(seed: u32, words: &[u64]) -> u32 {
+    let mix = |hash: u64, word: &u64| {
         let product = u128::from(hash ^ word) * u128::from(MULTIPLIER);
         (product as u64) ^ ((product >> 64) as u64)
     };
-    let (words, rest) = bytes.as_chunks::<8>();
-    let mut last = [0; 8];
-    last[..rest.len()].copy_from_slice(rest);
-    let mut hash = mix(seed, MULTIPLIER);
-    for word in words {
-        hash = mix(hash, u64::from_be_bytes(*word));
-    }
-    hash = mix(hash, u64::from_be_bytes(last) ^ bytes.len() as u64);
+    let hash = words.iter().fold(mix(u64::from(seed), &MULTIPLIER), mix);
     (hash >> 32) as u32
 }
 

@@ -100,8 +100,9 @@ impl Headers {
     pub fn parse(head: &[u8]) -> Option<Self> {
         let head = &head[..head.len().min(MAX_HEADERS_LEN)];
         // IEEE 802.3 section 3.2.
-        let &[d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, high, low] = head.first_chunk()?;
-        let mut ethertype = u16::from_be_bytes([high, low]);
+        let (destination, rest) = head.split_first_chunk()?;
+        let (source, rest) = rest.split_first_chunk()?;
+        let mut ethertype = u16::from_be_bytes(*rest.first_chunk()?);
         let mut l2_len = ETHERNET_HEADER_LEN;
         for _ in 0..MAX_TAGS {
             let (TPID_CUSTOMER | TPID_SERVICE, Some(&[_, _, high, low])) =
@@ -119,8 +120,8 @@ impl Headers {
             _ => None,
         };
         Some(Self {
-            destination: MacAddr([d0, d1, d2, d3, d4, d5]),
-            source: MacAddr([s0, s1, s2, s3, s4, s5]),
+            destination: MacAddr(*destination),
+            source: MacAddr(*source),
             l2_len: l2_len as u16,
             ethertype,
             ip,

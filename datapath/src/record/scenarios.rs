@@ -26,7 +26,7 @@ fn encode(bursts: &[&[&Frame]]) -> Vec<Vec<Bytes>> {
         let mut datagrams = Vec::new();
         for Frame { offload, headers_len, bytes } in burst {
             writer.push_bytes(DATAGRAM_LEN, *offload, *headers_len, bytes, &mut |d| {
-                datagrams.push(d)
+                datagrams.push(d);
             });
         }
         writer.flush(&mut |datagram| datagrams.push(datagram));
