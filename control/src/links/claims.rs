@@ -15,8 +15,7 @@ use xmpp_parsers::jid::FullJid;
 use super::{Action, Link, Links, Told};
 use crate::{
     peer::PeerSource,
-    sessions::{Input, NamedPeer},
-    trust::{Claim, NewNodes, Policy, Refusal, Standing},
+    trust::{Claim, Loss, Naming, NewNodes, Policy, Refusal, Standing},
     xmpp::room::Occupant,
 };
 
@@ -123,10 +122,7 @@ impl Links {
         };
         let is_admitted = link.port.is_some();
         self.trust.unname(node, PeerSource::Room);
-        if is_admitted {
-            let source = PeerSource::Room;
-            self.actions.push_back(Action::Sessions(Input::Unnamed { peer: node, source }));
-        } else {
+        if !is_admitted {
             self.drop_link(now, node);
         }
     }
@@ -165,7 +161,7 @@ impl Links {
         let Some(link) = self.links.get(&node) else { return };
         let claim = link.claim.clone();
         let who = format!("node {node} ({} of {})", claim.name, claim.account);
-        let standing = self.trust.name(node, PeerSource::Room, Some(claim));
+        let standing = self.trust.name(node, Naming::Room(claim));
         if standing == Standing::Refused(Refusal::NoPort) {
             self.chores.queue_for_port(node);
         } else {
@@ -173,9 +169,6 @@ impl Links {
         }
         match standing {
             Standing::Admitted(port) => {
-                let (source, address, last_addresses) = (PeerSource::Room, None, Vec::new());
-                let named = NamedPeer { node, port, source, address, last_addresses };
-                self.actions.push_back(Action::Sessions(Input::Named(named)));
                 let Some(link) = self.links.get_mut(&node) else { return };
                 if link.port.replace(port).is_none() {
                     link.waits_since = now;
@@ -217,15 +210,11 @@ impl Links {
             |node: &NodeId| self.links.get(node).is_some_and(|link| !link.claims.is_empty());
         nodes.extend(self.memory.nodes_of(&lost).into_iter().filter(|node| !has_claimant(node)));
         for node in nodes {
-            self.trust.unname(node, PeerSource::Room);
-            self.trust.unname(node, PeerSource::Saved);
             self.forget_saved(node);
-            if matches!(self.trust.standing(node), Standing::Admitted(_)) {
-                continue;
+            self.trust.withdraw(node, PeerSource::Room, Loss::Removed);
+            if !matches!(self.trust.standing(node), Standing::Admitted(_)) {
+                self.drop_link(now, node);
             }
-            let why = "its account was removed from the room".to_owned();
-            self.actions.push_back(Action::Sessions(Input::Revoked { peer: node, why }));
-            self.drop_link(now, node);
         }
     }
 
@@ -255,10 +244,14 @@ impl Links {
 
     /// Tells the operator's list who was seen, but not for each one by itself.
     pub(super) fn pump_observed(&mut self, now: Instant) {
-        if !self.chores.observed.is_empty() && self.chores.observe_at <= now {
-            self.chores.observe_at = now + OBSERVE_EVERY;
-            let observed = std::mem::take(&mut self.chores.observed);
-            self.actions.push_back(Action::Observe(observed.into_iter().collect()));
+        if self.chores.observed.is_empty() || self.chores.observe_at > now {
+            return;
+        }
+        self.chores.observe_at = now + OBSERVE_EVERY;
+        let seen = std::mem::take(&mut self.chores.observed).into_iter().collect();
+        // Only first-sight trust keeps a list of those who were seen.
+        if let Policy::FirstSight(new) = self.trust.policy() {
+            self.actions.push_back(Action::Observe { seen, new });
         }
     }
 
@@ -276,8 +269,6 @@ impl Links {
         idle.sort_unstable();
         for (_, node) in idle.into_iter().take(self.chores.portless.len()) {
             self.trust.unname(node, PeerSource::Room);
-            let source = PeerSource::Room;
-            self.actions.push_back(Action::Sessions(Input::Unnamed { peer: node, source }));
             self.chores.queue_for_port(node);
         }
     }

@@ -46,14 +46,15 @@ pub use self::{
 };
 use crate::{
     ice::{Candidate, Ice, IceConfig, Role, StunServer, TurnServer},
-    sessions::Input,
+    node::Action,
+    sessions::PeerPath,
     trust::{Claim, SavedPeers, Trust},
     xmpp::{
         answers::Answers,
         jingle::{IceDescription, Jingle, JingleConfig},
         room::{Room, RoomConfig},
-        services::{Service, Services},
-        stream::{self as xmpp_stream, Account, ToStream},
+        services::Services,
+        stream::{Account, ToStream},
     },
 };
 
@@ -83,29 +84,6 @@ pub enum Servers {
     Configured,
     /// The XMPP server (XEP-0215).
     Offered,
-}
-
-/// Something is to be done.
-#[derive(Debug)]
-pub enum Action {
-    /// Send this to the XMPP stream.
-    Stream(ToStream),
-    /// Send this to worker 0.
-    Worker(Command),
-    /// Send this to the worker of the connection.
-    Connection(ConnectionId, Command),
-    /// Tell the sessions.
-    Sessions(Input),
-    /// Resolve these hosts and call [`Links::set_servers`].
-    Resolve(Vec<Service>),
-    /// These nodes were seen in the room: the operator's list of nodes is to take note of them.
-    Observe(Vec<(NodeId, Claim)>),
-    /// Write this to the file of saved peers.
-    Save(SavedPeers),
-    /// Tell the operator.
-    Tell(Told),
-    /// The account was refused at the first log-in, and there is nobody to connect to without it: end the program.
-    GiveUp(xmpp_stream::Failure),
 }
 
 /// A line for the operator.
@@ -206,18 +184,18 @@ pub struct Links {
     chores: Chores,
     lines: Lines,
     malformed_signals: u64,
-    /// Peers that the configuration names: they may come from anywhere.
-    configured: usize,
     strangers: Option<Strangers>,
     stream_state: report::StreamState,
     actions: VecDeque<Action>,
+    /// What became of paths, which the sessions are to hear.
+    paths: VecDeque<(NodeId, PeerPath)>,
     /// The clock: seconds since 1970 at an instant.
     clock: (Instant, u64),
 }
 
 impl Links {
     /// No stream yet; saved peers are named at once.
-    pub fn new(config: LinksConfig, trust: Arc<Trust>, configured: usize, now: Instant) -> Self {
+    pub fn new(config: LinksConfig, trust: Arc<Trust>, now: Instant) -> Self {
         let room = config.room.room.to_string();
         let mut links = Self {
             local: config.local,
@@ -236,13 +214,14 @@ impl Links {
             chores: Chores::new(now),
             lines: Lines::new(now),
             malformed_signals: 0,
-            configured,
             strangers: None,
             stream_state: report::StreamState::default(),
             actions: VecDeque::new(),
+            paths: VecDeque::new(),
             clock: (now, config.unix_s),
         };
         links.name_saved(now);
+        links.follow_strangers();
         links
     }
 
@@ -252,6 +231,11 @@ impl Links {
             self.pump(now);
         }
         self.actions.pop_front()
+    }
+
+    /// The next path that was found or lost; to be polled after [`Self::poll_action`].
+    pub fn poll_path(&mut self) -> Option<(NodeId, PeerPath)> {
+        self.paths.pop_front()
     }
 
     /// When [`Self::handle_timeout`] wants to be called.
@@ -305,7 +289,6 @@ impl Links {
 
     /// The operator decided about nodes, or the policy is another: who may connect now is connected.
     pub fn admit(&mut self, now: Instant, node: NodeId) {
-        self.name_saved_again(now, node);
         let waits = self.links.get(&node).is_some_and(|link| link.port.is_none());
         if waits {
             self.judge(now, node);
@@ -320,12 +303,6 @@ impl Links {
     /// The account's settings are others: the stream logs in with them from now on.
     pub fn set_account(&mut self, account: Account) {
         self.actions.push_back(Action::Stream(ToStream::UseAccount(Box::new(account))));
-    }
-
-    /// How many peers the configuration names.
-    pub fn set_configured(&mut self, configured: usize) {
-        self.configured = configured;
-        self.follow_strangers();
     }
 
     /// Leaves the room and ends the stream.
@@ -358,14 +335,20 @@ impl Links {
         }
     }
 
-    /// Whether Initials of strangers are looked at: only if somebody may come from an address that nobody told.
-    fn follow_strangers(&mut self) {
-        let anybody = self.configured > 0 || self.memory.names_anybody();
+    /// Whether Initials of strangers are looked at: only if somebody may come from an address that nobody told. To be called when
+    /// somebody is named otherwise, or has another right.
+    pub fn follow_strangers(&mut self) {
+        let anybody = self.trust.knows_anybody();
         let strangers = if anybody { Strangers::Answered } else { Strangers::Ignored };
         if self.strangers != Some(strangers) {
             self.strangers = Some(strangers);
-            self.actions.push_back(Action::Worker(Command::AnswerStrangers(strangers)));
+            self.command(Command::AnswerStrangers(strangers));
         }
+    }
+
+    /// The first worker has all paths.
+    fn command(&mut self, command: Command) {
+        self.actions.push_back(Action::Worker { worker: 0, command });
     }
 
     fn start_ice(&mut self, now: Instant, node: NodeId) {
@@ -387,7 +370,8 @@ impl Links {
             self.jingle.peer_gone(jid);
         }
         if let Some(port) = link.port {
-            self.actions.push_back(Action::Worker(Command::SetPath { port, path: None }));
+            let command = Command::SetPath { port, path: None };
+            self.actions.push_back(Action::Worker { worker: 0, command });
         }
         *link = Link {
             pathless: std::mem::take(&mut link.pathless),

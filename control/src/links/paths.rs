@@ -13,10 +13,11 @@ use ipop_datapath::{
 };
 use xmpp_parsers::jid::FullJid;
 
-use super::{Action, Link, Links, Started, Told, signal};
+use super::{Link, Links, Started, Told, signal};
 use crate::{
     ice::{CandidateKind, IceEvent, Packet, RemoteDescription, Socket, Via, Watch},
-    sessions::{Input, PeerPath},
+    node::Action,
+    sessions::PeerPath,
     xmpp::jingle::IceDescription,
 };
 
@@ -133,7 +134,8 @@ impl Links {
         if let (Some(connection), Some(description)) = (link.connection, &link.description) {
             let message = signal::write(description, &link.candidates);
             let command = Command::Signal { connection, message };
-            self.actions.push_back(Action::Connection(connection, command));
+            let worker = connection.worker();
+            self.actions.push_back(Action::Worker { worker, command });
         }
     }
 
@@ -222,7 +224,7 @@ impl Links {
             let (local_ip, remote) = (transmit.local_ip, transmit.remote);
             let payload = transmit.payload;
             let send = Command::SendPacket { socket, local_ip, remote, payload };
-            self.actions.push_back(Action::Worker(send));
+            self.command(send);
         }
         while let Some(event) = self.ice.poll_event() {
             any = true;
@@ -257,11 +259,11 @@ impl Links {
             }
             IceEvent::SourceValid { peer, source } => {
                 if let Some(port) = self.links.get(&peer).and_then(|link| link.port) {
-                    self.actions.push_back(Action::Worker(Command::AddSource { source, port }));
+                    self.command(Command::AddSource { source, port });
                 }
             }
             IceEvent::SourceGone { source, .. } => {
-                self.actions.push_back(Action::Worker(Command::RemoveSource { source }));
+                self.command(Command::RemoveSource { source });
             }
             IceEvent::Lost { peer, why } => self.without_path(now, peer, "no path is left", why),
             IceEvent::Failed { peer, why } => self.without_path(now, peer, "no path yet", why),
@@ -305,8 +307,8 @@ impl Links {
             None => PeerPath::Relayed,
         };
         let name = link.claim.name.clone();
-        self.actions.push_back(Action::Worker(Command::SetPath { port, path: Some(path) }));
-        self.actions.push_back(Action::Sessions(Input::Path { peer: node, path: up }));
+        self.command(Command::SetPath { port, path: Some(path) });
+        self.paths.push_back((node, up));
         let way = match path {
             Path::Direct { remote, .. } if remote_kind == CandidateKind::Relayed => {
                 format!("relayed by the peer's {remote}")
@@ -338,7 +340,7 @@ impl Links {
             self.tell_of_path(now, node, Told::Warning(line));
         }
         let path = PeerPath::Down;
-        self.actions.push_back(Action::Sessions(Input::Path { peer: node, path }));
+        self.paths.push_back((node, path));
     }
 }
 

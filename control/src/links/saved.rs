@@ -1,18 +1,14 @@
 //! Peers known from before: named at the start, remembered when they are reached, forgotten when their right ends.
 
-use std::{
-    collections::BTreeSet,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use ipop_datapath::node_id::NodeId;
 
 use super::{Action, Links};
 use crate::{
     peer::PeerSource,
-    sessions::{Input, NamedPeer},
     trust::{
-        Claim, SavedPeers, Standing,
+        Claim, Naming, SavedPeers,
         saved::{DEFAULT_KEEP_S, Seen},
     },
 };
@@ -27,8 +23,6 @@ pub(super) struct Memory {
     saved: SavedPeers,
     room: String,
     next_look: Instant,
-    /// Those that are named to trust now.
-    named: BTreeSet<NodeId>,
     /// Whether there is something to be saved, and when it may be.
     changed: Changed,
     save_at: Instant,
@@ -42,8 +36,7 @@ enum Changed {
 
 impl Memory {
     pub(super) fn new(saved: SavedPeers, room: String, now: Instant) -> Self {
-        let (named, changed) = (BTreeSet::new(), Changed::No);
-        Self { saved, room, next_look: now + LOOK_EVERY, named, changed, save_at: now }
+        Self { saved, room, next_look: now + LOOK_EVERY, changed: Changed::No, save_at: now }
     }
 
     pub(super) fn poll_timeout(&self) -> Instant {
@@ -51,10 +44,6 @@ impl Memory {
             Changed::No => self.next_look,
             Changed::Yes => self.next_look.min(self.save_at),
         }
-    }
-
-    pub(super) fn names_anybody(&self) -> bool {
-        !self.named.is_empty()
     }
 
     /// Whether the node was connected before, by right of this room.
@@ -80,29 +69,11 @@ impl Memory {
 impl Links {
     /// Names the saved peers whose right still lasts.
     pub(super) fn name_saved(&mut self, now: Instant) {
-        self.name_those_saved(now, |_| true);
-    }
-
-    /// Names a peer again, if it is a saved one whose right still lasts: the operator let it in.
-    pub(super) fn name_saved_again(&mut self, now: Instant, node: NodeId) {
-        self.name_those_saved(now, |saved| saved == node);
-    }
-
-    fn name_those_saved(&mut self, now: Instant, which: impl Fn(NodeId) -> bool) {
         let unix_s = self.unix_s(now);
-        let lasting = self.memory.saved.of_room(&self.memory.room, DEFAULT_KEEP_S, unix_s);
-        let saved: Vec<_> = lasting.filter(|peer| which(peer.node)).cloned().collect();
-        for peer in saved {
-            let node = peer.node;
-            let standing = self.trust.name(node, PeerSource::Saved, peer.claim);
-            if let Standing::Admitted(port) = standing {
-                self.memory.named.insert(node);
-                let (source, last_addresses) = (PeerSource::Saved, peer.addresses);
-                let named = NamedPeer { node, port, source, address: None, last_addresses };
-                self.actions.push_back(Action::Sessions(Input::Named(named)));
-            }
+        for peer in self.memory.saved.of_room(&self.memory.room, DEFAULT_KEEP_S, unix_s) {
+            let (claim, addresses) = (peer.claim.clone(), peer.addresses.clone());
+            self.trust.name(peer.node, Naming::Saved { claim, addresses });
         }
-        self.follow_strangers();
     }
 
     /// A peer of the room is connected, or is reached another way.
@@ -119,14 +90,8 @@ impl Links {
             self.memory.changed = Changed::Yes;
         }
         let claim = Some(link.claim.clone());
-        let last_addresses: Vec<_> = link.address.into_iter().collect();
-        if let Standing::Admitted(port) = self.trust.name(node, PeerSource::Saved, claim) {
-            let source = PeerSource::Saved;
-            let named = NamedPeer { node, port, source, address: None, last_addresses };
-            self.actions.push_back(Action::Sessions(Input::Named(named)));
-            self.memory.named.insert(node);
-            self.follow_strangers();
-        }
+        let addresses = link.address.into_iter().collect();
+        self.trust.name(node, Naming::Saved { claim, addresses });
     }
 
     pub(super) fn remember_all(&mut self, now: Instant) {
@@ -142,7 +107,7 @@ impl Links {
             self.remember_all(now);
             let unix_s = self.unix_s(now);
             for node in self.memory.saved.expire(DEFAULT_KEEP_S, unix_s) {
-                self.unname_saved(node);
+                self.trust.unname(node, PeerSource::Saved);
             }
             self.memory.changed = Changed::Yes;
         }
@@ -159,20 +124,12 @@ impl Links {
 
     /// The room took a node's right back.
     pub(super) fn forget_saved(&mut self, node: NodeId) {
+        self.trust.unname(node, PeerSource::Saved);
         let room = self.memory.room.clone();
         if self.memory.saved.revoke(node, &room) {
-            self.unname_saved(node);
             // At the next opportunity: a right that was taken back must not return with a restart.
             self.memory.changed = Changed::Yes;
         }
-    }
-
-    fn unname_saved(&mut self, node: NodeId) {
-        self.trust.unname(node, PeerSource::Saved);
-        self.memory.named.remove(&node);
-        self.follow_strangers();
-        let source = PeerSource::Saved;
-        self.actions.push_back(Action::Sessions(Input::Unnamed { peer: node, source }));
     }
 }
 

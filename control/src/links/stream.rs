@@ -94,7 +94,7 @@ impl Links {
         let text = why.to_string();
         self.stream_state.offline(&text);
         // A node that knows of no peer but by the room can do nothing more, and whoever started it waits for an answer.
-        let alone = self.configured == 0 && !self.memory.names_anybody();
+        let alone = !self.trust.knows_anybody();
         if why.is_of_settings() && !self.stream_state.was_online() && alone {
             self.actions.push_back(Action::GiveUp(why));
         } else {
@@ -148,7 +148,7 @@ impl Links {
                         now,
                         Told::Debug(format!("STUN and TURN servers on offer: {offer:?}")),
                     );
-                    self.actions.push_back(Action::Resolve(offer));
+                    self.actions.push_back(Action::ResolveServers(offer));
                 }
             }
         }

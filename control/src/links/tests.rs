@@ -11,10 +11,9 @@ use ipop_datapath::{
 use super::*;
 use crate::{
     ice::{Entropy, Loopback, Timing},
-    peer::PeerSource,
     sessions::NamedPeer,
     trust::{
-        Policy, TrustStore,
+        NewNodes, Policy, TrustStore,
         saved::{DEFAULT_KEEP_S, Seen},
     },
     xmpp::{
@@ -45,7 +44,7 @@ fn node(number: u32) -> NodeId {
     NodeId::of_spki(&number.to_be_bytes())
 }
 
-fn policy() -> Policy {
+fn secret() -> Policy {
     Policy::Secret("mfrggzdfmztwq2lknnwg23tpobyxe43u".parse().unwrap())
 }
 
@@ -55,10 +54,9 @@ fn card(node: NodeId) -> Card {
 }
 
 impl Bench {
-    fn new(saved: SavedPeers, store: TrustStore) -> Self {
+    fn new(policy: Policy, saved: SavedPeers, store: TrustStore) -> Self {
         let now = Instant::now();
-        let trust = Arc::new(Trust::new(LOCAL, 1, policy()));
-        trust.apply(policy(), store);
+        let trust = Arc::new(Trust::new(LOCAL, 1, policy, store));
         let (loopback, seed) = (Loopback::Refused, 1);
         let config = LinksConfig {
             local: LOCAL,
@@ -80,7 +78,7 @@ impl Bench {
             saved,
             unix_s: UNIX_S,
         };
-        let links = Links::new(config, trust.clone(), 0, now);
+        let links = Links::new(config, trust.clone(), now);
         let (observed, saved, named, said) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut bench = Self { links, trust, now, observed, saved, named, said };
         bench.collect();
@@ -90,17 +88,18 @@ impl Bench {
     fn collect(&mut self) {
         while let Some(action) = self.links.poll_action(self.now) {
             match action {
-                Action::Observe(seen) => {
+                Action::Observe { seen, .. } => {
                     self.observed.push(seen.into_iter().map(|(node, _)| node).collect());
                 }
                 Action::Save(saved) => self.saved.push(saved),
-                Action::Sessions(Input::Named(named)) => self.named.push(named),
-                Action::Connection(_, Command::Signal { message, .. }) => {
+                Action::Worker { command: Command::Signal { message, .. }, .. } => {
                     self.said.extend(signal::read(&message));
                 }
                 _ => {}
             }
         }
+        let changes = std::iter::from_fn(|| self.trust.poll_change());
+        self.named.extend(changes.filter_map(|change| change.named));
     }
 
     fn run(&mut self, time: Duration) {
@@ -153,7 +152,8 @@ const NEWCOMERS: u32 = 500;
 
 #[test]
 fn who_is_seen_in_the_room_is_written_down_once_a_second() {
-    let mut bench = Bench::new(SavedPeers::default(), TrustStore::default());
+    let policy = Policy::FirstSight(NewNodes::Wait);
+    let mut bench = Bench::new(policy, SavedPeers::default(), TrustStore::default());
     for number in 0..NEWCOMERS {
         bench.enters(number);
         bench.run(STEP);
@@ -166,7 +166,7 @@ fn who_is_seen_in_the_room_is_written_down_once_a_second() {
 
 #[test]
 fn who_connects_is_written_down_once_in_two_seconds() {
-    let mut bench = Bench::new(SavedPeers::default(), TrustStore::default());
+    let mut bench = Bench::new(secret(), SavedPeers::default(), TrustStore::default());
     for number in 0..NEWCOMERS {
         bench.enters(number);
         bench.connects(number);
@@ -190,24 +190,23 @@ fn a_saved_peer_that_the_operator_lets_in_again_is_named_with_its_addresses() {
     for number in [1, 2] {
         denied.deny(&node(number).to_string(), UNIX_S).unwrap();
     }
-    let mut bench = Bench::new(saved, denied);
+    let mut bench = Bench::new(secret(), saved, denied);
     assert_eq!(bench.named, []);
-    bench.trust.apply(policy(), TrustStore::default());
+    bench.trust.decide(TrustStore::default());
     for number in [1, 2] {
         bench.links.admit(bench.now, node(number));
     }
     bench.collect();
     // The right of the other one has ended.
-    let (source, last_addresses) = (PeerSource::Saved, vec![address]);
-    let port = PortId(1);
-    let named = NamedPeer { node: node(1), port, source, address: None, last_addresses };
+    let (port, last_addresses) = (PortId(1), vec![address]);
+    let named = NamedPeer { node: node(1), port, address: None, last_addresses };
     assert_eq!(bench.named, [named]);
 }
 
 /// A peer takes 24 candidates of a description, those included that are gone. A host that moves on and on describes itself anew before that.
 #[test]
 fn a_host_that_moves_often_is_told_of_wherever_it_is() {
-    let mut bench = Bench::new(SavedPeers::default(), TrustStore::default());
+    let mut bench = Bench::new(secret(), SavedPeers::default(), TrustStore::default());
     bench.enters(1);
     bench.connects(1);
     let mut of_generation: BTreeMap<u32, BTreeSet<SocketAddr>> = BTreeMap::new();

@@ -5,8 +5,7 @@
 //! simulation runs the very same code.
 //!
 //! Peers with an address are dialled until they are up, and again when they are lost; the others are waited for. Peers come and go
-//! ([`Input::Named`], [`Input::Unnamed`]), each with the port that trust gave it, and several sources may name one; all of them together
-//! make one set of connections. When path control has found a way to a peer ([`Input::Path`]), the lower node id dials the peer's alias, and the higher
+//! ([`Input::Named`], [`Input::Unnamed`]), each with the port that trust gave it; who names them is trust's to know. When path control has found a way to a peer ([`Input::Path`]), the lower node id dials the peer's alias, and the higher
 //! one waits. Nothing but [`Input::Revoked`] closes a tunnel because of what a source says.
 //!
 //! Lane 0 comes first; its hello tells how many lanes the peer serves, and the dialler opens the rest. Which of two
@@ -54,11 +53,7 @@ pub use self::{
     notice::{Notice, Severity, Who, explain},
     snapshot::{LaneSnapshot, PeerSnapshot, PeerState},
 };
-use crate::{
-    peer::{PeerAddress, PeerSource},
-    rng::Rng,
-    trust::{PresentPeer, PresentPeers},
-};
+use crate::{peer::PeerAddress, rng::Rng, trust::Loss};
 
 /// More peers than this are refused: in a full mesh each costs a copy of every broadcast frame.
 pub const MAX_PEERS: usize = 1_024;
@@ -95,21 +90,19 @@ pub enum Input {
     },
     /// The addresses that this host has now.
     LocalAddresses(BTreeSet<IpAddr>),
-    /// A source names a peer that may connect.
+    /// A peer may connect, or is named otherwise than before.
     Named(NamedPeer),
-    /// A source no longer names a peer. It stays while it is up, and is forgotten after that once nothing names it.
+    /// Nothing names a peer any more that gives it a right. It stays while it is up, and is forgotten after that.
     Unnamed {
         /// Which peer.
         peer: NodeId,
-        /// Who named it.
-        source: PeerSource,
     },
     /// A peer lost its right: its tunnels are closed and it is forgotten, whatever names it.
     Revoked {
         /// Which peer.
         peer: NodeId,
-        /// Why, for people.
-        why: String,
+        /// Why.
+        why: Loss,
     },
     /// Path control has found a way to a peer, or lost it.
     Path {
@@ -123,15 +116,13 @@ pub enum Input {
     Secrets(Vec<SecretId>),
 }
 
-/// A peer, as a source names it.
+/// A peer, as it is named now.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NamedPeer {
     /// Whose key must answer.
     pub node: NodeId,
     /// The port that trust gave it.
     pub port: PortId,
-    /// Who names it.
-    pub source: PeerSource,
     /// Where the configuration says that it listens; other sources leave that to path control.
     pub address: Option<PeerAddress>,
     /// Where it listened when it was connected last, best first: dialled as long as it has no other address.
@@ -244,9 +235,7 @@ impl Sessions {
             }
             Input::LocalAddresses(addresses) => self.handle_local_addresses(now, addresses),
             Input::Named(named) => self.handle_named(now, named),
-            Input::Unnamed { peer, source } => {
-                self.with_peer(now, peer, |peer, _| peer.unnamed(source));
-            }
+            Input::Unnamed { peer } => self.with_peer(now, peer, |peer, _| peer.unnamed()),
             Input::Revoked { peer, why } => {
                 self.with_peer(now, peer, |peer, ctx| peer.revoked(ctx, why));
             }
@@ -310,14 +299,13 @@ impl Sessions {
     }
 
     /// Those that are up, in the order of their ports.
-    pub fn present(&self) -> PresentPeers {
-        let up = self.peers.values().filter(|peer| peer.is_up());
-        let present = up.map(|peer| PresentPeer {
-            node: peer.node,
-            name: peer.who().name.unwrap_or_default(),
-            sources: peer.sources.iter().copied().collect(),
-        });
-        PresentPeers { peer: present.collect() }
+    pub fn up(&self) -> impl Iterator<Item = Who> {
+        self.peers.values().filter(|peer| peer.is_up()).map(Peer::who)
+    }
+
+    /// Whether it is a peer, though perhaps one that nothing names any more.
+    pub fn knows(&self, node: NodeId) -> bool {
+        self.port_of.contains_key(&node)
     }
 
     fn handle_event(&mut self, now: Instant, event: Event) {
@@ -423,10 +411,11 @@ impl Sessions {
         if named.node == self.ctx.local || taken || full {
             return;
         }
-        let port = *self.port_of.entry(named.node).or_insert(named.port);
-        let new = || Peer::new(named.node, port, &self.ctx, now);
-        self.peers.entry(port).or_insert_with(new).named(&named);
-        self.with_peer(now, named.node, |_, _| {});
+        let node = named.node;
+        let port = *self.port_of.entry(node).or_insert(named.port);
+        let new = || Peer::new(node, port, &self.ctx, now);
+        self.peers.entry(port).or_insert_with(new).named(named);
+        self.with_peer(now, node, |_, _| {});
     }
 
     fn handle_secrets(&mut self, now: Instant, secrets: Vec<SecretId>) {

@@ -11,6 +11,7 @@ use ipop_datapath::{
 };
 
 use super::mesh::ShortId;
+use crate::trust::Loss;
 
 /// A peer, as every line names it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -115,8 +116,8 @@ pub enum Notice {
     Revoked {
         /// Who.
         peer: Who,
-        /// Why, for people.
-        why: String,
+        /// Why.
+        why: Loss,
     },
     /// The peer's inner MTU is another.
     MtuMismatch {

@@ -1,7 +1,6 @@
 //! One peer: its lanes, and what connections that come and go mean for them.
 
 use std::{
-    collections::BTreeSet,
     net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
@@ -22,7 +21,7 @@ use super::{
     lane::{Lane, Link, MAX_RETIRING, Retiring, STABLE, Verdict, Via, arbitrate, linger},
     notice::{Notice, Who, explain},
 };
-use crate::peer::PeerSource;
+use crate::trust::Loss;
 
 /// A takeover soon after the first connection looks like a simultaneous dial and may lose. It is tried again at this pace, without backing off:
 /// the dead connection outlives [`SIMULTANEOUS`](super::lane::SIMULTANEOUS) by two seconds only, and a peer that has no address cannot be dialled
@@ -50,8 +49,8 @@ pub(super) enum Role {
 pub(super) struct Peer {
     pub(super) node: NodeId,
     pub(super) port: PortId,
-    /// What names it.
-    pub(super) sources: BTreeSet<PeerSource>,
+    /// Whether something names it.
+    is_named: bool,
     /// Where the configuration says that it listens.
     pub(super) address: Option<PeerAddress>,
     /// Where it listened before, by the memory of the room.
@@ -87,7 +86,7 @@ impl Peer {
         Self {
             node,
             port,
-            sources: BTreeSet::new(),
+            is_named: false,
             address: None,
             last_addresses: Vec::new(),
             path: PeerPath::Down,
@@ -124,31 +123,24 @@ impl Peer {
         link.map(|link| link.connection)
     }
 
-    /// A source names it, again or for the first time.
-    pub(super) fn named(&mut self, named: &NamedPeer) {
-        self.sources.insert(named.source);
-        match named.source {
-            PeerSource::Configured if self.address != named.address => {
-                self.address.clone_from(&named.address);
-                self.resolved_addresses.clear();
-            }
-            PeerSource::Configured => {}
-            PeerSource::Saved => self.last_addresses = dialable(named.last_addresses.clone()),
-            PeerSource::Room => {}
-        }
+    /// It is named, again or for the first time.
+    pub(super) fn named(&mut self, named: NamedPeer) {
+        self.is_named = true;
+        self.set_addresses(named.address, dialable(named.last_addresses));
     }
 
-    /// A source no longer names it. What it knew of addresses goes with it.
-    pub(super) fn unnamed(&mut self, source: PeerSource) {
-        self.sources.remove(&source);
-        match source {
-            PeerSource::Configured => {
-                self.address = None;
-                self.resolved_addresses.clear();
-            }
-            PeerSource::Saved => self.last_addresses.clear(),
-            PeerSource::Room => {}
+    /// Nothing names it any more. What was known of addresses goes with that.
+    pub(super) fn unnamed(&mut self) {
+        self.is_named = false;
+        self.set_addresses(None, Vec::new());
+    }
+
+    fn set_addresses(&mut self, configured: Option<PeerAddress>, last: Vec<SocketAddr>) {
+        if self.address != configured {
+            self.address = configured;
+            self.resolved_addresses.clear();
         }
+        self.last_addresses = last;
     }
 
     /// Tells the workers where it may come from, if they do not know: they keep places for its handshakes.
@@ -179,8 +171,8 @@ impl Peer {
     }
 
     /// It lost its right.
-    pub(super) fn revoked(&mut self, ctx: &mut Context, why: String) {
-        self.sources.clear();
+    pub(super) fn revoked(&mut self, ctx: &mut Context, why: Loss) {
+        self.is_named = false;
         if self.is_up() {
             ctx.push(Action::Notice(Notice::Revoked { peer: self.who(), why }));
         }
@@ -189,7 +181,7 @@ impl Peer {
 
     /// Whether it can be forgotten.
     pub(super) fn is_over(&self) -> bool {
-        self.sources.is_empty() && !self.is_up()
+        !self.is_named && !self.is_up()
     }
 
     /// Closes whatever it has open.

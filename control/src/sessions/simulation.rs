@@ -207,8 +207,7 @@ impl World {
         let mut sessions = Sessions::new(config, self.now).unwrap();
         if let Some(spec) = &node.spec {
             let PeerSpec { node, address } = spec.parse().unwrap();
-            let (port, source, last_addresses) = (PORT, PeerSource::Configured, Vec::new());
-            let named = NamedPeer { node, port, source, address, last_addresses };
+            let named = NamedPeer { node, port: PORT, address, last_addresses: Vec::new() };
             sessions.handle(self.now, Input::Named(named));
         }
         node.sessions = Some(sessions);
@@ -225,7 +224,6 @@ impl World {
     fn tell(&mut self, own: usize, change: Change) {
         let node = &mut self.nodes[own];
         let peer = id(1 - own);
-        let source = PeerSource::Room;
         match &change {
             Change::Named => node.is_named = true,
             Change::Unnamed => node.is_named = false,
@@ -245,15 +243,9 @@ impl World {
             match change {
                 Change::Named => {
                     let (address, last_addresses) = (None, Vec::new());
-                    Input::Named(NamedPeer {
-                        node: peer,
-                        port: PORT,
-                        source,
-                        address,
-                        last_addresses,
-                    })
+                    Input::Named(NamedPeer { node: peer, port: PORT, address, last_addresses })
                 }
-                Change::Unnamed => Input::Unnamed { peer, source },
+                Change::Unnamed => Input::Unnamed { peer },
                 Change::Path(true) => Input::Path { peer, path },
                 Change::Path(false) => Input::Path { peer, path: PeerPath::Down },
                 Change::Secrets(secrets) => Input::Secrets(secrets),
@@ -589,8 +581,7 @@ proptest! {
         }
         world.run_for(SETTLE);
         world.check_agreement();
-        let why = "it was removed from the room".to_owned();
-        world.input(0, Input::Revoked { peer: id(1), why });
+        world.input(0, Input::Revoked { peer: id(1), why: Loss::Removed });
         world.run_for(SETTLE);
         for node in &world.nodes {
             let sessions = node.sessions.as_ref().unwrap();

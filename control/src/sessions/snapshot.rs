@@ -6,7 +6,6 @@ use ipop_datapath::{command::Direction, path::port_of_alias};
 use serde::Serialize;
 
 use super::peer::Peer;
-use crate::peer::PeerSource;
 
 /// One peer.
 #[derive(Clone, PartialEq, Debug, Serialize)]
@@ -17,8 +16,6 @@ pub struct PeerSnapshot {
     pub name: Option<String>,
     /// Program and version that it runs, if it ever connected.
     pub agent: Option<String>,
-    /// What names it.
-    pub sources: Vec<PeerSource>,
     /// Its port in the switch.
     pub port: u16,
     /// What is going on.
@@ -80,7 +77,6 @@ impl Peer {
             node: self.node.to_string(),
             name: self.hello.as_ref().map(|hello| hello.name.clone()),
             agent: self.hello.as_ref().map(|hello| hello.agent.clone()),
-            sources: self.sources.iter().copied().collect(),
             port: self.port.0,
             state,
             since_s: now.saturating_duration_since(self.since).as_secs_f64(),

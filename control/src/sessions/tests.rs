@@ -31,8 +31,8 @@ impl Bench {
     fn new(lanes: u8, peer: &str) -> Self {
         let mut bench = Self::without_peers(LOCAL, lanes);
         let PeerSpec { node, address } = format!("{PEER}{peer}").parse().unwrap();
-        let (source, last_addresses) = (PeerSource::Configured, Vec::new());
-        bench.input(Input::Named(NamedPeer { node, port: PORT, source, address, last_addresses }));
+        let last_addresses = Vec::new();
+        bench.input(Input::Named(NamedPeer { node, port: PORT, address, last_addresses }));
         bench
     }
 
@@ -241,15 +241,14 @@ fn a_peer_with_an_address_is_dialled_at_once_and_ever_more_slowly() {
 }
 
 #[test]
-fn who_is_up_is_present_with_what_names_it() {
+fn who_is_up_is_told_with_the_name_that_it_gave() {
     let mut bench = Bench::dialling_one_lane();
-    assert_eq!(bench.sessions.present(), PresentPeers::default());
+    assert_eq!(bench.sessions.up().count(), 0);
     let connection = bench.dial_succeeds();
-    let sources = vec![PeerSource::Configured];
-    let peer = vec![PresentPeer { node: PEER, name: "rack9".into(), sources }];
-    assert_eq!(bench.sessions.present(), PresentPeers { peer });
+    let up: Vec<_> = bench.sessions.up().collect();
+    assert_eq!(up, [Who { node: PEER, name: Some("rack9".into()) }]);
     bench.end(connection, Ended::TimedOut);
-    assert_eq!(bench.sessions.present(), PresentPeers::default());
+    assert_eq!(bench.sessions.up().count(), 0);
 }
 
 #[test]

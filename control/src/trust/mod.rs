@@ -5,10 +5,12 @@
 //! [`Policy::Secret`] each connection must besides prove the secret, whoever named the peer; that is asked when its hello was read,
 //! before any frame passes.
 //!
-//! [`Trust`] is shared: the control thread names and revokes, the workers ask at each handshake. [`store`] is what the operator decided
+//! [`Trust`] is shared: the control thread names and revokes, the workers ask at each handshake. It keeps the one list of who names whom, and
+//! [`Trust::poll_change`] brings what changes in it to those who act on it ([`crate::node`]). [`store`] is what the operator decided
 //! about single nodes, [`saved`] the peers known from before, [`present`] those that are up; all are kept in the state directory.
 
 mod file;
+mod named;
 mod ports;
 pub mod present;
 pub mod saved;
@@ -17,29 +19,29 @@ pub mod store;
 mod tests;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, VecDeque},
     sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
 use ipop_datapath::{
     PortId,
-    admission::{Admission, Proof, ProofBinding, Proved, Verdict},
+    admission::{Admission, Proof, ProofBinding, Proved, SecretId, Verdict},
     node_id::NodeId,
 };
 
-use self::ports::{PortNumbers, Repute};
 pub use self::{
     file::{Patience, Stamp, StateFile, Versioned, format_state, parse_state},
+    named::Naming,
     ports::{MAX_PORTS, MAX_UNPROVED},
     present::{PresentPeer, PresentPeers},
     saved::{SavedPeer, SavedPeers},
     store::{Claim, TrustStore},
 };
-use crate::{
-    network::Secrets,
-    peer::{PeerSource, PeerSpec},
-    sessions::NamedPeer,
+use self::{
+    named::Named,
+    ports::{PortNumbers, Repute},
 };
+use crate::{network::Secrets, peer::PeerSource, sessions::NamedPeer};
 
 /// What decides about nodes that the room, or the memory of a room, names.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -53,6 +55,16 @@ pub enum Policy {
     Pinned(BTreeSet<NodeId>),
     /// Nodes that the operator accepted, each known by its name and account.
     FirstSight(NewNodes),
+}
+
+impl Policy {
+    /// The names of the secrets of which tunnels must have proved one; none if no secret is asked for.
+    pub fn secret_ids(&self) -> Vec<SecretId> {
+        match self {
+            Self::Secret(secrets) => secrets.ids(),
+            _ => Vec::new(),
+        }
+    }
 }
 
 /// What becomes of a node that is seen for the first time under [`Policy::FirstSight`].
@@ -76,15 +88,32 @@ pub enum Standing {
     Refused(Refusal),
 }
 
-/// Whom another policy concerns.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Changes {
-    /// Nodes that may connect now.
-    pub gained: Vec<NodeId>,
-    /// Nodes that may connect now as soon as there is a port for them.
-    pub portless: Vec<NodeId>,
-    /// Nodes that may no longer, and why: their tunnels are to be closed.
-    pub lost: Vec<(NodeId, Standing)>,
+/// Something is new about a node: who names it, what they say of it, or whether it may connect.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Change {
+    /// Which node.
+    pub(crate) node: NodeId,
+    /// Why it lost its right, if it did: its tunnels are to be closed.
+    pub(crate) lost: Option<Loss>,
+    /// How it is named now, if it may connect.
+    pub(crate) named: Option<NamedPeer>,
+}
+
+/// Why a node lost its right.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Loss {
+    /// It may not connect any more.
+    #[error("it {0}")]
+    Refused(Refusal),
+    /// The operator has to accept it first.
+    #[error("it waits to be accepted")]
+    Pending,
+    /// The configuration does not name it any more.
+    #[error("it is no longer configured")]
+    NotConfigured,
+    /// The room took its account's right.
+    #[error("its account was removed from the room")]
+    Removed,
 }
 
 /// Why a node may not connect.
@@ -133,71 +162,73 @@ struct State {
     store: TrustStore,
     named: HashMap<NodeId, Named>,
     ports: PortNumbers,
-}
-
-/// A node that something names.
-#[derive(Debug, Default)]
-struct Named {
-    sources: BTreeSet<PeerSource>,
-    claim: Option<Claim>,
+    /// Nodes of which something is new, and why they lost their right, if they did.
+    changed: VecDeque<(NodeId, Option<Loss>)>,
 }
 
 impl Trust {
     /// Nobody is named yet; ports are numbered from `first_port` in the order in which nodes are named.
-    pub fn new(local: NodeId, first_port: u16, policy: Policy) -> Self {
+    pub fn new(local: NodeId, first_port: u16, policy: Policy, store: TrustStore) -> Self {
         let ports = PortNumbers::new(first_port);
-        let store = TrustStore::default();
-        let state = State { policy, store, named: HashMap::new(), ports };
+        let (named, changed) = (HashMap::new(), VecDeque::new());
+        let state = State { policy, store, named, ports, changed };
         Self { local, state: RwLock::new(state) }
     }
 
-    /// A source names a node. `claim` is what it says of itself, if it comes from a room.
-    pub fn name(&self, node: NodeId, source: PeerSource, claim: Option<Claim>) -> Standing {
+    /// A source names a node, again or for the first time.
+    pub fn name(&self, node: NodeId, naming: Naming) -> Standing {
         if node == self.local {
             return Standing::Refused(Refusal::Itself);
         }
         let mut state = self.write();
-        let named = state.named.entry(node).or_default();
-        named.sources.insert(source);
-        if claim.is_some() {
-            named.claim = claim;
-        }
+        state.named.entry(node).or_default().add(naming);
+        state.changed.push_back((node, None));
         state.standing(node)
-    }
-
-    /// The configuration names a peer: what the sessions are to be told of it, if it may connect.
-    ///
-    /// # Errors
-    /// What holds for it if it may not.
-    pub fn name_configured(&self, peer: &PeerSpec) -> Result<NamedPeer, Standing> {
-        let (node, source) = (peer.node, PeerSource::Configured);
-        match self.name(node, source, None) {
-            Standing::Admitted(port) => {
-                let (address, last_addresses) = (peer.address.clone(), Vec::new());
-                Ok(NamedPeer { node, port, source, address, last_addresses })
-            }
-            otherwise => Err(otherwise),
-        }
     }
 
     /// A source no longer names a node. Once none does, it may not connect any more; what is connected is not the business of this. Its port
     /// stays its own until [`Self::forgotten`].
     pub fn unname(&self, node: NodeId, source: PeerSource) {
+        self.write().unname(node, source);
+    }
+
+    /// A source takes the right back that it gave to a node. If no other one gives it one, its tunnels are to be closed.
+    pub fn withdraw(&self, node: NodeId, source: PeerSource, why: Loss) {
         let mut state = self.write();
-        if let Some(named) = state.named.get_mut(&node) {
-            named.sources.remove(&source);
-            if named.sources.is_empty() {
-                state.named.remove(&node);
-            }
+        state.unname(node, source);
+        if state.judge(node).is_err() {
+            state.changed.push_back((node, Some(why)));
         }
     }
 
-    /// The sessions have forgotten a node: unless it may connect again by now, its port can be another one's.
-    pub fn forgotten(&self, node: NodeId) {
-        let mut state = self.write();
-        if state.judge(node).is_err() {
-            state.ports.release(node);
+    /// The next node of which something is new, as it is now.
+    pub(crate) fn poll_change(&self) -> Option<Change> {
+        if self.read().changed.is_empty() {
+            return None;
         }
+        let mut state = self.write();
+        let (node, lost) = state.changed.pop_front()?;
+        Some(Change { node, lost, named: state.named_peer(node) })
+    }
+
+    /// The sessions have forgotten a node: unless it may connect again by now, its port can be another one's. Whether it had one.
+    pub(crate) fn forgotten(&self, node: NodeId) -> bool {
+        let mut state = self.write();
+        state.judge(node).is_err() && state.ports.release(node)
+    }
+
+    /// What names a node.
+    pub fn sources(&self, node: NodeId) -> Vec<PeerSource> {
+        let state = self.read();
+        let named = state.named.get(&node);
+        named.map(|named| named.sources.iter().copied().collect()).unwrap_or_default()
+    }
+
+    /// Whether some node may connect that something beside the room names: it may come from anywhere.
+    pub(crate) fn knows_anybody(&self) -> bool {
+        let state = self.read();
+        let mut named = state.named.iter();
+        named.any(|(node, named)| named.is_known() && state.judge(*node).is_ok())
     }
 
     /// What holds for a node now.
@@ -205,24 +236,38 @@ impl Trust {
         self.write().standing(node)
     }
 
-    /// Puts another policy and other decisions of the operator into force, and says for whom that changes something.
-    pub fn apply(&self, policy: Policy, store: TrustStore) -> Changes {
+    /// Puts another policy into force. Who may connect now, if need be as soon as there is a port.
+    pub fn set_policy(&self, policy: Policy) -> Vec<NodeId> {
+        self.change(|state| state.policy = policy)
+    }
+
+    /// Puts other decisions of the operator into force. Who may connect now, if need be as soon as there is a port.
+    pub fn decide(&self, store: TrustStore) -> Vec<NodeId> {
+        self.change(|state| state.store = store)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) -> Vec<NodeId> {
         let mut state = self.write();
         let mut nodes: Vec<NodeId> = state.named.keys().copied().collect();
         nodes.sort_unstable();
         let before: Vec<Standing> = nodes.iter().map(|node| state.standing(*node)).collect();
-        (state.policy, state.store) = (policy, store);
-        let mut changes = Changes::default();
+        change(&mut state);
+        let mut gained = Vec::new();
         for (node, before) in nodes.into_iter().zip(before) {
-            match (before, state.standing(node)) {
-                (Standing::Admitted(_), Standing::Admitted(_)) => {}
-                (_, Standing::Admitted(_)) => changes.gained.push(node),
-                (Standing::Admitted(_), now) => changes.lost.push((node, now)),
-                (_, Standing::Refused(Refusal::NoPort)) => changes.portless.push(node),
-                _ => {}
-            }
+            let was_admitted = matches!(before, Standing::Admitted(_));
+            let lost = match state.standing(node) {
+                Standing::Admitted(_) if was_admitted => continue,
+                Standing::Admitted(_) | Standing::Refused(Refusal::NoPort) => {
+                    gained.push(node);
+                    None
+                }
+                _ if !was_admitted => continue,
+                Standing::Pending => Some(Loss::Pending),
+                Standing::Refused(why) => Some(Loss::Refused(why)),
+            };
+            state.changed.push_back((node, lost));
         }
-        changes
+        gained
     }
 
     /// The policy in force.
@@ -252,14 +297,26 @@ impl State {
         }
     }
 
-    fn repute(&self, node: NodeId) -> Repute {
-        let known = |source: &PeerSource| *source != PeerSource::Room;
-        let sources = self.named.get(&node).map(|named| &named.sources);
-        if sources.is_some_and(|sources| sources.iter().any(known)) {
-            Repute::Known
-        } else {
-            Repute::Unproved
+    fn unname(&mut self, node: NodeId, source: PeerSource) {
+        let Some(named) = self.named.get_mut(&node) else { return };
+        named.remove(source);
+        if named.sources.is_empty() {
+            self.named.remove(&node);
         }
+        self.changed.push_back((node, None));
+    }
+
+    fn repute(&self, node: NodeId) -> Repute {
+        let is_known = self.named.get(&node).is_some_and(Named::is_known);
+        if is_known { Repute::Known } else { Repute::Unproved }
+    }
+
+    /// A node that may connect, as it is named now.
+    fn named_peer(&self, node: NodeId) -> Option<NamedPeer> {
+        self.judge(node).ok()?;
+        let (port, named) = self.ports.of(node).zip(self.named.get(&node))?;
+        let (address, last_addresses) = (named.address.clone(), named.last_addresses.clone());
+        Some(NamedPeer { node, port, address, last_addresses })
     }
 
     fn judge(&self, node: NodeId) -> Result<(), Unfit> {

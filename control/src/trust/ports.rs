@@ -81,11 +81,11 @@ impl PortNumbers {
         }
     }
 
-    /// Nothing here knows the node by its number any more.
-    pub(super) fn release(&mut self, node: NodeId) {
-        if let Some(held) = self.of_node.remove(&node) {
-            self.returned.push_back(held.port);
-        }
+    /// Nothing here knows the node by its number any more. Whether it had one.
+    pub(super) fn release(&mut self, node: NodeId) -> bool {
+        let held = self.of_node.remove(&node);
+        self.returned.extend(held.as_ref().map(|held| held.port));
+        held.is_some()
     }
 
     fn unproved(&self) -> usize {

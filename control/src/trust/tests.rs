@@ -6,7 +6,7 @@ use ipop_datapath::command::Direction;
 use proptest::prelude::*;
 
 use super::{file::Patience, *};
-use crate::private_file::PrivateFileError;
+use crate::{peer::PeerAddress, private_file::PrivateFileError};
 
 const LOCAL: NodeId = NodeId([1; 32]);
 const PEER: NodeId = NodeId([2; 32]);
@@ -17,7 +17,7 @@ fn secrets(texts: &[&str]) -> Policy {
 }
 
 fn trust(policy: Policy) -> Trust {
-    Trust::new(LOCAL, 1, policy)
+    Trust::new(LOCAL, 1, policy, TrustStore::default())
 }
 
 fn refused(trust: &Trust, node: NodeId) -> String {
@@ -27,42 +27,55 @@ fn refused(trust: &Trust, node: NodeId) -> String {
     }
 }
 
-fn claim(name: &str) -> Option<Claim> {
-    Some(Claim { account: "a@x".into(), name: name.into() })
+const CONFIGURED: Naming = Naming::Configured(None);
+const SAVED: Naming = Naming::Saved { claim: None, addresses: Vec::new() };
+
+/// Whose tunnels were to be closed since the last call.
+fn lost(trust: &Trust) -> Vec<(NodeId, Loss)> {
+    let changes = std::iter::from_fn(|| trust.poll_change());
+    changes.filter_map(|change| Some((change.node, change.lost?))).collect()
+}
+
+fn claim(name: &str) -> Claim {
+    Claim { account: "a@x".into(), name: name.into() }
+}
+
+fn in_room(name: &str) -> Naming {
+    Naming::Room(claim(name))
 }
 
 #[test]
 fn without_a_network_only_configured_peers_are_admitted() {
     let trust = trust(Policy::ConfiguredAlone);
-    assert_eq!(trust.name(PEER, PeerSource::Configured, None), Standing::Admitted(PortId(1)));
+    assert_eq!(trust.name(PEER, CONFIGURED), Standing::Admitted(PortId(1)));
     assert_eq!(trust.verdict(PEER), Verdict::Admitted(PortId(1)));
     assert!(refused(&trust, OTHER).contains(&format!("--peer {OTHER}")));
-    let standing = trust.name(OTHER, PeerSource::Room, claim("rack7"));
+    let standing = trust.name(OTHER, in_room("rack7"));
     assert_eq!(standing, Standing::Refused(Refusal::Unnamed(OTHER)));
-    let itself = trust.name(LOCAL, PeerSource::Configured, None);
+    let itself = trust.name(LOCAL, CONFIGURED);
     assert_eq!(itself, Standing::Refused(Refusal::Itself));
 }
 
 #[test]
 fn a_configured_peer_is_handed_on_with_the_port_that_workers_admit_it_by() {
-    let trust = Trust::new(LOCAL, 16, Policy::ConfiguredAlone);
+    let trust = Trust::new(LOCAL, 16, Policy::ConfiguredAlone, TrustStore::default());
     for (node, port) in [(PEER, PortId(16)), (OTHER, PortId(17))] {
         let address = Some("10.0.0.9:5800".parse().unwrap());
-        let named = trust.name_configured(&PeerSpec { node, address: address.clone() });
-        let (source, last_addresses) = (PeerSource::Configured, Vec::new());
-        assert_eq!(named, Ok(NamedPeer { node, port, source, address, last_addresses }));
+        trust.name(node, Naming::Configured(address.clone()));
+        let named = trust.poll_change().and_then(|change| change.named);
+        assert_eq!(named, Some(NamedPeer { node, port, address, last_addresses: Vec::new() }));
         assert_eq!(trust.verdict(node), Verdict::Admitted(port));
     }
-    let itself = trust.name_configured(&PeerSpec { node: LOCAL, address: None });
-    assert_eq!(itself, Err(Standing::Refused(Refusal::Itself)));
+    assert_eq!(trust.name(LOCAL, CONFIGURED), Standing::Refused(Refusal::Itself));
+    assert_eq!(trust.poll_change(), None);
 }
 
 #[test]
 fn a_node_keeps_its_port_whatever_names_it_and_loses_its_right_with_the_last() {
     let trust = trust(secrets(&["mfrggzdfmztwq2lknnwg23tpobyxe43u"]));
-    assert_eq!(trust.name(PEER, PeerSource::Room, claim("rack7")), Standing::Admitted(PortId(1)));
-    assert_eq!(trust.name(OTHER, PeerSource::Room, claim("rack8")), Standing::Admitted(PortId(2)));
-    assert_eq!(trust.name(PEER, PeerSource::Saved, None), Standing::Admitted(PortId(1)));
+    assert_eq!(trust.name(PEER, in_room("rack7")), Standing::Admitted(PortId(1)));
+    assert_eq!(trust.name(OTHER, in_room("rack8")), Standing::Admitted(PortId(2)));
+    assert_eq!(trust.name(PEER, SAVED), Standing::Admitted(PortId(1)));
     trust.unname(PEER, PeerSource::Room);
     assert_eq!(trust.verdict(PEER), Verdict::Admitted(PortId(1)));
     trust.unname(PEER, PeerSource::Saved);
@@ -74,29 +87,68 @@ fn a_node_keeps_its_port_whatever_names_it_and_loses_its_right_with_the_last() {
 fn made_up_nodes_leave_ports_for_others_and_give_theirs_back() {
     let trust = trust(secrets(&["mfrggzdfmztwq2lknnwg23tpobyxe43u"]));
     let node = |number: u32| NodeId::of_spki(&number.to_be_bytes());
-    let admitted = |number: u32, source| {
-        matches!(trust.name(node(number), source, None), Standing::Admitted(_))
-    };
-    let taken = (0..2_000).filter(|number| admitted(*number, PeerSource::Room)).count();
+    let admitted =
+        |number: u32, naming| matches!(trust.name(node(number), naming), Standing::Admitted(_));
+    let taken = (0..2_000).filter(|number| admitted(*number, in_room("a"))).count();
     assert_eq!(taken, MAX_UNPROVED);
     assert_eq!(trust.standing(node(1_999)), Standing::Refused(Refusal::NoPort));
-    assert!(admitted(5_000, PeerSource::Configured) && admitted(5_001, PeerSource::Saved));
+    assert!(admitted(5_000, CONFIGURED) && admitted(5_001, SAVED));
     // What is not named any more keeps its port until the sessions have forgotten it.
     let before = trust.standing(node(3));
     trust.unname(node(3), PeerSource::Room);
-    assert!(!admitted(1_998, PeerSource::Room));
-    assert_eq!(trust.name(node(3), PeerSource::Room, None), before);
+    assert!(!admitted(1_998, in_room("a")));
+    assert_eq!(trust.name(node(3), in_room("a")), before);
     trust.forgotten(node(3));
     assert_eq!(trust.standing(node(3)), before, "it was named again meanwhile");
     trust.unname(node(3), PeerSource::Room);
     trust.forgotten(node(3));
-    assert!(admitted(1_998, PeerSource::Room));
+    assert!(admitted(1_998, in_room("a")));
+}
+
+#[test]
+fn a_right_that_is_taken_back_closes_tunnels_if_no_other_source_gives_it() {
+    let trust = trust(secrets(&["mfrggzdfmztwq2lknnwg23tpobyxe43u"]));
+    let address: PeerAddress = "10.0.0.9:5800".parse().unwrap();
+    trust.name(PEER, Naming::Configured(Some(address.clone())));
+    trust.name(PEER, in_room("rack7"));
+    let last_addresses = vec!["192.0.2.7:9".parse().unwrap()];
+    trust.name(PEER, Naming::Saved { claim: None, addresses: last_addresses.clone() });
+    let now = || std::iter::from_fn(|| trust.poll_change()).last().unwrap();
+    let named = |address, last_addresses| {
+        Some(NamedPeer { node: PEER, port: PortId(1), address, last_addresses })
+    };
+    assert_eq!(now().named, named(Some(address), last_addresses.clone()));
+    // What a source said of addresses goes with it.
+    trust.withdraw(PEER, PeerSource::Configured, Loss::NotConfigured);
+    assert_eq!(now(), Change { node: PEER, lost: None, named: named(None, last_addresses) });
+    trust.unname(PEER, PeerSource::Saved);
+    assert_eq!(now(), Change { node: PEER, lost: None, named: named(None, vec![]) });
+    trust.withdraw(PEER, PeerSource::Room, Loss::Removed);
+    assert_eq!(now(), Change { node: PEER, lost: Some(Loss::Removed), named: None });
+    assert_eq!(trust.sources(PEER), []);
+}
+
+#[test]
+fn somebody_may_come_from_anywhere_while_more_than_the_room_names_who_may_connect() {
+    let trust = trust(secrets(&["mfrggzdfmztwq2lknnwg23tpobyxe43u"]));
+    trust.name(PEER, in_room("rack7"));
+    assert!(!trust.knows_anybody());
+    trust.name(PEER, SAVED);
+    assert!(trust.knows_anybody());
+    let mut store = TrustStore::default();
+    store.deny(&PEER.to_string(), 5).unwrap();
+    trust.decide(store.clone());
+    assert!(!trust.knows_anybody());
+    trust.name(OTHER, CONFIGURED);
+    assert!(trust.knows_anybody());
+    trust.unname(OTHER, PeerSource::Configured);
+    assert!(!trust.knows_anybody());
 }
 
 fn proved(from: &Trust, to: &Trust) -> Result<Proved, String> {
     // `from` is the node PEER, which dialled.
     let binding = ProofBinding::new(LOCAL, PEER, Direction::Accepted, [7; 32]);
-    to.name(PEER, PeerSource::Configured, None);
+    to.name(PEER, CONFIGURED);
     to.verify(PEER, &binding, &from.proofs(PEER, &binding))
 }
 
@@ -125,33 +177,34 @@ fn secrets_are_proved_and_may_be_exchanged_for_others() {
 #[test]
 fn pinned_nodes_are_listed_or_accepted() {
     let trust = trust(Policy::Pinned([PEER].into()));
-    assert!(matches!(trust.name(PEER, PeerSource::Room, claim("a")), Standing::Admitted(_)));
+    assert!(matches!(trust.name(PEER, in_room("a")), Standing::Admitted(_)));
     let not_pinned = Standing::Refused(Refusal::NotPinned(OTHER));
-    assert_eq!(trust.name(OTHER, PeerSource::Room, claim("b")), not_pinned);
+    assert_eq!(trust.name(OTHER, in_room("b")), not_pinned);
     assert!(refused(&trust, OTHER).contains(&format!("trust accept {OTHER}")));
     let mut store = TrustStore::default();
     store.accept(&OTHER.to_string(), 5).unwrap();
-    let changes = trust.apply(trust.policy(), store.clone());
-    assert_eq!((changes.gained, changes.lost), (vec![OTHER], vec![]));
+    lost(&trust);
+    assert_eq!(trust.decide(store.clone()), [OTHER]);
+    assert_eq!(lost(&trust), []);
     assert!(matches!(trust.verdict(OTHER), Verdict::Admitted(_)));
     store.deny(&PEER.to_string(), 6).unwrap();
-    let lost = vec![(PEER, Standing::Refused(Refusal::Denied(PEER)))];
-    assert_eq!(trust.apply(trust.policy(), store).lost, lost);
+    assert_eq!(trust.decide(store), []);
+    assert_eq!(lost(&trust), [(PEER, Loss::Refused(Refusal::Denied(PEER)))]);
     assert!(refused(&trust, PEER).contains("denied"));
 }
 
 #[test]
 fn at_first_sight_a_node_waits_and_a_changed_key_is_refused() {
     let trust = trust(Policy::FirstSight(NewNodes::Wait));
-    assert_eq!(trust.name(PEER, PeerSource::Room, claim("rack7")), Standing::Pending);
+    assert_eq!(trust.name(PEER, in_room("rack7")), Standing::Pending);
     assert!(refused(&trust, PEER).contains(&format!("trust accept {PEER}")));
     let mut store = TrustStore::default();
-    store.observe(PEER, &claim("rack7").unwrap(), NewNodes::Wait, 5);
+    store.observe(PEER, &claim("rack7"), NewNodes::Wait, 5);
     store.accept("rack7", 6).unwrap();
-    trust.apply(trust.policy(), store);
+    trust.decide(store);
     assert!(matches!(trust.verdict(PEER), Verdict::Admitted(_)));
     let changed = Refusal::KeyChanged { node: OTHER, known: PEER };
-    let standing = trust.name(OTHER, PeerSource::Room, claim("rack7"));
+    let standing = trust.name(OTHER, in_room("rack7"));
     assert_eq!(standing, Standing::Refused(changed));
     assert!(refused(&trust, OTHER).contains(&format!("trust forget {PEER}")));
 }
@@ -167,9 +220,9 @@ fn denied_nodes_stay_out_of_every_policy() {
         Policy::FirstSight(NewNodes::Accept),
     ] {
         let trust = trust(policy);
-        trust.name(PEER, PeerSource::Configured, None);
-        let lost = vec![(PEER, Standing::Refused(Refusal::Denied(PEER)))];
-        assert_eq!(trust.apply(trust.policy(), store.clone()).lost, lost);
+        trust.name(PEER, CONFIGURED);
+        trust.decide(store.clone());
+        assert_eq!(lost(&trust), [(PEER, Loss::Refused(Refusal::Denied(PEER)))]);
         assert!(refused(&trust, PEER).contains("denied"));
     }
 }

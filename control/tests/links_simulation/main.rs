@@ -7,6 +7,7 @@
 //!
 //! * `plan`: worlds by a seed, in which everything may go wrong.
 //! * `servers_that_harm`, `members_that_harm`: one harm each.
+//! * `names`: what the configuration and the operator change while it runs.
 
 #![expect(clippy::unwrap_used, reason = "a test ends where it is wrong")]
 
@@ -16,6 +17,7 @@ mod chat;
 #[path = "../common/identity.rs"]
 mod identity;
 mod members_that_harm;
+mod names;
 #[allow(dead_code, reason = "other simulations share it")]
 #[path = "../ice_simulation/network.rs"]
 mod network;

@@ -196,7 +196,7 @@ fn a_flood_of_stanzas_costs_little() {
             assert!(running.told.len() - told < 400, "{door:?}: {:#?}", running.told);
             assert!(running.files_written - files < 100, "{door:?}: {}", running.files_written);
             // Only the last of them is there, and those that may still come back.
-            assert!(running.sessions.snapshot(world.now).len() <= 3, "{door:?}");
+            assert!(running.node.sessions().snapshot(world.now).len() <= 3, "{door:?}");
         }
     }
 }
@@ -216,7 +216,7 @@ fn whoever_is_not_in_the_room_is_not_heard() {
     assert_eq!(world.disagreement(&NODES), None);
     assert!(world.silence(0, 1).as_millis() < 300);
     assert_eq!(world.to_nobody.get(&"192.0.2.200".parse().unwrap()), None);
-    let report = world.nodes[0].running.as_ref().unwrap().links.report();
+    let report = world.nodes[0].running.as_ref().unwrap().node.links().unwrap().report();
     let strangers = report.refused.get("jingle_strangers").copied();
     assert!(strangers.is_some_and(|strangers| strangers >= 200), "{strangers:?}");
 }

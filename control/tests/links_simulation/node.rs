@@ -1,4 +1,4 @@
-//! A node: the whole program but for its kernel, its files and the XML of its stream, wired as `switch/src/run` wires it.
+//! A host with the whole program but for its kernel, its files and the XML of its stream.
 
 use std::{
     collections::BTreeMap,
@@ -9,11 +9,12 @@ use std::{
 
 use ipop_control::{
     ice::{Entropy, IceConfig, Loopback, StunServer, Timing, TurnServer},
-    links::{Action, Links, LinksConfig, Servers, Told},
+    links::{LinksConfig, Servers, Told},
     network::Secrets,
-    peer::PeerSource,
-    sessions::{self, Input, Sessions, SessionsConfig},
-    trust::{Policy, SavedPeers, Standing, Trust, TrustStore},
+    node::{self, Action, Configured, Input, NodeConfig},
+    peer::PeerSpec,
+    sessions::{self, SessionsConfig},
+    trust::{Policy, SavedPeers, Standing, TrustStore},
     xmpp::{
         FullJid,
         jingle::JingleConfig,
@@ -75,9 +76,7 @@ pub(crate) struct Node {
 
 /// The program while it runs.
 pub(crate) struct Running {
-    pub(crate) trust: Arc<Trust>,
-    pub(crate) links: Links,
-    pub(crate) sessions: Sessions,
+    pub(crate) node: node::Node,
     pub(crate) is_online: bool,
     core: Core,
     io: MemoryIo,
@@ -132,36 +131,36 @@ impl Node {
         let peers = sessions::MAX_PEERS as u16;
         let fdb = MacTable::new(MacTableConfig::default());
         let shared = Arc::new(Shared::new(fdb, FIRST_PEER, peers, 1, now));
-        let trust = Arc::new(Trust::new(self.id(), FIRST_PEER, self.policy.clone()));
-        trust.apply(self.policy.clone(), self.trusted.clone());
+        let seed_of_core = Some(random_bytes(rng));
+        let sessions =
+            SessionsConfig { local: self.id(), inner_mtu: 1_500, lanes: 1, seed: rng.next() };
+        let config = NodeConfig {
+            sessions,
+            first_port: FIRST_PEER,
+            policy: self.policy.clone(),
+            decisions: self.trusted.clone(),
+            peers: Vec::new(),
+            links: Some(self.links_config(self.clock_s + (now - begin).as_secs(), rng)),
+        };
+        let mut node = node::Node::new(config, now).expect("a sound configuration");
+        node.handle(now, Input::LocalAddresses([self.address].into()));
+        node.handle(now, Input::OfferedAddresses(vec![self.address]));
         let core = CoreConfig {
             worker: 0,
             facts,
             shared,
             identity: self.identity.clone(),
-            admission: trust.clone(),
+            admission: node.trust().clone(),
             congestion: Congestion::Tunnel,
             taps: vec![TapOffload::Full],
             tap_macs: vec![ipop_datapath::MacAddr([2, 0xff, 0, 0, 0, self.number as u8])],
             udp_ports: vec![LISTEN_PORT],
-            rng_seed: Some(random_bytes(rng)),
+            rng_seed: seed_of_core,
         };
         let io = MemoryIoConfig { relay_port: Some(RELAY_PORT), ..MemoryIoConfig::default() };
-        let sessions =
-            SessionsConfig { local: self.id(), inner_mtu: 1_500, lanes: 1, seed: rng.next() };
-        let mut sessions = Sessions::new(sessions, now).expect("a sound configuration");
-        if let Policy::Secret(secrets) = &self.policy {
-            sessions.handle(now, Input::Secrets(secrets.ids()));
-        }
-        sessions.handle(now, Input::LocalAddresses([self.address].into()));
-        let unix_s = self.clock_s + (now - begin).as_secs();
-        let mut links = Links::new(self.links_config(unix_s, rng), trust.clone(), 0, now);
-        links.set_local_addresses(now, &[self.address]);
         self.starts += 1;
         self.running = Some(Running {
-            trust,
-            links,
-            sessions,
+            node,
             is_online: false,
             core: Core::new(core, now).expect("the identity is sound"),
             io: MemoryIo::new(io),
@@ -178,14 +177,8 @@ impl Node {
     /// The operator decides something about nodes, which a running program obeys.
     pub(crate) fn decide(&mut self, now: Instant, decide: impl FnOnce(&mut TrustStore)) {
         decide(&mut self.trusted);
-        let Some(running) = &mut self.running else { return };
-        let changes = running.trust.apply(self.policy.clone(), self.trusted.clone());
-        for (peer, _) in changes.lost {
-            let why = "the operator decided so".into();
-            running.sessions.handle(now, Input::Revoked { peer, why });
-        }
-        for node in changes.gained.into_iter().chain(changes.portless) {
-            running.links.admit(now, node);
+        if let Some(running) = &mut self.running {
+            running.node.handle(now, Input::Decisions(self.trusted.clone()));
         }
     }
 
@@ -234,8 +227,8 @@ impl Node {
     fn next_timeout(&self) -> Option<Instant> {
         let running = self.running.as_ref()?;
         let questions = running.questions.values().map(|(_, until)| *until).min();
-        let timers = [running.links.poll_timeout(), running.sessions.poll_timeout(), questions];
-        timers.into_iter().flatten().chain([running.core.poll_timeout()]).min()
+        let timers = running.node.poll_timeout().into_iter().chain(questions);
+        timers.chain([running.core.poll_timeout()]).min()
     }
 
     /// Lets the program work until it waits for something.
@@ -245,8 +238,7 @@ impl Node {
             return;
         };
         running.expire_questions(now);
-        running.sessions.handle_timeout(now);
-        running.links.handle_timeout(now);
+        running.node.handle_timeout(now);
         let mut rounds = 0;
         while self.round(now, &mut running, effects) {
             rounds += 1;
@@ -259,28 +251,15 @@ impl Node {
     /// One round; whether another is needed at once.
     fn round(&mut self, now: Instant, running: &mut Running, effects: &mut Vec<Effect>) -> bool {
         let mut any = false;
-        while let Some(action) = running.links.poll_action(now) {
+        while let Some(action) = running.node.poll_action(now) {
             any = true;
             self.carry_out(now, running, action, effects);
-        }
-        while let Some(action) = running.sessions.poll_action() {
-            any = true;
-            match action {
-                sessions::Action::Command { command, .. } => running.command(now, command),
-                sessions::Action::Forgotten { peer, .. } => {
-                    running.trust.forgotten(peer);
-                    running.links.forgotten(now, peer);
-                }
-                sessions::Action::Notice(notice) => running.tell(now, notice.to_string()),
-                sessions::Action::Resolve { .. } => panic!("no names are configured"),
-            }
         }
         running.core.flush(now, &mut running.io);
         let events: Vec<_> = running.core.drain_events().collect();
         for event in events {
             any = true;
-            running.links.handle_worker(now, &event);
-            running.sessions.handle(now, Input::Event(event));
+            running.node.handle(now, Input::Worker(event));
         }
         any |= running.take_output(self.address, effects);
         any || running.core.has_backlog(&running.io)
@@ -295,27 +274,21 @@ impl Node {
     ) {
         match action {
             Action::Stream(what) => running.tell_stream(now, what, effects),
-            Action::Worker(command) | Action::Connection(_, command) => {
-                running.command(now, command);
-            }
-            Action::Sessions(input) => running.sessions.handle(now, input),
-            Action::Resolve(offer) => effects.push(Effect::Resolve(offer)),
-            Action::Observe(observed) => {
+            Action::Worker { command, .. } => running.command(now, command),
+            Action::ResolvePeer { .. } => panic!("no names are configured"),
+            Action::ResolveServers(offer) => effects.push(Effect::Resolve(offer)),
+            Action::Observe { seen, new } => {
                 running.files_written += 1;
-                if let Policy::FirstSight(new) = self.policy {
-                    for (node, claim) in observed {
-                        self.trusted.observe(node, &claim, new, UNIX_S);
-                    }
-                    let changes = running.trust.apply(self.policy.clone(), self.trusted.clone());
-                    for node in changes.gained.into_iter().chain(changes.portless) {
-                        running.links.admit(now, node);
-                    }
+                for (node, claim) in seen {
+                    self.trusted.observe(node, &claim, new, UNIX_S);
                 }
+                running.node.handle(now, Input::Decisions(self.trusted.clone()));
             }
             Action::Save(saved) => {
                 running.files_written += 1;
                 self.saved = saved;
             }
+            Action::Notice(notice) => running.tell(now, notice.to_string()),
             Action::Tell(Told::Warning(text) | Told::Info(text)) => running.tell(now, text),
             Action::GiveUp(why) => panic!("the simulated account is right, but: {why}"),
             Action::Tell(Told::Debug(_)) => {}
@@ -331,7 +304,7 @@ impl Running {
         self.told.push(text);
     }
 
-    pub(crate) fn command(&mut self, now: Instant, command: Command) {
+    fn command(&mut self, now: Instant, command: Command) {
         self.core.command(now, command, &mut self.io);
     }
 
@@ -350,7 +323,7 @@ impl Running {
         let Question { to, request, token, timeout } = question;
         if !self.is_online || self.questions.len() >= 256 {
             let result = Err(if self.is_online { IqError::TooMany } else { IqError::Disconnected });
-            return self.links.handle_stream(now, FromStream::IqAnswer { token, result });
+            return self.stream_tells(now, FromStream::IqAnswer { token, result });
         }
         self.asked += 1;
         let id = format!("q{}", self.asked);
@@ -367,14 +340,18 @@ impl Running {
         let late: Vec<_> = self.questions.extract_if(.., is_late).collect();
         for (_, (token, _)) in late {
             let result = Err(IqError::Timeout);
-            self.links.handle_stream(now, FromStream::IqAnswer { token, result });
+            self.stream_tells(now, FromStream::IqAnswer { token, result });
         }
+    }
+
+    fn stream_tells(&mut self, now: Instant, event: FromStream) {
+        self.node.handle(now, Input::Stream(event));
     }
 
     /// The stream logged in.
     pub(crate) fn online(&mut self, now: Instant, jid: FullJid) {
         self.is_online = true;
-        self.links.handle_stream(now, FromStream::Online { jid, resumed: Resumed::No });
+        self.stream_tells(now, FromStream::Online { jid, resumed: Resumed::No });
     }
 
     /// The stream is lost.
@@ -384,10 +361,10 @@ impl Running {
         }
         for (_, (token, _)) in std::mem::take(&mut self.questions) {
             let result = Err(IqError::Disconnected);
-            self.links.handle_stream(now, FromStream::IqAnswer { token, result });
+            self.stream_tells(now, FromStream::IqAnswer { token, result });
         }
         let (why, retry_in) = (Failure::Closed, Duration::from_secs(1));
-        self.links.handle_stream(now, FromStream::Offline { why, retry_in });
+        self.stream_tells(now, FromStream::Offline { why, retry_in });
     }
 
     /// A stanza comes from the server.
@@ -405,7 +382,7 @@ impl Running {
             Some(stanza) => FromStream::Stanza(Box::new(stanza)),
             None => return,
         };
-        self.links.handle_stream(now, event);
+        self.stream_tells(now, event);
     }
 
     /// Servers whose names were numbers.
@@ -424,13 +401,13 @@ impl Running {
                 _ => stun.push(StunServer { address }),
             }
         }
-        self.links.set_servers(now, stun, turn);
+        self.node.handle(now, Input::ServersResolved { stun, turn });
     }
 
     pub(crate) fn readdressed(&mut self, now: Instant, address: IpAddr) {
-        self.links.network_changed(now);
-        self.links.set_local_addresses(now, &[address]);
-        self.sessions.handle(now, Input::LocalAddresses([address].into()));
+        self.node.handle(now, Input::RoutesChanged);
+        self.node.handle(now, Input::OfferedAddresses(vec![address]));
+        self.node.handle(now, Input::LocalAddresses([address].into()));
     }
 
     pub(crate) fn datagram(&mut self, now: Instant, datagram: &Datagram) {
@@ -481,12 +458,17 @@ impl Running {
 
     /// As a reload of the configuration that names a peer more.
     pub(crate) fn configure(&mut self, now: Instant, node: NodeId) -> Option<PortId> {
-        let source = PeerSource::Configured;
-        let Standing::Admitted(port) = self.trust.name(node, source, None) else { return None };
-        let (address, last_addresses) = (None, Vec::new());
-        let named = sessions::NamedPeer { node, port, source, address, last_addresses };
-        self.sessions.handle(now, Input::Named(named));
-        self.links.set_configured(1);
-        Some(port)
+        let added = vec![PeerSpec { node, address: None }];
+        self.node.handle(now, Input::Configured(Configured { added, ..Configured::default() }));
+        match self.node.trust().standing(node) {
+            Standing::Admitted(port) => Some(port),
+            Standing::Pending | Standing::Refused(_) => None,
+        }
+    }
+
+    /// As one that names it no longer.
+    pub(crate) fn unconfigure(&mut self, now: Instant, node: NodeId) {
+        let removed = vec![node];
+        self.node.handle(now, Input::Configured(Configured { removed, ..Configured::default() }));
     }
 }

@@ -10,11 +10,11 @@ use std::{
 
 use ipop_control::{
     links::LinkReport,
+    node::Input,
     sessions::{PeerSnapshot, PeerState},
     trust::{Policy, SavedPeers, TrustStore},
     xmpp::services::Service,
 };
-use ipop_datapath::command::Command;
 use xmpp_parsers::{minidom::Element, stanza::Stanza};
 
 use crate::{
@@ -160,7 +160,7 @@ impl World {
     pub(crate) fn stop(&mut self, node: usize) {
         let now = self.now;
         if let Some(running) = &mut self.nodes[node].running {
-            running.command(now, Command::Shutdown);
+            running.node.handle(now, Input::ShutDown);
             self.work(node);
         }
         self.kill(node);
@@ -301,10 +301,8 @@ impl World {
     fn overdue(&self) -> String {
         let overdue = |node: &Node| {
             let running = node.running.as_ref()?;
-            let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= self.now);
-            let links = is_due(running.links.poll_timeout());
-            let sessions = is_due(running.sessions.poll_timeout());
-            Some(format!("node {}: links {links}, sessions {sessions}; ", node.number))
+            let is_due = running.node.poll_timeout().is_some_and(|at| at <= self.now);
+            is_due.then(|| format!("node {}; ", node.number))
         };
         self.nodes.iter().filter_map(overdue).collect()
     }
@@ -485,11 +483,11 @@ impl World {
     /// What one node's sessions know of another.
     pub(crate) fn peer(&self, at: usize, of: usize) -> Option<PeerSnapshot> {
         let (running, id) = (self.nodes[at].running.as_ref()?, self.nodes[of].id().to_string());
-        running.sessions.snapshot(self.now).into_iter().find(|peer| peer.node == id)
+        running.node.sessions().snapshot(self.now).into_iter().find(|peer| peer.node == id)
     }
 
     pub(crate) fn path(&self, at: usize, of: usize) -> Option<LinkReport> {
-        self.nodes[at].running.as_ref()?.links.report_of(self.now, self.nodes[of].id())
+        self.nodes[at].running.as_ref()?.node.links()?.report_of(self.now, self.nodes[of].id())
     }
 
     pub(crate) fn is_direct(&self, one: usize, other: usize) -> bool {

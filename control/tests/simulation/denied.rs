@@ -54,7 +54,7 @@ impl World {
         self.talk();
         let running = self.sites[0].running.as_ref().expect("it runs");
         let known: BTreeSet<String> =
-            running.sessions.snapshot(self.now).into_iter().map(|peer| peer.node).collect();
+            running.node.sessions().snapshot(self.now).into_iter().map(|peer| peer.node).collect();
         let named = wanted.iter().map(|site| self.sites[0].peer(*site).node.to_string());
         assert_eq!(known, named.collect::<BTreeSet<_>>());
         let before: Vec<_> = wanted.iter().map(|site| self.passed(*site)).collect();

@@ -1,6 +1,6 @@
 //! Whole switches in a simulated world, against a slow and obvious model of what an Ethernet segment is.
 //!
-//! Two to eight switches, each with its sessions and its workers' cores as in the program, on a network that delays, repeats,
+//! Two to eight switches, each with its node and its workers' cores as in the program, on a network that delays, repeats,
 //! reorders and loses packets, has small and changing MTUs, and falls apart; stations that appear, move, and send frames of every kind;
 //! switches that restart, hosts that get other addresses. Time is virtual, and all that is random follows from a seed but for the bytes of
 //! keys and connection ids, on which nothing depends. So a seed is a test case: a failure names it, and

@@ -85,7 +85,7 @@ impl World {
                 "site {}: {} connections, {:#?}",
                 site.number,
                 running.open_connections(),
-                running.sessions.snapshot(self.now)
+                running.node.sessions().snapshot(self.now)
             );
         }
         panic!("no full mesh {when}");

@@ -9,9 +9,10 @@ use std::{
 
 use ipop_control::{
     network::Secrets,
+    node::{Node, NodeConfig},
     peer::PeerSpec,
-    sessions::{Input, Notice, PeerSnapshot, Sessions, SessionsConfig},
-    trust::{Policy, Trust, TrustStore},
+    sessions::{Notice, PeerSnapshot, SessionsConfig},
+    trust::{Policy, TrustStore},
 };
 use ipop_datapath::{
     MacAddr, PortId, TapOffload,
@@ -87,8 +88,7 @@ impl Admission for Gullible {
 
 /// The program while it runs.
 pub(crate) struct Running {
-    pub(crate) trust: Arc<Trust>,
-    pub(crate) sessions: Sessions,
+    pub(crate) node: Node,
     pub(crate) shared: Arc<Shared>,
     pub(crate) workers: Vec<Worker>,
     /// Every connection that was ever dialled or accepted.
@@ -128,13 +128,27 @@ impl Site {
             Some(secrets) => Policy::Secret(secrets),
             None => Policy::ConfiguredAlone,
         };
-        let trust = Arc::new(Trust::new(self.identity.node, taps, policy));
-        trust.apply(trust.policy(), self.trusted.clone());
+        let seeds: Vec<[u8; 32]> = (0..self.workers).map(|_| random_bytes(rng)).collect();
+        let sessions = SessionsConfig {
+            local: self.identity.node,
+            inner_mtu: INNER_MTU,
+            lanes: self.workers,
+            seed: rng.next(),
+        };
+        let config = NodeConfig {
+            sessions,
+            first_port: taps,
+            policy,
+            decisions: self.trusted.clone(),
+            peers: self.peers.iter().map(|(_, peer)| peer.clone()).collect(),
+            links: None,
+        };
+        let node = Node::new(config, now).expect("a sound configuration");
         let admission: Arc<dyn Admission> = match self.honesty {
-            Honesty::Honest => trust.clone(),
+            Honesty::Honest => node.trust().clone(),
             Honesty::Liar => Arc::new(Gullible(peers.to_vec(), taps)),
         };
-        let core_config = |worker: u8, rng: &mut Rng| CoreConfig {
+        let core_config = |worker: u8| CoreConfig {
             worker,
             facts: facts.clone(),
             shared: shared.clone(),
@@ -144,34 +158,21 @@ impl Site {
             taps: self.taps.clone(),
             tap_macs: (0..taps).map(|tap| self.tap_mac(tap)).collect(),
             udp_ports: (1..self.workers).map(dial_port).chain([LISTEN_PORT]).collect(),
-            rng_seed: Some(random_bytes(rng)),
+            rng_seed: Some(seeds[usize::from(worker)]),
         };
         let workers = (0..self.workers).map(|worker| {
             let mut io = self.io.clone();
             io.ports.extend((worker > 0).then(|| dial_port(worker)));
             Worker {
-                core: Core::new(core_config(worker, rng), now).expect("the identity is sound"),
+                core: Core::new(core_config(worker), now).expect("the identity is sound"),
                 io: MemoryIo::new(io),
                 buffers: ReceiveBuffers::default(),
             }
         });
         let workers = workers.collect();
-        let sessions = SessionsConfig {
-            local: self.identity.node,
-            inner_mtu: INNER_MTU,
-            lanes: self.workers,
-            seed: rng.next(),
-        };
-        let mut sessions = Sessions::new(sessions, now).expect("a sound configuration");
-        for (_, peer) in &self.peers {
-            if let Ok(named) = trust.name_configured(peer) {
-                sessions.handle(now, Input::Named(named));
-            }
-        }
         self.starts += 1;
         self.wake_at = Some(now);
-        self.running =
-            Some(Running { trust, sessions, shared, workers, connections: BTreeSet::new() });
+        self.running = Some(Running { node, shared, workers, connections: BTreeSet::new() });
     }
 
     /// The other site of this number, as it is configured.
@@ -188,7 +189,7 @@ impl Site {
     /// The sessions with another site, which they know.
     pub(crate) fn snapshot_of(&self, site: usize) -> PeerSnapshot {
         let (running, node) = (self.running.as_ref().expect("it runs"), self.peer(site).node);
-        let mut peers = running.sessions.snapshot(Instant::now()).into_iter();
+        let mut peers = running.node.sessions().snapshot(Instant::now()).into_iter();
         peers.find(|peer| peer.node == node.to_string()).expect("the sessions know it")
     }
 
@@ -212,7 +213,7 @@ impl Running {
     /// When something is to be done at the latest.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         let cores = self.workers.iter().map(|worker| worker.core.poll_timeout());
-        cores.chain(self.sessions.poll_timeout()).min()
+        cores.chain(self.node.poll_timeout()).min()
     }
 
     /// The sum of a counter over the workers.
@@ -247,7 +248,7 @@ impl Running {
 
     /// Lanes that are up, by peer in the order of their ports, which is that of the configuration as long as nobody is denied.
     pub(crate) fn lanes_up(&self, now: Instant) -> Vec<usize> {
-        self.sessions.snapshot(now).iter().map(|peer| peer.lanes.len()).collect()
+        self.node.sessions().snapshot(now).iter().map(|peer| peer.lanes.len()).collect()
     }
 }
 

@@ -8,8 +8,8 @@ use std::{
 };
 
 use ipop_control::{
-    sessions::{Action, Input},
-    trust::{Standing, TrustStore},
+    node::{Action, Input},
+    trust::TrustStore,
 };
 use ipop_datapath::{
     command::{Command, Event},
@@ -164,8 +164,8 @@ impl World {
         for site in &self.sites {
             let Some(running) = &site.running else { continue };
             let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= self.now);
-            if is_due(running.sessions.poll_timeout()) {
-                overdue += &format!("sessions of {}, ", site.number);
+            if is_due(running.node.poll_timeout()) {
+                overdue += &format!("node of {}, ", site.number);
             }
             for (index, worker) in running.workers.iter().enumerate() {
                 if is_due(Some(worker.core.poll_timeout())) {
@@ -184,7 +184,7 @@ impl World {
                     let address = IpAddr::V4(self.network.address_of(peer));
                     let result = Ok(vec![SocketAddr::new(address, LISTEN_PORT)]);
                     let peer = self.nodes[peer];
-                    self.tell(site, Input::Resolved { peer, result });
+                    self.tell(site, Input::PeerResolved { peer, result });
                 }
             }
             Happening::Addresses(site) => {
@@ -206,31 +206,19 @@ impl World {
         }
     }
 
-    fn tell(&mut self, site: usize, input: Input) {
+    pub(crate) fn tell(&mut self, site: usize, input: Input) {
         if let Some(running) = &mut self.sites[site].running {
-            running.sessions.handle(self.now, input);
+            running.node.handle(self.now, input);
             self.settle(site);
         }
     }
 
     /// The operator of a site decides something about nodes, which a running program obeys.
     pub(crate) fn decide(&mut self, site: usize, decide: impl FnOnce(&mut TrustStore)) {
-        let Site { trusted, running, peers, .. } = &mut self.sites[site];
+        let trusted = &mut self.sites[site].trusted;
         decide(trusted);
-        let Some(Running { trust, sessions, .. }) = running else { return };
-        let changes = trust.apply(trust.policy(), trusted.clone());
-        for (peer, now) in changes.lost {
-            let why = match now {
-                Standing::Refused(why) => why.to_string(),
-                _ => "it waits".into(),
-            };
-            sessions.handle(self.now, Input::Revoked { peer, why });
-        }
-        for (_, peer) in peers.iter().filter(|(_, peer)| changes.gained.contains(&peer.node)) {
-            let named = trust.name_configured(peer).expect("it gained its right");
-            sessions.handle(self.now, Input::Named(named));
-        }
-        self.settle(site);
+        let decisions = Input::Decisions(trusted.clone());
+        self.tell(site, decisions);
     }
 
     fn arrive(&mut self, packet: &Packet) {
@@ -270,7 +258,7 @@ impl World {
             self.sites[site].wake_at = None;
             return;
         };
-        running.sessions.handle_timeout(self.now);
+        running.node.handle_timeout(self.now);
         let mut rounds = 0;
         while self.work(site, &mut running) {
             rounds += 1;
@@ -291,14 +279,14 @@ impl World {
                 if let Event::Connected { connection, .. } = &event {
                     running.connections.insert(*connection);
                 }
-                running.sessions.handle(now, Input::Event(event));
+                running.node.handle(now, Input::Worker(event));
             }
             busy |= self.carry_mail(running, index);
             self.take_output(site, running, index);
             let worker = &running.workers[index];
             busy |= worker.core.has_backlog(&worker.io);
         }
-        while let Some(action) = running.sessions.poll_action() {
+        while let Some(action) = running.node.poll_action(now) {
             busy = true;
             self.carry_out(site, running, action);
         }
@@ -354,35 +342,40 @@ impl World {
 
     fn carry_out(&mut self, site: usize, running: &mut Running, action: Action) {
         match action {
-            Action::Resolve { peer, .. } => {
+            Action::ResolvePeer { peer, .. } => {
                 let peer = self.nodes.iter().position(|node| *node == peer);
                 let peer = peer.expect("only configured peers are looked up");
                 let start = self.sites[site].starts;
                 let after = self.rng.millis(1..80);
                 self.note(after, Happening::Resolved { site, start, peer });
             }
-            Action::Command { worker, command } => {
+            Action::Worker { worker, command } => {
                 if let Command::Dial { connection, .. } = &command {
                     running.connections.insert(*connection);
                 }
                 let worker = &mut running.workers[worker];
                 worker.core.command(self.now, command, &mut worker.io);
             }
-            Action::Forgotten { peer, .. } => running.trust.forgotten(peer),
             Action::Notice(notice) => {
                 if std::env::var_os("SIMULATION_LOG").is_some() {
                     println!("{:>9.3?} site {site}: {notice}", self.now - self.started);
                 }
                 self.sites[site].notices.push(notice);
             }
+            // Of a peer that is refused; and that one is forgotten, which is for those who look closely.
+            Action::Tell(_) => {}
+            Action::Stream(_)
+            | Action::ResolveServers(_)
+            | Action::Observe { .. }
+            | Action::Save(_)
+            | Action::GiveUp(_) => panic!("there is no room: {action:?}"),
         }
     }
 
     /// The program ends: all of a sudden, or with a word to its peers.
     pub(crate) fn stop(&mut self, site: usize, says_goodbye: bool) {
-        if says_goodbye && let Some(running) = &mut self.sites[site].running {
-            running.sessions.shut_down();
-            self.settle(site);
+        if says_goodbye {
+            self.tell(site, Input::ShutDown);
         }
         self.sites[site].running = None;
         self.sites[site].wake_at = None;

@@ -10,9 +10,9 @@ use std::{
 
 use ipop_control::{
     identity::Identity,
-    peer::{PeerAddress, PeerSource, PeerSpec},
+    peer::{PeerAddress, PeerSpec},
     sessions::explain,
-    trust::{Standing, Trust},
+    trust::{Naming, Standing, Trust},
 };
 use ipop_datapath::{
     admission::{Admission, EXPORTER_LABEL, ProofBinding},
@@ -196,11 +196,10 @@ struct Dialler {
 
 impl Dialler {
     fn new(settings: &Settings, identity: &Identity, state: &State) -> Self {
-        let trust =
-            Trust::new(identity.node_id(), settings.taps.len() as u16, settings.policy.clone());
-        trust.apply(settings.policy.clone(), state.store.clone());
+        let (policy, store) = (settings.policy.clone(), state.store.clone());
+        let trust = Trust::new(identity.node_id(), settings.taps.len() as u16, policy, store);
         for peer in &settings.peers {
-            trust.name(peer.node, PeerSource::Configured, None);
+            trust.name(peer.node, Naming::Configured(peer.address.clone()));
         }
         let from = match settings.listen {
             Listen::At(address) if !address.ip().is_unspecified() => Some(address.ip()),

@@ -104,7 +104,7 @@ impl Switch {
         if let Some(tap) = self.devices.taps.get(usize::from(port.0)) {
             return format!("TAP {}", tap.name);
         }
-        let peer = self.sessions.snapshot(now).into_iter().find(|peer| peer.port == port.0);
+        let peer = self.node.sessions().snapshot(now).into_iter().find(|peer| peer.port == port.0);
         match peer {
             Some(peer) => format!("peer {} ({})", peer.node, peer.name.unwrap_or_default()),
             None => format!("port {}", port.0),

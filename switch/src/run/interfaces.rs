@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::Context as _;
 use crossbeam::channel::Sender;
-use ipop_control::{local_addresses::local_addresses, sessions::Input};
+use ipop_control::{local_addresses::local_addresses, node::Input};
 use ipop_datapath::os::network::{Change, NetworkChanges};
 
 use super::{Message, Switch, os_failure};
@@ -72,16 +72,14 @@ impl Switch {
         }
     }
 
-    /// Tells the sessions and the links which addresses this host has.
+    /// Tells the node which addresses this host has.
     pub(super) fn look_at_addresses(&mut self, now: Instant) {
         match local_addresses() {
-            Ok(addresses) => self.sessions.handle(now, Input::LocalAddresses(addresses)),
+            Ok(addresses) => self.node.handle(now, Input::LocalAddresses(addresses)),
             Err(error) => tracing::debug!(%error, "cannot list this host's addresses"),
         }
         self.look_at_own_addresses(now);
-        if let Some(network) = &mut self.network {
-            network.look_at_interfaces(now, &self.settings);
-        }
+        self.look_at_interfaces(now);
     }
 
     /// Has the paths checked, if routes changed and it is time.
@@ -90,9 +88,7 @@ impl Switch {
             return;
         }
         self.routes = Routes { checked_at: Some(now), due: None };
-        if let Some(network) = &mut self.network {
-            network.links.network_changed(now);
-        }
+        self.node.handle(now, Input::RoutesChanged);
     }
 }
 

@@ -1,6 +1,7 @@
 //! The switch itself: devices, workers, and the loop of the control plane that holds them together.
 //!
-//! One channel brings everything to the control thread (workers' events, signals, resolved names); it feeds the sessions and carries out what they ask for.
+//! One channel brings everything to the control thread (workers' events, signals, resolved names); it feeds the node, whose state machine decides
+//! (`ipop_control::node`), and carries out what it asks for.
 
 mod announce;
 mod devices;
@@ -26,9 +27,11 @@ use anyhow::Context as _;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use ipop_control::{
     identity::Identity,
+    links::Told,
+    node::{Action, Input, Node, NodeConfig},
     peer::{PeerAddress, PeerSpec},
-    sessions::{Action, Input, MAX_PEERS, Notice, Sessions, SessionsConfig, Severity},
-    trust::{Standing, Trust},
+    sessions::{MAX_PEERS, Notice, SessionsConfig, Severity},
+    trust::Standing,
     xmpp::stream::FromStream,
 };
 use ipop_datapath::{
@@ -97,25 +100,10 @@ pub(crate) fn run(
 ) -> Result<(), Failure> {
     let identity = identity_cmd::load(&settings.identity)?;
     let workers = worker_count(settings.workers);
-    let taps = settings.taps.len() as u16;
-    let trust = Arc::new(Trust::new(identity.node_id(), taps, settings.policy.clone()));
-    let trust_file = TrustFile::load(&settings.state, &trust)?;
-    let config = SessionsConfig {
-        local: identity.node_id(),
-        inner_mtu: settings.mtu,
-        lanes: workers,
-        seed: random(),
-    };
-    let mut sessions = Sessions::new(config, Instant::now())
-        .map_err(|error| Failure::new(ExitCode::Usage, error))?;
-    sessions.handle(Instant::now(), Input::Secrets(reload::secret_ids(&settings.policy)));
     if let Some(error) = own_peer(&settings.peers, identity.node_id()) {
         return Err(Failure::new(ExitCode::Usage, error));
     }
-    for peer in &settings.peers {
-        // Of those that may not connect it is told below, after this node's own line.
-        let _ = reload::name_configured(&trust, &mut sessions, peer);
-    }
+    let (trust_file, decisions) = TrustFile::load(&settings.state)?;
     let (messages, inbox) = bounded(MESSAGES);
     // Before any device is touched, so that a signal finds someone who cleans up.
     signals::watch(early, messages.clone())?;
@@ -129,11 +117,27 @@ pub(crate) fn run(
         inner_mtu: settings.mtu,
         lanes: workers,
     });
+    let sessions = SessionsConfig {
+        local: facts.node,
+        inner_mtu: settings.mtu,
+        lanes: workers,
+        seed: random(),
+    };
+    let taps = settings.taps.len() as u16;
+    let config = NodeConfig {
+        sessions,
+        first_port: taps,
+        policy: settings.policy.clone(),
+        decisions,
+        peers: settings.peers.clone(),
+        links: network::links_config(&settings, &identity, &facts.name, &devices)?,
+    };
+    let node =
+        Node::new(config, Instant::now()).map_err(|error| Failure::new(ExitCode::Usage, error))?;
     let fdb = MacTable::new(MacTableConfig::default());
     let shared = Arc::new(Shared::new(fdb, taps, MAX_PEERS as u16, workers, Instant::now()));
     let mut switch = Switch {
-        sessions,
-        trust,
+        node,
         trust_file,
         presence: Presence::new(&settings.state),
         settings,
@@ -162,8 +166,7 @@ pub(crate) fn run(
 
 /// The parts of a running switch. Fields drop in order: the TAPs are left after the workers have ended.
 struct Switch {
-    sessions: Sessions,
-    trust: Arc<Trust>,
+    node: Node,
     trust_file: TrustFile,
     presence: Presence,
     /// What is in force: of a reload only what it changed.
@@ -210,7 +213,7 @@ impl Switch {
                 facts: self.facts.clone(),
                 shared: self.shared.clone(),
                 identity: identity.clone(),
-                admission: self.trust.clone(),
+                admission: self.node.trust().clone(),
                 congestion,
                 taps: self.devices.tap_offloads(),
                 tap_macs: self.devices.taps.iter().map(|tap| tap.mac).collect(),
@@ -250,8 +253,8 @@ impl Switch {
             tracing::info!("{}", devices::describe(tap, settings.mtu));
         }
         for peer in &settings.peers {
-            if let Standing::Refused(why) = self.trust.standing(peer.node) {
-                tracing::warn!("--peer {}: it {why}", peer.node);
+            // Of those that may not connect the node tells by itself.
+            if !matches!(self.node.trust().standing(peer.node), Standing::Admitted(_)) {
                 continue;
             }
             let how = if peer.address.is_some() { "will be dialled" } else { "may connect" };
@@ -266,10 +269,7 @@ impl Switch {
 
     /// Goes to the XMPP server, if there is a network to join.
     fn join_network(&mut self, identity: &Identity) -> Result<(), Failure> {
-        let port = self.devices.listen_address().port();
-        let name = &self.facts.name;
-        self.network =
-            Network::start(&self.settings, identity, name, &self.trust, port, &self.messages)?;
+        self.network = Network::start(&self.settings, identity.node_id(), &self.messages)?;
         self.look_at_addresses(Instant::now());
         Ok(())
     }
@@ -287,11 +287,9 @@ impl Switch {
                 return Err(Failure::new(ExitCode::Usage, anyhow::anyhow!("{why}")));
             }
             let now = Instant::now();
-            let links = self.network.as_ref().and_then(|network| network.links.poll_timeout());
-            let announcements = self.announcements.due();
-            let sessions = self.sessions.poll_timeout();
-            let due = [Some(trust_at), self.routes.due(), announcements, sessions, links];
-            let until = due.into_iter().flatten().min().unwrap_or(trust_at);
+            let node = self.node.poll_timeout();
+            let due = [self.routes.due(), self.announcements.due(), node];
+            let until = due.into_iter().flatten().fold(trust_at, Instant::min);
             match inbox.recv_timeout(until.saturating_duration_since(now)) {
                 Ok(Message::Signal(SIGHUP)) => {
                     self.service_manager.reloading();
@@ -310,15 +308,12 @@ impl Switch {
             if now >= trust_at {
                 trust_at = now + TRUST_EVERY;
                 self.follow_trust_file();
-                self.presence.follow(self.sessions.present());
+                self.presence.follow(self.node.present());
                 self.kernel.look(now).iter().for_each(|line| tracing::warn!("{line}"));
             }
             self.look_at_routes(now);
             self.announce_addresses(now);
-            self.sessions.handle_timeout(now);
-            if let Some(network) = &mut self.network {
-                network.links.handle_timeout(now);
-            }
+            self.node.handle_timeout(now);
         }
     }
 
@@ -335,7 +330,7 @@ impl Switch {
                 Some(Ok(()))
             }
             Message::Resolved { peer, result } => {
-                self.sessions.handle(now, Input::Resolved { peer, result });
+                self.node.handle(now, Input::PeerResolved { peer, result });
                 None
             }
             Message::Worker(worker, event) => self.take_event(now, worker, event),
@@ -344,15 +339,11 @@ impl Switch {
                 None
             }
             Message::Stream(event) => {
-                if let Some(network) = &mut self.network {
-                    network.handle_stream(now, *event);
-                }
+                self.take_from_stream(now, *event);
                 None
             }
             Message::Servers(servers) => {
-                if let Some(network) = &mut self.network {
-                    network.servers_resolved(now, servers);
-                }
+                self.servers_resolved(now, servers);
                 None
             }
         }
@@ -405,34 +396,25 @@ impl Switch {
             }
             _ => {}
         }
-        if let Some(network) = &mut self.network {
-            network.links.handle_worker(now, &event);
-        }
-        self.sessions.handle(now, Input::Event(event));
+        self.node.handle(now, Input::Worker(event));
         None
     }
 
-    /// Does what sessions and links ask for. Links first: a path is there before it is dialled.
+    /// Does what the node asks for.
     fn carry_out(&mut self) {
-        loop {
-            let any = self.carry_out_network();
-            let Some(action) = self.sessions.poll_action() else {
-                if any {
-                    continue;
-                }
-                return;
-            };
+        while let Some(action) = self.node.poll_action(Instant::now()) {
             match action {
+                Action::Worker { worker, command } => self.command(worker, command),
+                Action::Stream(what) => self.tell_stream(what),
+                Action::ResolvePeer { peer, address } => self.resolve(peer, address),
+                Action::ResolveServers(offer) => network::resolve(offer, self.messages.clone()),
+                Action::Observe { seen, new } => self.observe(&seen, new),
+                Action::Save(saved) => self.save(&saved),
+                Action::GiveUp(why) => self.given_up = Some(why.to_string()),
                 Action::Notice(notice) => self.tell(&notice),
-                Action::Resolve { peer, address } => self.resolve(peer, address),
-                Action::Forgotten { peer, .. } => {
-                    tracing::debug!("peer {peer} is forgotten");
-                    self.trust.forgotten(peer);
-                    if let Some(network) = &mut self.network {
-                        network.links.forgotten(Instant::now(), peer);
-                    }
-                }
-                Action::Command { worker, command } => self.command(worker, command),
+                Action::Tell(Told::Warning(text)) => tracing::warn!("{text}"),
+                Action::Tell(Told::Info(text)) => tracing::info!("{text}"),
+                Action::Tell(Told::Debug(text)) => tracing::debug!("{text}"),
             }
         }
     }
@@ -448,8 +430,7 @@ impl Switch {
             Notice::PeerUp { peer, port, remote, .. } => {
                 self.announcements.peer_up(Instant::now(), *port);
                 let is_of_room = port_of_alias(*remote).is_some();
-                let network = self.network.as_ref().filter(|_| is_of_room);
-                let way = network.and_then(|network| network.way_to(peer.node));
+                let way = if is_of_room { self.way_to(peer.node) } else { None };
                 let told = way.map_or_else(|| notice.to_string(), |way| notice.told_over(&way));
                 tracing::info!("{told}, engine io_uring");
             }
@@ -499,10 +480,7 @@ impl Switch {
     /// Closes the tunnels, so that the far sides know at once, and waits for the workers.
     fn shut_down(mut self, inbox: &Receiver<Message>) {
         self.service_manager.stopping();
-        if let Some(network) = &mut self.network {
-            network.links.shut_down(Instant::now());
-        }
-        self.sessions.shut_down();
+        self.node.handle(Instant::now(), Input::ShutDown);
         self.carry_out();
         let deadline = Instant::now() + SHUT_DOWN_WITHIN;
         for worker in self.workers.drain(..) {

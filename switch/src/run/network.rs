@@ -1,10 +1,9 @@
-//! The network in the running switch: the XMPP stream's thread, the links, and what they ask for.
+//! The network in the running switch: the XMPP stream's thread, and what the node's links start with and ask for.
 //!
 //! The links decide; here are the channels, the names to be resolved, the files and the host's interfaces.
 
 use std::{
     net::{IpAddr, SocketAddr, ToSocketAddrs},
-    sync::Arc,
     thread,
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
@@ -14,11 +13,13 @@ use crossbeam::channel::Sender;
 use ipop_control::{
     ice::{Entropy, IceConfig, Loopback, StunServer, Timing, TurnServer},
     identity::Identity,
-    links::{Action, Links, LinksConfig, NetworkReport, Servers, Told},
+    links::{LinksConfig, NetworkReport, Servers},
     local_addresses::{Interface, interfaces, stacked_on},
+    node::Input,
     private_file::PrivateFileError,
-    trust::{Claim, Patience, Policy, SavedPeers, StateFile, Trust, TrustStore},
+    trust::{Patience, Policy, SavedPeers, StateFile},
     xmpp::{
+        BareJid,
         bound::{self, BoundAccounts},
         jingle::JingleConfig,
         room::{Card, Entry, RoomConfig, RoomPassword},
@@ -28,7 +29,7 @@ use ipop_control::{
 };
 use ipop_datapath::node_id::NodeId;
 
-use super::{Message, Switch, random};
+use super::{Message, Switch, devices::Devices, random};
 use crate::{
     exit::{ExitCode, Failure},
     settings::{self, Settings, SettingsError},
@@ -36,10 +37,8 @@ use crate::{
 
 /// See the head of this file.
 pub(super) struct Network {
-    pub(super) links: Links,
     stream: Handle,
     saved: StateFile<SavedPeers>,
-    trusted: StateFile<TrustStore>,
     bound: StateFile<BoundAccounts>,
     /// Addresses that the links know now.
     addresses: Vec<IpAddr>,
@@ -56,84 +55,63 @@ impl Network {
     /// Starts the stream; `None` if no network is configured.
     pub(super) fn start(
         settings: &Settings,
-        identity: &Identity,
-        name: &str,
-        trust: &Arc<Trust>,
-        listen_port: u16,
+        node: NodeId,
         messages: &Sender<Message>,
     ) -> Result<Option<Self>, Failure> {
         let Some(network) = &settings.network else { return Ok(None) };
-        let account = network.account.for_stream(resource(identity.node_id())).map_err(usage)?;
-        let saved = StateFile::<SavedPeers>::in_directory(&settings.state);
-        let config = LinksConfig {
-            local: identity.node_id(),
-            room: room(settings, network, identity.node_id(), name)?,
-            jingle: JingleConfig {
-                local: identity.node_id(),
-                fingerprint: Some(identity.certificate_fingerprint()),
-                loopback: Loopback::Refused,
-                seed: random(),
-            },
-            ice: IceConfig {
-                listen_port,
-                loopback: Loopback::Refused,
-                entropy: Entropy::System,
-                timing: Timing::default(),
-            },
-            servers: if settings.ice.stun.is_empty() && settings.ice.turn.is_empty() {
-                Servers::Offered
-            } else {
-                Servers::Configured
-            },
-            saved: saved.load().map_err(of_file)?,
-            unix_s: unix_s(),
-        };
+        let account = network.account.for_stream(resource(node)).map_err(usage)?;
         let (stream, events) = stream::spawn(account, Limits::default())
             .context("cannot start the XMPP thread")
             .map_err(Failure::from)?;
         forward(events, messages.clone())?;
-        let now = Instant::now();
-        let configured = settings.peers.len();
-        let links = Links::new(config, trust.clone(), configured, now);
-        if !settings.ice.stun.is_empty() || !settings.ice.turn.is_empty() {
+        if servers(&settings.ice) == Servers::Configured {
             resolve(configured_servers(&settings.ice), messages.clone());
         }
-        let trusted = StateFile::in_directory(&settings.state);
+        let saved = StateFile::in_directory(&settings.state);
         let bound = StateFile::in_directory(&settings.state);
-        Ok(Some(Self { links, stream, saved, trusted, bound, addresses: Vec::new() }))
+        Ok(Some(Self { stream, saved, bound, addresses: Vec::new() }))
     }
 
-    /// What operators see.
-    pub(super) fn report(&self) -> NetworkReport {
-        let mut report = self.links.report();
-        let dropped = self.stream.counters().dropped();
-        report.refused.extend(dropped.into_iter().filter(|(_, count)| *count > 0));
-        report
-    }
-
-    /// The stream tells something.
-    pub(super) fn handle_stream(&mut self, now: Instant, event: FromStream) {
-        if let FromStream::Bound { account } = &event
-            && let Err(error) = bound::remember(&self.bound, account, Patience::GiveUp)
-        {
+    /// A log-in was bound to TLS: that is put down for the next start.
+    fn remember_bound(&self, account: &BareJid) {
+        if let Err(error) = bound::remember(&self.bound, account, Patience::GiveUp) {
             tracing::warn!(
                 "that log-ins of {account} are bound to TLS is forgotten at the end: {error}"
             );
         }
-        self.links.handle_stream(now, event);
+    }
+}
+
+impl Switch {
+    /// What operators see.
+    pub(super) fn network_report(&self) -> Option<NetworkReport> {
+        let (network, links) = self.network.as_ref().zip(self.node.links())?;
+        let mut report = links.report();
+        let dropped = network.stream.counters().dropped();
+        report.refused.extend(dropped.into_iter().filter(|(_, count)| *count > 0));
+        Some(report)
+    }
+
+    /// The stream tells something.
+    pub(super) fn take_from_stream(&mut self, now: Instant, event: FromStream) {
+        if let (FromStream::Bound { account }, Some(network)) = (&event, &self.network) {
+            network.remember_bound(account);
+        }
+        self.node.handle(now, Input::Stream(event));
     }
 
     /// Puts resolved servers into use.
     pub(super) fn servers_resolved(&mut self, now: Instant, servers: ResolvedServers) {
-        for why in servers.failed {
+        let ResolvedServers { stun, turn, failed } = servers;
+        for why in failed {
             tracing::warn!("{why}");
         }
-        self.links.set_servers(now, servers.stun, servers.turn);
+        self.node.handle(now, Input::ServersResolved { stun, turn });
     }
 
     /// How a peer of the room is reached now.
     pub(super) fn way_to(&self, peer: NodeId) -> Option<String> {
-        let report = self.links.report_of(Instant::now(), peer)?;
+        let report = self.node.links()?.report_of(Instant::now(), peer)?;
         let remote = report.remote?;
         Some(match report.kind {
             "direct" => format!("direct UDP to {remote}"),
@@ -142,7 +120,8 @@ impl Network {
     }
 
     /// Looks at the host's interfaces. Those of the overlay are not offered, nor those that are to be ignored.
-    pub(super) fn look_at_interfaces(&mut self, now: Instant, settings: &Settings) {
+    pub(super) fn look_at_interfaces(&mut self, now: Instant) {
+        let (Some(network), settings) = (&mut self.network, &self.settings) else { return };
         let own = settings.taps.iter().chain(&settings.bridge).map(|name| name.as_str());
         let own = stacked_on(own);
         let ignored = &settings.ice.ignore_interfaces;
@@ -154,74 +133,67 @@ impl Network {
         let Ok(interfaces) = interfaces() else { return };
         let addresses: Vec<IpAddr> =
             interfaces.iter().filter(|interface| offered(interface)).map(|i| i.address).collect();
-        if addresses != self.addresses {
-            self.links.set_local_addresses(now, &addresses);
-            self.addresses = addresses;
+        if addresses != network.addresses {
+            network.addresses.clone_from(&addresses);
+            self.node.handle(now, Input::OfferedAddresses(addresses));
         }
-    }
-}
-
-impl Switch {
-    /// Does what the links ask for; true if there was anything.
-    pub(super) fn carry_out_network(&mut self) -> bool {
-        let mut any = false;
-        let now = Instant::now();
-        while let Some(action) = self.network.as_mut().and_then(|n| n.links.poll_action(now)) {
-            any = true;
-            match action {
-                Action::Stream(what) => self.tell_stream(now, what),
-                Action::Worker(command) => self.command(0, command),
-                Action::Connection(connection, command) => {
-                    self.command(connection.worker(), command);
-                }
-                Action::Sessions(input) => self.sessions.handle(now, input),
-                Action::Resolve(offer) => resolve(offer, self.messages.clone()),
-                Action::Observe(observed) => self.observe(&observed),
-                Action::Save(saved) => self.save(&saved),
-                Action::GiveUp(why) => self.given_up = Some(why.to_string()),
-                Action::Tell(Told::Warning(text)) => tracing::warn!("{text}"),
-                Action::Tell(Told::Info(text)) => tracing::info!("{text}"),
-                Action::Tell(Told::Debug(text)) => tracing::debug!("{text}"),
-            }
-        }
-        any
     }
 
     /// A question that finds no room is answered by that, as every other one is answered.
-    fn tell_stream(&mut self, now: Instant, what: ToStream) {
-        let Some(network) = &mut self.network else { return };
+    pub(super) fn tell_stream(&mut self, what: ToStream) {
+        let Some(network) = &self.network else { return };
         let Err(QueueFull(what)) = network.stream.send(what) else { return };
         if let ToStream::Iq(question) = what {
             let (token, result) = (question.token, Err(IqError::TooMany));
-            network.links.handle_stream(now, FromStream::IqAnswer { token, result });
+            let answer = FromStream::IqAnswer { token, result };
+            self.node.handle(Instant::now(), Input::Stream(answer));
         } else {
             tracing::warn!("the XMPP stream does not keep up: a stanza is dropped");
         }
     }
 
-    fn save(&self, saved: &SavedPeers) {
+    pub(super) fn save(&self, saved: &SavedPeers) {
         if let Some(network) = &self.network
             && let Err(error) = network.saved.store(saved)
         {
             tracing::warn!("known peers cannot be saved: {error}");
         }
     }
+}
 
-    /// Under first-sight trust the operator's list takes note of who is there.
-    fn observe(&mut self, observed: &[(NodeId, Claim)]) {
-        let Policy::FirstSight(new) = self.trust.policy() else { return };
-        let Some(network) = &self.network else { return };
-        let updated = network.trusted.update(Patience::GiveUp, |store| {
-            for (node, claim) in observed {
-                store.observe(*node, claim, new, unix_s());
-            }
-            Ok::<_, PrivateFileError>(())
-        });
-        match updated {
-            Ok(()) => self.follow_trust_file(),
-            Err(error) => tracing::warn!("{error}"),
-        }
-    }
+/// What the links start with; `None` if no network is configured.
+pub(super) fn links_config(
+    settings: &Settings,
+    identity: &Identity,
+    name: &str,
+    devices: &Devices,
+) -> Result<Option<LinksConfig>, Failure> {
+    let Some(network) = &settings.network else { return Ok(None) };
+    let local = identity.node_id();
+    let saved = StateFile::<SavedPeers>::in_directory(&settings.state);
+    Ok(Some(LinksConfig {
+        local,
+        room: room(settings, network, local, name)?,
+        jingle: JingleConfig {
+            local,
+            fingerprint: Some(identity.certificate_fingerprint()),
+            loopback: Loopback::Refused,
+            seed: random(),
+        },
+        ice: IceConfig {
+            listen_port: devices.listen_address().port(),
+            loopback: Loopback::Refused,
+            entropy: Entropy::System,
+            timing: Timing::default(),
+        },
+        servers: servers(&settings.ice),
+        saved: saved.load().map_err(of_file)?,
+        unix_s: unix_s(),
+    }))
+}
+
+fn servers(ice: &settings::Ice) -> Servers {
+    if ice.stun.is_empty() && ice.turn.is_empty() { Servers::Offered } else { Servers::Configured }
 }
 
 fn room(
@@ -275,7 +247,7 @@ fn configured_servers(ice: &settings::Ice) -> Vec<Service> {
 }
 
 /// Resolves the servers' names in a thread of their own, which may take long.
-fn resolve(offer: Vec<Service>, messages: Sender<Message>) {
+pub(super) fn resolve(offer: Vec<Service>, messages: Sender<Message>) {
     let run = move || {
         let mut servers =
             ResolvedServers { stun: Vec::new(), turn: Vec::new(), failed: Vec::new() };
@@ -332,7 +304,7 @@ fn matches(pattern: &str, name: &str) -> bool {
     }
 }
 
-fn unix_s() -> u64 {
+pub(super) fn unix_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
@@ -377,14 +349,12 @@ mod tests {
         let start = || {
             let (messages, _inbox) = crossbeam::channel::bounded(16);
             let identity = Identity::generate().unwrap();
-            let trust = Arc::new(Trust::new(identity.node_id(), 1, Policy::ConfiguredAlone));
             let settings = settings("a@example.org");
-            let started = Network::start(&settings, &identity, "a", &trust, 5_800, &messages);
-            started.unwrap().unwrap()
+            Network::start(&settings, identity.node_id(), &messages).unwrap().unwrap()
         };
-        let account = "a@example.org".parse().unwrap();
+        let account: BareJid = "a@example.org".parse().unwrap();
         assert_eq!(binding("a@example.org"), ChannelBinding::IfNamed);
-        start().handle_stream(Instant::now(), FromStream::Bound { account });
+        start().remember_bound(&account);
         assert_eq!(binding("a@example.org"), ChannelBinding::Required);
         assert_eq!(binding("b@example.org"), ChannelBinding::IfNamed);
     }

@@ -7,13 +7,13 @@
 use std::{path::Path, time::Instant};
 
 use ipop_control::{
-    peer::{PeerSource, PeerSpec},
-    sessions::{Input, Sessions},
-    trust::{Changes, Policy, Refusal, Stamp, Standing, StateFile, Trust, TrustStore},
+    node::Input,
+    private_file::PrivateFileError,
+    trust::{Claim, NewNodes, Patience, Stamp, StateFile, TrustStore},
 };
-use ipop_datapath::{admission::SecretId, node_id::NodeId};
+use ipop_datapath::node_id::NodeId;
 
-use super::Switch;
+use super::{Switch, network::unix_s};
 use crate::{
     exit::Failure,
     settings::{Reload, Settings},
@@ -24,18 +24,16 @@ use crate::{
 pub(super) struct TrustFile {
     file: StateFile<TrustStore>,
     seen: Option<Stamp>,
-    store: TrustStore,
 }
 
 impl TrustFile {
-    /// Reads the file and puts it into force.
-    pub(super) fn load(state: &Path, trust: &Trust) -> Result<Self, Failure> {
+    /// Reads the file.
+    pub(super) fn load(state: &Path) -> Result<(Self, TrustStore), Failure> {
         let file = StateFile::in_directory(state);
         // The stamp first: a change in between is noticed the next time.
         let seen = file.stamp();
-        let store: TrustStore = file.load().map_err(trust_cmd::of_file)?;
-        trust.apply(trust.policy(), store.clone());
-        Ok(Self { file, seen, store })
+        let store = file.load().map_err(trust_cmd::of_file)?;
+        Ok((Self { file, seen }, store))
     }
 
     /// The decisions, if the file changed since the last look. One that cannot be read changes nothing, but is told.
@@ -45,39 +43,13 @@ impl TrustFile {
             return None;
         }
         self.seen = stamp;
-        match self.file.load() {
-            Ok(store) => {
-                self.store = store;
-                Some(self.store.clone())
-            }
-            Err(error) => {
+        let loaded = self.file.load();
+        loaded
+            .inspect_err(|error| {
                 tracing::error!("{error}; what was decided before stays in force");
-                None
-            }
-        }
+            })
+            .ok()
     }
-}
-
-/// The names of the secrets that tunnels must have proved one of.
-pub(super) fn secret_ids(policy: &Policy) -> Vec<SecretId> {
-    match policy {
-        Policy::Secret(secrets) => secrets.ids(),
-        _ => Vec::new(),
-    }
-}
-
-/// The configuration names a peer. The sessions hear of it if it may connect, and of the port that trust gave it; else it is told why not.
-pub(super) fn name_configured(
-    trust: &Trust,
-    sessions: &mut Sessions,
-    peer: &PeerSpec,
-) -> Result<(), Refusal> {
-    match trust.name_configured(peer) {
-        Ok(named) => sessions.handle(Instant::now(), Input::Named(named)),
-        Err(Standing::Refused(why)) => return Err(why),
-        Err(Standing::Pending | Standing::Admitted(_)) => {}
-    }
-    Ok(())
 }
 
 impl Switch {
@@ -85,8 +57,21 @@ impl Switch {
     pub(super) fn follow_trust_file(&mut self) {
         if let Some(store) = self.trust_file.poll() {
             tracing::info!("read {} again", self.trust_file.file.path().display());
-            let changes = self.trust.apply(self.trust.policy(), store);
-            self.follow_changes(changes);
+            self.node.handle(Instant::now(), Input::Decisions(store));
+        }
+    }
+
+    /// The operator's list takes note of who was seen.
+    pub(super) fn observe(&mut self, seen: &[(NodeId, Claim)], new: NewNodes) {
+        let updated = self.trust_file.file.update(Patience::GiveUp, |store| {
+            for (node, claim) in seen {
+                store.observe(*node, claim, new, unix_s());
+            }
+            Ok::<_, PrivateFileError>(())
+        });
+        match updated {
+            Ok(()) => self.follow_trust_file(),
+            Err(error) => tracing::warn!("{error}"),
         }
     }
 
@@ -99,88 +84,33 @@ impl Switch {
                 return;
             }
         };
-        let reload = Reload::between(&self.settings, &settings);
-        let (added, removed) = (reload.added.len(), reload.removed.len());
-        let policy = if reload.policy.is_some() { ", another trust policy or secret" } else { "" };
+        let Reload { configured, account, needs_restart } =
+            Reload::between(&self.settings, &settings);
+        let (added, removed) = (configured.added.len(), configured.removed.len());
+        let policy =
+            if configured.policy.is_some() { ", another trust policy or secret" } else { "" };
         tracing::info!(
             "SIGHUP: {added} peers new or changed, {removed} no longer configured{policy}"
         );
-        for key in &reload.needs_restart {
+        for key in needs_restart {
             tracing::warn!("SIGHUP: another {key} takes effect when the switch is started again");
         }
-        let account = reload.account.clone();
-        self.apply(reload);
+        let now = Instant::now();
+        self.node.handle(now, Input::Configured(configured));
         self.settings.peers = settings.peers;
         self.settings.policy = settings.policy;
-        if let (Some(in_force), Some(new)) = (&mut self.settings.network, settings.network) {
-            in_force.secrets = new.secrets;
-            if let (Some(account), Some(network)) = (account, &mut self.network) {
-                match account.for_stream(super::network::resource(self.facts.node)) {
-                    Ok(account) => network.links.set_account(account),
-                    Err(error) => tracing::error!("SIGHUP: {error}"),
-                }
-                in_force.account = account;
+        let (Some(in_force), Some(new)) = (&mut self.settings.network, settings.network) else {
+            return;
+        };
+        in_force.secrets = new.secrets;
+        if let Some(account) = account {
+            match account.for_stream(super::network::resource(self.facts.node)) {
+                Ok(account) => self.node.handle(now, Input::Account(account)),
+                Err(error) => tracing::error!("SIGHUP: {error}"),
             }
-            if let Some(network) = &mut self.network {
-                let password = super::network::room_password(in_force);
-                network.links.set_password(Instant::now(), password);
-                network.links.set_configured(self.settings.peers.len());
-            }
+            in_force.account = account;
         }
-    }
-
-    fn apply(&mut self, reload: Reload) {
-        let now = Instant::now();
-        if let Some(policy) = reload.policy {
-            let secrets = secret_ids(&policy);
-            let changes = self.trust.apply(policy, self.trust_file.store.clone());
-            self.follow_changes(changes);
-            self.sessions.handle(now, Input::Secrets(secrets));
-        }
-        for node in reload.removed {
-            self.trust.unname(node, PeerSource::Configured);
-            let source = PeerSource::Configured;
-            self.sessions.handle(now, Input::Unnamed { peer: node, source });
-            if !matches!(self.trust.standing(node), Standing::Admitted(_)) {
-                self.revoke(node, "it is no longer configured".into());
-            }
-        }
-        for peer in &reload.added {
-            self.name_configured(peer);
-        }
-    }
-
-    fn name_configured(&mut self, peer: &PeerSpec) {
-        if let Err(why) = name_configured(&self.trust, &mut self.sessions, peer) {
-            tracing::warn!("--peer {}: it {why}", peer.node);
-        }
-    }
-
-    /// Closes the tunnels of those who lost their right, and lets configured peers in that got it back.
-    fn follow_changes(&mut self, changes: Changes) {
-        for (node, now) in changes.lost {
-            let why = match now {
-                Standing::Refused(why) => format!("it {why}"),
-                _ => "it waits to be accepted".into(),
-            };
-            self.revoke(node, why);
-        }
-        for node in changes.gained {
-            if let Some(peer) = self.settings.peers.iter().find(|peer| peer.node == node).cloned() {
-                self.name_configured(&peer);
-            }
-            if let Some(network) = &mut self.network {
-                network.links.admit(Instant::now(), node);
-            }
-        }
-        for node in changes.portless {
-            if let Some(network) = &mut self.network {
-                network.links.admit(Instant::now(), node);
-            }
-        }
-    }
-
-    fn revoke(&mut self, peer: NodeId, why: String) {
-        self.sessions.handle(Instant::now(), Input::Revoked { peer, why });
+        let password = super::network::room_password(in_force);
+        self.node.handle(now, Input::RoomPassword(password));
     }
 }

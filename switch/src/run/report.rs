@@ -9,6 +9,7 @@ use std::{
 
 use ipop_control::{
     links::{LinkReport, NetworkReport},
+    peer::PeerSource,
     sessions::{MeshReport, PeerSnapshot},
 };
 use ipop_datapath::{
@@ -19,7 +20,7 @@ use ipop_datapath::{
 };
 use serde::Serialize;
 
-use super::{Switch, network::Network};
+use super::Switch;
 
 /// The whole report.
 #[derive(Serialize)]
@@ -71,6 +72,8 @@ struct TapReport {
 struct PeerReport {
     #[serde(flatten)]
     session: PeerSnapshot,
+    /// What names it.
+    sources: Vec<PeerSource>,
     /// Nothing for peers that are not of the room.
     path: Option<LinkReport>,
     stations: usize,
@@ -150,8 +153,8 @@ impl Report {
             engine: "io_uring",
             listen: switch.devices.listen_address().to_string(),
             neighbour_overflows: switch.kernel.overflows(),
-            network: switch.network.as_ref().map(Network::report),
-            mesh: switch.sessions.mesh(),
+            network: switch.network_report(),
+            mesh: switch.node.sessions().mesh(),
             fdb: FdbReport {
                 stations: shared.fdb.len(),
                 learned: fdb.learned,
@@ -163,7 +166,8 @@ impl Report {
             },
             taps: (0..switch.devices.taps.len()).map(|tap| TapReport::of(switch, tap)).collect(),
             peers: switch
-                .sessions
+                .node
+                .sessions()
                 .snapshot(now)
                 .into_iter()
                 .map(|session| PeerReport::of(switch, now, session))
@@ -212,8 +216,9 @@ fn kernel_tx_dropped(tap: &str) -> Option<u64> {
 impl PeerReport {
     fn of(switch: &Switch, now: Instant, session: PeerSnapshot) -> Self {
         let port = PortId(session.port);
-        let links = switch.network.as_ref().map(|network| &network.links);
-        let path = links.zip(session.node.parse().ok());
+        let node = session.node.parse().ok();
+        let sources = node.map(|node| switch.node.trust().sources(node)).unwrap_or_default();
+        let path = switch.node.links().zip(node);
         let path = path.and_then(|(links, node)| links.report_of(now, node));
         let (total, workers) = PortReport::of(switch, port);
         let tunnels = session
@@ -234,7 +239,7 @@ impl PeerReport {
             })
             .collect();
         let stations = switch.shared.fdb.len_of_port(port);
-        Self { session, path, stations, tunnels, total, workers }
+        Self { session, sources, path, stations, tunnels, total, workers }
     }
 }
 

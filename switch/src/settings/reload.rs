@@ -1,19 +1,14 @@
 //! What SIGHUP changes: configured peers, policy, secrets, and the account's password and server. Everything else needs a restart, and the operator is told which.
 
-use ipop_control::{peer::PeerSpec, trust::Policy};
-use ipop_datapath::node_id::NodeId;
+use ipop_control::{node::Configured, peer::PeerSpec};
 
 use super::{Account, Network, Settings};
 
 /// The difference between what was in force and what is configured now.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct Reload {
-    /// Peers that are new, or have another address.
-    pub(crate) added: Vec<PeerSpec>,
-    /// Peers that are no longer configured.
-    pub(crate) removed: Vec<NodeId>,
-    /// The policy, with its secrets and pins, if it is another.
-    pub(crate) policy: Option<Policy>,
+    /// What the node is told: peers and policy.
+    pub(crate) configured: Configured,
     /// The account's settings if they are others for the same account.
     pub(crate) account: Option<Account>,
     /// Keys that changed and take effect only when the program starts again.
@@ -51,6 +46,7 @@ impl Reload {
         ];
         let changed = fixed.into_iter().filter(|(_, changed)| *changed);
         let needs_restart = changed.map(|(key, _)| key).collect();
-        Self { added, removed, policy, account, needs_restart }
+        let configured = Configured { added, removed, policy };
+        Self { configured, account, needs_restart }
     }
 }

@@ -35,20 +35,15 @@ fn configured_and_resolved_addresses_are_known_to_every_worker() {
     assert_eq!(bench.known(3), some(&["10.0.0.9", "2001:db8::9"]));
     bench.input(Input::Resolved { peer: PEER, result: Err("no answer".into()) });
     assert_eq!(bench.known(3), None, "the answer of before counts");
-    bench.input(Input::Unnamed { peer: PEER, source: PeerSource::Configured });
+    bench.input(Input::Unnamed { peer: PEER });
     assert_eq!(bench.known(3), some(&[]));
 }
 
 #[test]
 fn addresses_of_paths_connections_and_of_before_are_known_as_long_as_they_are_in_use() {
     let mut bench = Bench::new(1, "");
-    let named = |last_addresses| NamedPeer {
-        node: PEER,
-        port: PORT,
-        source: PeerSource::Saved,
-        address: None,
-        last_addresses,
-    };
+    let named =
+        |last_addresses| NamedPeer { node: PEER, port: PORT, address: None, last_addresses };
     bench.input(Input::Named(named(vec!["192.0.2.1:5800".parse().unwrap()])));
     assert_eq!(bench.known(1), some(&["192.0.2.1"]));
     let path = PeerPath::Direct("192.0.2.2:9".parse().unwrap());

@@ -9,12 +9,18 @@ const NEW: SecretId = SecretId([2; 8]);
 /// Above `PEER`: the peer dials.
 const HIGHER: NodeId = NodeId([0xff; 32]);
 
-fn named(source: PeerSource) -> Input {
-    let last_addresses = match source {
-        PeerSource::Saved => vec![LISTENER.parse().unwrap()],
-        _ => Vec::new(),
-    };
-    Input::Named(NamedPeer { node: PEER, port: PORT, source, address: None, last_addresses })
+/// By the room alone.
+fn in_room() -> Input {
+    named_at(Vec::new())
+}
+
+/// By the memory of the room.
+fn saved() -> Input {
+    named_at(vec![LISTENER.parse().unwrap()])
+}
+
+fn named_at(last_addresses: Vec<SocketAddr>) -> Input {
+    Input::Named(NamedPeer { node: PEER, port: PORT, address: None, last_addresses })
 }
 
 fn path(listener: Option<&str>) -> Input {
@@ -29,7 +35,7 @@ impl Bench {
     /// A peer of the room that is up over its alias.
     fn up_by_alias() -> (Self, ConnectionId) {
         let mut bench = Self::without_peers(LOCAL, 1);
-        bench.input(named(PeerSource::Room));
+        bench.input(in_room());
         bench.input(path(None));
         let (connection, lane, remote) = bench.one_dial();
         assert_eq!((lane, remote), (0, alias(PORT)));
@@ -62,13 +68,13 @@ impl Bench {
 #[test]
 fn the_lower_id_dials_the_alias_once_there_is_a_way_and_the_higher_one_waits() {
     let mut bench = Bench::without_peers(LOCAL, 1);
-    bench.input(named(PeerSource::Room));
+    bench.input(in_room());
     bench.advance_ms(60_000);
     assert_eq!(bench.dials(), []);
     bench.input(path(None));
     assert_eq!(bench.one_dial().2, alias(PORT));
     let mut waiting = Bench::without_peers(HIGHER, 1);
-    waiting.input(named(PeerSource::Room));
+    waiting.input(in_room());
     waiting.input(path(Some(LISTENER)));
     waiting.advance_ms(60_000);
     assert_eq!(waiting.dials(), []);
@@ -78,14 +84,7 @@ fn the_lower_id_dials_the_alias_once_there_is_a_way_and_the_higher_one_waits() {
 fn an_alias_among_saved_addresses_is_not_dialled() {
     let mut bench = Bench::without_peers(LOCAL, 1);
     let last_addresses = vec![alias(PORT), alias(PortId(1)), LISTENER.parse().unwrap()];
-    let (source, address) = (PeerSource::Saved, None);
-    bench.input(Input::Named(NamedPeer {
-        node: PEER,
-        port: PORT,
-        source,
-        address,
-        last_addresses,
-    }));
+    bench.input(named_at(last_addresses));
     assert_eq!(bench.one_dial().2, LISTENER.parse().unwrap());
 }
 
@@ -93,7 +92,7 @@ fn an_alias_among_saved_addresses_is_not_dialled() {
 fn further_lanes_need_an_address_that_works_without_path_control() {
     for (listener, lanes) in [(None, 0), (Some(LISTENER), 3)] {
         let mut bench = Bench::without_peers(LOCAL, 4);
-        bench.input(named(PeerSource::Room));
+        bench.input(in_room());
         bench.input(path(listener));
         let (connection, _, remote) = bench.one_dial();
         bench.answered(connection, remote, Proved::KeyAlone);
@@ -107,7 +106,7 @@ fn further_lanes_need_an_address_that_works_without_path_control() {
 /// A peer that is up over its alias and, by one more lane, at its address.
 fn up_by_two_lanes() -> (Bench, [ConnectionId; 2]) {
     let mut bench = Bench::without_peers(LOCAL, 2);
-    bench.input(named(PeerSource::Room));
+    bench.input(in_room());
     bench.input(path(Some(LISTENER)));
     let (first, _, remote) = bench.one_dial();
     bench.answered(first, remote, Proved::KeyAlone);
@@ -175,12 +174,10 @@ fn a_way_that_is_lost_closes_nothing_and_stops_the_dialling() {
 #[test]
 fn a_peer_that_nothing_names_stays_until_it_is_down() {
     let (mut bench, connection) = Bench::up_by_alias();
-    bench.input(named(PeerSource::Saved));
-    for source in [PeerSource::Room, PeerSource::Saved] {
-        bench.input(Input::Unnamed { peer: PEER, source });
-        bench.advance_ms(60_000);
-        assert_eq!((bench.closes(), bench.forgotten()), (vec![], vec![]));
-    }
+    bench.input(saved());
+    bench.input(Input::Unnamed { peer: PEER });
+    bench.advance_ms(60_000);
+    assert_eq!((bench.closes(), bench.forgotten()), (vec![], vec![]));
     bench.end(connection, Ended::TimedOut);
     assert_eq!(bench.forgotten(), [(PEER, PORT)]);
     assert!(bench.sessions.snapshot(bench.now).is_empty());
@@ -193,10 +190,10 @@ fn a_peer_that_nothing_names_stays_until_it_is_down() {
 #[test]
 fn a_revoked_peer_is_closed_whatever_names_it() {
     let (mut bench, connection) = Bench::up_by_alias();
-    bench.input(named(PeerSource::Saved));
-    let why = "it was removed from the room".to_owned();
+    bench.input(saved());
+    let why = Loss::Removed;
     bench.notices();
-    bench.input(Input::Revoked { peer: PEER, why: why.clone() });
+    bench.input(Input::Revoked { peer: PEER, why });
     assert_eq!(bench.closes(), [(connection, CloseReason::NotAdmitted)]);
     let peer = Who { node: PEER, name: Some("rack9".into()) };
     assert_eq!(bench.notices(), [Notice::Revoked { peer, why }]);
@@ -206,7 +203,7 @@ fn a_revoked_peer_is_closed_whatever_names_it() {
 #[test]
 fn a_peer_known_from_before_is_dialled_where_it_was_until_there_is_a_way() {
     let mut bench = Bench::without_peers(HIGHER, 1);
-    bench.input(named(PeerSource::Saved));
+    bench.input(saved());
     assert_eq!(bench.one_dial().2, LISTENER.parse().unwrap(), "by the higher id too");
     bench.input(path(None));
     bench.advance_ms(60_000);
@@ -216,7 +213,7 @@ fn a_peer_known_from_before_is_dialled_where_it_was_until_there_is_a_way() {
 #[test]
 fn a_peer_found_where_it_was_goes_over_to_its_alias() {
     let mut bench = Bench::without_peers(LOCAL, 1);
-    bench.input(named(PeerSource::Saved));
+    bench.input(saved());
     let (first, _, remote) = bench.one_dial();
     bench.answered(first, remote, Proved::KeyAlone);
     bench.advance_ms(10_000);
@@ -235,7 +232,7 @@ fn a_lane_takes_over_that_proves_the_new_secret_or_it_is_closed() {
     for takes_over in [true, false] {
         let mut bench = Bench::without_peers(LOCAL, 1);
         bench.input(Input::Secrets(vec![OLD]));
-        bench.input(named(PeerSource::Room));
+        bench.input(in_room());
         bench.input(path(None));
         let (first, _, remote) = bench.one_dial();
         bench.answered(first, remote, Proved::Secrets(vec![OLD]));
@@ -263,16 +260,15 @@ fn what_cannot_be_is_ignored() {
     let mut bench = Bench::without_peers(LOCAL, 1);
     let nobody = NodeId([7; 32]);
     for input in [
-        Input::Unnamed { peer: nobody, source: PeerSource::Room },
-        Input::Revoked { peer: nobody, why: String::new() },
+        Input::Unnamed { peer: nobody },
+        Input::Revoked { peer: nobody, why: Loss::Pending },
         Input::Path { peer: nobody, path: PeerPath::Relayed },
     ] {
         bench.input(input);
     }
-    let source = PeerSource::Room;
     let named = |node, port| {
         let (address, last_addresses) = (None, Vec::new());
-        Input::Named(NamedPeer { node, port, source, address, last_addresses })
+        Input::Named(NamedPeer { node, port, address, last_addresses })
     };
     bench.input(named(LOCAL, PORT));
     assert!(bench.sessions.snapshot(bench.now).is_empty());

@@ -1,0 +1,287 @@
+//! What lies between trust and sessions, driven by hand: peers that are denied, accepted, configured and no longer configured while it runs.
+
+use std::time::Duration;
+
+use ipop_datapath::{
+    PortId,
+    admission::{Admission, Proved, Verdict},
+    command::{CloseReason, ConnectionId, Direction, Ended},
+    hello::{Capabilities, Hello},
+};
+
+use super::*;
+use crate::trust::Refusal;
+
+const LOCAL: NodeId = NodeId([5; 32]);
+const ONE: NodeId = NodeId([8; 32]);
+const OTHER: NodeId = NodeId([9; 32]);
+const FIRST_PORT: u16 = 2;
+const LISTENERS: [&str; 2] = ["10.0.0.8:5800", "10.0.0.9:5800"];
+const SECRET: &str = "mfrggzdfmztwq2lknnwg23tpobyxe43u";
+
+struct Bench {
+    node: Node,
+    now: Instant,
+    actions: Vec<Action>,
+}
+
+fn spec(number: usize) -> PeerSpec {
+    format!("{}@{}", [ONE, OTHER][number], LISTENERS[number]).parse().unwrap()
+}
+
+fn denying(nodes: &[NodeId]) -> TrustStore {
+    let mut store = TrustStore::default();
+    for node in nodes {
+        store.deny(&node.to_string(), 5).unwrap();
+    }
+    store
+}
+
+impl Bench {
+    /// Both peers are configured.
+    fn new(decisions: TrustStore) -> Self {
+        let now = Instant::now();
+        let config = NodeConfig {
+            sessions: SessionsConfig { local: LOCAL, inner_mtu: 1_500, lanes: 1, seed: 1 },
+            first_port: FIRST_PORT,
+            policy: Policy::ConfiguredAlone,
+            decisions,
+            peers: vec![spec(0), spec(1)],
+            links: None,
+        };
+        let mut bench = Self { node: Node::new(config, now).unwrap(), now, actions: Vec::new() };
+        bench.collect();
+        bench
+    }
+
+    fn collect(&mut self) {
+        self.actions.extend(std::iter::from_fn(|| self.node.poll_action(self.now)));
+    }
+
+    fn input(&mut self, input: Input) {
+        self.node.handle(self.now, input);
+        self.collect();
+    }
+
+    fn advance(&mut self, by: Duration) {
+        let end = self.now + by;
+        while let Some(at) = self.node.poll_timeout().filter(|at| *at <= end) {
+            self.now = self.now.max(at);
+            self.node.handle_timeout(self.now);
+            self.collect();
+        }
+        self.now = end;
+    }
+
+    fn commands<T>(&mut self, pick: impl Fn(&Command) -> Option<T>) -> Vec<T> {
+        let picked = |action: &Action| match action {
+            Action::Worker { command, .. } => pick(command),
+            _ => None,
+        };
+        let all = self.actions.iter().filter_map(picked).collect();
+        self.actions.retain(|action| picked(action).is_none());
+        all
+    }
+
+    fn dials(&mut self) -> Vec<(NodeId, ConnectionId)> {
+        self.commands(|command| match command {
+            Command::Dial { peer, connection, .. } => Some((*peer, *connection)),
+            _ => None,
+        })
+    }
+
+    fn closes(&mut self) -> Vec<(ConnectionId, CloseReason)> {
+        self.commands(|command| match command {
+            Command::Close { connection, reason } => Some((*connection, *reason)),
+            _ => None,
+        })
+    }
+
+    fn activations(&mut self) -> Vec<(ConnectionId, PortId)> {
+        self.commands(|command| match command {
+            Command::Activate { connection, port } => Some((*connection, *port)),
+            _ => None,
+        })
+    }
+
+    /// Lines for the operator that hold all of these words.
+    fn told(&self, words: &[&str]) -> usize {
+        let lines = self.actions.iter().filter_map(|action| match action {
+            Action::Notice(notice) => Some(notice.to_string()),
+            Action::Tell(Told::Warning(text) | Told::Info(text)) => Some(text.clone()),
+            _ => None,
+        });
+        lines.filter(|line| words.iter().all(|word| line.contains(word))).count()
+    }
+
+    /// The peer's only dial is answered: at which port it is up.
+    fn answered(&mut self, peer: NodeId) -> (ConnectionId, PortId) {
+        let dials = self.dials();
+        let [(dialled, connection)] = dials[..] else { panic!("{dials:?}") };
+        assert_eq!(dialled, peer);
+        self.connected(peer, connection);
+        let up = self.activations();
+        let [.., (activated, port)] = up[..] else { panic!("it is not taken") };
+        assert_eq!(activated, connection);
+        assert_eq!(self.node.trust().verdict(peer), Verdict::Admitted(port), "as workers see it");
+        (connection, port)
+    }
+
+    fn connected(&mut self, peer: NodeId, connection: ConnectionId) {
+        let hello = Hello {
+            capabilities: Capabilities::ALL,
+            max_frame_len: 65_549,
+            inner_mtu: 1_500,
+            lanes: 1,
+            lane: 0,
+            name: "rack9".into(),
+            instance: peer.0[..16].try_into().unwrap(),
+            probe_token: None,
+            agent: String::new(),
+            proofs: Vec::new(),
+        };
+        self.input(Input::Worker(Event::Connected {
+            connection,
+            peer,
+            direction: Direction::Dialled,
+            remote: LISTENERS[usize::from(peer == OTHER)].parse().unwrap(),
+            local_ip: None,
+            hello,
+            proved: Proved::KeyAlone,
+        }));
+    }
+
+    fn configure(&mut self, added: &[PeerSpec], removed: &[NodeId]) {
+        let (added, removed) = (added.to_vec(), removed.to_vec());
+        self.input(Input::Configured(Configured { added, removed, policy: None }));
+    }
+
+    fn known(&self) -> Vec<String> {
+        let peers = self.node.sessions().snapshot(self.now);
+        peers.into_iter().map(|peer| peer.node).collect()
+    }
+}
+
+#[test]
+fn a_denied_peer_beside_another_one_is_told_of_and_takes_nothing_from_it() {
+    let mut bench = Bench::new(denying(&[ONE]));
+    assert_eq!(bench.told(&["--peer", &ONE.to_string(), "it is denied"]), 1);
+    let (_, port) = bench.answered(OTHER);
+    assert_eq!((port, bench.known()), (PortId(FIRST_PORT), vec![OTHER.to_string()]));
+    // Another configuration of it changes nothing, and says so again.
+    bench.configure(&[PeerSpec { address: None, ..spec(0) }, spec(0)], &[]);
+    assert_eq!((bench.dials(), bench.told(&["it is denied"])), (vec![], 3));
+    // Accepted while the node runs it is dialled where the configuration says, and has a port of its own.
+    bench.input(Input::Decisions(TrustStore::default()));
+    let (_, port) = bench.answered(ONE);
+    assert_eq!(port, PortId(FIRST_PORT + 1));
+    assert_eq!(bench.closes(), []);
+}
+
+#[test]
+fn a_peer_that_is_denied_while_it_is_up_is_closed_and_its_port_is_free() {
+    let mut bench = Bench::new(TrustStore::default());
+    let [(_, first), (_, second)] = bench.dials()[..] else { panic!("both are dialled") };
+    bench.connected(ONE, first);
+    bench.connected(OTHER, second);
+    bench.input(Input::Decisions(denying(&[ONE])));
+    assert_eq!(bench.closes(), [(first, CloseReason::NotAdmitted)]);
+    assert_eq!(bench.told(&["it is denied on this node"]), 1);
+    assert_eq!(bench.known(), [OTHER.to_string()]);
+    bench.advance(Duration::from_secs(60));
+    assert_eq!(bench.dials(), []);
+    // Its number went back and is the last one to be given again.
+    bench.input(Input::Decisions(TrustStore::default()));
+    let (_, port) = bench.answered(ONE);
+    assert_eq!(port, PortId(FIRST_PORT + 2));
+}
+
+#[test]
+fn a_peer_that_is_no_longer_configured_is_closed_and_may_come_back() {
+    let mut bench = Bench::new(denying(&[OTHER]));
+    let (connection, _) = bench.answered(ONE);
+    bench.configure(&[], &[ONE]);
+    assert_eq!(bench.closes(), [(connection, CloseReason::NotAdmitted)]);
+    assert_eq!(bench.told(&["it is no longer configured"]), 1);
+    assert!(matches!(bench.node.trust().verdict(ONE), Verdict::Refused(_)));
+    assert_eq!(bench.node.trust().standing(ONE), Standing::Refused(Refusal::Unnamed(ONE)));
+    // Neither decisions nor another policy bring it back, until it is configured again.
+    bench.input(Input::Decisions(denying(&[ONE, OTHER])));
+    bench.input(Input::Decisions(denying(&[OTHER])));
+    assert_eq!((bench.known(), bench.dials()), (vec![], vec![]));
+    bench.configure(&[spec(0)], &[]);
+    bench.answered(ONE);
+}
+
+#[test]
+fn a_peer_with_another_address_is_dialled_there_once_it_is_down() {
+    let mut bench = Bench::new(denying(&[OTHER]));
+    let (connection, _) = bench.answered(ONE);
+    let elsewhere: PeerSpec = format!("{ONE}@10.0.0.77:5800").parse().unwrap();
+    bench.configure(std::slice::from_ref(&elsewhere), &[]);
+    // The operator's other decisions do not bring the old address back.
+    bench.input(Input::Decisions(denying(&[ONE])));
+    assert_eq!(bench.closes(), [(connection, CloseReason::NotAdmitted)]);
+    bench.input(Input::Decisions(TrustStore::default()));
+    let remotes = bench.commands(|command| match command {
+        Command::Dial { peer, remote, .. } if *peer == ONE => Some(*remote),
+        _ => None,
+    });
+    assert_eq!(remotes, [elsewhere.address.unwrap().literal().unwrap()]);
+}
+
+#[test]
+fn another_policy_asks_those_that_are_up_for_the_secret() {
+    let mut bench = Bench::new(denying(&[OTHER]));
+    let (connection, _) = bench.answered(ONE);
+    let policy = Some(Policy::Secret(SECRET.parse().unwrap()));
+    bench.input(Input::Configured(Configured { policy, ..Configured::default() }));
+    let dials = bench.dials();
+    assert_eq!(dials.len(), 1, "to prove it on another connection: {dials:?}");
+    bench.input(Input::Worker(Event::Ended { connection: dials[0].1, why: Ended::TimedOut }));
+    bench.advance(Duration::from_secs(11));
+    assert!(bench.closes().contains(&(connection, CloseReason::NotProved)));
+}
+
+#[test]
+fn who_shuts_down_tells_every_worker_and_dials_nobody() {
+    let mut bench = Bench::new(TrustStore::default());
+    bench.dials();
+    bench.input(Input::ShutDown);
+    let ends = bench.commands(|command| matches!(command, Command::Shutdown).then_some(()));
+    assert_eq!(ends.len(), 1);
+    bench.advance(Duration::from_secs(60));
+    assert_eq!((bench.dials(), bench.node.poll_timeout()), (vec![], None));
+}
+
+#[test]
+fn who_is_up_is_present_with_what_names_it() {
+    let mut bench = Bench::new(denying(&[OTHER]));
+    assert_eq!(bench.node.present(), PresentPeers::default());
+    let (connection, _) = bench.answered(ONE);
+    let sources = vec![PeerSource::Configured];
+    let peer = vec![PresentPeer { node: ONE, name: "rack9".into(), sources }];
+    assert_eq!(bench.node.present(), PresentPeers { peer });
+    bench.input(Input::Worker(Event::Ended { connection, why: Ended::TimedOut }));
+    assert_eq!(bench.node.present(), PresentPeers::default());
+}
+
+/// Of two changes at once the sessions hear the outcome alone, and nobody keeps a port of which they never heard.
+#[test]
+fn who_is_named_for_a_moment_leaves_nothing_behind() {
+    let mut bench = Bench::new(denying(&[ONE, OTHER]));
+    let stranger = NodeId([7; 32]);
+    let added = vec![PeerSpec { node: stranger, address: None }];
+    let there_and_gone = Configured { added, ..Configured::default() };
+    bench.node.configure(bench.now, there_and_gone);
+    bench.node.trust().unname(stranger, PeerSource::Configured);
+    bench.collect();
+    assert!(bench.known().is_empty());
+    bench.input(Input::Decisions(TrustStore::default()));
+    assert_eq!(bench.known(), [ONE.to_string(), OTHER.to_string()]);
+    let ports = bench.node.sessions().snapshot(bench.now).into_iter().map(|peer| peer.port);
+    assert_eq!(ports.collect::<Vec<_>>(), [FIRST_PORT + 1, FIRST_PORT + 2]);
+    bench.configure(&[PeerSpec { node: stranger, address: None }], &[]);
+    let port = bench.node.trust().standing(stranger);
+    assert_eq!(port, Standing::Admitted(PortId(FIRST_PORT + 3)), "its number was given back");
+}

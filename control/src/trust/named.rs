@@ -1,0 +1,64 @@
+//! Who names a node, and what it says of it: the only list of that.
+
+use std::{collections::BTreeSet, net::SocketAddr};
+
+use super::store::Claim;
+use crate::peer::{PeerAddress, PeerSource};
+
+/// What a source says of a node that it names.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Naming {
+    /// The configuration: where it listens, if that is known.
+    Configured(Option<PeerAddress>),
+    /// The room: what the node says of itself there.
+    Room(Claim),
+    /// The memory of the room.
+    Saved {
+        /// What it said of itself there, if that was written down.
+        claim: Option<Claim>,
+        /// Where it listened when it was connected last, best first.
+        addresses: Vec<SocketAddr>,
+    },
+}
+
+/// A node that something names.
+#[derive(Debug, Default)]
+pub(super) struct Named {
+    pub(super) sources: BTreeSet<PeerSource>,
+    pub(super) claim: Option<Claim>,
+    pub(super) address: Option<PeerAddress>,
+    pub(super) last_addresses: Vec<SocketAddr>,
+}
+
+impl Named {
+    pub(super) fn add(&mut self, naming: Naming) {
+        let (source, claim) = match naming {
+            Naming::Configured(address) => {
+                self.address = address;
+                (PeerSource::Configured, None)
+            }
+            Naming::Room(claim) => (PeerSource::Room, Some(claim)),
+            Naming::Saved { claim, addresses } => {
+                self.last_addresses = addresses;
+                (PeerSource::Saved, claim)
+            }
+        };
+        self.sources.insert(source);
+        self.claim = claim.or(self.claim.take());
+    }
+
+    /// What the source knew of addresses goes with it.
+    pub(super) fn remove(&mut self, source: PeerSource) {
+        self.sources.remove(&source);
+        match source {
+            PeerSource::Configured => self.address = None,
+            PeerSource::Saved => self.last_addresses.clear(),
+            PeerSource::Room => {}
+        }
+    }
+
+    /// Whether something beside the room names it.
+    pub(super) fn is_known(&self) -> bool {
+        self.sources.iter().any(|source| *source != PeerSource::Room)
+    }
+}
