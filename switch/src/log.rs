@@ -20,7 +20,8 @@ pub(crate) fn start(level: LogLevel) {
     let _ = tracing::subscriber::set_global_default(subscriber);
 }
 
-/// The libraries below log every packet: their words are shown at `trace` only, their warnings always.
+/// The libraries below log every packet: their words are shown at `trace` only, their warnings always. But for
+/// `stun-types`, which warns of each bad packet of a stranger, and at `trace` writes keys down.
 fn filter(level: LogLevel) -> EnvFilter {
     let directives = match level {
         LogLevel::Error => "error",
@@ -29,7 +30,7 @@ fn filter(level: LogLevel) -> EnvFilter {
         LogLevel::Debug => "warn,ipop_switch=debug,ipop_control=debug,ipop_datapath=debug",
         LogLevel::Trace => "trace",
     };
-    EnvFilter::new(directives)
+    EnvFilter::new(format!("{directives},stun_types=off"))
 }
 
 fn level_shows_internals(level: LogLevel) -> bool {
@@ -50,6 +51,17 @@ mod tests {
             (LogLevel::Trace, "trace"),
         ] {
             assert!(filter(level).to_string().contains(shown), "{}", filter(level));
+        }
+    }
+
+    #[test]
+    fn packets_of_strangers_do_not_fill_the_log() {
+        for level in [LogLevel::Error, LogLevel::Info, LogLevel::Debug, LogLevel::Trace] {
+            let log = tracing_subscriber::fmt().with_env_filter(filter(level)).finish();
+            tracing::subscriber::with_default(log, || {
+                assert!(tracing::enabled!(target: "ipop_control", tracing::Level::ERROR));
+                assert!(!tracing::enabled!(target: "stun_types::message", tracing::Level::ERROR));
+            });
         }
     }
 }

@@ -34,7 +34,7 @@ impl Credentials {
     }
 
     fn from_text(ufrag: String, password: String) -> Self {
-        let key = IntegrityKey::new(password.as_bytes());
+        let key = IntegrityKey::short_term(&password);
         Self { ufrag, password, key }
     }
 }

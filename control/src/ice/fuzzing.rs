@@ -12,7 +12,6 @@ use super::{
     Candidate, CandidateKind, Entropy, Ice, IceConfig, IceEvent, Loopback, Packet,
     RemoteDescription, Role, Socket, StunServer, Timing, TurnServer, Via, check_address,
     stun::{Builder, ClaimedRole, Class, IntegrityKey, Message, Method, TransactionId},
-    turn::long_term_key,
 };
 
 const PEER: NodeId = NodeId([7; 32]);
@@ -100,7 +99,7 @@ fn signed_request(payload: &[u8], ufrag: &str, password: &str) -> Vec<u8> {
         .priority(u32::from_be_bytes([byte(1), byte(2), byte(3), byte(4)]))
         .role(ClaimedRole::Controlling, 1);
     let request = if byte(5) & 1 == 0 { request } else { request.nomination(byte(6).into()) };
-    request.signed(&IntegrityKey::new(password.as_bytes()))
+    request.signed(&IntegrityKey::short_term(password))
 }
 
 /// Candidates of a peer, 8 bytes each, and the checks that they cause.
@@ -174,7 +173,7 @@ pub fn turn_answers(input: &[u8]) {
     let candidate =
         Candidate { kind: CandidateKind::Host, address: peer, related: None, priority: 1 << 30 };
     ice.add_remote_candidates(start, PEER, 0, &[candidate]);
-    let key = long_term_key("u", "realm", "p");
+    let key = IntegrityKey::long_term("u", "realm", "p");
     let mut server = Server { ice, now: start, key, asked: VecDeque::new(), sent: 0 };
     let mut rest = input;
     let mut steps = 0;
@@ -282,7 +281,7 @@ fn address([a, b]: [u8; 2]) -> SocketAddr {
 #[cfg(test)]
 pub(crate) fn seeds(target: &str) -> Vec<Vec<u8>> {
     let chunk = |bytes: &[u8]| [&[bytes.len() as u8][..], bytes].concat();
-    let key = IntegrityKey::new(b"0123456789abcdef012345");
+    let key = IntegrityKey::short_term("0123456789abcdef012345");
     let of = |class| Builder::new(class, Method::Binding, transaction(1));
     match target {
         "stun_packets" => vec![

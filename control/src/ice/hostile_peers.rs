@@ -91,7 +91,7 @@ impl Bench {
             .username(&username)
             .priority(1_000)
             .role(role, tie_breaker)
-            .signed(&IntegrityKey::new(password.as_bytes()));
+            .signed(&IntegrityKey::short_term(password));
         self.take(from, &payload);
     }
 
@@ -132,7 +132,7 @@ impl Bench {
         let request = Message::parse(request).expect("a check");
         let payload = Builder::new(Class::Success, Method::Binding, request.transaction)
             .mapped(SocketAddr::from((HOST, 5_800)))
-            .signed(&IntegrityKey::new(PASSWORD.as_bytes()));
+            .signed(&IntegrityKey::short_term(PASSWORD));
         self.take(from, &payload);
     }
 
@@ -226,7 +226,7 @@ fn who_claims_this_ends_role_is_refused_and_this_end_keeps_it() {
         let mut bench = Bench::in_role(role);
         bench.describe(A);
         let (_, _, password) = bench.own[0].clone();
-        let key = IntegrityKey::new(password.as_bytes());
+        let key = IntegrityKey::short_term(&password);
         let answers_to = |bench: &mut Bench, claimed| {
             bench.request_as(A, of_port(1), claimed);
             let answer = bench.ice.poll_transmit().expect("an answer");
@@ -248,7 +248,7 @@ fn who_claims_this_ends_role_is_refused_and_this_end_keeps_it() {
             assert_eq!(request.role, Some(own), "{role:?}");
             let payload = Builder::new(Class::Error, Method::Binding, request.transaction)
                 .error(487, "Role Conflict")
-                .signed(&IntegrityKey::new(PASSWORD.as_bytes()));
+                .signed(&IntegrityKey::short_term(PASSWORD));
             bench.take(check.remote, &payload);
         });
         let refused = bench.ice.counters().bad_response;

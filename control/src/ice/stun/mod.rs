@@ -1,99 +1,93 @@
-//! STUN and TURN messages: RFC 8489, RFC 8656, and the attributes of ICE (RFC 8445).
+//! STUN and TURN messages: RFC 8489, RFC 8656, and the attributes of ICE (RFC 8445), by `stun-types`.
 //!
-//! [`Message::parse`] takes apart what came from the network and believes nothing: lengths must fit to the byte, a
-//! FINGERPRINT must be right if there is one, and nothing behind MESSAGE-INTEGRITY counts. It allocates nothing.
-//! Integrity is a separate step ([`Message::is_signed_with`]), because the key depends on what the message says.
-//! [`Builder`] writes messages.
-//!
-//! The codec is our own for three reasons: every packet of a stranger ends here, so it must neither log nor allocate
-//! for it; HMAC-SHA-1 comes from the crypto provider that the rest of the program uses; and the TURN client needs
-//! error codes and channel numbers that the published state machines keep to themselves.
+//! The library takes messages apart and writes them: header, attributes, addresses, FINGERPRINT, MESSAGE-INTEGRITY.
+//! [`Message::parse`] names what this program understands, so that the rest of it sees fields, and looks after what the
+//! library lets pass: lengths must fit to the byte, and nothing stands behind a FINGERPRINT. For a packet of a stranger
+//! it allocates nothing but an error's reason. Integrity is a separate step ([`Message::is_signed_with`]), because the
+//! key depends on what the message says. [`Builder`] writes messages.
 
 #[cfg(test)]
 mod tests;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 
-use aws_lc_rs::hmac;
+pub(super) use stun_types::message::MessageClass as Class;
+use stun_types::{
+    attribute::{
+        AlternateServer, AttributeFromRaw as _, AttributeStaticType as _, AttributeType,
+        AttributeWrite, ErrorCode, Fingerprint, MappedSocketAddr, MessageIntegrity,
+        MessageIntegritySha256, Nonce, RawAttribute, Realm, Username, XorMappedAddress,
+        XorSocketAddr,
+    },
+    message::{
+        self as library, IntegrityAlgorithm, LongTermKeyCredentials, MessageHeader, MessageType,
+        MessageWrite as _, MessageWriteExt as _, MessageWriteVec, ShortTermCredentials,
+    },
+};
 
-const HEADER_LEN: usize = 20;
-const MAGIC_COOKIE: [u8; 4] = [0x21, 0x12, 0xa4, 0x42];
-const INTEGRITY_LEN: usize = 20;
-const FINGERPRINT_XOR: u32 = 0x5354_554e;
-
+/// Attributes of TURN and ICE; the library names those of RFC 8489.
 mod attribute {
-    pub(super) const MAPPED_ADDRESS: u16 = 0x0001;
-    pub(super) const USERNAME: u16 = 0x0006;
-    pub(super) const MESSAGE_INTEGRITY: u16 = 0x0008;
-    pub(super) const ERROR_CODE: u16 = 0x0009;
-    pub(super) const CHANNEL_NUMBER: u16 = 0x000c;
-    pub(super) const LIFETIME: u16 = 0x000d;
-    pub(super) const XOR_PEER_ADDRESS: u16 = 0x0012;
-    pub(super) const DATA: u16 = 0x0013;
-    pub(super) const REALM: u16 = 0x0014;
-    pub(super) const NONCE: u16 = 0x0015;
-    pub(super) const XOR_RELAYED_ADDRESS: u16 = 0x0016;
-    pub(super) const REQUESTED_ADDRESS_FAMILY: u16 = 0x0017;
-    pub(super) const REQUESTED_TRANSPORT: u16 = 0x0019;
-    pub(super) const MESSAGE_INTEGRITY_SHA256: u16 = 0x001c;
-    pub(super) const XOR_MAPPED_ADDRESS: u16 = 0x0020;
-    pub(super) const PRIORITY: u16 = 0x0024;
-    pub(super) const USE_CANDIDATE: u16 = 0x0025;
-    pub(super) const ALTERNATE_SERVER: u16 = 0x8023;
-    pub(super) const FINGERPRINT: u16 = 0x8028;
-    pub(super) const ICE_CONTROLLED: u16 = 0x8029;
-    pub(super) const ICE_CONTROLLING: u16 = 0x802a;
+    use stun_types::attribute::AttributeType;
+
+    pub(super) const MAPPED_ADDRESS: AttributeType = AttributeType::new(0x0001);
+    pub(super) const CHANNEL_NUMBER: AttributeType = AttributeType::new(0x000c);
+    pub(super) const LIFETIME: AttributeType = AttributeType::new(0x000d);
+    pub(super) const XOR_PEER_ADDRESS: AttributeType = AttributeType::new(0x0012);
+    pub(super) const DATA: AttributeType = AttributeType::new(0x0013);
+    pub(super) const XOR_RELAYED_ADDRESS: AttributeType = AttributeType::new(0x0016);
+    pub(super) const REQUESTED_ADDRESS_FAMILY: AttributeType = AttributeType::new(0x0017);
+    pub(super) const REQUESTED_TRANSPORT: AttributeType = AttributeType::new(0x0019);
+    pub(super) const PRIORITY: AttributeType = AttributeType::new(0x0024);
+    pub(super) const USE_CANDIDATE: AttributeType = AttributeType::new(0x0025);
+    pub(super) const ICE_CONTROLLED: AttributeType = AttributeType::new(0x8029);
+    pub(super) const ICE_CONTROLLING: AttributeType = AttributeType::new(0x802a);
     /// The number of a nomination (draft-thatcher-ice-renomination), so that an old one never wins.
-    pub(super) const NOMINATION: u16 = 0xc001;
+    pub(super) const NOMINATION: AttributeType = AttributeType::new(0xc001);
 }
 
 /// What ties a response to its request.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub(super) struct TransactionId(pub(super) [u8; 12]);
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Class {
-    Request,
-    Indication,
-    Success,
-    Error,
+impl From<TransactionId> for library::TransactionId {
+    fn from(id: TransactionId) -> Self {
+        id.0.iter().fold(0, |number, byte| number << 8 | u128::from(*byte)).into()
+    }
 }
 
+/// What a message is about, with its number.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Method {
-    Binding,
-    Allocate,
-    Refresh,
-    Data,
-    ChannelBind,
+    Binding = 0x001,
+    Allocate = 0x003,
+    Refresh = 0x004,
+    Data = 0x007,
+    ChannelBind = 0x009,
 }
 
 impl Method {
-    fn number(self) -> u16 {
-        match self {
-            Self::Binding => 0x001,
-            Self::Allocate => 0x003,
-            Self::Refresh => 0x004,
-            Self::Data => 0x007,
-            Self::ChannelBind => 0x009,
-        }
-    }
-
     fn from_number(number: u16) -> Option<Self> {
         [Self::Binding, Self::Allocate, Self::Refresh, Self::Data, Self::ChannelBind]
             .into_iter()
-            .find(|method| method.number() == number)
+            .find(|method| *method as u16 == number)
     }
 }
 
 /// A key of MESSAGE-INTEGRITY.
 #[derive(Clone, Debug)]
-pub(super) struct IntegrityKey(hmac::Key);
+pub(super) struct IntegrityKey(library::IntegrityKey);
 
 impl IntegrityKey {
-    /// The short-term key of ICE is the password itself, the long-term key of TURN a digest.
-    pub(super) fn new(key: &[u8]) -> Self {
-        Self(hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, key))
+    /// ICE's: the password itself.
+    pub(super) fn short_term(password: &str) -> Self {
+        Self(ShortTermCredentials::new(password.to_owned()).make_key())
+    }
+
+    /// TURN's: a digest by MD5, which is what servers have agreed on (RFC 8489, section 9.2.2).
+    pub(super) fn long_term(username: &str, realm: &str, password: &str) -> Self {
+        let [username, realm, password] = [username, realm, password].map(str::to_owned);
+        let credentials = LongTermKeyCredentials::new(username, password, realm);
+        Self(credentials.make_key(IntegrityAlgorithm::Sha1))
     }
 }
 
@@ -102,6 +96,13 @@ impl IntegrityKey {
 pub(super) enum ClaimedRole {
     Controlling,
     Controlled,
+}
+
+/// Whether USE-CANDIDATE is there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Nominates {
+    Yes,
+    No,
 }
 
 /// A message taken apart. Of an attribute that is there twice the first one counts (RFC 8489, section 14).
@@ -124,53 +125,25 @@ pub(super) struct Message<'a> {
     pub(super) nomination: Option<u32>,
     pub(super) nominates: Nominates,
     pub(super) role: Option<ClaimedRole>,
-    pub(super) fingerprint: Fingerprint,
     /// An attribute that must be understood and is not.
     pub(super) unknown_required: Option<u16>,
-    bytes: &'a [u8],
-    integrity_at: Option<usize>,
-}
-
-/// Whether USE-CANDIDATE is there.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Nominates {
-    Yes,
-    No,
-}
-
-/// Whether FINGERPRINT is there; a wrong one makes the message unreadable.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Fingerprint {
-    Right,
-    Absent,
+    has_integrity: bool,
+    whole: library::Message<'a>,
 }
 
 impl<'a> Message<'a> {
     /// Takes `bytes` apart, or `None` if they are no message that this program understands.
     pub(super) fn parse(bytes: &'a [u8]) -> Option<Self> {
-        let (header, attributes) = bytes.split_first_chunk::<HEADER_LEN>()?;
-        let kind = u16::from_be_bytes([header[0], header[1]]);
-        let length = usize::from(u16::from_be_bytes([header[2], header[3]]));
-        if kind & 0xc000 != 0
-            || header[4..8] != MAGIC_COOKIE
-            || length != attributes.len()
-            || length % 4 != 0
-        {
+        let header = MessageHeader::from_bytes(bytes).ok()?;
+        // The library takes what stands behind the message for attributes of it.
+        if MessageHeader::LENGTH + usize::from(header.data_length()) != bytes.len() {
             return None;
         }
-        let class = match kind & 0x0110 {
-            0x0000 => Class::Request,
-            0x0010 => Class::Indication,
-            0x0100 => Class::Success,
-            _ => Class::Error,
-        };
-        let number = (kind & 0x000f) | (kind & 0x00e0) >> 1 | (kind & 0x3e00) >> 2;
-        let mut transaction = [0; 12];
-        transaction.copy_from_slice(&header[8..20]);
+        let whole = library::Message::from_bytes(bytes).ok()?;
         let mut message = Self {
-            class,
-            method: Method::from_number(number)?,
-            transaction: TransactionId(transaction),
+            class: whole.class(),
+            method: Method::from_number(whole.method().value())?,
+            transaction: TransactionId(*bytes.get(8..)?.first_chunk()?),
             username: None,
             realm: None,
             nonce: None,
@@ -185,53 +158,34 @@ impl<'a> Message<'a> {
             nomination: None,
             nominates: Nominates::No,
             role: None,
-            fingerprint: Fingerprint::Absent,
             unknown_required: None,
-            bytes,
-            integrity_at: None,
+            has_integrity: false,
+            whole,
         };
-        message.parse_attributes()?;
+        // The library stops behind MESSAGE-INTEGRITY and the FINGERPRINT: what comes then does not count.
+        for (at, attribute) in whole.iter_attributes() {
+            let value_at = at + 4;
+            let value = bytes.get(value_at..value_at + attribute.value.len())?;
+            if attribute.header.get_type() == Fingerprint::TYPE && value_at + 4 != bytes.len() {
+                return None;
+            }
+            message.take_attribute(&attribute, value)?;
+        }
         Some(message)
     }
 
-    fn parse_attributes(&mut self) -> Option<()> {
-        let mut at = HEADER_LEN;
-        while at < self.bytes.len() {
-            let (header, rest) = self.bytes[at..].split_first_chunk::<4>()?;
-            let kind = u16::from_be_bytes([header[0], header[1]]);
-            let length = usize::from(u16::from_be_bytes([header[2], header[3]]));
-            let value = rest.get(..length)?;
-            if kind == attribute::FINGERPRINT {
-                return self.check_fingerprint(at, value);
-            }
-            if self.integrity_at.is_none() {
-                if kind == attribute::MESSAGE_INTEGRITY {
-                    (length == INTEGRITY_LEN).then_some(())?;
-                    self.integrity_at = Some(at);
-                } else {
-                    self.take_attribute(kind, value)?;
-                }
-            }
-            at += 4 + length.next_multiple_of(4);
-        }
-        (at == self.bytes.len()).then_some(())
-    }
-
-    fn check_fingerprint(&mut self, at: usize, value: &[u8]) -> Option<()> {
-        let stated = u32::from_be_bytes(value.try_into().ok()?);
-        let is_last = at + 8 == self.bytes.len();
-        (is_last && stated == crc32(&self.bytes[..at]) ^ FINGERPRINT_XOR).then(|| {
-            self.fingerprint = Fingerprint::Right;
-        })
-    }
-
-    fn take_attribute(&mut self, kind: u16, value: &'a [u8]) -> Option<()> {
-        match kind {
-            attribute::USERNAME => set(&mut self.username, std::str::from_utf8(value).ok()?),
-            attribute::REALM => set(&mut self.realm, std::str::from_utf8(value).ok()?),
-            attribute::NONCE => set(&mut self.nonce, value),
+    fn take_attribute(&mut self, attribute: &RawAttribute<'_>, value: &'a [u8]) -> Option<()> {
+        let plain = || Some(MappedSocketAddr::from_raw(attribute).ok()?.addr());
+        let transaction = self.whole.transaction_id();
+        let xored = || Some(XorSocketAddr::from_raw(attribute).ok()?.addr(transaction));
+        match attribute.header.get_type() {
+            Username::TYPE => set(&mut self.username, std::str::from_utf8(value).ok()?),
+            Realm::TYPE => set(&mut self.realm, std::str::from_utf8(value).ok()?),
+            Nonce::TYPE => set(&mut self.nonce, value),
             attribute::DATA => set(&mut self.payload, value),
-            attribute::ERROR_CODE => set(&mut self.error_code, error_code(value)?),
+            ErrorCode::TYPE => {
+                set(&mut self.error_code, ErrorCode::from_raw_ref(attribute).ok()?.code());
+            }
             attribute::LIFETIME => set(&mut self.lifetime_s, number(value)?),
             attribute::PRIORITY => set(&mut self.priority, number(value)?),
             attribute::NOMINATION => set(&mut self.nomination, number(value)?),
@@ -242,85 +196,59 @@ impl<'a> Message<'a> {
             attribute::ICE_CONTROLLED if value.len() == 8 => {
                 set(&mut self.role, ClaimedRole::Controlled);
             }
-            attribute::MAPPED_ADDRESS => set(&mut self.mapped, address(value)?),
-            attribute::ALTERNATE_SERVER => set(&mut self.alternate, address(value)?),
+            attribute::MAPPED_ADDRESS => set(&mut self.mapped, plain()?),
+            AlternateServer::TYPE => set(&mut self.alternate, plain()?),
             // The plain MAPPED-ADDRESS is what old NATs rewrite, so the other one replaces it.
-            attribute::XOR_MAPPED_ADDRESS => self.mapped = Some(self.unmask(value)?),
-            attribute::XOR_RELAYED_ADDRESS => {
-                let relayed = self.unmask(value)?;
-                set(&mut self.relayed, relayed);
-            }
-            attribute::XOR_PEER_ADDRESS => {
-                let peer = self.unmask(value)?;
-                set(&mut self.peer, peer);
-            }
+            XorMappedAddress::TYPE => self.mapped = Some(xored()?),
+            attribute::XOR_RELAYED_ADDRESS => set(&mut self.relayed, xored()?),
+            attribute::XOR_PEER_ADDRESS => set(&mut self.peer, xored()?),
+            MessageIntegrity::TYPE | MessageIntegritySha256::TYPE => self.has_integrity = true,
             attribute::CHANNEL_NUMBER
             | attribute::REQUESTED_TRANSPORT
-            | attribute::REQUESTED_ADDRESS_FAMILY
-            | attribute::MESSAGE_INTEGRITY_SHA256 => {}
-            unknown if unknown < 0x8000 => set(&mut self.unknown_required, unknown),
+            | attribute::REQUESTED_ADDRESS_FAMILY => {}
+            unknown if unknown.comprehension_required() => {
+                set(&mut self.unknown_required, unknown.value());
+            }
             _ => {}
         }
         Some(())
     }
 
-    /// An address that is XORed with the cookie and, for IPv6, the transaction.
-    fn unmask(&self, value: &[u8]) -> Option<SocketAddr> {
-        Some(mask(address(value)?, self.transaction))
-    }
-
     pub(super) fn has_integrity(&self) -> bool {
-        self.integrity_at.is_some()
+        self.has_integrity
     }
 
     /// Whether MESSAGE-INTEGRITY is there and right. Compares in constant time.
     pub(super) fn is_signed_with(&self, key: &IntegrityKey) -> bool {
-        let Some(at) = self.integrity_at else { return false };
-        let tag = &self.bytes[at + 4..at + 4 + INTEGRITY_LEN];
-        // The length field is taken as if the message ended behind this attribute.
-        let Ok(length) = u16::try_from(at + 4 + INTEGRITY_LEN - HEADER_LEN) else { return false };
-        let mut signed = Vec::with_capacity(at);
-        signed.extend_from_slice(&self.bytes[..at]);
-        signed[2..4].copy_from_slice(&length.to_be_bytes());
-        hmac::verify(&key.0, &signed, tag).is_ok()
+        self.whole.validate_integrity_with_key(&key.0).is_ok()
     }
 }
 
 /// Writes one message.
 #[derive(Debug)]
 pub(super) struct Builder {
-    bytes: Vec<u8>,
-    transaction: TransactionId,
+    message: MessageWriteVec,
+    transaction: library::TransactionId,
 }
 
 impl Builder {
     pub(super) fn new(class: Class, method: Method, transaction: TransactionId) -> Self {
-        let class = match class {
-            Class::Request => 0x0000,
-            Class::Indication => 0x0010,
-            Class::Success => 0x0100,
-            Class::Error => 0x0110,
-        };
-        let number = method.number();
-        let kind = class | (number & 0x000f) | (number & 0x0070) << 1 | (number & 0x0f80) << 2;
-        let mut bytes = Vec::with_capacity(160);
-        bytes.extend_from_slice(&kind.to_be_bytes());
-        bytes.extend_from_slice(&[0, 0]);
-        bytes.extend_from_slice(&MAGIC_COOKIE);
-        bytes.extend_from_slice(&transaction.0);
-        Self { bytes, transaction }
+        let kind = MessageType::from_class_method(class, library::Method::new(method as u16));
+        let transaction = transaction.into();
+        let message = MessageWriteVec::with_capacity(160);
+        Self { message: library::Message::builder(kind, transaction, message), transaction }
     }
 
     pub(super) fn username(self, username: &str) -> Self {
-        self.attribute(attribute::USERNAME, username.as_bytes())
+        self.attribute(Username::TYPE, username.as_bytes())
     }
 
     pub(super) fn realm(self, realm: &str) -> Self {
-        self.attribute(attribute::REALM, realm.as_bytes())
+        self.attribute(Realm::TYPE, realm.as_bytes())
     }
 
     pub(super) fn nonce(self, nonce: &[u8]) -> Self {
-        self.attribute(attribute::NONCE, nonce)
+        self.attribute(Nonce::TYPE, nonce)
     }
 
     pub(super) fn priority(self, priority: u32) -> Self {
@@ -341,9 +269,10 @@ impl Builder {
     }
 
     pub(super) fn error(self, code: u16, reason: &str) -> Self {
-        let mut value = vec![0, 0, (code / 100) as u8, (code % 100) as u8];
-        value.extend_from_slice(reason.as_bytes());
-        self.attribute(attribute::ERROR_CODE, &value)
+        match ErrorCode::new(code, reason) {
+            Ok(error) => self.add(&error),
+            Err(_) => self,
+        }
     }
 
     pub(super) fn lifetime_s(self, lifetime_s: u32) -> Self {
@@ -366,19 +295,16 @@ impl Builder {
     }
 
     pub(super) fn mapped(self, mapped: SocketAddr) -> Self {
-        let value = address_value(mask(mapped, self.transaction));
-        self.attribute(attribute::XOR_MAPPED_ADDRESS, &value)
+        self.xored(XorMappedAddress::TYPE, mapped)
     }
 
     pub(super) fn peer(self, peer: SocketAddr) -> Self {
-        let value = address_value(mask(peer, self.transaction));
-        self.attribute(attribute::XOR_PEER_ADDRESS, &value)
+        self.xored(attribute::XOR_PEER_ADDRESS, peer)
     }
 
     /// Of a server: for tests and fuzz targets.
     pub(super) fn relayed(self, relayed: SocketAddr) -> Self {
-        let value = address_value(mask(relayed, self.transaction));
-        self.attribute(attribute::XOR_RELAYED_ADDRESS, &value)
+        self.xored(attribute::XOR_RELAYED_ADDRESS, relayed)
     }
 
     /// Of a server: for tests and fuzz targets.
@@ -388,31 +314,31 @@ impl Builder {
 
     /// The message, signed with `key`, with its FINGERPRINT.
     pub(super) fn signed(mut self, key: &IntegrityKey) -> Vec<u8> {
-        self.set_length(4 + INTEGRITY_LEN);
-        let tag = hmac::sign(&key.0, &self.bytes);
-        self.attribute(attribute::MESSAGE_INTEGRITY, tag.as_ref()).unsigned()
+        // Refused only to what is signed already.
+        let _ = self.message.add_message_integrity_with_key(&key.0, IntegrityAlgorithm::Sha1);
+        self.unsigned()
     }
 
     /// The message with its FINGERPRINT alone.
     pub(super) fn unsigned(mut self) -> Vec<u8> {
-        self.set_length(8);
-        let fingerprint = crc32(&self.bytes) ^ FINGERPRINT_XOR;
-        self.attribute(attribute::FINGERPRINT, &fingerprint.to_be_bytes()).bytes
+        let _ = self.message.add_fingerprint();
+        self.message.finish()
     }
 
-    fn attribute(mut self, kind: u16, value: &[u8]) -> Self {
-        let length = value.len().min(usize::from(u16::MAX)) as u16;
-        self.bytes.extend_from_slice(&kind.to_be_bytes());
-        self.bytes.extend_from_slice(&length.to_be_bytes());
-        self.bytes.extend_from_slice(&value[..usize::from(length)]);
-        self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
+    fn xored(self, kind: AttributeType, address: SocketAddr) -> Self {
+        let address = XorSocketAddr::new(address, self.transaction);
+        self.add(&address.to_raw(kind))
+    }
+
+    fn attribute(self, kind: AttributeType, value: &[u8]) -> Self {
+        let length = value.len().min(usize::from(u16::MAX));
+        self.add(&RawAttribute::new(kind, &value[..length]))
+    }
+
+    fn add(mut self, attribute: &dyn AttributeWrite) -> Self {
+        // Refused only to what is signed already.
+        let _ = self.message.add_attribute(attribute);
         self
-    }
-
-    /// The length field as it will be once `more` bytes of attributes are there.
-    fn set_length(&mut self, more: usize) {
-        let length = (self.bytes.len() + more - HEADER_LEN) as u16;
-        self.bytes[2..4].copy_from_slice(&length.to_be_bytes());
     }
 }
 
@@ -422,68 +348,4 @@ fn set<T>(slot: &mut Option<T>, value: T) {
 
 fn number(value: &[u8]) -> Option<u32> {
     Some(u32::from_be_bytes(value.try_into().ok()?))
-}
-
-fn error_code(value: &[u8]) -> Option<u16> {
-    let [_, _, class, number, ..] = value else { return None };
-    let (class, number) = (class & 0x07, *number);
-    ((3..=6).contains(&class) && number < 100).then(|| u16::from(class) * 100 + u16::from(number))
-}
-
-fn address(value: &[u8]) -> Option<SocketAddr> {
-    let [_, family, high, low, ip @ ..] = value else { return None };
-    let ip = match family {
-        1 => IpAddr::from(<[u8; 4]>::try_from(ip).ok()?),
-        2 => IpAddr::from(<[u8; 16]>::try_from(ip).ok()?),
-        _ => return None,
-    };
-    Some(SocketAddr::new(ip, u16::from_be_bytes([*high, *low])))
-}
-
-fn address_value(address: SocketAddr) -> Vec<u8> {
-    let [high, low] = address.port().to_be_bytes();
-    match address.ip() {
-        IpAddr::V4(ip) => [&[0, 1, high, low][..], &ip.octets()].concat(),
-        IpAddr::V6(ip) => [&[0, 2, high, low][..], &ip.octets()].concat(),
-    }
-}
-
-/// XOR with the cookie and the transaction: its own inverse.
-fn mask(address: SocketAddr, transaction: TransactionId) -> SocketAddr {
-    let port = address.port() ^ u16::from_be_bytes([MAGIC_COOKIE[0], MAGIC_COOKIE[1]]);
-    let ip = match address.ip() {
-        IpAddr::V4(ip) => {
-            IpAddr::V4(Ipv4Addr::from(u32::from(ip) ^ u32::from_be_bytes(MAGIC_COOKIE)))
-        }
-        IpAddr::V6(ip) => {
-            let mut pad = [0; 16];
-            pad[..4].copy_from_slice(&MAGIC_COOKIE);
-            pad[4..].copy_from_slice(&transaction.0);
-            IpAddr::V6(Ipv6Addr::from(u128::from(ip) ^ u128::from_be_bytes(pad)))
-        }
-    };
-    SocketAddr::new(ip, port)
-}
-
-const CRC_TABLE: [u32; 256] = {
-    let mut table = [0; 256];
-    let mut index = 0;
-    while index < 256 {
-        let mut crc = index as u32;
-        let mut bit = 0;
-        while bit < 8 {
-            crc = if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 };
-            bit += 1;
-        }
-        table[index] = crc;
-        index += 1;
-    }
-    table
-};
-
-/// CRC-32 of ITU V.42, as FINGERPRINT wants it.
-fn crc32(bytes: &[u8]) -> u32 {
-    !bytes
-        .iter()
-        .fold(!0, |crc, byte| CRC_TABLE[((crc ^ u32::from(*byte)) & 0xff) as usize] ^ crc >> 8)
 }

@@ -8,15 +8,16 @@ const TRANSACTION: TransactionId = TransactionId(*b"transaction!");
 
 /// RFC 5769, section 2.1: a request of ICE with everything in it.
 const SAMPLE_REQUEST: &str = "000100582112a442b7e7a701bc34d686fa87dfae802200105354554e207465737420636c69656e74002400046e0001ff80290008932ff9b151263b36000600096576746a3a68367659202020000800149aeaa70cbfd8cb56781ef2b5b2d3f249c1b571a280280004e57a3bcf";
-const SAMPLE_PASSWORD: &[u8] = b"VOkJxbRl1RmTxUk/WvJxBt";
+const SAMPLE_PASSWORD: &str = "VOkJxbRl1RmTxUk/WvJxBt";
 
 fn hex(text: &str) -> Vec<u8> {
     data_encoding::HEXLOWER.decode(text.as_bytes()).unwrap()
 }
 
-#[test]
-fn crc_of_the_check_string() {
-    assert_eq!(crc32(b"123456789"), 0xcbf4_3926);
+/// The length field, as the bytes are.
+fn set_length(bytes: &mut [u8]) {
+    let length = (bytes.len() - MessageHeader::LENGTH) as u16;
+    bytes[2..4].copy_from_slice(&length.to_be_bytes());
 }
 
 #[test]
@@ -27,9 +28,8 @@ fn sample_request_of_rfc_5769() {
     assert_eq!(message.username, Some("evtj:h6vY"));
     assert_eq!(message.priority, Some(0x6e00_01ff));
     assert_eq!(message.role, Some(ClaimedRole::Controlled));
-    assert_eq!(message.fingerprint, Fingerprint::Right);
-    assert!(message.is_signed_with(&IntegrityKey::new(SAMPLE_PASSWORD)));
-    assert!(!message.is_signed_with(&IntegrityKey::new(b"another password")));
+    assert!(message.is_signed_with(&IntegrityKey::short_term(SAMPLE_PASSWORD)));
+    assert!(!message.is_signed_with(&IntegrityKey::short_term("another password")));
 }
 
 #[test]
@@ -43,13 +43,13 @@ fn sample_ipv6_response_of_rfc_5769() {
         message.mapped,
         Some("[2001:db8:1234:5678:11:2233:4455:6677]:32853".parse().unwrap())
     );
-    assert!(message.is_signed_with(&IntegrityKey::new(SAMPLE_PASSWORD)));
+    assert!(message.is_signed_with(&IntegrityKey::short_term(SAMPLE_PASSWORD)));
 }
 
 #[test]
 fn any_changed_byte_of_a_signed_request_is_noticed() {
     let bytes = hex(SAMPLE_REQUEST);
-    let key = IntegrityKey::new(SAMPLE_PASSWORD);
+    let key = IntegrityKey::short_term(SAMPLE_PASSWORD);
     // Behind MESSAGE-INTEGRITY there is the FINGERPRINT alone.
     for at in 0..bytes.len() - 8 {
         let mut changed = bytes.clone();
@@ -59,15 +59,91 @@ fn any_changed_byte_of_a_signed_request_is_noticed() {
     }
 }
 
+/// The library alone would take what is behind the message for attributes of it, and sign for them too.
+#[test]
+fn lengths_fit_to_the_byte() {
+    let builder = Builder::new(Class::Request, Method::Binding, TRANSACTION).username("a:b");
+    // Without its FINGERPRINT, which is checked to be the last.
+    let mut bytes = builder.unsigned();
+    bytes.truncate(28);
+    set_length(&mut bytes);
+    assert!(Message::parse(&bytes).is_some());
+    for behind in [&[0; 4][..], &[0; 1], &[0, 0x24, 0, 4, 0, 0, 0, 1]] {
+        assert!(Message::parse(&[&bytes, behind].concat()).is_none(), "{behind:?}");
+    }
+    for at in 0..bytes.len() {
+        let mut cut = bytes[..at].to_vec();
+        assert!(Message::parse(&cut).is_none(), "{at}");
+        // As short as it says it is, but where an attribute ends.
+        if at >= MessageHeader::LENGTH {
+            set_length(&mut cut);
+            assert_eq!(Message::parse(&cut).is_some(), at == MessageHeader::LENGTH, "{at}");
+        }
+    }
+}
+
+#[test]
+fn a_fingerprint_is_right_and_the_last_attribute() {
+    let bytes =
+        Builder::new(Class::Request, Method::Binding, TRANSACTION).username("a:b").unsigned();
+    for at in 0..bytes.len() {
+        let mut changed = bytes.clone();
+        changed[at] ^= 0x10;
+        // But for the kind of the attribute: then it is another one.
+        let is_kind = at == bytes.len() - 8 || at == bytes.len() - 7;
+        assert_eq!(Message::parse(&changed).is_some(), is_kind, "{at}");
+    }
+    let mut followed = [&bytes[..], &[0, 6, 0, 1, b'c', 0, 0, 0]].concat();
+    set_length(&mut followed);
+    assert!(Message::parse(&followed).is_none());
+}
+
+#[test]
+fn of_an_attribute_that_is_there_twice_the_first_counts() {
+    let builder = Builder::new(Class::Request, Method::Binding, TRANSACTION);
+    let bytes = builder.username("first").username("second").priority(1).priority(2).unsigned();
+    let message = Message::parse(&bytes).unwrap();
+    assert_eq!((message.username, message.priority), (Some("first"), Some(1)));
+}
+
+/// The plain address is what old NATs rewrite.
+#[test]
+fn of_both_mapped_addresses_the_masked_one_counts() {
+    let [masked, plain] = ["192.0.2.1:1", "192.0.2.2:2"].map(|text| text.parse().unwrap());
+    let plain_value = MappedSocketAddr::new(plain);
+    let plain_value = plain_value.to_raw(attribute::MAPPED_ADDRESS);
+    let builder = || Builder::new(Class::Success, Method::Binding, TRANSACTION);
+    for bytes in [
+        builder().add(&plain_value).mapped(masked).unsigned(),
+        builder().mapped(masked).add(&plain_value).unsigned(),
+    ] {
+        assert_eq!(Message::parse(&bytes).unwrap().mapped, Some(masked));
+    }
+    let bytes = builder().add(&plain_value).unsigned();
+    assert_eq!(Message::parse(&bytes).unwrap().mapped, Some(plain));
+}
+
+/// RFC 8489, section 9.2.2: the key is MD5 of `user:realm:pass`.
+#[test]
+fn the_long_term_key_is_that_of_the_rfc() {
+    let digest = hex("8493fbc53ba582fb4c044c456bdc40eb");
+    let bytes = Builder::new(Class::Request, Method::Refresh, TRANSACTION)
+        .signed(&IntegrityKey::long_term("user", "realm", "pass"));
+    // MESSAGE-INTEGRITY is the first attribute: 4 bytes of head, 20 of HMAC. The length that it covers is its own end.
+    let mut signed = bytes[..20].to_vec();
+    signed[2..4].copy_from_slice(&[0, 24]);
+    let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, &digest);
+    assert_eq!(&bytes[24..44], aws_lc_rs::hmac::sign(&key, &signed).as_ref());
+}
+
 #[test]
 fn attributes_behind_the_integrity_do_not_count() {
-    let key = IntegrityKey::new(b"key");
+    let key = IntegrityKey::short_term("key");
     let bytes = Builder::new(Class::Request, Method::Binding, TRANSACTION).signed(&key);
     // Without its FINGERPRINT, with a USERNAME behind MESSAGE-INTEGRITY.
     let mut bytes = bytes[..bytes.len() - 8].to_vec();
     bytes.extend_from_slice(&[0, 6, 0, 4, b'e', b'v', b'i', b'l']);
-    let length = (bytes.len() - HEADER_LEN) as u16;
-    bytes[2..4].copy_from_slice(&length.to_be_bytes());
+    set_length(&mut bytes);
     let message = Message::parse(&bytes).unwrap();
     assert_eq!(message.username, None);
     assert!(message.is_signed_with(&key));
@@ -76,7 +152,8 @@ fn attributes_behind_the_integrity_do_not_count() {
 #[test]
 fn an_unknown_attribute_that_must_be_understood_is_reported() {
     let builder = Builder::new(Class::Request, Method::Binding, TRANSACTION);
-    let bytes = builder.attribute(0x7777, &[1, 2, 3]).attribute(0x8777, &[]).unsigned();
+    let bytes =
+        builder.attribute(0x7777.into(), &[1, 2, 3]).attribute(0x8777.into(), &[]).unsigned();
     assert_eq!(Message::parse(&bytes).unwrap().unknown_required, Some(0x7777));
 }
 
@@ -90,7 +167,7 @@ proptest! {
         code in 300_u16..700,
     ) {
         let address = SocketAddr::new(ip, port);
-        let key = IntegrityKey::new(b"key");
+        let key = IntegrityKey::short_term("key");
         let bytes = Builder::new(Class::Error, Method::ChannelBind, TRANSACTION)
             .username("a:b").realm("r").nonce(b"nonce").priority(priority)
             .nomination(nomination).error(code, "why").mapped(address).peer(address)
@@ -120,7 +197,7 @@ proptest! {
         bytes[at] = value;
         let _ = Message::parse(&bytes[..cut]);
         if let Some(message) = Message::parse(&bytes) {
-            let _ = message.is_signed_with(&IntegrityKey::new(SAMPLE_PASSWORD));
+            let _ = message.is_signed_with(&IntegrityKey::short_term(SAMPLE_PASSWORD));
         }
     }
 }

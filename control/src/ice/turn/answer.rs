@@ -5,12 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use md5::{Digest, Md5};
-
-use super::{
-    super::stun::{IntegrityKey, Message},
-    LIFETIME_S,
-};
+use super::{super::stun::Message, LIFETIME_S};
 
 /// A lifetime shorter than this would be nothing but refreshes.
 const MIN_LIFETIME_S: u32 = 30;
@@ -44,9 +39,4 @@ pub(super) fn refusal(code: u16, alternate: Option<SocketAddr>) -> String {
         508 => "it has no capacity left (error 508)".to_owned(),
         code => format!("it refuses to allocate (error {code})"),
     }
-}
-
-/// RFC 8489, section 9.2.2. MD5 is what servers have agreed on.
-pub(in crate::ice) fn long_term_key(username: &str, realm: &str, password: &str) -> IntegrityKey {
-    IntegrityKey::new(&Md5::digest(format!("{username}:{realm}:{password}")))
 }

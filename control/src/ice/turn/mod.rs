@@ -24,7 +24,6 @@ use std::{
 
 use ipop_datapath::path::is_of_aliases;
 
-pub(super) use self::answer::long_term_key;
 use self::{
     answer::{lifetime, refusal},
     channels::{Binding, Channels},
@@ -379,7 +378,7 @@ impl Turn {
             self.failed(now, "it refuses each nonce that it gives", entropy);
             return;
         }
-        let key = long_term_key(&server.username, &realm, &server.password);
+        let key = IntegrityKey::long_term(&server.username, &realm, &server.password);
         self.session = Some(Session { realm, nonce: nonce.to_vec(), key });
         self.send(now, request, entropy);
     }

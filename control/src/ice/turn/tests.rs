@@ -28,7 +28,7 @@ impl Script {
         let (now, mut entropy) = (Instant::now(), Entropy::seeded(1));
         let mut turn = Turn::new();
         turn.set_servers(now, servers, &mut entropy);
-        Self { turn, entropy, now, key: long_term_key("user", "realm", "pass") }
+        Self { turn, entropy, now, key: IntegrityKey::long_term("user", "realm", "pass") }
     }
 
     /// The next request and where it goes.
@@ -162,7 +162,7 @@ fn a_success_with_a_wrong_signature_is_ignored() {
     let (from, request) = script.request();
     for key in ["another key", ""] {
         let answer = Script::reply(Class::Success, &request).relayed(RELAYED.parse().unwrap());
-        script.answer(from, &answer.signed(&IntegrityKey::new(key.as_bytes())));
+        script.answer(from, &answer.signed(&IntegrityKey::short_term(key)));
     }
     let unsigned = Script::reply(Class::Success, &request).relayed(RELAYED.parse().unwrap());
     script.answer(from, &unsigned.unsigned());
@@ -274,7 +274,7 @@ fn an_allocation_that_the_server_forgot_is_made_anew_with_the_newest_credentials
         assert_eq!(script.turn.relayed(), None);
         assert_eq!(script.turn.channel(script.now, PEER.parse().unwrap()), None);
         script.refuse(401);
-        script.key = long_term_key("newer", "realm", "newer");
+        script.key = IntegrityKey::long_term("newer", "realm", "newer");
         let request = script.grant();
         assert_eq!(Message::parse(&request).unwrap().username, Some("newer"));
         assert!(script.turn.relayed().is_some(), "{code}");
