@@ -161,7 +161,7 @@ async fn scram(peer: &mut Peer, mechanism: &str) -> std::io::Result<String> {
     let offer = PLAIN_ONLY.replace("PLAIN", mechanism);
     peer.send(&format!("{HEADER}{offer}")).await?;
     let first = content(&peer.hear("</auth>").await?);
-    let nonce = first.split("r=").nth(1).expect("a nonce");
+    let nonce = first.split_once("r=").expect("a nonce").1;
     let challenge = BASE64.encode(format!("r={nonce}more,s=QSXCR+Q6sek8bf92,i=4096").as_bytes());
     peer.send(&format!(
         "<challenge xmlns='urn:ietf:params:xml:ns:xmpp-sasl'>{challenge}</challenge>"

@@ -89,7 +89,7 @@ async fn log_in(peer: &mut Peer, offer: Offer) -> std::io::Result<Begun> {
     let mechanism = auth.split("mechanism='").nth(1).and_then(|rest| rest.split('\'').next());
     let first = content(&auth);
     let (flag, bare) = first.split_once(",,").expect("a GS2 header");
-    let nonce = bare.split("r=").nth(1).expect("a nonce");
+    let nonce = bare.split_once("r=").expect("a nonce").1;
     let challenge = format!("r={nonce}more,s={},i={ITERATIONS}", BASE64.encode(SALT));
     let encoded = BASE64.encode(challenge.as_bytes());
     let sasl = "xmlns='urn:ietf:params:xml:ns:xmpp-sasl'";

@@ -13,7 +13,7 @@ use xmpp_parsers::minidom::Element;
 use super::{
     account::{Account, ChannelBinding, PlainAuth},
     failure::Failure,
-    scram::{Binding, Exchange, Hash},
+    scram::{Binding, Exchange},
 };
 
 /// The kind of channel binding that this end has (RFC 9266).
@@ -53,7 +53,7 @@ impl Offer {
     }
 
     fn has_plus(&self) -> bool {
-        SCRAMS.iter().any(|(_, plus, _)| self.has(plus))
+        SCRAMS.iter().any(|(_, plus)| self.has(plus))
     }
 
     fn names_binding(&self) -> bool {
@@ -78,10 +78,10 @@ pub(super) struct Authentication {
 }
 
 /// Best first. The name without and with channel binding.
-const SCRAMS: [(&str, &str, Hash); 3] = [
-    ("SCRAM-SHA-512", "SCRAM-SHA-512-PLUS", Hash::Sha512),
-    ("SCRAM-SHA-256", "SCRAM-SHA-256-PLUS", Hash::Sha256),
-    ("SCRAM-SHA-1", "SCRAM-SHA-1-PLUS", Hash::Sha1),
+const SCRAMS: [(&str, &str); 3] = [
+    ("SCRAM-SHA-512", "SCRAM-SHA-512-PLUS"),
+    ("SCRAM-SHA-256", "SCRAM-SHA-256-PLUS"),
+    ("SCRAM-SHA-1", "SCRAM-SHA-1-PLUS"),
 ];
 
 impl Authentication {
@@ -95,12 +95,10 @@ impl Authentication {
             Failure::Settings(format!("{} is not an account: expected NAME@DOMAIN", account.jid))
         })?;
         let binding = binding(account, offer, exported)?;
-        let choice = SCRAMS.iter().find_map(|&(name, plus, hash)| {
-            let mechanism = if binding.is_bound() { plus } else { name };
-            offer.has(mechanism).then_some((mechanism, hash))
-        });
+        let names = SCRAMS.map(|(name, plus)| if binding.is_bound() { plus } else { name });
+        let choice = names.into_iter().find(|mechanism| offer.has(mechanism));
         match choice {
-            Some((mechanism, hash)) => Self::scram(mechanism, hash, user, account, binding),
+            Some(mechanism) => Self::scram(mechanism, user, account, binding),
             None if account.plain == PlainAuth::Allowed && offer.has("PLAIN") => {
                 Ok(Self::plain(user, account))
             }
@@ -110,14 +108,16 @@ impl Authentication {
 
     fn scram(
         mechanism: &'static str,
-        hash: Hash,
         user: &str,
         account: &Account,
         binding: Binding,
     ) -> Result<Self, Failure> {
-        let exchange = Exchange::new(hash, user, &account.password, binding).map_err(|_| {
-            Failure::Settings("the password holds characters that XMPP does not allow".to_owned())
-        })?;
+        let exchange =
+            Exchange::new(mechanism, user, &account.password, binding).map_err(|_| {
+                Failure::Settings(
+                    "the password holds characters that XMPP does not allow".to_owned(),
+                )
+            })?;
         Ok(Self { mechanism, initial: exchange.first(), exchange: Some(exchange) })
     }
 
