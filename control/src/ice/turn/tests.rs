@@ -281,6 +281,27 @@ fn an_allocation_that_the_server_forgot_is_made_anew_with_the_newest_credentials
     }
 }
 
+/// As when this program was killed and started again: the server remembers the port.
+#[test]
+fn an_allocation_of_before_is_released_once_and_made_anew() {
+    let mut script = Script::new(vec![server(SERVER, "pass")]);
+    script.refuse(401);
+    script.refuse(437);
+    let release = script.grant();
+    let release = Message::parse(&release).unwrap();
+    assert_eq!((release.method, release.lifetime_s), (Method::Refresh, Some(0)));
+    script.grant();
+    assert!(script.turn.relayed().is_some());
+
+    let mut script = Script::new(vec![server(SERVER, "pass")]);
+    script.refuse(401);
+    script.refuse(437);
+    script.grant();
+    script.refuse(437);
+    assert!(script.problem().contains("437"));
+    assert_eq!(script.turn.poll_transmit(), None);
+}
+
 #[test]
 fn a_refused_channel_harms_nothing_else() {
     for code in [400, 403, 486, 508] {
