@@ -178,9 +178,10 @@ impl Core {
     /// Everything that a connection has to say, then its trains.
     pub(super) fn drive(&mut self, now: Instant, handle: ConnectionHandle, io: &mut impl Io) {
         let Some(mut tunnel) = self.lanes.tunnels[handle.0].take() else { return };
-        let mut inbound = self.inbound(now, &tunnel, io);
-        tunnel.drain_received(now, &mut inbound);
-        tunnel.end_round(now, &mut inbound);
+        let shakes_hands = tunnel.handshake().is_some();
+        if !shakes_hands {
+            self.take_received(now, &mut tunnel, io);
+        }
         tunnel.write_signals();
         // Before the rest, so that questions go out with it.
         if let Some(rtt) = tunnel.silence(now) {
@@ -209,6 +210,12 @@ impl Core {
         for step in progress {
             self.progress(now, handle, step, io);
         }
+        if shakes_hands && let Some(mut tunnel) = self.lanes.tunnels[handle.0].take() {
+            // The peer's first frames may have come with its hello.
+            self.take_received(now, &mut tunnel, io);
+            self.deadline = earlier(self.deadline, tunnel.poll_timeout());
+            self.lanes.tunnels[handle.0] = Some(tunnel);
+        }
         self.read_signals(now, handle);
         if is_dead {
             self.give_up(now, handle);
@@ -220,6 +227,13 @@ impl Core {
         if drained {
             self.forget(now, handle, io);
         }
+    }
+
+    /// Takes the frames out of what came in this round.
+    fn take_received(&mut self, now: Instant, tunnel: &mut Tunnel, io: &mut impl Io) {
+        let mut inbound = self.inbound(now, tunnel, io);
+        tunnel.drain_received(now, &mut inbound);
+        tunnel.end_round(now, &mut inbound);
     }
 
     /// The peer is dead as far as this connection tells: QUIC would wait for longer.

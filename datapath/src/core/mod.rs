@@ -42,6 +42,7 @@ use crate::{
     quic::{CidKey, Congestion, InitialKey, TlsIdentity, tls, transport},
     shared::{NodeFacts, Shared},
     storm::TokenBucket,
+    tunnel::Tunnel,
 };
 
 /// Housekeeping: gauges, ageing, loop probes.
@@ -171,11 +172,12 @@ impl Core {
         }
     }
 
-    /// Takes the frames out of the connections that the last packets belonged to.
+    /// Takes the frames out of the connections that the last packets belonged to. What comes during a handshake waits until it is known whether it is done.
     pub fn end_of_train(&mut self, now: Instant, io: &mut impl Io) {
         for index in 0..self.lanes.agenda.iter().len() {
             let Some(&handle) = self.lanes.agenda.iter().nth(index) else { break };
-            if let Some(mut tunnel) = self.lanes.tunnels[handle.0].take() {
+            let received = |tunnel: &mut Box<Tunnel>| tunnel.handshake().is_none();
+            if let Some(mut tunnel) = self.lanes.tunnels[handle.0].take_if(received) {
                 tunnel.drain_received(now, &mut self.inbound(now, &tunnel, io));
                 self.lanes.tunnels[handle.0] = Some(tunnel);
             }

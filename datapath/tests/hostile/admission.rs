@@ -124,6 +124,20 @@ fn no_frame_passes_before_the_hello() {
     assert_eq!((scene.connected(), scene.take_frames()), (1, 1));
 }
 
+/// Both come in one round where this end is slow to look.
+#[test]
+fn the_first_frames_come_with_the_hello() {
+    let mut scene = Scene::new();
+    let stranger = scene.dial();
+    scene.settle();
+    let stream = scene.open(stranger).unwrap();
+    scene.write(stranger, stream, &hello().encode());
+    scene.send_frames(stranger, &[broadcast(), broadcast()]);
+    scene.settle();
+    assert_eq!((scene.connected(), scene.take_frames()), (1, 2));
+    assert_eq!(scene.node.core.counters().io.drops.of(DropReason::NotAdmitted), 0);
+}
+
 #[test]
 fn no_frame_passes_before_the_secret_is_proved() {
     let mut scene = Scene::new();
