@@ -6,7 +6,7 @@
 //! before any frame passes.
 //!
 //! [`Trust`] is shared: the control thread names and revokes, the workers ask at each handshake. It keeps the one list of who names whom, and
-//! [`Trust::poll_change`] brings what changes in it to those who act on it ([`crate::node`]). [`store`] is what the operator decided
+//! `Trust::poll_change` brings what changes in it to those who act on it ([`crate::node`]). [`store`] is what the operator decided
 //! about single nodes, [`saved`] the peers known from before, [`present`] those that are up; all are kept in the state directory.
 
 mod file;
@@ -187,7 +187,7 @@ impl Trust {
     }
 
     /// A source no longer names a node. Once none does, it may not connect any more; what is connected is not the business of this. Its port
-    /// stays its own until [`Self::forgotten`].
+    /// stays its own until `Self::forgotten`.
     pub fn unname(&self, node: NodeId, source: PeerSource) {
         self.write().unname(node, source);
     }
