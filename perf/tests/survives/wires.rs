@@ -47,7 +47,8 @@ fn thirty_percent_of_loss_each_way_drop_no_tunnel() {
     // A minute of frames now and then.
     let interval = Duration::from_millis(300);
     let report = Ping::to(inner(2)).count(200).interval(interval).run(&a.host).unwrap();
-    assert!(report.loss() > 0.2 && report.loss() < 0.8, "{report:?}");
+    // Half of them without repeats (`repeat.rs`), a sixth with all of them repeated.
+    assert!(report.loss() > 0.05 && report.loss() < 0.8, "{report:?}");
     for running in [&a, &b] {
         assert_eq!(count_lines(running, "down"), 0, "{}", running.process.stderr());
     }
