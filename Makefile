@@ -67,7 +67,7 @@ bench-discovery: build
 soak: build
 	$(ROOT) $(TARGET)/release/ipop-perf soak --out $(TARGET)/perf-soak
 
-# Spoils each line of perf/mutants.txt in a copy of the tree and sees that its test fails. Under an hour; some of them: make mutants ONLY=storm
+# Spoils each line of perf/mutants.txt in a copy of the tree and sees that its test fails. A build and a test for each; some of them: make mutants ONLY=storm
 mutants: toolchain
 	$(CARGO) run --locked -p ipop-perf --bin ipop-mutants -- $(ONLY)
 

@@ -2,7 +2,7 @@
 //!
 //! `perf/mutants.txt` lists them: the file, what stands in one of its lines exactly once, what is put there instead, and the smallest test that
 //! notices. [`run`] works on a copy of the tree below `target/mutants`, so nobody's files are touched. That the list fits the source
-//! is checked with the other tests (`perf/tests/mutants.rs`); running it takes the better part of an hour.
+//! is checked with the other tests (`perf/tests/mutants.rs`); running it builds and tests once for each entry, which takes long.
 
 use std::{
     collections::BTreeSet,

@@ -145,11 +145,7 @@ fn a_quick_overload_finds_what_passes_and_places_what_is_lost() {
         assert!(round.best_mbit_per_s > 0.0, "{round:?}");
         assert!(round.stated.offered_mbit_per_s > 0.0, "{round:?}");
         for trial in [&round.stated, &round.flood] {
-            // The kernel tells CPU time in hundredths of a second, and the trial is short.
-            assert!(
-                trial.delivered_mbit_per_s > 0.0 && trial.cpu_s_per_million >= 0.0,
-                "{trial:?}"
-            );
+            assert!(trial.delivered_mbit_per_s > 0.0, "{trial:?}");
             assert!(trial.delivered_mbit_per_s <= trial.offered_mbit_per_s, "{trial:?}");
             let places: u64 = trial.places.places().map(|(_, frames)| frames).sum();
             assert_eq!(places, trial.places.lost());
