@@ -69,7 +69,8 @@ soak: build
 
 # Spoils each line of perf/mutants.txt in a copy of the tree and sees that its test fails. A build and a test for each; some of them: make mutants ONLY=storm
 mutants: toolchain
-	$(CARGO) run --locked -p ipop-perf --bin ipop-mutants -- $(ONLY)
+	$(CARGO) build --locked --workspace --bin ipop-mutants
+	$(TARGET)/debug/ipop-mutants $(ONLY)
 
 # Random bytes to every parser of foreign ones, for so long in all: make fuzz SECONDS=3600
 SECONDS ?= 600

@@ -1,14 +1,17 @@
 //! Mutants: lines that keep a promise, spoiled one at a time, to see that a test fails.
 //!
 //! `perf/mutants.txt` lists them: the file, what stands in one of its lines exactly once, what is put there instead, and the smallest test that
-//! notices. [`run`] works on a copy of the tree below `target/mutants`, so nobody's files are touched. That the list fits the source
-//! is checked with the other tests (`perf/tests/mutants.rs`); running it builds and tests once for each entry, which takes long.
+//! notices. [`run`] works on copies of the tree below `target/mutants`, one for each processor, so nobody's files are touched. That the list
+//! fits the source is checked with the other tests (`perf/tests/mutants.rs`); running it builds and tests once for each entry, which takes long.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt, fs, io,
+    num::NonZero,
     path::{Path, PathBuf},
-    process::{Command, ExitStatus, Stdio},
+    process::{Command, Stdio},
+    sync::Mutex,
+    thread,
 };
 
 use anyhow::{Context as _, ensure};
@@ -90,6 +93,11 @@ fn parse_block(block: &str) -> anyhow::Result<Mutant> {
 }
 
 impl Mutant {
+    /// What Cargo needs to build the test.
+    fn binary(&self) -> &str {
+        self.test.rsplit_once(' ').map_or("", |(binary, _)| binary)
+    }
+
     /// Why the entry does not fit the source, if it does not.
     #[must_use]
     pub fn fault(&self, root: &Path) -> Option<String> {
@@ -123,16 +131,17 @@ fn contains_function(path: &Path, name: &str) -> bool {
         && fs::read_to_string(path).is_ok_and(|source| source.contains(&format!("fn {name}(")))
 }
 
-/// A copy of the tree in which mutants live, and where it is built.
+/// A copy of the tree in which one mutant at a time lives, and where it is built.
 struct Copied {
     tree: PathBuf,
     built: PathBuf,
 }
 
 impl Copied {
-    /// Brings the copy up to date. Files that did not change keep their times, so that Cargo need not build them again.
-    fn of(root: &Path, target: &Path) -> anyhow::Result<Self> {
-        let (tree, built) = (target.join("mutants/tree"), target.join("mutants/target"));
+    /// Brings copy number `number` up to date. Files that did not change keep their times, so that Cargo need not build them again.
+    fn of(root: &Path, target: &Path, number: usize) -> anyhow::Result<Self> {
+        let place = target.join("mutants").join(number.to_string());
+        let (tree, built) = (place.join("tree"), place.join("target"));
         let listed = Command::new("git")
             .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
             .current_dir(root)
@@ -158,13 +167,22 @@ impl Copied {
         Ok(Self { tree, built })
     }
 
-    /// `cargo test`, with what the mutant says.
-    fn cargo(&self, before: &[&str], test: &str) -> io::Result<ExitStatus> {
-        Command::new("timeout")
-            .arg(if before.is_empty() { TEST_LIMIT_S.to_string() } else { "0".to_owned() })
+    /// Takes over what another copy built: the libraries, which are most of it, need not be built twice.
+    fn take_over(&self, other: &Self) -> anyhow::Result<()> {
+        if self.built.exists() {
+            return Ok(());
+        }
+        let copied = Command::new("cp").arg("-a").args([&other.built, &self.built]).status()?;
+        ensure!(copied.success(), "cp of {}: {copied}", other.built.display());
+        Ok(())
+    }
+
+    /// `cargo test` with these words: whether it went well within `limit_s` seconds; 0 is no limit.
+    fn cargo(&self, limit_s: u32, words: &[&str]) -> io::Result<bool> {
+        let status = Command::new("timeout")
+            .arg(limit_s.to_string())
             .args(["cargo", "test", "--quiet", "--locked"])
-            .args(before)
-            .args(test.split(' '))
+            .args(words)
             .current_dir(&self.tree)
             .env("CARGO_TARGET_DIR", &self.built)
             .env("CARGO_INCREMENTAL", "1")
@@ -174,16 +192,33 @@ impl Copied {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
-            .status()
+            .status()?;
+        Ok(status.success())
+    }
+
+    /// Those of the tests of one binary that fail by themselves.
+    fn unsound<'a>(&self, binary: &[&str], names: &[&'a str]) -> anyhow::Result<Vec<&'a str>> {
+        let passes = |names: &[&str]| self.cargo(0, &[binary, &["--"], names].concat());
+        if passes(names)? {
+            return Ok(Vec::new());
+        }
+        let mut failing = Vec::new();
+        for &name in names {
+            if !passes(&[name])? {
+                failing.push(name);
+            }
+        }
+        Ok(failing)
     }
 
     fn outcome(&self, mutant: &Mutant) -> anyhow::Result<Outcome> {
         let path = self.tree.join(&mutant.file);
         let source = fs::read_to_string(&path)?;
         fs::write(&path, source.replacen(&mutant.find, &mutant.replace, 1))?;
-        let outcome = if !self.cargo(&["--no-run"], &mutant.test)?.success() {
+        let words: Vec<&str> = mutant.test.split(' ').collect();
+        let outcome = if !self.cargo(0, &[&["--no-run"], &words[..]].concat())? {
             Outcome::DoesNotBuild
-        } else if self.cargo(&[], &mutant.test)?.success() {
+        } else if self.cargo(TEST_LIMIT_S, &words)? {
             Outcome::Survived
         } else {
             Outcome::Caught
@@ -207,32 +242,66 @@ fn remove_others(tree: &Path, folder: &Path, names: &BTreeSet<PathBuf>) -> anyho
 
 /// Runs the mutants of the list whose file or test contains `word`, and tells each outcome; whether all were caught.
 ///
+/// There is a copy of the tree for each processor. First every test passes in the first of them as it is, then the mutants are shared out.
+///
 /// # Errors
-/// If the list cannot be read or the copy of the tree not be made.
+/// If the list cannot be read or a copy of the tree not be made.
 pub fn run(
     target: &Path,
     word: &str,
-    mut tell: impl FnMut(&Mutant, &Outcome),
+    tell: impl Fn(&Mutant, &Outcome) + Sync,
 ) -> anyhow::Result<bool> {
     let list = root().join("perf/mutants.txt");
     let mut mutants = parse(&fs::read_to_string(&list).context("perf/mutants.txt")?)?;
     mutants.retain(|mutant| mutant.file.contains(word) || mutant.test.contains(word));
-    // Those of one file together: the less changes, the less is built.
-    mutants.sort_by(|one, other| (&one.test, &one.file).cmp(&(&other.test, &other.file)));
-    let copied = Copied::of(root(), target)?;
-    let mut all_caught = true;
-    let mut sound = BTreeSet::new();
-    for mutant in &mutants {
-        let outcome = if let Some(fault) = mutant.fault(&copied.tree) {
-            Outcome::Stale(fault)
-        } else if !sound.contains(&mutant.test) && !copied.cargo(&[], &mutant.test)?.success() {
-            Outcome::Stale("the test fails without the mutant".into())
-        } else {
-            sound.insert(mutant.test.clone());
-            copied.outcome(mutant)?
-        };
-        all_caught &= outcome == Outcome::Caught;
-        tell(mutant, &outcome);
+    // Those of one binary and file together: the less changes, the less is built.
+    mutants.sort_by(|one, other| (one.binary(), &one.file).cmp(&(other.binary(), &other.file)));
+    let places = thread::available_parallelism().map_or(1, NonZero::get);
+    let copies: Vec<Copied> =
+        (0..places).map(|number| Copied::of(root(), target, number)).collect::<Result<_, _>>()?;
+    let stale = stale(&copies[0], &mutants)?;
+    for copy in &copies[1..] {
+        copy.take_over(&copies[0])?;
     }
-    Ok(all_caught)
+
+    let queue = Mutex::new(mutants.iter());
+    let next = || queue.lock().expect("nobody panics with it").next();
+    let work = |copy: &Copied| -> anyhow::Result<bool> {
+        let mut all_caught = true;
+        while let Some(mutant) = next() {
+            let outcome =
+                match stale.get(&mutant.test).cloned().or_else(|| mutant.fault(&copy.tree)) {
+                    Some(why) => Outcome::Stale(why),
+                    None => copy.outcome(mutant)?,
+                };
+            all_caught &= outcome == Outcome::Caught;
+            tell(mutant, &outcome);
+        }
+        Ok(all_caught)
+    };
+    thread::scope(|scope| {
+        let workers: Vec<_> = copies.iter().map(|copy| scope.spawn(|| work(copy))).collect();
+        let ends =
+            workers.into_iter().map(|worker| worker.join().expect("a worker does not panic"));
+        ends.collect::<anyhow::Result<Vec<bool>>>()
+            .map(|ends| ends.into_iter().all(|caught| caught))
+    })
+}
+
+/// The tests that fail without a mutant, and so what: they notice nothing.
+fn stale(copy: &Copied, mutants: &[Mutant]) -> anyhow::Result<BTreeMap<String, String>> {
+    let mut binaries: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for mutant in mutants {
+        let (binary, name) = mutant.test.rsplit_once(' ').unwrap_or(("", &mutant.test));
+        binaries.entry(binary).or_default().insert(name);
+    }
+    let mut stale = BTreeMap::new();
+    for (binary, names) in binaries {
+        let words: Vec<&str> = binary.split(' ').collect();
+        for name in copy.unsound(&words, &Vec::from_iter(names))? {
+            stale
+                .insert(format!("{binary} {name}"), "the test fails without the mutant".to_owned());
+        }
+    }
+    Ok(stale)
 }
