@@ -24,7 +24,7 @@ pub trait Observer: Send {
     fn dropped(&self, port: PortId, reason: DropReason, head: &[u8]);
 }
 
-/// See the head of this file.
+/// What a worker lends to whoever handles a frame: facts, shared tables, counters, events.
 pub(crate) struct Context {
     pub(crate) worker: u8,
     pub(crate) facts: Arc<NodeFacts>,

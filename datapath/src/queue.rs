@@ -43,7 +43,7 @@ pub(crate) struct Waiting {
     bytes: Bytes,
 }
 
-/// See the head of this file.
+/// The frames that wait for one tunnel, by flow.
 #[derive(Debug)]
 pub(crate) struct FlowQueue {
     /// By the flow's hash; allocated when a frame waits for the first time.

@@ -20,7 +20,7 @@ const BULK_FLOWS: usize = 8;
 /// So many short frames without a longer break are a flow; fewer are a connection's handshake, ARP, what a host says of its multicast groups.
 const SPARSE_FRAMES: u32 = 16;
 
-/// See the head of this file.
+/// Whether one tunnel is shared by flows now, from the frames that went through it of late.
 #[derive(Debug, Default)]
 pub(crate) struct Sharing {
     /// The flows of long frames: of late, and of the time before.

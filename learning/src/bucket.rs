@@ -115,7 +115,7 @@ struct Line {
     lock: AtomicU32,
 }
 
-/// See the head of this file.
+/// The slots of one hash value, in two cache lines.
 #[repr(align(128))]
 #[derive(Default)]
 pub(crate) struct Bucket {

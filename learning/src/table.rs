@@ -127,7 +127,7 @@ struct Counters {
     flushed: AtomicU64,
 }
 
-/// The forwarding database. See the head of this file.
+/// The forwarding database (IEEE 802.1Q clause 8.8): which port each station was heard on last.
 pub struct MacTable {
     permutation: Permutation,
     /// The bits of a permuted key below those that number its bucket.

@@ -145,7 +145,7 @@ pub enum Action {
     GiveUp(Failure),
 }
 
-/// See the head of this file.
+/// One node of the overlay: trust, sessions, links, and what they want done.
 #[derive(Debug)]
 pub struct Node {
     trust: Arc<Trust>,

@@ -149,7 +149,7 @@ pub enum Refusal {
     Itself,
 }
 
-/// Who may connect now. See the head of this file.
+/// Who may connect now: who names whom, what the operator decided, the secrets, the ports.
 #[derive(Debug)]
 pub struct Trust {
     local: NodeId,

@@ -4,7 +4,7 @@ use std::collections::{VecDeque, vec_deque};
 
 use quinn_proto::ConnectionHandle;
 
-/// See the head of this file.
+/// The connections that something happened to in this round, each once.
 #[derive(Default)]
 pub(super) struct Agenda {
     /// Each once, in the order in which they were put down.

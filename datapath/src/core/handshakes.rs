@@ -95,7 +95,7 @@ struct Place {
     taken_from: Option<ConnectionHandle>,
 }
 
-/// See the head of this file.
+/// The handshakes that hold a place, and who is known.
 pub(super) struct Handshakes {
     /// The oldest first.
     begun: Vec<Handshake>,

@@ -74,7 +74,7 @@ pub struct CoreConfig {
     pub rng_seed: Option<[u8; 32]>,
 }
 
-/// See the head of this file.
+/// One worker's share of the switch: its connections, its part of each port, its endpoint.
 pub struct Core {
     cx: Context,
     switch: Switch,

@@ -20,7 +20,7 @@ use crate::{
 /// Sources of all peers together: 16 for each of 1,024 peers.
 const MAX_SOURCES: usize = 16_384;
 
-/// See the head of this file.
+/// The path and the sources of each peer whose path control chooses.
 #[derive(Default)]
 pub(super) struct Paths {
     routes: HashMap<PortId, Route>,

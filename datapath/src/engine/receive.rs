@@ -42,7 +42,7 @@ pub(crate) struct Train {
     pub(crate) packets: BytesMut,
 }
 
-/// See the head of this file.
+/// The receiving side of a worker's sockets, and the buffers that it lends to the kernel.
 pub(crate) struct Receiver {
     /// Shared with the kernel: `BUFFERS` entries on a page of their own.
     ring: NonNull<BufRingEntry>,

@@ -84,7 +84,7 @@ impl Completion {
     }
 }
 
-/// See the head of this file.
+/// The ring of a worker.
 pub(crate) struct Ring {
     pub(crate) uring: IoUring,
 }

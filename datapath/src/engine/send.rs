@@ -67,7 +67,7 @@ impl Outlet {
     }
 }
 
-/// See the head of this file.
+/// The sending side of a worker's sockets, and the trains that are on their way.
 pub(crate) struct Sender {
     pub(crate) outlets: Vec<Outlet>,
     /// Boxed: the kernel holds pointers into a slot while the vector grows.

@@ -27,7 +27,7 @@ use crate::{
 /// A UDP send holds no more.
 const MAX_TRAIN_BYTES: usize = 65_507;
 
-/// See the head of this file. The first end sends, the second receives.
+/// Two connected ends of QUIC. The first end sends, the second receives.
 pub struct BarePair {
     ends: [End; 2],
     now: Instant,

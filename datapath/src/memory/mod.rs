@@ -133,7 +133,7 @@ impl Default for MemoryIoConfig {
     }
 }
 
-/// See the head of this file.
+/// Queues in place of devices and sockets.
 #[derive(Debug)]
 pub struct MemoryIo {
     /// Trains sent, oldest first.

@@ -28,7 +28,7 @@ pub const PEER: PortId = PortId(1);
 /// ACK delays and MTU probes happen at this pace while the pair settles.
 const STEP: Duration = Duration::from_millis(5);
 
-/// See the head of this file.
+/// Two connected nodes in one thread.
 pub struct Pair {
     /// The node that dialled, and the one that was dialled.
     pub nodes: [Node; 2],

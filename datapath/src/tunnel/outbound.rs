@@ -30,7 +30,7 @@ const SHARED_FED_BYTES: usize = 64 << 10;
 /// Longer superframes, segments, are those of large windows: for them the loss of another segment is nothing, and the work of segmenting would be much.
 const SEGMENTED_MAX: usize = 8;
 
-/// See the head of this file.
+/// What an admitted connection sends: its queues, its open datagram, what the peer takes.
 pub(crate) struct Outbound {
     port: PortId,
     /// What the far end takes, by its hello.

@@ -68,7 +68,7 @@ impl Admission for Gate {
     }
 }
 
-/// See the head of this file.
+/// The node, and the clients that dialled it.
 pub(crate) struct Scene {
     pub(crate) node: Node,
     pub(crate) gate: Arc<Gate>,

@@ -25,7 +25,7 @@ pub(super) const TAP: &str = "TAP";
 const BRIDGE: &str = "bridge";
 const ADDRESS: &str = "address";
 
-/// See the head of this file.
+/// What was found out about the devices, and the rows that tell of it.
 pub(super) struct Devices {
     pub(super) rows: Vec<Row>,
     can_listen: bool,

@@ -16,7 +16,7 @@ pub(super) struct Holder {
     pub(super) name: String,
 }
 
-/// See the head of this file.
+/// The processes that have the UDP port and the TAPs open.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Holders {
     pub(super) port: Option<Holder>,

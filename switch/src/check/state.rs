@@ -16,7 +16,7 @@ pub(super) const STATE: &str = "state directory";
 const KEY: &str = "key";
 const CURE: &str = "correct it, or choose another with --state DIR";
 
-/// See the head of this file.
+/// What the state directory holds, and the rows that tell of it.
 pub(super) struct State {
     pub(super) rows: Vec<Row>,
     /// None if there is no key yet, or none that is good.

@@ -20,7 +20,7 @@ use ipop_datapath::{
 
 use crate::settings::{Listen, Offload, Settings};
 
-/// See the head of this file.
+/// What the switch has open: the TAPs, and the UDP sockets of each worker.
 pub(super) struct Devices {
     pub(super) taps: Vec<Tap>,
     /// What the bridge that holds them is kept from. It goes after them.

@@ -19,7 +19,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// A table that is too small is to become so many times as large.
 const ROOM_FACTOR: u32 = 4;
 
-/// See the head of this file.
+/// What the kernel refused of late, and how much of it was told.
 #[derive(Default)]
 pub(super) struct KernelWatch {
     /// By the kernel's number.

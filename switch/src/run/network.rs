@@ -35,7 +35,7 @@ use crate::{
     settings::{self, Settings, SettingsError},
 };
 
-/// See the head of this file.
+/// The stream to the XMPP server and what the node asks of it; names to look up, files to write.
 pub(super) struct Network {
     stream: Handle,
     saved: StateFile<SavedPeers>,

@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use ipop_control::trust::{PresentPeers, StateFile};
 
-/// See the head of this file.
+/// The file of the peers that are up, and what stands in it.
 pub(super) struct Presence {
     file: StateFile<PresentPeers>,
     /// Says that the file holds, while this program lives.

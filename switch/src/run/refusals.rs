@@ -19,7 +19,7 @@ struct Told {
     more: u64,
 }
 
-/// See the head of this file.
+/// Which refusals were told, when, and how many have come since.
 #[derive(Default)]
 pub(super) struct Refusals {
     told: HashMap<(IpAddr, String), Told>,

@@ -120,7 +120,7 @@ impl Neighbour {
     }
 }
 
-/// See the head of this file.
+/// Whom each peer reaches by its own word, and the pairs that lack a tunnel.
 #[derive(Debug)]
 pub(super) struct Mesh {
     local: NodeId,
