@@ -428,6 +428,23 @@ fn beyond_the_bounds_the_oldest_frame_goes() {
 }
 
 #[test]
+fn behind_a_hole_so_many_frames_wait_and_no_more() {
+    let mut receiver = Receiver::new();
+    // All in one datagram, so that the hole is not given up for its age.
+    let mut datagram = vec![4, 0, 9, 0, 0, 0, 0, 0, 0, 0, 7, 0xaa];
+    for sequence in 1..=1_030_u32 {
+        datagram.extend_from_slice(&[1, 0, 6]);
+        datagram.extend_from_slice(&sequence.to_be_bytes());
+        datagram.extend_from_slice(&[0xaa, 0xbb]);
+    }
+    receiver.push(&[datagram.into()]);
+    // The frame with the hole goes, and with it those that waited for it.
+    assert_eq!(receiver.sink.count(DropReason::Incomplete), 1);
+    assert_eq!(receiver.sink.delivered.len(), 1_030);
+    assert_eq!(receiver.reassembler.held_len(), 0);
+}
+
+#[test]
 fn a_frame_that_comes_whole_and_in_pieces_is_taken_once() {
     let mut receiver = Receiver::new();
     let piece = Bytes::from_static(&[4, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0xaa]);
