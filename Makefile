@@ -67,7 +67,7 @@ bench-discovery: build
 soak: build
 	$(ROOT) $(TARGET)/release/ipop-perf soak --out $(TARGET)/perf-soak
 
-# Spoils each line of perf/mutants.txt in a copy of the tree and sees that its test fails. A build and a test for each; some of them: make mutants ONLY=storm
+# Spoils each line of perf/mutants.txt in a copy of the tree and sees that its test fails. Three quarters of an hour on 2 cores; some of them: make mutants ONLY=storm
 mutants: toolchain
 	$(CARGO) build --locked --workspace --bin ipop-mutants
 	$(TARGET)/debug/ipop-mutants $(ONLY)

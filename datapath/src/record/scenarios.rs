@@ -438,10 +438,23 @@ fn behind_a_hole_so_many_frames_wait_and_no_more() {
         datagram.extend_from_slice(&[0xaa, 0xbb]);
     }
     receiver.push(&[datagram.into()]);
-    // The frame with the hole goes, and with it those that waited for it.
-    assert_eq!(receiver.sink.count(DropReason::Incomplete), 1);
+    // The frame with the hole is a late one now, and nobody waits for it.
     assert_eq!(receiver.sink.delivered.len(), 1_030);
-    assert_eq!(receiver.reassembler.held_len(), 0);
+    assert_eq!(receiver.reassembler.held_len(), 1);
+}
+
+#[test]
+fn frames_in_long_pieces_cannot_hold_more_than_the_bound() {
+    let mut receiver = Receiver::new();
+    for sequence in 0..96_u32 {
+        let mut record = vec![4];
+        record.extend_from_slice(&60_008_u16.to_be_bytes());
+        record.extend_from_slice(&sequence.to_be_bytes());
+        record.resize(record.len() + 4 + 60_000, 0);
+        receiver.push(&[record.into()]);
+        assert!(receiver.reassembler.held_cost() <= 4 << 20);
+    }
+    assert!(receiver.sink.count(DropReason::ReassemblyFull) > 20);
 }
 
 #[test]
