@@ -81,15 +81,19 @@ impl Context {
     /// Drops a frame.
     #[inline]
     pub(crate) fn drop(&self, port: PortId, reason: DropReason, head: &[u8]) {
-        self.drop_gone(port, reason, 1);
+        self.drop_gone(Some(port), reason, 1);
         if let Some(observer) = &self.observer {
             observer.dropped(port, reason, head);
         }
     }
 
-    /// Counts dropped frames of which nothing is left.
+    /// Counts dropped frames of which nothing is left. Those of far ends that were not admitted are no port's.
     #[inline]
-    pub(crate) fn drop_gone(&self, port: PortId, reason: DropReason, frames: u64) {
-        self.counters.port(port).drops.add(reason, frames);
+    pub(crate) fn drop_gone(&self, port: Option<PortId>, reason: DropReason, frames: u64) {
+        let drops = match port {
+            Some(port) => &self.counters.port(port).drops,
+            None => &self.counters.io.drops,
+        };
+        drops.add(reason, frames);
     }
 }

@@ -39,35 +39,111 @@ impl Counter {
     }
 }
 
-/// What passed one port in one worker. "Received" is into the switch, "sent" out of it.
-#[derive(Debug, Default)]
-pub struct PortCounters {
-    /// Frames that came in.
-    pub received_frames: Counter,
-    /// Their bytes, from the destination MAC on.
-    pub received_bytes: Counter,
-    /// Frames that went out.
-    pub sent_frames: Counter,
-    /// Their bytes.
-    pub sent_bytes: Counter,
-    /// Superframes that went out in segments.
-    pub segmented_frames: Counter,
-    /// Those segments, each of which was sent as a frame.
-    pub segments: Counter,
-    /// Frames of a peer that never arrived whole: gaps in record sequence numbers.
-    pub missing_frames: Counter,
-    /// TCP superframes whose pieces were lost or late, so that they were delivered in parts.
-    pub salvaged_frames: Counter,
-    /// Those parts, each of which was received as a frame.
-    pub salvaged_runs: Counter,
-    /// Frames that came in here, or were for here, and were dropped.
-    pub drops: Drops,
+macro_rules! counters {
+    ($(#[doc = $doc:literal])+ $name:ident {
+        $($(#[doc = $of_field:literal])+ $field:ident,)+
+    }) => {
+        $(#[doc = $doc])+
+        #[derive(Debug, Default)]
+        pub struct $name {
+            $($(#[doc = $of_field])+ pub $field: Counter,)+
+            /// Frames dropped here.
+            pub drops: Drops,
+        }
+
+        impl $name {
+            /// Every counter but those of drops, under its name in reports and documents.
+            pub fn by_name(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+                [$((stringify!($field), self.$field.get()),)+].into_iter()
+            }
+
+            /// Frames dropped for this reason.
+            pub fn dropped(&self, reason: DropReason) -> u64 {
+                self.drops.of(reason)
+            }
+        }
+    };
 }
 
-impl PortCounters {
-    /// Frames dropped for this reason.
-    pub fn dropped(&self, reason: DropReason) -> u64 {
-        self.drops.of(reason)
+counters! {
+    /// What passed one port in one worker. "Received" is into the switch, "sent" out of it; dropped are frames that came in here, or were for here.
+    PortCounters {
+        /// Frames that came in.
+        received_frames,
+        /// Their bytes, from the destination MAC on.
+        received_bytes,
+        /// Frames that went out.
+        sent_frames,
+        /// Their bytes.
+        sent_bytes,
+        /// Superframes that went out in segments.
+        segmented_frames,
+        /// Those segments, each of which was sent as a frame.
+        segments,
+        /// Frames of a peer that never arrived whole: gaps in record sequence numbers.
+        missing_frames,
+        /// TCP superframes whose pieces were lost or late, so that they were delivered in parts.
+        salvaged_frames,
+        /// Those parts, each of which was received as a frame.
+        salvaged_runs,
+    }
+}
+
+counters! {
+    /// What one worker did. The frames dropped are no port's: of far ends that were not admitted.
+    IoCounters {
+        /// Waits for something to do.
+        waits,
+        /// UDP packets received, and the trains (GRO buffers) that they came in.
+        received_packets,
+        /// Buffers that the kernel filled.
+        received_trains,
+        /// Packets from strangers, dropped without an answer.
+        strangers,
+        /// Packets cut short or without room in the kernel's buffers.
+        receive_errors,
+        /// Times the receive ran out of buffers and was armed again.
+        receive_rearms,
+        /// Packets, or trains of them, that the kernel dropped since a socket's receive buffer was full.
+        receive_overflows,
+        /// UDP packets sent.
+        sent_packets,
+        /// Send calls.
+        sent_trains,
+        /// Times a socket's buffer was full.
+        send_blocked,
+        /// Sends that the kernel refused for any reason but size.
+        send_errors,
+        /// Of those, since it has no route to the host.
+        send_unreachable,
+        /// Of those, since it has no room for the packet.
+        send_no_room,
+        /// Packets that the kernel found too large for the interface.
+        send_too_large,
+        /// Full datagrams that QUIC did not take: the path MTU shrank within a burst.
+        unqueued_datagrams,
+        /// Datagrams that were queued when their path changed and too large for the next until its MTU is known, estimated from their bytes.
+        oversized_datagrams,
+        /// Times that control moved a peer from one path to another.
+        path_changes,
+        /// Packets to peers that had no path.
+        pathless_packets,
+        /// Packets of peers whose path control chooses, from elsewhere than the peer's sources.
+        unmapped_packets,
+        /// Initials of strangers, dropped since control said so.
+        ignored_initials,
+        /// First packets of dials that found no place, since as many handshakes were under way as may be.
+        crowded_initials,
+        /// Handshakes given up: not finished in time, or the oldest when another one came.
+        unfinished_handshakes,
+        /// STUN and TURN packets handed to control.
+        received_control_packets,
+        /// STUN and TURN packets sent for control.
+        sent_control_packets,
+        /// STUN and TURN packets, either way, beyond what is allowed or what the socket takes.
+        dropped_control_packets,
+        /// Signalling messages, either way, beyond what is allowed or to a peer that does not know them.
+        dropped_signals,
     }
 }
 
@@ -78,7 +154,7 @@ pub struct Drops([Counter; DropReason::ALL.len()]);
 impl Drops {
     /// Counts frames.
     #[inline]
-    pub fn add(&self, reason: DropReason, frames: u64) {
+    pub(crate) fn add(&self, reason: DropReason, frames: u64) {
         self.0[reason as usize].add(frames);
     }
 
@@ -86,65 +162,6 @@ impl Drops {
     pub fn of(&self, reason: DropReason) -> u64 {
         self.0[reason as usize].get()
     }
-}
-
-/// What one worker did.
-#[derive(Debug, Default)]
-pub struct IoCounters {
-    /// Waits for something to do.
-    pub waits: Counter,
-    /// UDP packets received, and the trains (GRO buffers) that they came in.
-    pub received_packets: Counter,
-    /// Buffers that the kernel filled.
-    pub received_trains: Counter,
-    /// Packets from strangers, dropped without an answer.
-    pub strangers: Counter,
-    /// Packets cut short or without room in the kernel's buffers.
-    pub receive_errors: Counter,
-    /// Times the receive ran out of buffers and was armed again.
-    pub receive_rearms: Counter,
-    /// Packets, or trains of them, that the kernel dropped since a socket's receive buffer was full.
-    pub receive_overflows: Counter,
-    /// UDP packets sent.
-    pub sent_packets: Counter,
-    /// Send calls.
-    pub sent_trains: Counter,
-    /// Times a socket's buffer was full.
-    pub send_blocked: Counter,
-    /// Sends that the kernel refused for any reason but size.
-    pub send_errors: Counter,
-    /// Of those, since it has no route to the host.
-    pub send_unreachable: Counter,
-    /// Of those, since it has no room for the packet.
-    pub send_no_room: Counter,
-    /// Packets that the kernel found too large for the interface.
-    pub send_too_large: Counter,
-    /// Full datagrams that QUIC did not take: the path MTU shrank within a burst.
-    pub unqueued_datagrams: Counter,
-    /// Datagrams that were queued when their path changed and too large for the next until its MTU is known, estimated from their bytes.
-    pub oversized_datagrams: Counter,
-    /// Times that control moved a peer from one path to another.
-    pub path_changes: Counter,
-    /// Packets to peers that had no path.
-    pub pathless_packets: Counter,
-    /// Packets of peers whose path control chooses, from elsewhere than the peer's sources.
-    pub unmapped_packets: Counter,
-    /// Initials of strangers, dropped since control said so.
-    pub ignored_initials: Counter,
-    /// First packets of dials that found no place, since as many handshakes were under way as may be.
-    pub crowded_initials: Counter,
-    /// Handshakes given up: not finished in time, or the oldest when another one came.
-    pub unfinished_handshakes: Counter,
-    /// STUN and TURN packets handed to control.
-    pub received_control_packets: Counter,
-    /// STUN and TURN packets sent for control.
-    pub sent_control_packets: Counter,
-    /// STUN and TURN packets, either way, beyond what is allowed or what the socket takes.
-    pub dropped_control_packets: Counter,
-    /// Signalling messages, either way, beyond what is allowed or to a peer that does not know them.
-    pub dropped_signals: Counter,
-    /// Frames that are no port's: of far ends that were not admitted.
-    pub drops: Drops,
 }
 
 /// All counters of one worker.

@@ -37,8 +37,12 @@ impl SocketId {
 
 /// The shell around the core.
 pub trait Io {
-    /// Writes a frame to a local TAP. `frames` are lost if the kernel refuses it: several where they were joined, none if it is nobody's.
-    fn write_tap(&mut self, tap: PortId, frame: Frame<'_>, frames: u32);
+    /// Writes a frame to a local TAP. `frames` are lost if the kernel refuses it later, which the core is told
+    /// ([`Core::not_written`](crate::core::Core::not_written)): several where they were joined, none if it is nobody's.
+    ///
+    /// # Errors
+    /// [`TapWrite`](crate::drops::DropReason::TapWrite): too many frames wait.
+    fn write_tap(&mut self, tap: PortId, frame: Frame<'_>, frames: u32) -> Passed;
 
     /// Has the frames that were written so far on their way before this returns: much else is to be done before the core is left.
     fn start_writes(&mut self) {}

@@ -13,8 +13,8 @@ use ipop_datapath::{
     command::{CloseReason, Command, ConnectionId},
     counters::PortCounters,
     drops::DropReason,
-    frame::VNET_HEADER_LEN,
-    memory::{Pair, TAP, Train},
+    frame::{Offload, VNET_HEADER_LEN, describe},
+    memory::{Pair, TAP, TAP_WRITES_MAX, TapWrite, Train},
 };
 
 const PEER: PortId = PortId(1);
@@ -128,6 +128,20 @@ fn frames_that_come_late_do_not_make_later_losses_count_twice() {
     link.send_and_deliver();
     link.pair.advance(TICK);
     assert_eq!(link.counts(), (3 * FRAMES, FRAMES), "of four bursts");
+}
+
+#[test]
+fn frames_that_a_tap_takes_no_more_are_dropped_there() {
+    let mut link = Link::new();
+    let [_, receiver] = &mut link.pair.nodes;
+    let what = describe(Offload::NONE, &[0; 14], 14).unwrap();
+    let waiting = || TapWrite { tap: TAP, what, pieces: Vec::new() };
+    receiver.io.tap_writes.resize_with(TAP_WRITES_MAX, waiting);
+    let trains = link.send();
+    let (now, [sender, receiver]) = (link.pair.now, &mut link.pair.nodes);
+    trains.iter().for_each(|train| receiver.receive(now, sender.address, train));
+    let tap = receiver.core.counters().port(TAP);
+    assert_eq!((tap.sent_frames.get(), tap.dropped(DropReason::TapWrite)), (FRAMES, FRAMES));
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

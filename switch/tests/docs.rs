@@ -8,7 +8,10 @@ use std::{
     process::Command,
 };
 
-use ipop_datapath::drops::DropReason;
+use ipop_datapath::{
+    counters::{IoCounters, PortCounters},
+    drops::DropReason,
+};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate is in the workspace")
@@ -125,6 +128,8 @@ fn every_field_of_the_counters_is_explained() {
     fields.extend(fields_of(&text("control/src/sessions/snapshot.rs"), "Snapshot"));
     fields.extend(fields_of(&text("control/src/links/report.rs"), "Report"));
     fields.extend(fields_of(&text("control/src/sessions/mesh/mod.rs"), "Report"));
+    let (ports, workers) = (PortCounters::default(), IoCounters::default());
+    fields.extend(ports.by_name().chain(workers.by_name()).map(|(name, _)| name.to_owned()));
     assert!(fields.len() > 50 && fields.contains("kernel_tx_dropped"), "{fields:?}");
     for field in fields {
         let forms = [format!("`{field}`"), format!("`{field}[]`")];

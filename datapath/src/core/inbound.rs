@@ -53,9 +53,6 @@ impl<I: Io> FrameSink for Inbound<'_, I> {
     }
 
     fn dropped(&mut self, reason: DropReason, frames: u64) {
-        match self.port {
-            Some(port) => self.cx.drop_gone(port, reason, frames),
-            None => self.cx.counters.io.drops.add(reason, frames),
-        }
+        self.cx.drop_gone(self.port, reason, frames);
     }
 }

@@ -283,6 +283,11 @@ impl Core {
         &self.cx.counters
     }
 
+    /// The kernel refused frames that were written to a TAP.
+    pub fn not_written(&self, tap: PortId, reason: DropReason, frames: u32) {
+        self.cx.drop_gone(Some(tap), reason, u64::from(frames));
+    }
+
     /// The kernel refused a superframe at this TAP: it gets plain frames from now on.
     pub fn disable_offload(&mut self, tap: PortId) {
         self.switch.egress.disable_offload(tap);
@@ -317,7 +322,8 @@ impl Core {
             let bytes = &probe.encode(*mac);
             if let Ok(what) = &describe(Offload::NONE, bytes, bytes.len()) {
                 let frame = Frame { what, bytes: FrameBytes::Whole(bytes) };
-                io.write_tap(PortId(index as u16), frame, 0);
+                // The next one comes in a second.
+                let _ = io.write_tap(PortId(index as u16), frame, 0);
             }
         }
     }

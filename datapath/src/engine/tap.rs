@@ -12,6 +12,7 @@ use ipop_learning::PortId;
 
 use super::ring::{Op, Ring};
 use crate::{
+    drops::{DropReason, Passed},
     frame::{Frame, FrameBytes, Gso, MAX_FRAME_LEN, VNET_HEADER_LEN},
     io::TapFrame,
     queue::KEEP_FROM,
@@ -246,17 +247,17 @@ impl TapWriter {
         Self { files, slots: Vec::new(), free: Vec::new(), is_unsubmitted: false }
     }
 
-    /// Queues the write of a frame; false if too many wait.
+    /// Queues the write of a frame, unless too many wait.
     pub(crate) fn write(
         &mut self,
         ring: &mut Ring,
         tap: PortId,
         frame: Frame<'_>,
         frames: u32,
-    ) -> bool {
+    ) -> Passed {
         let was_superframe = frame.what.offload().gso != Gso::None;
         let written = Written { tap, frames, was_superframe };
-        let Some(index) = self.slot(written) else { return false };
+        let index = self.slot(written).ok_or(DropReason::TapWrite)?;
         let slot = &mut self.slots[index];
         slot.written = written;
         slot.header = frame.what.to_tap();
@@ -270,7 +271,7 @@ impl TapWriter {
         // SAFETY: the slot is boxed, and neither it nor what its iovecs point to is touched until its completion was read.
         unsafe { ring.push(&entry) };
         self.is_unsubmitted = true;
-        true
+        Ok(())
     }
 
     /// Whether writes were queued since the last call.

@@ -272,12 +272,11 @@ impl Worker {
         if result >= 0 {
             return;
         }
-        let counters = self.io.counters.port(written.tap);
         let reason = match -result {
             libc::EIO | libc::EBADFD | libc::ENODEV => DropReason::TapDown,
             _ => DropReason::TapWrite,
         };
-        counters.drops.add(reason, u64::from(written.frames));
+        self.core.not_written(written.tap, reason, written.frames);
         if -result == libc::EINVAL && written.was_superframe {
             self.refused_superframes += 1;
             if self.refused_superframes == REFUSED_SUPERFRAMES {
@@ -370,10 +369,8 @@ impl UringIo {
 }
 
 impl Io for UringIo {
-    fn write_tap(&mut self, tap: PortId, frame: Frame<'_>, frames: u32) {
-        if !self.writer.write(&mut self.ring, tap, frame, frames) {
-            self.counters.port(tap).drops.add(DropReason::TapWrite, u64::from(frames));
-        }
+    fn write_tap(&mut self, tap: PortId, frame: Frame<'_>, frames: u32) -> Passed {
+        self.writer.write(&mut self.ring, tap, frame, frames)
     }
 
     fn start_writes(&mut self) {

@@ -99,8 +99,7 @@ impl Egress {
         }
         let what = frame.what;
         if !must_finish(self.taps[usize::from(tap.0)].takes, what) {
-            cx.goes_out(tap, &frame, 1);
-            io.write_tap(tap, frame, 1);
+            hand_over(tap, frame, 1, cx, io);
             return Ok(());
         }
         let mut segments = 0;
@@ -108,9 +107,7 @@ impl Egress {
         let result = segment(what, whole, &mut self.scratch.segment, |segment| {
             segments += 1;
             let what = &what.of_segment(segment.len());
-            let frame = Frame { what, bytes: FrameBytes::Whole(segment) };
-            cx.goes_out(tap, &frame, 1);
-            io.write_tap(tap, frame, 1);
+            hand_over(tap, Frame { what, bytes: FrameBytes::Whole(segment) }, 1, cx, io);
         });
         cx.is_segmented(tap, what, segments, result)
     }
@@ -152,11 +149,16 @@ impl Egress {
             heads.copy(headers).unwrap_or_else(|Exhausted| Bytes::copy_from_slice(headers))
         };
         let Some(Joined { ref what, pieces, frames }) = join.close(keep) else { return };
-        let mut frame = Frame { what, bytes: FrameBytes::Pieces(pieces) };
-        // Counted as the frames that they were, as they were received.
-        cx.goes_out(tap, &frame, frames);
-        io.write_tap(tap, frame.again(), frames);
+        hand_over(tap, Frame { what, bytes: FrameBytes::Pieces(pieces) }, frames, cx, io);
         pieces.clear();
+    }
+}
+
+/// Writes what goes out of a port. Frames that were joined are counted as those that they were, as they were received.
+fn hand_over(tap: PortId, mut frame: Frame<'_>, frames: u32, cx: &Context, io: &mut impl Io) {
+    cx.goes_out(tap, &frame, frames);
+    if let Err(reason) = io.write_tap(tap, frame.again(), frames) {
+        cx.drop_gone(Some(tap), reason, u64::from(frames));
     }
 }
 

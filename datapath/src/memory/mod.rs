@@ -34,8 +34,8 @@ pub use self::{
 
 /// Trains that may wait before a socket counts as full, as in the io_uring engine.
 const TRAINS_MAX: usize = 16;
-/// TAP writes that may wait; more are counted and thrown away.
-const TAP_WRITES_MAX: usize = 65_536;
+/// TAP writes that may wait; more are refused.
+pub const TAP_WRITES_MAX: usize = 65_536;
 /// Frames for other workers that may wait.
 const MAIL_MAX: usize = 4_096;
 /// A train is one UDP send.
@@ -142,8 +142,6 @@ pub struct MemoryIo {
     pub tap_writes: VecDeque<TapWrite>,
     /// Frames for other workers, oldest first.
     pub mail: VecDeque<Mail>,
-    /// TAP writes thrown away because nobody took them.
-    pub overrun_tap_writes: u64,
     config: MemoryIoConfig,
     free_trains: Vec<Vec<u8>>,
     free_pieces: Vec<Vec<Bytes>>,
@@ -156,7 +154,6 @@ impl MemoryIo {
             trains: VecDeque::new(),
             tap_writes: VecDeque::new(),
             mail: VecDeque::new(),
-            overrun_tap_writes: 0,
             config,
             free_trains: Vec::new(),
             free_pieces: Vec::new(),
@@ -177,10 +174,9 @@ impl MemoryIo {
 }
 
 impl Io for MemoryIo {
-    fn write_tap(&mut self, tap: PortId, frame: Frame<'_>, _frames: u32) {
+    fn write_tap(&mut self, tap: PortId, frame: Frame<'_>, _frames: u32) -> Passed {
         if self.tap_writes.len() == TAP_WRITES_MAX {
-            self.overrun_tap_writes += 1;
-            return;
+            return Err(DropReason::TapWrite);
         }
         let mut pieces = self.free_pieces.pop().unwrap_or_default();
         match frame.bytes {
@@ -189,6 +185,7 @@ impl Io for MemoryIo {
             FrameBytes::Pieces(from) => pieces.append(from),
         }
         self.tap_writes.push_back(TapWrite { tap, what: *frame.what, pieces });
+        Ok(())
     }
 
     fn mail(&mut self, worker: u8, port: PortId, frame: Frame<'_>) -> Passed {

@@ -78,7 +78,7 @@ impl Outbound {
             return self.enqueue(connection, frame, scratch, cx);
         }
         let gone = self.queue.push(frame);
-        cx.drop_gone(self.port, DropReason::TunnelQueueFull, gone);
+        cx.drop_gone(Some(self.port), DropReason::TunnelQueueFull, gone);
         Ok(())
     }
 
@@ -218,11 +218,11 @@ impl Outbound {
 
     /// The connection has ended: counts the frames that wait for their turn, and those that were counted as sent and still wait.
     pub(super) fn give_up(mut self, connection: &mut Connection, cx: &Context) {
-        cx.drop_gone(self.port, DropReason::NoPort, self.waiting_frames());
+        cx.drop_gone(Some(self.port), DropReason::NoPort, self.waiting_frames());
         self.end_burst(connection, cx);
         let room = connection.datagrams().send_buffer_space();
         let unsent = self.unsent.take_frames(self.writer.next_frame(), room);
-        cx.drop_gone(self.port, DropReason::TunnelDown, unsent);
+        cx.drop_gone(Some(self.port), DropReason::TunnelDown, unsent);
     }
 }
 

@@ -12,12 +12,7 @@ use ipop_control::{
     peer::PeerSource,
     sessions::{MeshReport, PeerSnapshot},
 };
-use ipop_datapath::{
-    PortId,
-    command::ConnectionId,
-    counters::{Drops, IoCounters, PortCounters, WorkerCounters},
-    drops::DropReason,
-};
+use ipop_datapath::{PortId, command::ConnectionId, counters::Drops, drops::DropReason};
 use serde::Serialize;
 
 use super::Switch;
@@ -37,7 +32,7 @@ pub(super) struct Report {
     fdb: FdbReport,
     taps: Vec<TapReport>,
     peers: Vec<PeerReport>,
-    workers: Vec<WorkerReport>,
+    workers: Vec<CountsReport>,
 }
 
 #[derive(Serialize)]
@@ -63,9 +58,9 @@ struct TapReport {
     /// Frames that the kernel dropped because the switch did not read them in time.
     kernel_tx_dropped: Option<u64>,
     #[serde(flatten)]
-    total: PortReport,
+    total: CountsReport,
     /// The same by worker.
-    workers: Vec<PortReport>,
+    workers: Vec<CountsReport>,
 }
 
 #[derive(Serialize)]
@@ -79,8 +74,8 @@ struct PeerReport {
     stations: usize,
     tunnels: Vec<TunnelReport>,
     #[serde(flatten)]
-    total: PortReport,
-    workers: Vec<PortReport>,
+    total: CountsReport,
+    workers: Vec<CountsReport>,
 }
 
 #[derive(Serialize)]
@@ -95,50 +90,11 @@ struct TunnelReport {
     breaker_open: bool,
 }
 
+/// What was counted somewhere, and the frames dropped there by reason; reasons that never occurred are left out.
 #[derive(Serialize, Default)]
-struct PortReport {
-    received_frames: u64,
-    received_bytes: u64,
-    sent_frames: u64,
-    sent_bytes: u64,
-    segmented_frames: u64,
-    segments: u64,
-    missing_frames: u64,
-    salvaged_frames: u64,
-    salvaged_runs: u64,
-    /// By reason; reasons that never occurred are left out.
-    drops: BTreeMap<&'static str, u64>,
-}
-
-#[derive(Serialize)]
-struct WorkerReport {
-    waits: u64,
-    received_packets: u64,
-    received_trains: u64,
-    strangers: u64,
-    receive_errors: u64,
-    receive_rearms: u64,
-    receive_overflows: u64,
-    sent_packets: u64,
-    sent_trains: u64,
-    send_blocked: u64,
-    send_errors: u64,
-    send_unreachable: u64,
-    send_no_room: u64,
-    send_too_large: u64,
-    unqueued_datagrams: u64,
-    oversized_datagrams: u64,
-    path_changes: u64,
-    pathless_packets: u64,
-    unmapped_packets: u64,
-    ignored_initials: u64,
-    crowded_initials: u64,
-    unfinished_handshakes: u64,
-    received_control_packets: u64,
-    sent_control_packets: u64,
-    dropped_control_packets: u64,
-    dropped_signals: u64,
-    /// Of far ends that were not admitted.
+struct CountsReport {
+    #[serde(flatten)]
+    counts: BTreeMap<&'static str, u64>,
     drops: BTreeMap<&'static str, u64>,
 }
 
@@ -172,7 +128,11 @@ impl Report {
                 .into_iter()
                 .map(|session| PeerReport::of(switch, now, session))
                 .collect(),
-            workers: shared.counters.iter().map(|worker| WorkerReport::of(&worker.io)).collect(),
+            workers: shared
+                .counters
+                .iter()
+                .map(|worker| CountsReport::of(worker.io.by_name(), &worker.io.drops))
+                .collect(),
         }
     }
 }
@@ -192,7 +152,7 @@ impl TapReport {
     fn of(switch: &Switch, index: usize) -> Self {
         let tap = &switch.devices.taps[index];
         let port = PortId(index as u16);
-        let (total, workers) = PortReport::of(switch, port);
+        let (total, workers) = CountsReport::of_port(switch, port);
         Self {
             name: tap.name.clone(),
             port: port.0,
@@ -220,7 +180,7 @@ impl PeerReport {
         let sources = node.map(|node| switch.node.trust().sources(node)).unwrap_or_default();
         let path = switch.node.links().zip(node);
         let path = path.and_then(|(links, node)| links.report_of(now, node));
-        let (total, workers) = PortReport::of(switch, port);
+        let (total, workers) = CountsReport::of_port(switch, port);
         let tunnels = session
             .lanes
             .iter()
@@ -243,82 +203,38 @@ impl PeerReport {
     }
 }
 
-impl PortReport {
-    fn of(switch: &Switch, port: PortId) -> (Self, Vec<Self>) {
-        let by_worker = |worker: &std::sync::Arc<WorkerCounters>| {
-            let mut report = Self::default();
-            report.add(worker.port(port));
-            report
-        };
-        let workers = switch.shared.counters.iter().map(by_worker).collect();
+impl CountsReport {
+    /// Of a port: in all, and by worker.
+    fn of_port(switch: &Switch, port: PortId) -> (Self, Vec<Self>) {
+        let ports = || switch.shared.counters.iter().map(|worker| worker.port(port));
         let mut total = Self::default();
-        for worker in &switch.shared.counters {
-            total.add(worker.port(port));
+        ports().for_each(|counters| total.add(counters.by_name(), &counters.drops));
+        (total, ports().map(|counters| Self::of(counters.by_name(), &counters.drops)).collect())
+    }
+
+    fn of(counts: impl Iterator<Item = (&'static str, u64)>, drops: &Drops) -> Self {
+        let mut report = Self::default();
+        report.add(counts, drops);
+        report
+    }
+
+    fn add(&mut self, counts: impl Iterator<Item = (&'static str, u64)>, drops: &Drops) {
+        for (name, count) in counts {
+            *self.counts.entry(name).or_default() += count;
         }
-        (total, workers)
-    }
-
-    fn add(&mut self, counters: &PortCounters) {
-        self.received_frames += counters.received_frames.get();
-        self.received_bytes += counters.received_bytes.get();
-        self.sent_frames += counters.sent_frames.get();
-        self.sent_bytes += counters.sent_bytes.get();
-        self.segmented_frames += counters.segmented_frames.get();
-        self.segments += counters.segments.get();
-        self.missing_frames += counters.missing_frames.get();
-        self.salvaged_frames += counters.salvaged_frames.get();
-        self.salvaged_runs += counters.salvaged_runs.get();
-        add_drops(&mut self.drops, &counters.drops);
-    }
-}
-
-fn add_drops(sum: &mut BTreeMap<&'static str, u64>, drops: &Drops) {
-    for reason in DropReason::ALL {
-        let dropped = drops.of(*reason);
-        if dropped > 0 {
-            *sum.entry(reason.name()).or_default() += dropped;
-        }
-    }
-}
-
-impl WorkerReport {
-    fn of(io: &IoCounters) -> Self {
-        let mut drops = BTreeMap::new();
-        add_drops(&mut drops, &io.drops);
-        Self {
-            waits: io.waits.get(),
-            received_packets: io.received_packets.get(),
-            received_trains: io.received_trains.get(),
-            strangers: io.strangers.get(),
-            receive_errors: io.receive_errors.get(),
-            receive_rearms: io.receive_rearms.get(),
-            receive_overflows: io.receive_overflows.get(),
-            sent_packets: io.sent_packets.get(),
-            sent_trains: io.sent_trains.get(),
-            send_blocked: io.send_blocked.get(),
-            send_errors: io.send_errors.get(),
-            send_unreachable: io.send_unreachable.get(),
-            send_no_room: io.send_no_room.get(),
-            send_too_large: io.send_too_large.get(),
-            unqueued_datagrams: io.unqueued_datagrams.get(),
-            oversized_datagrams: io.oversized_datagrams.get(),
-            path_changes: io.path_changes.get(),
-            pathless_packets: io.pathless_packets.get(),
-            unmapped_packets: io.unmapped_packets.get(),
-            ignored_initials: io.ignored_initials.get(),
-            crowded_initials: io.crowded_initials.get(),
-            unfinished_handshakes: io.unfinished_handshakes.get(),
-            received_control_packets: io.received_control_packets.get(),
-            sent_control_packets: io.sent_control_packets.get(),
-            dropped_control_packets: io.dropped_control_packets.get(),
-            dropped_signals: io.dropped_signals.get(),
-            drops,
+        for reason in DropReason::ALL {
+            let dropped = drops.of(*reason);
+            if dropped > 0 {
+                *self.drops.entry(reason.name()).or_default() += dropped;
+            }
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use ipop_datapath::counters::IoCounters;
+
     use super::*;
 
     #[test]
@@ -332,7 +248,7 @@ mod tests {
             ("send_too_large", &io.send_too_large),
         ];
         (1..).zip(counters).for_each(|(number, (_, counter))| counter.add(number));
-        let report = serde_json::to_value(WorkerReport::of(&io)).unwrap();
+        let report = serde_json::to_value(CountsReport::of(io.by_name(), &io.drops)).unwrap();
         for (number, (name, _)) in (1..).zip(counters) {
             assert_eq!(report[name], number, "{name}");
         }
