@@ -59,6 +59,24 @@ pub enum Verdict {
     Refused(String),
 }
 
+/// Why what a peer has proved is not enough. Told at both ends, so it reads the same from each.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Unproved {
+    /// Only one end proves anything, and so asks for proofs.
+    #[error(
+        "only one of the two nodes has a network secret: give both the same --network-secret-file"
+    )]
+    OneWithout,
+    /// Both do.
+    #[error(
+        "the two nodes have different network secrets: give both the same --network-secret-file"
+    )]
+    Different,
+    /// There is nothing to bind proofs to.
+    #[error("the TLS session has no exporter")]
+    NoExporter,
+}
+
 /// Decides which nodes may join. Shared by all workers; asked at every handshake, so it must not block.
 pub trait Admission: Send + Sync + 'static {
     /// Whether this node may connect, whoever dials. Its key is proven or, when asked for a node that is being dialled, demanded.
@@ -73,13 +91,13 @@ pub trait Admission: Send + Sync + 'static {
     /// Whether what `prover`, the peer, has shown is enough.
     ///
     /// # Errors
-    /// Why it is not: one sentence, for the operators of both ends.
+    /// Why it is not.
     fn verify(
         &self,
         prover: NodeId,
         binding: &ProofBinding,
         proofs: &[Proof],
-    ) -> Result<Proved, String> {
+    ) -> Result<Proved, Unproved> {
         let _ = (prover, binding, proofs);
         Ok(Proved::KeyAlone)
     }

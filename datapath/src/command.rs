@@ -9,9 +9,10 @@ use std::{
 };
 
 use ipop_learning::PortId;
+use quinn_proto::{ConnectError, ConnectionError, TransportErrorCode};
 
 use crate::{
-    admission::Proved,
+    admission::{Proved, Unproved},
     hello::Hello,
     io::SocketId,
     moves::StationMoves,
@@ -19,17 +20,44 @@ use crate::{
     path::{Path, Source},
 };
 
-/// Names a connection for the life of the program. Bits 56 and up hold the worker; bit 55 is set in the names that control gives to dials.
+/// Names a connection for the life of the program; [`ConnectionIds`] makes it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct ConnectionId(pub u64);
 
 impl ConnectionId {
     /// The number of the worker stands from this bit on.
-    pub const WORKER_SHIFT: u32 = 56;
+    const WORKER_SHIFT: u32 = 56;
+    /// Set in the names of connections that this node dials.
+    const DIALLED: u64 = 1 << 55;
 
     /// The worker that owns the connection.
     pub const fn worker(self) -> usize {
         (self.0 >> Self::WORKER_SHIFT) as usize
+    }
+}
+
+/// Makes the names of connections of one direction: control has one for those that it has dialled, each worker one for those that it accepts.
+#[derive(Debug)]
+pub struct ConnectionIds {
+    direction: Direction,
+    next: u64,
+}
+
+impl ConnectionIds {
+    /// Of connections opened this way.
+    pub const fn new(direction: Direction) -> Self {
+        Self { direction, next: 0 }
+    }
+
+    /// A new name for a connection of this worker.
+    pub fn next(&mut self, worker: u8) -> ConnectionId {
+        let direction = match self.direction {
+            Direction::Dialled => ConnectionId::DIALLED,
+            Direction::Accepted => 0,
+        };
+        let number = self.next;
+        self.next = (number + 1) & (ConnectionId::DIALLED - 1);
+        ConnectionId(u64::from(worker) << ConnectionId::WORKER_SHIFT | direction | number)
     }
 }
 
@@ -102,13 +130,28 @@ pub enum Strangers {
     Ignored,
 }
 
-/// From control to the worker that the lane belongs to.
+/// From control to a worker, by what it is for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Command {
-    /// Open a connection.
+    /// A connection, or what is to become one; to the worker that owns it.
+    Connection(ConnectionId, ToConnection),
+    /// The ways to peers whose paths control chooses; to the first worker.
+    Path(ToPaths),
+    /// A port.
+    Port(PortId, ToPort),
+    /// The network: send this STUN or TURN packet.
+    Packet(ControlPacket),
+    /// The worker itself.
+    Worker(ToWorker),
+    /// Something is to be told; the answer, [`Event::Answer`], carries the same token.
+    Query(Token, Query),
+}
+
+/// What a connection is to do.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ToConnection {
+    /// Come about.
     Dial {
-        /// Name of the new connection.
-        connection: ConnectionId,
         /// Who must answer.
         peer: NodeId,
         /// Lane that it is for.
@@ -116,29 +159,24 @@ pub enum Command {
         /// Where.
         remote: SocketAddr,
     },
-    /// Send this port's frames over this connection from now on, in place of any other of the lane.
+    /// Send this port's frames from now on, in place of any other of the lane.
     /// (Frames are received on every admitted connection of the port.)
-    Activate {
-        /// The connection.
-        connection: ConnectionId,
-        /// The peer's port.
-        port: PortId,
-    },
+    Activate(PortId),
     /// Close in-band with this reason.
-    Close {
-        /// The connection.
-        connection: ConnectionId,
-        /// Told to the peer.
-        reason: CloseReason,
-    },
+    Close(CloseReason),
     /// Have the peer heard from: nothing may be heard of it, or the socket's local address have changed, and then the peer validates the path (RFC 9000 section 9).
-    Probe {
-        /// The connection.
-        connection: ConnectionId,
-    },
-    /// To the first worker. Packets to [`alias`](crate::path::alias)`(port)` go this way from now on; without a path they are dropped, counted.
+    Probe,
+    /// Send a message, of at most [`MAX_SIGNAL_LEN`], to the peer's control plane, in order and reliably as long as the connection lives.
+    /// Peers that do not know such messages never see it; it is counted.
+    Signal(Vec<u8>),
+}
+
+/// How packets to and from peers go.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ToPaths {
+    /// Packets to [`alias`](crate::path::alias)`(port)` go this way from now on; without a path they are dropped, counted.
     /// What comes from the sources of before is still welcome, until they are removed.
-    SetPath {
+    Set {
         /// The peer's port.
         port: PortId,
         /// The way, validated by ICE.
@@ -152,50 +190,82 @@ pub enum Command {
         port: PortId,
     },
     /// What comes from here is nobody's in particular.
-    RemoveSource {
-        /// Where.
-        source: Source,
-    },
-    /// Send a STUN or TURN packet of control's.
-    SendPacket {
-        /// From this socket.
-        socket: SocketId,
-        /// From this local address; the kernel chooses if it is `None`.
-        local_ip: Option<IpAddr>,
-        /// To this address.
-        remote: SocketAddr,
-        /// UDP payload.
-        payload: Vec<u8>,
-    },
-    /// Whether this worker looks at Initials of strangers; at first it does. (Those of lane *i* reach worker *i*, and only the first
-    /// worker knows sources.)
-    AnswerStrangers(Strangers),
-    /// The peer may dial from these addresses, and no longer from those of before: places for its handshakes are kept. (Peers whose path control chose are known by it.)
-    KnowAddresses {
-        /// The peer's port.
-        port: PortId,
-        /// At most 32 count.
-        addresses: Vec<IpAddr>,
-    },
-    /// Send a message to the peer's control plane, in order and reliably as long as the connection lives. Peers that do not
-    /// know such messages never see it; it is counted.
-    Signal {
-        /// A connection that is up.
-        connection: ConnectionId,
-        /// At most [`MAX_SIGNAL_LEN`].
-        message: Vec<u8>,
-    },
-    /// Switch a frame as if a TAP's kernel side had sent it: this host makes itself known on its segment.
+    RemoveSource(Source),
+}
+
+/// What is to be done for a port.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ToPort {
+    /// Its peer may dial from these addresses, of which at most 32 count, and no longer from those of before: places for its handshakes are kept.
+    /// (Peers whose path control chose are known by it.)
+    KnowAddresses(Vec<IpAddr>),
+    /// Switch a frame as if the TAP's kernel side had sent it: this host makes itself known on its segment.
     Announce {
-        /// The TAP.
-        tap: PortId,
         /// The frame.
         frame: Vec<u8>,
         /// Who gets it.
         to: Audience,
     },
-    /// Close every connection with [`CloseReason::Shutdown`], flush, end the worker.
+}
+
+/// What a worker is to do.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ToWorker {
+    /// Look at Initials of strangers or not; at first they are looked at. (Those of lane *i* reach worker *i*, and only the first
+    /// worker knows sources.)
+    AnswerStrangers(Strangers),
+    /// Close every connection with [`CloseReason::Shutdown`], flush, end.
     Shutdown,
+}
+
+/// Names a query.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Token(pub u64);
+
+/// What control may ask a worker.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Query {
+    /// The connections that have not ended, and how they are.
+    Connections,
+}
+
+/// The answer to a [`Query`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Answer {
+    /// To [`Query::Connections`].
+    Connections(Vec<(ConnectionId, ConnectionStats)>),
+}
+
+/// How a connection is now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ConnectionStats {
+    /// Smoothed round-trip time.
+    pub rtt: Duration,
+    /// Path MTU, bytes of UDP payload.
+    pub path_mtu_bytes: u16,
+    /// Packets sent.
+    pub sent_packets: u64,
+    /// Packets declared lost.
+    pub lost_packets: u64,
+    /// Black holes of path MTU found.
+    pub black_holes: u64,
+    /// Waiting in the tunnel's queue, bytes.
+    pub queued_bytes: u64,
+    /// Whether the circuit breaker is open.
+    pub breaker_open: bool,
+}
+
+/// A STUN or TURN packet, in or out.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ControlPacket {
+    /// The socket.
+    pub socket: SocketId,
+    /// The local address, IPv4 as such, not mapped. Out: the kernel chooses if it is `None`. In: `None` if the kernel did not tell.
+    pub local_ip: Option<IpAddr>,
+    /// The far end.
+    pub remote: SocketAddr,
+    /// UDP payload.
+    pub payload: Vec<u8>,
 }
 
 /// Who gets an announcement.
@@ -208,7 +278,7 @@ pub enum Audience {
 }
 
 /// Why a connection ended.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub enum Ended {
     /// This node closed it.
     Closed(CloseReason),
@@ -223,19 +293,75 @@ pub enum Ended {
     Reset,
     /// Nothing was heard for the dead-peer time.
     TimedOut,
-    /// TLS refused: wrong key, wrong key type, wrong ALPN. The text tells the operator what to do.
-    Refused(String),
-    /// Any other QUIC error.
-    Failed(String),
+    /// One end would not have the other.
+    Refused(Refusal),
+    /// Anything else.
+    Failed(Failure),
 }
 
-/// From a worker to control.
+/// Why one end would not have the other. The text tells the operator what to do.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Refusal {
+    /// The peer's TLS refused this node, with this alert.
+    #[error("the peer refused this node ({0}): is this node's id among its --peer options?")]
+    ByPeer(TransportErrorCode),
+    /// This node's TLS refused the peer: wrong key, wrong key type, wrong ALPN, or [`Verdict::Refused`](crate::admission::Verdict::Refused). TLS passes
+    /// on nothing but text.
+    #[error("{0}")]
+    ByTls(String),
+    /// What the peer has proved is not enough.
+    #[error(transparent)]
+    NotProved(#[from] Unproved),
+}
+
+/// What went wrong with a connection.
+#[derive(Clone, PartialEq, Debug, thiserror::Error)]
+pub enum Failure {
+    /// The peer's alias was dialled while it has no path.
+    #[error("there is no path to the peer now")]
+    NoPath,
+    /// TLS does not take what it is to dial with.
+    #[error(transparent)]
+    Tls(#[from] rustls::Error),
+    /// QUIC does not dial.
+    #[error(transparent)]
+    Dial(#[from] ConnectError),
+    /// An error of QUIC's.
+    #[error(transparent)]
+    Quic(ConnectionError),
+    /// QUIC has forgotten it.
+    #[error("the connection ended")]
+    Forgotten,
+}
+
+/// From a worker to control, by what it is about.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Event {
+    /// A connection. That of a [`FromConnection::Connected`] which the far end dialled is new.
+    Connection(ConnectionId, FromConnection),
+    /// A port.
+    Port(PortId, FromPort),
+    /// A packet for control: STUN at the listening socket; at the relay socket all but ChannelData of the channels that are a peer's [`Source`].
+    /// Only so many a second are told; the rest is dropped, counted.
+    Packet(ControlPacket),
+    /// STUN of a peer over a relay's channel. Bounded like [`Event::Packet`].
+    ChannelPacket {
+        /// The channel.
+        channel: u16,
+        /// What the ChannelData holds.
+        payload: Vec<u8>,
+    },
+    /// The worker itself.
+    Worker(FromWorker),
+    /// The answer to the query of this token.
+    Answer(Token, Answer),
+}
+
+/// What happened to a connection.
+#[derive(Clone, PartialEq, Debug)]
+pub enum FromConnection {
     /// The handshake is done, the peer's key is known and admitted, its hello was read, its proofs were verified.
     Connected {
-        /// The connection; for an accepted one its name is new.
-        connection: ConnectionId,
         /// Whose key answered.
         peer: NodeId,
         /// Who dialled.
@@ -249,62 +375,52 @@ pub enum Event {
         /// What it proved apart from its key.
         proved: Proved,
     },
-    /// A packet for control: STUN at the listening socket; at the relay socket all but ChannelData of the channels that are a peer's [`Source`].
-    /// Only so many a second are told; the rest is dropped, counted.
-    Packet {
-        /// Where it came in.
-        socket: SocketId,
-        /// The local address that it was sent to, if the kernel told; IPv4 as such, not mapped.
-        local_ip: Option<IpAddr>,
-        /// Its sender.
-        remote: SocketAddr,
-        /// UDP payload.
-        payload: Vec<u8>,
-    },
-    /// STUN of a peer over a relay's channel. Bounded like [`Event::Packet`].
-    ChannelPacket {
-        /// The channel.
-        channel: u16,
-        /// What the ChannelData holds.
-        payload: Vec<u8>,
-    },
     /// A message of the peer's control plane.
     Signal {
-        /// The connection that it came over.
-        connection: ConnectionId,
-        /// Whose key answered there.
+        /// Whose key answered.
         peer: NodeId,
         /// At most [`MAX_SIGNAL_LEN`], not empty.
         message: Vec<u8>,
     },
-    /// Nothing is heard over a connection, though something waits for an answer: its path may be dead. Told again while it
-    /// lasts.
+    /// Nothing is heard, though something waits for an answer: the path may be dead. Told again while it lasts.
     Silent {
-        /// The connection.
-        connection: ConnectionId,
         /// The round-trip time until then.
         rtt: Duration,
     },
     /// The peer was seen, validated, at another address.
     Moved {
-        /// The connection.
-        connection: ConnectionId,
         /// Its new address.
         remote: SocketAddr,
     },
-    /// The connection is gone.
-    Ended {
-        /// The connection.
-        connection: ConnectionId,
-        /// Why.
-        why: Ended,
+    /// It is gone.
+    Ended(Ended),
+}
+
+/// What happened at a TAP's port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FromPort {
+    /// A loop probe came in: the segment behind the TAP is reached twice, and the TAP is blocked.
+    LoopSeen {
+        /// Whose probe it was; this node's own, or a connected peer's.
+        origin: NodeId,
     },
+    /// A loop through this TAP is broken elsewhere: another TAP is blocked for it. Told when it is noticed.
+    LoopElsewhere,
+    /// No probe was seen for a while: the port forwards again.
+    LoopCleared,
+    /// The TAP was deleted while in use.
+    Gone,
+}
+
+/// What a worker noticed that is no single connection's or port's.
+#[derive(Clone, PartialEq, Debug)]
+pub enum FromWorker {
     /// A node that connected was refused in the handshake. At most one a second is told.
     Rejected {
         /// Its address.
         remote: SocketAddr,
-        /// Why, and what to do if it should get in.
-        why: String,
+        /// Why.
+        why: Refusal,
     },
     /// The kernel refused to send a packet. At most one a second is told.
     SendRefused {
@@ -313,39 +429,14 @@ pub enum Event {
         /// The kernel's number of the reason.
         errno: i32,
     },
-    /// A loop probe came in on a TAP: the segment behind it is reached twice, and the TAP is blocked.
-    LoopSeen {
-        /// The TAP's port.
-        port: PortId,
-        /// Whose probe it was; this node's own, or a connected peer's.
-        origin: NodeId,
-    },
-    /// A loop through this TAP is broken elsewhere: another TAP is blocked for it. Told when it is noticed.
-    LoopElsewhere {
-        /// The TAP's port.
-        port: PortId,
-    },
-    /// No probe was seen for a while: the port forwards again.
-    LoopCleared {
-        /// The TAP's port.
-        port: PortId,
-    },
     /// Stations were heard on another port than before. Told once a second at most by each worker.
     StationsMoved(Vec<StationMoves>),
-    /// A TAP was deleted while in use.
-    TapGone {
-        /// The TAP's port.
-        port: PortId,
-    },
-    /// The worker cannot go on; the text names the system call and what to do.
-    WorkerFailed {
-        /// Explanation for the operator.
-        message: String,
-    },
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -354,5 +445,17 @@ mod tests {
             (0..100).map_while(CloseReason::of_code).map(|reason| reason as u64).collect();
         assert_eq!(codes, Vec::from_iter(0..=CloseReason::NotProved as u64));
         assert_eq!(CloseReason::of_code(u64::MAX), None);
+    }
+
+    #[test]
+    fn names_tell_the_worker_and_never_meet() {
+        let mut dialled = ConnectionIds::new(Direction::Dialled);
+        let mut accepted = ConnectionIds::new(Direction::Accepted);
+        let names: Vec<_> = (0..4).flat_map(|_| [dialled.next(3), accepted.next(3)]).collect();
+        assert!(names.iter().all(|name| name.worker() == 3));
+        assert_eq!(BTreeSet::from_iter(&names).len(), names.len());
+        dialled.next = ConnectionId::DIALLED - 1;
+        let names = [dialled.next(3), dialled.next(3)];
+        assert_eq!(names.map(ConnectionId::worker), [3, 3], "the number begins anew");
     }
 }

@@ -1,19 +1,13 @@
-//! Counters and gauges: written by one worker each, read by anyone.
+//! Counters: written by one worker each, read by anyone.
 //!
 //! A worker owns its block, so an increment is a plain load and store; blocks of different ports sit on different cache lines.
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crossbeam::utils::CachePadded;
 use ipop_learning::PortId;
 
-use crate::{command::ConnectionId, drops::DropReason};
+use crate::drops::DropReason;
 
 /// A number that one thread adds to and others read.
 #[derive(Debug, Default)]
@@ -24,12 +18,6 @@ impl Counter {
     #[inline]
     pub fn add(&self, count: u64) {
         self.0.store(self.0.load(Relaxed).wrapping_add(count), Relaxed);
-    }
-
-    /// Sets a gauge; only the owning thread may.
-    #[inline]
-    pub fn set(&self, value: u64) {
-        self.0.store(value, Relaxed);
     }
 
     /// The value.
@@ -186,49 +174,5 @@ impl WorkerCounters {
     #[inline]
     pub fn port(&self, port: PortId) -> &PortCounters {
         &self.ports[usize::from(port.0)]
-    }
-}
-
-/// The state of one connection, refreshed about once a second.
-#[derive(Debug, Default)]
-pub struct TunnelGauges {
-    /// Smoothed round-trip time, microseconds.
-    pub rtt_us: Counter,
-    /// Path MTU, bytes of UDP payload.
-    pub path_mtu_bytes: Counter,
-    /// Packets declared lost.
-    pub lost_packets: Counter,
-    /// Packets sent.
-    pub sent_packets: Counter,
-    /// Black holes of path MTU found.
-    pub black_holes: Counter,
-    /// 1 while the circuit breaker is open.
-    pub breaker_open: Counter,
-    /// Waiting in the tunnel's queue, bytes.
-    pub queued_bytes: Counter,
-}
-
-/// Gauges of all connections.
-#[derive(Debug, Default)]
-pub struct TunnelRegistry(Mutex<BTreeMap<ConnectionId, Arc<TunnelGauges>>>);
-
-impl TunnelRegistry {
-    /// Registers a connection.
-    pub fn insert(&self, connection: ConnectionId) -> Arc<TunnelGauges> {
-        self.lock().entry(connection).or_default().clone()
-    }
-
-    /// Forgets a connection.
-    pub fn remove(&self, connection: ConnectionId) {
-        self.lock().remove(&connection);
-    }
-
-    /// The gauges of a connection.
-    pub fn get(&self, connection: ConnectionId) -> Option<Arc<TunnelGauges>> {
-        self.lock().get(&connection).cloned()
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<ConnectionId, Arc<TunnelGauges>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

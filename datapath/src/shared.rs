@@ -15,7 +15,7 @@ use ipop_learning::{MacTable, PortId};
 
 use crate::{
     command::{Lane, MAX_LANES},
-    counters::{TunnelRegistry, WorkerCounters},
+    counters::WorkerCounters,
     node_id::NodeId,
 };
 
@@ -27,8 +27,6 @@ pub struct Shared {
     pub ports: Box<[CachePadded<SharedPort>]>,
     /// Counters by worker.
     pub counters: Vec<Arc<WorkerCounters>>,
-    /// Gauges of the connections.
-    pub tunnels: TunnelRegistry,
     /// Own tunnels as (local UDP port, remote address) and how many there are, for the own-packet guard.
     own_flows: RwLock<HashMap<(u16, SocketAddr), u32>>,
     taps: u16,
@@ -72,7 +70,6 @@ impl Shared {
             fdb,
             ports: shared_ports,
             counters: (0..workers).map(|_| Arc::new(WorkerCounters::new(ports))).collect(),
-            tunnels: TunnelRegistry::default(),
             own_flows: RwLock::default(),
             taps,
             ports_used: AtomicU16::new(taps),

@@ -10,7 +10,7 @@ use std::{
 use common::identity;
 use ipop_datapath::{
     Observer, PortId,
-    command::{CloseReason, Command, ConnectionId},
+    command::{CloseReason, Command, ConnectionId, ToConnection},
     counters::PortCounters,
     drops::DropReason,
     frame::{Offload, VNET_HEADER_LEN, describe},
@@ -71,7 +71,8 @@ fn frames_lost_shortly_before_the_end_are_counted() {
     link.lose();
     link.send_and_deliver();
     let [sender, _] = &mut link.pair.nodes;
-    let close = Command::Close { connection: ConnectionId(1 << 55), reason: CloseReason::Replaced };
+    let close =
+        Command::Connection(ConnectionId(1 << 55), ToConnection::Close(CloseReason::Replaced));
     sender.core.command(link.pair.now, close, &mut sender.io);
     link.pair.exchange();
     // Until the connection is forgotten.

@@ -21,7 +21,10 @@ use common::identity;
 use crossbeam::channel::{Receiver, unbounded};
 use ipop_datapath::{
     MacAddr, TapOffload, channel_data,
-    command::{Command, ConnectionId, Event, Lane, Strangers},
+    command::{
+        Command, ConnectionId, ControlPacket, Event, FromConnection, Lane, Strangers, ToConnection,
+        ToPaths, ToWorker,
+    },
     core::CoreConfig,
     engine::{TapQueues, Worker, WorkerConfig, WorkerHandle},
     frame::VNET_HEADER_LEN,
@@ -48,7 +51,7 @@ struct Node {
     relay: SocketAddr,
     tap: UnixDatagram,
     workers: Vec<(WorkerHandle, JoinHandle<()>)>,
-    events: Receiver<(u8, Event)>,
+    events: Receiver<Event>,
     shared: Arc<Shared>,
 }
 
@@ -127,30 +130,30 @@ impl Node {
     }
 
     /// Waits for an event that this picks.
-    fn wait_for<T>(&self, mut pick: impl FnMut(u8, Event) -> Option<T>) -> T {
+    fn wait_for<T>(&self, pick: impl Fn(Event) -> Option<T>) -> T {
         let deadline = Instant::now() + SOON;
         loop {
-            let (worker, event) = self.events.recv_deadline(deadline).expect("the event comes");
-            if let Some(picked) = pick(worker, event) {
+            let event = self.events.recv_deadline(deadline).expect("the event comes");
+            if let Some(picked) = pick(event) {
                 return picked;
             }
         }
     }
 
     fn activate(&self) {
-        let connection = self.wait_for(|_, event| match event {
-            Event::Connected { connection, remote, .. } => {
+        let connection = self.wait_for(|event| match event {
+            Event::Connection(connection, FromConnection::Connected { remote, .. }) => {
                 assert_eq!(remote, alias(PEER));
                 Some(connection)
             }
             _ => None,
         });
-        self.command(Command::Activate { connection, port: PEER });
+        self.command(Command::Connection(connection, ToConnection::Activate(PEER)));
     }
 
     fn shut_down(self) {
         for (handle, _) in &self.workers {
-            handle.send(Command::Shutdown).unwrap();
+            handle.send(Command::Worker(ToWorker::Shutdown)).unwrap();
         }
         for (_, thread) in self.workers {
             thread.join().unwrap();
@@ -237,16 +240,16 @@ fn a_relayed_peer_becomes_a_direct_one_while_stun_shares_the_port() {
     let server = RelayServer::start([nodes[0].relay, nodes[1].relay]);
     let listening = [nodes[0].listen, nodes[1].listen];
     for ((node, channel), other) in nodes.iter().zip(CHANNELS).zip(listening.iter().rev()) {
-        node.command(Command::AnswerStrangers(Strangers::Ignored));
+        node.command(Command::Worker(ToWorker::AnswerStrangers(Strangers::Ignored)));
         // Both ways are known before either is used: what comes first would be dropped, counted.
         for source in [Source::Channel(channel), Source::Direct(*other)] {
-            node.command(Command::AddSource { source, port: PEER });
+            node.command(Command::Path(ToPaths::AddSource { source, port: PEER }));
         }
         let path = Some(Path::Relay { server: server.address, channel });
-        node.command(Command::SetPath { port: PEER, path });
+        node.command(Command::Path(ToPaths::Set { port: PEER, path }));
     }
     let (lane, remote) = (Lane(0), alias(PEER));
-    nodes[0].command(Command::Dial { connection: DIALLED, peer: b_id, lane, remote });
+    nodes[0].command(Command::Connection(DIALLED, ToConnection::Dial { peer: b_id, lane, remote }));
     nodes.iter().for_each(Node::activate);
     exchange(&nodes[0], &nodes[1], 20);
     exchange(&nodes[1], &nodes[0], 20);
@@ -258,7 +261,7 @@ fn a_relayed_peer_becomes_a_direct_one_while_stun_shares_the_port() {
         let remote = nodes[other].listen;
         let local_ip = Some(nodes[node].listen.ip());
         let path = Some(Path::Direct { remote, local_ip });
-        nodes[node].command(Command::SetPath { port: PEER, path });
+        nodes[node].command(Command::Path(ToPaths::Set { port: PEER, path }));
     }
     // What was on its way over the relay has arrived when both directions have been used.
     exchange(&nodes[0], &nodes[1], 1);
@@ -269,9 +272,9 @@ fn a_relayed_peer_becomes_a_direct_one_while_stun_shares_the_port() {
     assert_eq!(server.packets.load(SeqCst), relayed, "packets went over the relay still");
 
     let message = b"candidates".to_vec();
-    nodes[0].command(Command::Signal { connection: DIALLED, message: message.clone() });
-    let told = nodes[1].wait_for(|_, event| match event {
-        Event::Signal { peer, message, .. } => Some((peer, message)),
+    nodes[0].command(Command::Connection(DIALLED, ToConnection::Signal(message.clone())));
+    let told = nodes[1].wait_for(|event| match event {
+        Event::Connection(_, FromConnection::Signal { peer, message, .. }) => Some((peer, message)),
         _ => None,
     });
     assert_eq!(told, (a_id, message));
@@ -292,16 +295,23 @@ fn stun_is_answered(node: &Node) {
     let mut request = vec![0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42];
     request.extend_from_slice(&[9; 12]);
     client.send_to(&request, node.listen).unwrap();
-    let (local_ip, remote) = node.wait_for(|worker, event| match event {
-        Event::Packet { socket, local_ip, remote, payload } => {
-            assert_eq!((worker, socket, payload), (0, SocketId::LISTEN, request.clone()));
+    let (local_ip, remote) = node.wait_for(|event| match event {
+        Event::Packet(ControlPacket { socket, local_ip, remote, payload }) => {
+            assert_eq!((socket, payload), (SocketId::LISTEN, request.clone()));
             Some((local_ip, remote))
         }
         _ => None,
     });
     assert_eq!((local_ip, remote), (Some(node.listen.ip()), client.local_addr().unwrap()));
+    let of_others = &node.shared.counters[1].io.received_control_packets;
+    assert_eq!(of_others.get(), 0);
     let payload = b"an answer".to_vec();
-    node.command(Command::SendPacket { socket: SocketId::LISTEN, local_ip, remote, payload });
+    node.command(Command::Packet(ControlPacket {
+        socket: SocketId::LISTEN,
+        local_ip,
+        remote,
+        payload,
+    }));
     let mut answer = [0; 100];
     let (len, from) = client.recv_from(&mut answer).unwrap();
     assert_eq!((&answer[..len], from), (&b"an answer"[..], node.listen));

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use common::identity;
 use ipop_datapath::{
-    command::{Ended, Event},
+    command::{Ended, Event, FromConnection},
     frame::VNET_HEADER_LEN,
     memory::{Node, Pair, Train},
 };
@@ -80,7 +80,7 @@ impl World {
         let node = &mut self.pair.nodes[from];
         node.core.flush(now, &mut node.io);
         for event in node.core.drain_events() {
-            if let Event::Ended { why, .. } = event {
+            if let Event::Connection(_, FromConnection::Ended(why)) = event {
                 self.ended[from] = Some((now - self.started, why));
             }
         }

@@ -27,7 +27,7 @@ use std::{
 
 use ipop_datapath::{
     PortId,
-    command::{Command, ConnectionId, Strangers},
+    command::{Command, ConnectionId, Strangers, ToPaths, ToWorker},
     node_id::NodeId,
 };
 use xmpp_parsers::jid::{BareJid, FullJid};
@@ -342,7 +342,7 @@ impl Links {
         let strangers = if anybody { Strangers::Answered } else { Strangers::Ignored };
         if self.strangers != Some(strangers) {
             self.strangers = Some(strangers);
-            self.command(Command::AnswerStrangers(strangers));
+            self.command(Command::Worker(ToWorker::AnswerStrangers(strangers)));
         }
     }
 
@@ -370,7 +370,7 @@ impl Links {
             self.jingle.peer_gone(jid);
         }
         if let Some(port) = link.port {
-            let command = Command::SetPath { port, path: None };
+            let command = Command::Path(ToPaths::Set { port, path: None });
             self.actions.push_back(Action::Worker { worker: 0, command });
         }
         *link = Link {

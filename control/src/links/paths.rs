@@ -1,12 +1,15 @@
 //! What ICE decides, brought to the datapath, the sessions and the peer; and what comes from the workers, brought to ICE.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     time::{Duration, Instant},
 };
 
 use ipop_datapath::{
-    command::{CloseReason, Command, ConnectionId, Ended, Event},
+    command::{
+        CloseReason, Command, ConnectionId, ControlPacket, Ended, Event, FromConnection,
+        FromWorker, ToConnection, ToPaths,
+    },
     io::SocketId,
     node_id::NodeId,
     path::{Path, port_of_alias},
@@ -50,28 +53,42 @@ impl Links {
     /// A worker tells something that may concern paths.
     pub fn handle_worker(&mut self, now: Instant, event: &Event) {
         match event {
-            Event::Packet { socket, local_ip, remote, payload } => {
-                self.packet(now, *socket, *local_ip, *remote, payload);
+            Event::Connection(connection, what) => self.handle_connection(now, *connection, what),
+            Event::Packet(ControlPacket { socket, local_ip, remote, payload }) => {
+                let (local_ip, remote) = (*local_ip, *remote);
+                let via = match *socket {
+                    SocketId::RELAY => Via::RelaySocket { remote },
+                    _ => Via::Listen { local_ip, remote },
+                };
+                self.ice.handle_packet(now, Packet { via, payload });
             }
             Event::ChannelPacket { channel, payload } => {
                 let via = Via::Channel { channel: *channel };
                 self.ice.handle_packet(now, Packet { via, payload });
             }
+            Event::Worker(FromWorker::SendRefused { remote, errno }) => {
+                self.ice.send_refused(*remote, *errno);
+            }
+            Event::Port(..) | Event::Worker(_) | Event::Answer(..) => {}
+        }
+    }
+
+    fn handle_connection(&mut self, now: Instant, id: ConnectionId, what: &FromConnection) {
+        match what {
             // What does not begin with a brace is for the sessions.
-            Event::Signal { peer, message, .. } if message.starts_with(b"{") => {
+            FromConnection::Signal { peer, message } if message.starts_with(b"{") => {
                 self.signalled(now, *peer, message);
             }
-            Event::Connected { connection, peer, hello, remote, .. } if hello.lane == 0 => {
-                self.connected(now, *peer, *connection, *remote);
+            FromConnection::Connected { peer, hello, remote, .. } if hello.lane == 0 => {
+                self.connected(now, *peer, id, *remote);
             }
-            Event::SendRefused { remote, errno } => self.ice.send_refused(*remote, *errno),
-            Event::Silent { connection, rtt } => {
-                if let Some(node) = self.node_of(*connection) {
+            FromConnection::Silent { rtt } => {
+                if let Some(node) = self.node_of(id) {
                     self.ice.suspect(now, node, Some(*rtt));
                 }
             }
-            Event::Ended { connection, why } => {
-                let ended = |(_, link): &(&NodeId, &mut Link)| link.connection == Some(*connection);
+            FromConnection::Ended(why) => {
+                let ended = |(_, link): &(&NodeId, &mut Link)| link.connection == Some(id);
                 if let Some((node, link)) = self.links.iter_mut().find(ended) {
                     let node = *node;
                     link.connection = None;
@@ -86,21 +103,6 @@ impl Links {
             }
             _ => {}
         }
-    }
-
-    fn packet(
-        &mut self,
-        now: Instant,
-        socket: SocketId,
-        local_ip: Option<IpAddr>,
-        remote: SocketAddr,
-        payload: &[u8],
-    ) {
-        let via = match socket {
-            SocketId::RELAY => Via::RelaySocket { remote },
-            _ => Via::Listen { local_ip, remote },
-        };
-        self.ice.handle_packet(now, Packet { via, payload });
     }
 
     /// The peer whose signals go over this connection.
@@ -133,7 +135,7 @@ impl Links {
         let Some(link) = self.links.get(&node) else { return };
         if let (Some(connection), Some(description)) = (link.connection, &link.description) {
             let message = signal::write(description, &link.candidates);
-            let command = Command::Signal { connection, message };
+            let command = Command::Connection(connection, ToConnection::Signal(message));
             let worker = connection.worker();
             self.actions.push_back(Action::Worker { worker, command });
         }
@@ -223,7 +225,7 @@ impl Links {
             };
             let (local_ip, remote) = (transmit.local_ip, transmit.remote);
             let payload = transmit.payload;
-            let send = Command::SendPacket { socket, local_ip, remote, payload };
+            let send = Command::Packet(ControlPacket { socket, local_ip, remote, payload });
             self.command(send);
         }
         while let Some(event) = self.ice.poll_event() {
@@ -259,11 +261,11 @@ impl Links {
             }
             IceEvent::SourceValid { peer, source } => {
                 if let Some(port) = self.links.get(&peer).and_then(|link| link.port) {
-                    self.command(Command::AddSource { source, port });
+                    self.command(Command::Path(ToPaths::AddSource { source, port }));
                 }
             }
             IceEvent::SourceGone { source, .. } => {
-                self.command(Command::RemoveSource { source });
+                self.command(Command::Path(ToPaths::RemoveSource(source)));
             }
             IceEvent::Lost { peer, why } => self.without_path(now, peer, "no path is left", why),
             IceEvent::Failed { peer, why } => self.without_path(now, peer, "no path yet", why),
@@ -307,7 +309,7 @@ impl Links {
             None => PeerPath::Relayed,
         };
         let name = link.claim.name.clone();
-        self.command(Command::SetPath { port, path: Some(path) });
+        self.command(Command::Path(ToPaths::Set { port, path: Some(path) }));
         self.paths.push_back((node, up));
         let way = match path {
             Path::Direct { remote, .. } if remote_kind == CandidateKind::Relayed => {

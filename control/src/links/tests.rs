@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipop_datapath::{
     admission::Proved,
-    command::{Direction, Event},
+    command::{Direction, Event, FromConnection, ToConnection},
     hello::{Capabilities, Hello},
 };
 
@@ -92,7 +92,10 @@ impl Bench {
                     self.observed.push(seen.into_iter().map(|(node, _)| node).collect());
                 }
                 Action::Save(saved) => self.saved.push(saved),
-                Action::Worker { command: Command::Signal { message, .. }, .. } => {
+                Action::Worker {
+                    command: Command::Connection(_, ToConnection::Signal(message)),
+                    ..
+                } => {
                     self.said.extend(signal::read(&message));
                 }
                 _ => {}
@@ -134,15 +137,17 @@ impl Bench {
             agent: String::new(),
             proofs: Vec::new(),
         };
-        let event = Event::Connected {
-            connection: ConnectionId(u64::from(number)),
-            peer: node(number),
-            direction: Direction::Accepted,
-            remote: "192.0.2.7:5800".parse().unwrap(),
-            local_ip: None,
-            hello,
-            proved: Proved::KeyAlone,
-        };
+        let event = Event::Connection(
+            ConnectionId(u64::from(number)),
+            FromConnection::Connected {
+                peer: node(number),
+                direction: Direction::Accepted,
+                remote: "192.0.2.7:5800".parse().unwrap(),
+                local_ip: None,
+                hello,
+                proved: Proved::KeyAlone,
+            },
+        );
         self.links.handle_worker(self.now, &event);
     }
 }

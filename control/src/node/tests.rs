@@ -5,7 +5,9 @@ use std::time::Duration;
 use ipop_datapath::{
     PortId,
     admission::{Admission, Proved, Verdict},
-    command::{CloseReason, ConnectionId, Direction, Ended},
+    command::{
+        CloseReason, ConnectionId, Direction, Ended, FromConnection, ToConnection, ToWorker,
+    },
     hello::{Capabilities, Hello},
 };
 
@@ -85,21 +87,27 @@ impl Bench {
 
     fn dials(&mut self) -> Vec<(NodeId, ConnectionId)> {
         self.commands(|command| match command {
-            Command::Dial { peer, connection, .. } => Some((*peer, *connection)),
+            Command::Connection(connection, ToConnection::Dial { peer, .. }) => {
+                Some((*peer, *connection))
+            }
             _ => None,
         })
     }
 
     fn closes(&mut self) -> Vec<(ConnectionId, CloseReason)> {
         self.commands(|command| match command {
-            Command::Close { connection, reason } => Some((*connection, *reason)),
+            Command::Connection(connection, ToConnection::Close(reason)) => {
+                Some((*connection, *reason))
+            }
             _ => None,
         })
     }
 
     fn activations(&mut self) -> Vec<(ConnectionId, PortId)> {
         self.commands(|command| match command {
-            Command::Activate { connection, port } => Some((*connection, *port)),
+            Command::Connection(connection, ToConnection::Activate(port)) => {
+                Some((*connection, *port))
+            }
             _ => None,
         })
     }
@@ -140,15 +148,17 @@ impl Bench {
             agent: String::new(),
             proofs: Vec::new(),
         };
-        self.input(Input::Worker(Event::Connected {
+        self.input(Input::Worker(Event::Connection(
             connection,
-            peer,
-            direction: Direction::Dialled,
-            remote: LISTENERS[usize::from(peer == OTHER)].parse().unwrap(),
-            local_ip: None,
-            hello,
-            proved: Proved::KeyAlone,
-        }));
+            FromConnection::Connected {
+                peer,
+                direction: Direction::Dialled,
+                remote: LISTENERS[usize::from(peer == OTHER)].parse().unwrap(),
+                local_ip: None,
+                hello,
+                proved: Proved::KeyAlone,
+            },
+        )));
     }
 
     fn configure(&mut self, added: &[PeerSpec], removed: &[NodeId]) {
@@ -224,7 +234,9 @@ fn a_peer_with_another_address_is_dialled_there_once_it_is_down() {
     assert_eq!(bench.closes(), [(connection, CloseReason::NotAdmitted)]);
     bench.input(Input::Decisions(TrustStore::default()));
     let remotes = bench.commands(|command| match command {
-        Command::Dial { peer, remote, .. } if *peer == ONE => Some(*remote),
+        Command::Connection(_, ToConnection::Dial { peer, remote, .. }) if *peer == ONE => {
+            Some(*remote)
+        }
         _ => None,
     });
     assert_eq!(remotes, [elsewhere.address.unwrap().literal().unwrap()]);
@@ -238,7 +250,10 @@ fn another_policy_asks_those_that_are_up_for_the_secret() {
     bench.input(Input::Configured(Configured { policy, ..Configured::default() }));
     let dials = bench.dials();
     assert_eq!(dials.len(), 1, "to prove it on another connection: {dials:?}");
-    bench.input(Input::Worker(Event::Ended { connection: dials[0].1, why: Ended::TimedOut }));
+    bench.input(Input::Worker(Event::Connection(
+        dials[0].1,
+        FromConnection::Ended(Ended::TimedOut),
+    )));
     bench.advance(Duration::from_secs(11));
     assert!(bench.closes().contains(&(connection, CloseReason::NotProved)));
 }
@@ -248,7 +263,8 @@ fn who_shuts_down_tells_every_worker_and_dials_nobody() {
     let mut bench = Bench::new(TrustStore::default());
     bench.dials();
     bench.input(Input::ShutDown);
-    let ends = bench.commands(|command| matches!(command, Command::Shutdown).then_some(()));
+    let ends = bench
+        .commands(|command| matches!(command, Command::Worker(ToWorker::Shutdown)).then_some(()));
     assert_eq!(ends.len(), 1);
     bench.advance(Duration::from_secs(60));
     assert_eq!((bench.dials(), bench.node.poll_timeout()), (vec![], None));
@@ -262,7 +278,10 @@ fn who_is_up_is_present_with_what_names_it() {
     let sources = vec![PeerSource::Configured];
     let peer = vec![PresentPeer { node: ONE, name: "rack9".into(), sources }];
     assert_eq!(bench.node.present(), PresentPeers { peer });
-    bench.input(Input::Worker(Event::Ended { connection, why: Ended::TimedOut }));
+    bench.input(Input::Worker(Event::Connection(
+        connection,
+        FromConnection::Ended(Ended::TimedOut),
+    )));
     assert_eq!(bench.node.present(), PresentPeers::default());
 }
 

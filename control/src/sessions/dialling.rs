@@ -10,7 +10,7 @@ use std::{
 };
 
 use ipop_datapath::{
-    command::{CloseReason, Command, ConnectionId, Direction, Ended, Lane as LaneNumber},
+    command::{CloseReason, ConnectionId, Direction, Ended, Lane as LaneNumber, ToConnection},
     path::{alias, is_of_aliases, port_of_alias},
 };
 
@@ -262,10 +262,7 @@ impl Peer {
                     let unsure = link.local_ip.is_none() && removed_any == RemovedAny::Yes;
                     if gone || unsure {
                         link.local_ip = None;
-                        ctx.command(
-                            Command::Probe { connection: link.connection },
-                            link.connection,
-                        );
+                        ctx.connection(link.connection, ToConnection::Probe);
                     }
                 }
             }
@@ -343,8 +340,7 @@ impl Peer {
         let number = LaneNumber(lane as u8);
         let via = if port_of_alias(remote).is_some() { Via::Alias } else { via };
         let connection = ctx.new_connection(number, self.port);
-        let dial = Command::Dial { connection, peer: self.node, lane: number, remote };
-        ctx.command(dial, connection);
+        ctx.connection(connection, ToConnection::Dial { peer: self.node, lane: number, remote });
         let (deadline, refused) = (now + DIAL_TIMEOUT, None);
         self.lanes[lane].attempt =
             Some(Attempt::Dialling { connection, via, remote, rest, deadline, refused, errors });

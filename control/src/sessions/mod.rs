@@ -34,7 +34,8 @@ use ipop_datapath::{
     PortId,
     admission::SecretId,
     command::{
-        CloseReason, Command, ConnectionId, Direction, Event, Lane as LaneNumber, MAX_LANES,
+        CloseReason, Command, ConnectionId, ConnectionIds, Direction, Event, FromConnection,
+        FromWorker, Lane as LaneNumber, MAX_LANES, ToConnection, ToPort, ToWorker,
     },
     hello::Hello,
     node_id::NodeId,
@@ -216,7 +217,7 @@ impl Sessions {
             rng: Rng::new(config.seed),
             actions: VecDeque::new(),
             owners: HashMap::new(),
-            next_connection: 0,
+            ids: ConnectionIds::new(Direction::Dialled),
         };
         let (peers, port_of, mesh) = (BTreeMap::new(), HashMap::new(), Mesh::new(ctx.local, now));
         let (local_addresses, phase) = (None, Phase::Running);
@@ -257,7 +258,7 @@ impl Sessions {
             let ctx = &mut self.ctx;
             self.mesh.handle_timeout(now, |step| match step {
                 Step::Tell(connection, message) => {
-                    ctx.command(Command::Signal { connection, message }, connection);
+                    ctx.connection(connection, ToConnection::Signal(message));
                 }
                 Step::Notice(notice) => ctx.push(Action::Notice(notice)),
             });
@@ -284,7 +285,7 @@ impl Sessions {
     pub fn shut_down(&mut self) {
         if self.phase == Phase::Running {
             self.phase = Phase::ShutDown;
-            self.ctx.command_all(&Command::Shutdown);
+            self.ctx.command_all(&Command::Worker(ToWorker::Shutdown));
         }
     }
 
@@ -310,9 +311,27 @@ impl Sessions {
 
     fn handle_event(&mut self, now: Instant, event: Event) {
         match event {
-            Event::Connected { connection, peer, direction, remote, local_ip, hello, proved } => {
+            Event::Connection(connection, what) => self.handle_connection(now, connection, what),
+            Event::Worker(FromWorker::SendRefused { remote, errno }) => {
+                for peer in self.peers.values_mut() {
+                    peer.send_refused(remote, errno);
+                }
+            }
+            Event::Port(..)
+            | Event::Packet(_)
+            | Event::ChannelPacket { .. }
+            | Event::Worker(_)
+            | Event::Answer(..) => {}
+        }
+    }
+
+    fn handle_connection(&mut self, now: Instant, id: ConnectionId, what: FromConnection) {
+        let owner = self.ctx.owners.get(&id);
+        let peer = owner.and_then(|port| self.peers.get_mut(port));
+        match what {
+            FromConnection::Connected { peer, direction, remote, local_ip, hello, proved } => {
                 let link = Link {
-                    connection,
+                    connection: id,
                     direction,
                     via: Via::PeersSource,
                     remote,
@@ -325,44 +344,30 @@ impl Sessions {
                 };
                 self.handle_connected(now, peer, link, hello);
             }
-            Event::Moved { connection, remote } => {
-                let owner = self.ctx.owners.get(&connection);
-                if let Some(peer) = owner.and_then(|port| self.peers.get_mut(port)) {
-                    peer.moved(&mut self.ctx, connection, remote);
+            FromConnection::Moved { remote } => {
+                if let Some(peer) = peer {
+                    peer.moved(&mut self.ctx, id, remote);
                     peer.tell_addresses(&mut self.ctx);
                 }
             }
-            Event::Silent { connection, .. } => {
-                let owner = self.ctx.owners.get(&connection);
-                if let Some(peer) = owner.and_then(|port| self.peers.get_mut(port)) {
-                    peer.silent(&mut self.ctx, connection);
+            FromConnection::Silent { .. } => {
+                if let Some(peer) = peer {
+                    peer.silent(&mut self.ctx, id);
                 }
             }
-            Event::Ended { connection, why } => {
-                let owner = self.ctx.owners.remove(&connection);
-                if let Some(node) = owner.and_then(|port| Some(self.peers.get(&port)?.node)) {
-                    self.with_peer(now, node, |peer, ctx| peer.ended(ctx, now, connection, &why));
-                }
-            }
-            Event::SendRefused { remote, errno } => {
-                for peer in self.peers.values_mut() {
-                    peer.send_refused(remote, errno);
+            FromConnection::Ended(why) => {
+                let node = peer.map(|peer| peer.node);
+                self.ctx.owners.remove(&id);
+                if let Some(node) = node {
+                    self.with_peer(now, node, |peer, ctx| peer.ended(ctx, now, id, &why));
                 }
             }
             // What begins with a brace is for `links`.
-            Event::Signal { peer, message, .. } if !message.starts_with(b"{") => {
-                self.mesh.signalled(now, peer, &message);
+            FromConnection::Signal { peer, message } => {
+                if !message.starts_with(b"{") {
+                    self.mesh.signalled(now, peer, &message);
+                }
             }
-            Event::Signal { .. }
-            | Event::Rejected { .. }
-            | Event::StationsMoved(_)
-            | Event::LoopSeen { .. }
-            | Event::LoopElsewhere { .. }
-            | Event::LoopCleared { .. }
-            | Event::TapGone { .. }
-            | Event::Packet { .. }
-            | Event::ChannelPacket { .. }
-            | Event::WorkerFailed { .. } => {}
         }
     }
 
@@ -388,14 +393,14 @@ impl Sessions {
             let why = format!("it wants lane {}, this node serves {}", hello.lane, ctx.lanes);
             return refuse(ctx, CloseReason::BadHello, why);
         }
-        let dialled_lane = link.connection.0 >> WORKER_SHIFT;
+        let dialled_lane = link.connection.worker();
         match (link.direction, owner) {
             // A dial that was given up while its answer was on the way.
             (Direction::Dialled, None) => return ctx.close(link.connection, CloseReason::Replaced),
             (Direction::Dialled, Some(owner)) if owner != port => {
                 return refuse(ctx, CloseReason::NotAdmitted, "another node was dialled".into());
             }
-            (Direction::Dialled, _) if dialled_lane != u64::from(hello.lane) => {
+            (Direction::Dialled, _) if dialled_lane != usize::from(hello.lane) => {
                 let why = format!("it answers for lane {}, not {dialled_lane}", hello.lane);
                 return refuse(ctx, CloseReason::BadHello, why);
             }
@@ -449,7 +454,7 @@ impl Sessions {
         for (port, mut peer) in self.peers.extract_if(.., |_, peer| peer.is_over()) {
             peer.close_all(&mut self.ctx, CloseReason::Replaced);
             if !peer.told_addresses.is_empty() {
-                self.ctx.command_all(&Command::KnowAddresses { port, addresses: Vec::new() });
+                self.ctx.command_all(&Command::Port(port, ToPort::KnowAddresses(Vec::new())));
             }
             self.port_of.remove(&peer.node);
             self.ctx.push(Action::Forgotten { peer: peer.node, port });
@@ -483,22 +488,17 @@ struct Context {
     actions: VecDeque<Action>,
     /// The peer that each live connection or dial belongs to. What is closed here is forgotten at once.
     owners: HashMap<ConnectionId, PortId>,
-    next_connection: u64,
+    ids: ConnectionIds,
 }
-
-/// The worker's number stands above this bit of a connection's name.
-const WORKER_SHIFT: u32 = ConnectionId::WORKER_SHIFT;
-/// Set in the names that are given here, so that they never meet those that workers give to accepted connections.
-const DIALLED_BIT: u64 = 1 << 55;
 
 impl Context {
     fn push(&mut self, action: Action) {
         self.actions.push_back(action);
     }
 
-    /// Sends a command to the worker that owns the connection.
-    fn command(&mut self, command: Command, connection: ConnectionId) {
-        let worker = connection.worker();
+    /// Tells a connection what to do.
+    fn connection(&mut self, connection: ConnectionId, what: ToConnection) {
+        let (worker, command) = (connection.worker(), Command::Connection(connection, what));
         self.push(Action::Command { worker, command });
     }
 
@@ -511,13 +511,11 @@ impl Context {
 
     fn close(&mut self, connection: ConnectionId, reason: CloseReason) {
         self.owners.remove(&connection);
-        self.command(Command::Close { connection, reason }, connection);
+        self.connection(connection, ToConnection::Close(reason));
     }
 
     fn new_connection(&mut self, lane: LaneNumber, owner: PortId) -> ConnectionId {
-        let number = self.next_connection;
-        self.next_connection = (number + 1) & (DIALLED_BIT - 1);
-        let connection = ConnectionId(u64::from(lane.0) << WORKER_SHIFT | DIALLED_BIT | number);
+        let connection = self.ids.next(lane.0);
         self.owners.insert(connection, owner);
         connection
     }

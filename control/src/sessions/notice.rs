@@ -300,7 +300,8 @@ pub fn explain(why: &Ended, local: NodeId) -> String {
         Ended::ByPeer { code, phrase } => by_peer(*code, phrase, local),
         Ended::Reset => "the peer restarted".into(),
         Ended::TimedOut => "nothing was heard from it".into(),
-        Ended::Refused(text) | Ended::Failed(text) => text.clone(),
+        Ended::Refused(why) => why.to_string(),
+        Ended::Failed(why) => why.to_string(),
     }
 }
 

@@ -8,7 +8,10 @@ use std::{
 use ipop_datapath::{
     PortId,
     admission::Proved,
-    command::{CloseReason, Command, ConnectionId, Direction, Ended, Lane as LaneNumber},
+    command::{
+        CloseReason, Command, ConnectionId, Direction, Ended, Lane as LaneNumber, ToConnection,
+        ToPort,
+    },
     hello::Hello,
     node_id::NodeId,
     path::port_of_alias,
@@ -148,7 +151,7 @@ impl Peer {
         let addresses = self.known_addresses();
         if addresses != self.told_addresses {
             self.told_addresses.clone_from(&addresses);
-            let command = Command::KnowAddresses { port: self.port, addresses };
+            let command = Command::Port(self.port, ToPort::KnowAddresses(addresses));
             ctx.command_all(&command);
         }
     }
@@ -337,7 +340,7 @@ impl Peer {
         let [first, further @ ..] = &self.lanes[..] else { return };
         if first.active.as_ref().is_some_and(|link| link.connection == connection) {
             for link in further.iter().filter_map(|lane| lane.active.as_ref()) {
-                ctx.command(Command::Probe { connection: link.connection }, link.connection);
+                ctx.connection(link.connection, ToConnection::Probe);
             }
         }
     }
@@ -415,7 +418,7 @@ impl Peer {
         state.not_before = None;
         state.missing_since = None;
         state.active = Some(link);
-        ctx.command(Command::Activate { connection, port: self.port }, connection);
+        ctx.connection(connection, ToConnection::Activate(self.port));
     }
 
     fn retire(&mut self, ctx: &mut Context, lane: usize, retiring: Retiring) {

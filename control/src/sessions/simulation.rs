@@ -4,7 +4,12 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use ipop_datapath::{admission::Proved, command::Ended, hello::Capabilities, path::alias};
+use ipop_datapath::{
+    admission::{Proved, Unproved},
+    command::{Ended, ToConnection, ToPort, ToWorker},
+    hello::Capabilities,
+    path::alias,
+};
 use proptest::prelude::*;
 
 use super::*;
@@ -56,7 +61,7 @@ struct Node {
     secrets: Vec<SecretId>,
     lanes: u8,
     starts: u64,
-    accepted: u64,
+    accepted: ConnectionIds,
     active: HashMap<usize, ConnectionId>,
     ups: usize,
     downs: usize,
@@ -106,7 +111,7 @@ impl World {
                 secrets: plan.secrets.clone(),
                 lanes: plan.lanes[own],
                 starts: 0,
-                accepted: 0,
+                accepted: ConnectionIds::new(Direction::Accepted),
                 active: HashMap::new(),
                 ups: 0,
                 downs: 0,
@@ -196,7 +201,7 @@ impl World {
             return;
         }
         node.starts += 1;
-        node.accepted = 0;
+        node.accepted = ConnectionIds::new(Direction::Accepted);
         node.active.clear();
         let config = SessionsConfig {
             local: id(own),
@@ -281,7 +286,7 @@ impl World {
         let event = match report {
             Report::Ended(why) => {
                 connection.open[node] = false;
-                Event::Ended { connection: name, why }
+                Event::Connection(name, FromConnection::Ended(why))
             }
             Report::Connected => {
                 let far = &self.nodes[1 - node];
@@ -306,19 +311,21 @@ impl World {
                     proofs: Vec::new(),
                 };
                 let peer = id(1 - node);
-                Event::Connected {
-                    connection: name,
-                    peer,
-                    direction,
-                    remote,
-                    local_ip: None,
-                    hello,
-                    proved: if connection.proved.is_empty() {
-                        Proved::KeyAlone
-                    } else {
-                        Proved::Secrets(connection.proved.clone())
+                Event::Connection(
+                    name,
+                    FromConnection::Connected {
+                        peer,
+                        direction,
+                        remote,
+                        local_ip: None,
+                        hello,
+                        proved: if connection.proved.is_empty() {
+                            Proved::KeyAlone
+                        } else {
+                            Proved::Secrets(connection.proved.clone())
+                        },
                     },
-                }
+                )
             }
         };
         self.input(node, Input::Event(event));
@@ -353,7 +360,7 @@ impl World {
 
     fn command(&mut self, node: usize, worker: usize, command: &Command) {
         match *command {
-            Command::Dial { connection, lane, remote, .. } => {
+            Command::Connection(connection, ToConnection::Dial { lane, remote, .. }) => {
                 let to_alias = remote == alias(PORT);
                 assert!(
                     to_alias || remote == listener(1 - node) || remote == SOURCE.parse().unwrap()
@@ -363,18 +370,21 @@ impl World {
                 }
                 self.dial(node, connection, lane.0, to_alias);
             }
-            Command::Activate { connection, .. } => {
+            Command::Connection(connection, ToConnection::Activate(_)) => {
                 self.nodes[node].active.insert(worker, connection);
             }
-            Command::Close { connection, reason } => self.close(node, connection, reason),
-            Command::Probe { .. } | Command::KnowAddresses { .. } | Command::Shutdown => {}
-            Command::SetPath { .. }
-            | Command::AddSource { .. }
-            | Command::RemoveSource { .. }
-            | Command::SendPacket { .. }
-            | Command::AnswerStrangers(_)
-            | Command::Announce { .. }
-            | Command::Signal { .. } => panic!("sessions ask for no {command:?}"),
+            Command::Connection(connection, ToConnection::Close(reason)) => {
+                self.close(node, connection, reason)
+            }
+            Command::Connection(_, ToConnection::Probe)
+            | Command::Port(_, ToPort::KnowAddresses(_))
+            | Command::Worker(ToWorker::Shutdown) => {}
+            Command::Path(_)
+            | Command::Packet(_)
+            | Command::Worker(ToWorker::AnswerStrangers(_))
+            | Command::Port(_, ToPort::Announce { .. })
+            | Command::Connection(_, ToConnection::Signal(_))
+            | Command::Query(..) => panic!("sessions ask for no {command:?}"),
         }
     }
 
@@ -390,15 +400,13 @@ impl World {
         let (mut names, mut open) = ([name; 2], [true; 2]);
         open[far] = reached;
         if reached {
-            self.nodes[far].accepted += 1;
-            let count = self.nodes[far].accepted;
-            names[far] = ConnectionId(u64::from(lane) << WORKER_SHIFT | count);
+            names[far] = self.nodes[far].accepted.next(lane);
         }
         self.connections.push(Connection { names, lane, open, dialler: node, to_alias, proved });
         if reached && !fits {
             // Both ends see it in the other's hello; the one that accepted it never told its sessions of it.
             self.connections[index].open[far] = false;
-            let ended = Report::Ended(Ended::Refused("different network secrets".into()));
+            let ended = Report::Ended(Ended::Refused(Unproved::Different.into()));
             let after = self.delay();
             self.schedule(after, Happening::Report(node, index, ended));
         } else if reached {

@@ -7,7 +7,11 @@ mod names;
 
 use std::time::Duration;
 
-use ipop_datapath::{admission::Proved, command::Ended, hello::Capabilities};
+use ipop_datapath::{
+    admission::Proved,
+    command::{Ended, Failure, ToConnection, ToWorker},
+    hello::Capabilities,
+};
 
 use super::*;
 use crate::peer::PeerSpec;
@@ -24,7 +28,7 @@ struct Bench {
     sessions: Sessions,
     now: Instant,
     actions: Vec<Action>,
-    accepted: u64,
+    accepted: ConnectionIds,
 }
 
 impl Bench {
@@ -40,7 +44,8 @@ impl Bench {
         let config = SessionsConfig { local, inner_mtu: 1_500, lanes, seed: 1 };
         let now = Instant::now();
         let sessions = Sessions::new(config, now).unwrap();
-        Self { sessions, now, actions: Vec::new(), accepted: 0 }
+        let accepted = ConnectionIds::new(Direction::Accepted);
+        Self { sessions, now, actions: Vec::new(), accepted }
     }
 
     fn dialling_one_lane() -> Self {
@@ -81,7 +86,7 @@ impl Bench {
         self.take(|action| match action {
             Action::Command {
                 worker,
-                command: Command::Dial { connection, peer, lane, remote },
+                command: Command::Connection(connection, ToConnection::Dial { peer, lane, remote }),
             } => {
                 assert_eq!((*worker, *peer), (usize::from(lane.0), PEER));
                 Some((*connection, lane.0, *remote))
@@ -98,16 +103,20 @@ impl Bench {
 
     fn closes(&mut self) -> Vec<(ConnectionId, CloseReason)> {
         self.take(|action| match action {
-            Action::Command { command: Command::Close { connection, reason }, .. } => {
-                Some((*connection, *reason))
-            }
+            Action::Command {
+                command: Command::Connection(connection, ToConnection::Close(reason)),
+                ..
+            } => Some((*connection, *reason)),
             _ => None,
         })
     }
 
     fn activations(&mut self) -> Vec<ConnectionId> {
         self.take(|action| match action {
-            Action::Command { command: Command::Activate { connection, port }, .. } => {
+            Action::Command {
+                command: Command::Connection(connection, ToConnection::Activate(port)),
+                ..
+            } => {
                 assert_eq!(*port, PORT);
                 Some(*connection)
             }
@@ -127,21 +136,22 @@ impl Bench {
             Direction::Dialled => LISTENER,
             Direction::Accepted => SOURCE,
         };
-        let event = Event::Connected {
+        let event = Event::Connection(
             connection,
-            peer: PEER,
-            direction,
-            remote: remote.parse().unwrap(),
-            local_ip: Some("10.0.0.5".parse().unwrap()),
-            hello,
-            proved: Proved::KeyAlone,
-        };
+            FromConnection::Connected {
+                peer: PEER,
+                direction,
+                remote: remote.parse().unwrap(),
+                local_ip: Some("10.0.0.5".parse().unwrap()),
+                hello,
+                proved: Proved::KeyAlone,
+            },
+        );
         self.input(Input::Event(event));
     }
 
     fn accept(&mut self, hello: Hello) -> ConnectionId {
-        self.accepted += 1;
-        let connection = ConnectionId(u64::from(hello.lane) << WORKER_SHIFT | self.accepted);
+        let connection = self.accepted.next(hello.lane);
         self.connected(connection, Direction::Accepted, hello);
         connection
     }
@@ -153,12 +163,15 @@ impl Bench {
     }
 
     fn end(&mut self, connection: ConnectionId, why: Ended) {
-        self.input(Input::Event(Event::Ended { connection, why }));
+        self.input(Input::Event(Event::Connection(connection, FromConnection::Ended(why))));
     }
 
     fn probes(&mut self) -> Vec<ConnectionId> {
         self.take(|action| match action {
-            Action::Command { command: Command::Probe { connection }, .. } => Some(*connection),
+            Action::Command {
+                command: Command::Connection(connection, ToConnection::Probe),
+                ..
+            } => Some(*connection),
             _ => None,
         })
     }
@@ -256,7 +269,10 @@ fn what_the_kernel_does_not_send_is_why_nobody_answers() {
     const ENETUNREACH: i32 = 101;
     let mut bench = Bench::dialling_one_lane();
     let refused = |remote: &str| {
-        Input::Event(Event::SendRefused { remote: remote.parse().unwrap(), errno: ENETUNREACH })
+        Input::Event(Event::Worker(FromWorker::SendRefused {
+            remote: remote.parse().unwrap(),
+            errno: ENETUNREACH,
+        }))
     };
     bench.input(refused("10.0.0.8:5800"));
     let (connection, ..) = bench.one_dial();
@@ -405,11 +421,11 @@ fn a_takeover_that_fails_is_tried_again_and_dropped_when_the_address_returns() {
     bench.advance_ms(20_000);
     bench.local_addresses(&["10.0.0.6"]);
     let (connection, ..) = bench.one_dial();
-    bench.end(connection, Ended::Failed("unreachable".into()));
+    bench.end(connection, Ended::Failed(Failure::NoPath));
     bench.advance_ms(100);
     let (connection, ..) = bench.one_dial();
     bench.local_addresses(&["10.0.0.5"]);
-    bench.end(connection, Ended::Failed("unreachable".into()));
+    bench.end(connection, Ended::Failed(Failure::NoPath));
     bench.advance_ms(60_000);
     assert_eq!(bench.dials(), []);
 }
@@ -450,15 +466,17 @@ fn a_peer_whose_name_leads_elsewhere_is_followed_on_every_lane() {
     assert_eq!(dials.len(), 2);
     for (connection, lane, remote) in dials {
         assert_eq!(remote, "10.0.7.7:5800".parse().unwrap());
-        let event = Event::Connected {
+        let event = Event::Connection(
             connection,
-            peer: PEER,
-            direction: Direction::Dialled,
-            remote,
-            local_ip: None,
-            hello: hello(lane),
-            proved: Proved::KeyAlone,
-        };
+            FromConnection::Connected {
+                peer: PEER,
+                direction: Direction::Dialled,
+                remote,
+                local_ip: None,
+                hello: hello(lane),
+                proved: Proved::KeyAlone,
+            },
+        );
         bench.input(Input::Event(event));
     }
     bench.advance_ms(1_000);
@@ -471,15 +489,17 @@ fn a_peer_whose_name_leads_elsewhere_is_followed_on_every_lane() {
 fn strangers_this_node_itself_and_lanes_that_are_not_served_are_refused() {
     let mut bench = Bench::new(1, "");
     let connected = |peer, connection, lane| {
-        Input::Event(Event::Connected {
-            connection: ConnectionId(connection),
-            peer,
-            direction: Direction::Accepted,
-            remote: SOURCE.parse().unwrap(),
-            local_ip: None,
-            hello: hello(lane),
-            proved: Proved::KeyAlone,
-        })
+        Input::Event(Event::Connection(
+            ConnectionId(connection),
+            FromConnection::Connected {
+                peer,
+                direction: Direction::Accepted,
+                remote: SOURCE.parse().unwrap(),
+                local_ip: None,
+                hello: hello(lane),
+                proved: Proved::KeyAlone,
+            },
+        ))
     };
     bench.input(connected(NodeId([7; 32]), 1, 0));
     bench.input(connected(LOCAL, 2, 0));
@@ -511,7 +531,7 @@ fn shutting_down_ends_every_worker_and_all_dialling() {
     bench.sessions.shut_down();
     bench.collect();
     let workers = bench.take(|action| match action {
-        Action::Command { worker, command: Command::Shutdown } => Some(*worker),
+        Action::Command { worker, command: Command::Worker(ToWorker::Shutdown) } => Some(*worker),
         _ => None,
     });
     assert_eq!(workers, [0, 1, 2]);
@@ -525,7 +545,7 @@ fn a_roaming_peer_is_followed() {
     let mut bench = Bench::new(1, "");
     let connection = bench.accept(hello(0));
     let remote = "192.0.2.7:1234".parse().unwrap();
-    bench.input(Input::Event(Event::Moved { connection, remote }));
+    bench.input(Input::Event(Event::Connection(connection, FromConnection::Moved { remote })));
     assert_eq!(
         bench.sessions.snapshot(bench.now)[0].lanes[0].remote.as_deref(),
         Some("192.0.2.7:1234")

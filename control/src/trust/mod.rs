@@ -25,7 +25,7 @@ use std::{
 
 use ipop_datapath::{
     PortId,
-    admission::{Admission, Proof, ProofBinding, Proved, SecretId, Verdict},
+    admission::{Admission, Proof, ProofBinding, Proved, SecretId, Unproved, Verdict},
     node_id::NodeId,
 };
 
@@ -386,7 +386,7 @@ impl Admission for Trust {
         prover: NodeId,
         binding: &ProofBinding,
         proofs: &[Proof],
-    ) -> Result<Proved, String> {
+    ) -> Result<Proved, Unproved> {
         let proved = self.check(prover, binding, proofs)?;
         self.write().ports.connected(prover);
         Ok(proved)
@@ -399,22 +399,16 @@ impl Trust {
         prover: NodeId,
         binding: &ProofBinding,
         proofs: &[Proof],
-    ) -> Result<Proved, String> {
+    ) -> Result<Proved, Unproved> {
         let Policy::Secret(secrets) = &self.read().policy else {
             // Who proves a secret asks for one, and would drop every frame of this node.
-            return if proofs.is_empty() { Ok(Proved::KeyAlone) } else { Err(ONE_WITHOUT.into()) };
+            return proofs.is_empty().then_some(Proved::KeyAlone).ok_or(Unproved::OneWithout);
         };
         if proofs.is_empty() {
-            return Err(ONE_WITHOUT.into());
+            return Err(Unproved::OneWithout);
         }
         let proved = secrets.iter().filter(|secret| secret.is_proved_by(prover, binding, proofs));
         let proved: Vec<_> = proved.map(|secret| secret.id()).collect();
-        if proved.is_empty() { Err(DIFFERENT.into()) } else { Ok(Proved::Secrets(proved)) }
+        if proved.is_empty() { Err(Unproved::Different) } else { Ok(Proved::Secrets(proved)) }
     }
 }
-
-/// Told at both ends, so it reads the same from each.
-const ONE_WITHOUT: &str =
-    "only one of the two nodes has a network secret: give both the same --network-secret-file";
-const DIFFERENT: &str =
-    "the two nodes have different network secrets: give both the same --network-secret-file";

@@ -145,7 +145,7 @@ fn somebody_may_come_from_anywhere_while_more_than_the_room_names_who_may_connec
     assert!(!trust.knows_anybody());
 }
 
-fn proved(from: &Trust, to: &Trust) -> Result<Proved, String> {
+fn proved(from: &Trust, to: &Trust) -> Result<Proved, Unproved> {
     // `from` is the node PEER, which dialled.
     let binding = ProofBinding::new(LOCAL, PEER, Direction::Accepted, [7; 32]);
     to.name(PEER, CONFIGURED);
@@ -169,7 +169,7 @@ fn secrets_are_proved_and_may_be_exchanged_for_others() {
         (&none, &old, "only one"),
         (&old, &none, "only one"),
     ] {
-        let error = proved(from, to).unwrap_err();
+        let error = proved(from, to).unwrap_err().to_string();
         assert!(error.contains(why) && error.contains("--network-secret-file"), "{error}");
     }
 }

@@ -393,10 +393,8 @@ impl World {
             (frames > 0).then(|| format!("{} {frames}", reason.name()))
         });
         let drops: Vec<String> = drops.collect();
-        let gauges = sender.connections.iter().filter_map(|id| sender.shared.tunnels.get(*id));
-        let gauges: Vec<String> = gauges.map(|gauges| format!("{gauges:?}")).collect();
         format!(
-            "{sent} sent, {received} received, {missing} missing, dropped: {drops:?}, {} bytes lost, path MTU {}, connections {gauges:#?}",
+            "{sent} sent, {received} received, {missing} missing, dropped: {drops:?}, {} bytes lost, path MTU {}",
             self.network.lost_bytes(from.number, to.number),
             self.network.conditions.mtu,
         )

@@ -242,8 +242,8 @@ impl Running {
 
     /// Connections that have not ended.
     pub(crate) fn open_connections(&self) -> usize {
-        let tunnels = &self.shared.tunnels;
-        self.connections.iter().filter(|connection| tunnels.get(**connection).is_some()).count()
+        let is_open = |id: &&ConnectionId| self.workers[id.worker()].core.is_open(**id);
+        self.connections.iter().filter(is_open).count()
     }
 
     /// Lanes that are up, by peer in the order of their ports, which is that of the configuration as long as nobody is denied.

@@ -12,7 +12,7 @@ use ipop_control::{
     trust::TrustStore,
 };
 use ipop_datapath::{
-    command::{Command, Event},
+    command::{Command, Event, FromConnection, ToConnection},
     frame::{FrameBytes, Headers, flow_hash},
     io::TapFrame,
     node_id::NodeId,
@@ -276,7 +276,7 @@ impl World {
             let worker = &mut running.workers[index];
             worker.core.flush(now, &mut worker.io);
             for event in worker.core.drain_events() {
-                if let Event::Connected { connection, .. } = &event {
+                if let Event::Connection(connection, FromConnection::Connected { .. }) = &event {
                     running.connections.insert(*connection);
                 }
                 running.node.handle(now, Input::Worker(event));
@@ -349,7 +349,7 @@ impl World {
                 self.note(after, Happening::Resolved { site, start, peer });
             }
             Action::Worker { worker, command } => {
-                if let Command::Dial { connection, .. } = &command {
+                if let Command::Connection(connection, ToConnection::Dial { .. }) = &command {
                     running.connections.insert(*connection);
                 }
                 let worker = &mut running.workers[worker];

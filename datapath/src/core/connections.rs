@@ -5,11 +5,14 @@ use std::{net::SocketAddr, sync::Arc, time::Instant};
 use ipop_learning::PortId;
 use quinn_proto::{ClientConfig, ConnectionHandle, TransportConfig};
 
-use super::{Core, paths::Way, phrase};
+use super::{Core, closing::Closing, paths::Way};
 use crate::{
-    admission::{ProofBinding, Verdict},
+    admission::{ProofBinding, Unproved, Verdict},
     channel_data,
-    command::{CloseReason, ConnectionId, Direction, Ended, Event, Lane},
+    command::{
+        CloseReason, ConnectionId, ConnectionStats, Direction, Ended, Event, Failure,
+        FromConnection, FromWorker, Lane, ToConnection,
+    },
     counters::{IoCounters, WorkerCounters},
     forward::TapOffload,
     frame::MAX_FRAME_LEN,
@@ -29,18 +32,65 @@ const AGENT: &str = concat!("ipop-switch ", env!("CARGO_PKG_VERSION"));
 
 /// Connections.
 impl Core {
-    pub(super) fn tunnel(&mut self, connection: ConnectionId) -> Option<&mut Tunnel> {
+    /// Carries out what a connection is to do.
+    pub(super) fn connection_command(
+        &mut self,
+        now: Instant,
+        id: ConnectionId,
+        what: ToConnection,
+        io: &mut impl Io,
+    ) {
+        match what {
+            ToConnection::Dial { peer, lane, remote } => {
+                if let Err(why) = self.dial(now, id, peer, lane, remote, io) {
+                    let ended = FromConnection::Ended(Ended::Failed(why));
+                    self.cx.events.push(Event::Connection(id, ended));
+                }
+            }
+            ToConnection::Activate(port) => self.activate(id, port),
+            ToConnection::Close(reason) => {
+                if let Some(&handle) = self.by_id.get(&id) {
+                    self.close(now, handle, reason, io);
+                }
+            }
+            ToConnection::Probe => {
+                if let Some(tunnel) = self.tunnel(id) {
+                    tunnel.connection.local_address_changed();
+                    self.wake(id);
+                }
+            }
+            ToConnection::Signal(message) => self.signal(id, &message),
+        }
+    }
+
+    /// Those that have not ended.
+    pub(super) fn connections(&mut self) -> Vec<(ConnectionId, ConnectionStats)> {
+        let tunnels = self.lanes.tunnels.iter_mut().flatten().filter(|tunnel| !tunnel.is_ended());
+        tunnels.map(|tunnel| (tunnel.id, tunnel.stats())).collect()
+    }
+
+    /// Says goodbye to everybody.
+    pub(super) fn shut_down(&mut self, now: Instant, io: &mut impl Io) {
+        self.shutting_down = true;
+        let tunnels = self.lanes.tunnels.iter().flatten();
+        let handles: Vec<_> = tunnels.map(|tunnel| tunnel.handle).collect();
+        for handle in handles {
+            self.close(now, handle, CloseReason::Shutdown, io);
+        }
+    }
+
+    fn tunnel(&mut self, connection: ConnectionId) -> Option<&mut Tunnel> {
         let handle = self.by_id.get(&connection)?;
         self.lanes.tunnels[handle.0].as_deref_mut()
     }
 
-    pub(super) fn wake(&mut self, connection: ConnectionId) {
+    fn wake(&mut self, connection: ConnectionId) {
         if let Some(&handle) = self.by_id.get(&connection) {
             self.lanes.agenda.add(handle);
         }
     }
 
-    pub(super) fn dial(
+    fn dial(
         &mut self,
         now: Instant,
         id: ConnectionId,
@@ -48,22 +98,18 @@ impl Core {
         lane: Lane,
         remote: SocketAddr,
         io: &mut impl Io,
-    ) -> Result<(), Ended> {
+    ) -> Result<(), Failure> {
         if self.paths.way(SocketId::LISTEN, remote) == Way::Nowhere {
-            return Err(Ended::Failed("there is no path to the peer now".into()));
+            return Err(Failure::NoPath);
         }
-        let crypto = tls::client_config(&self.identity, peer)
-            .map_err(|error| Ended::Failed(error.to_string()))?;
+        let crypto = tls::client_config(&self.identity, peer)?;
         let health = Arc::new(LinkHealth::default());
         let mut config = ClientConfig::new(crypto);
         let initial = InitialKey::of(peer);
         config
             .initial_dst_cid_provider(Arc::new(move || initial.generate(lane)))
             .transport_config(self.transport_config(Direction::Dialled, remote, &health, io));
-        let (handle, connection) = self
-            .endpoint
-            .connect(now, config, remote, tls::SERVER_NAME)
-            .map_err(|error| Ended::Failed(error.to_string()))?;
+        let (handle, connection) = self.endpoint.connect(now, config, remote, tls::SERVER_NAME)?;
         let socket = if lane.0 == 0 { SocketId::LISTEN } else { io.dial_socket() };
         let dialled_lane = Some(lane);
         self.insert(NewTunnel { id, handle, connection, dialled_lane, socket, health, now }, io);
@@ -89,15 +135,9 @@ impl Core {
         transport::transport_config(congestion, (lane, direction), health, &first_hop, mtu)
     }
 
-    /// Names of accepted connections: the worker in the top byte; the next bit, which marks control's own names, is clear.
-    pub(super) fn new_id(&mut self) -> ConnectionId {
-        self.next_id += 1;
-        ConnectionId(u64::from(self.cx.worker) << ConnectionId::WORKER_SHIFT | self.next_id)
-    }
-
     pub(super) fn insert(&mut self, new: NewTunnel, io: &mut impl Io) {
-        let (handle, gauges) = (new.handle, self.cx.shared.tunnels.insert(new.id));
-        let tunnel = Tunnel::new(new, gauges);
+        let handle = new.handle;
+        let tunnel = Tunnel::new(new);
         if port_of_alias(tunnel.remote).is_none() {
             self.cx.shared.add_own_flow(io.local_port(tunnel.socket), tunnel.remote);
             self.paths.add_plain_remote(tunnel.remote);
@@ -110,7 +150,7 @@ impl Core {
         self.lanes.tunnels[handle.0] = Some(Box::new(tunnel));
     }
 
-    pub(super) fn activate(&mut self, connection: ConnectionId, port: PortId) {
+    fn activate(&mut self, connection: ConnectionId, port: PortId) {
         let Some(&handle) = self.by_id.get(&connection) else { return };
         let tunnel = self.lanes.tunnels[handle.0].as_ref();
         let admitted = tunnel.and_then(|tunnel| tunnel.admitted());
@@ -132,14 +172,13 @@ impl Core {
         let admitted = tunnel.admitted().map(|peer| (peer.port, Lane(peer.hello.lane)));
         tunnel.end(&self.cx);
         self.by_id.remove(&tunnel.id);
-        self.cx.shared.tunnels.remove(tunnel.id);
         let announced = admitted.is_some() || tunnel.direction == Direction::Dialled;
         if announced {
-            self.cx.events.push(Event::Ended { connection: tunnel.id, why });
+            self.cx.events.push(Event::Connection(tunnel.id, FromConnection::Ended(why)));
         } else if let Ended::Refused(why) = why
             && self.rejections.take(now)
         {
-            self.cx.events.push(Event::Rejected { remote: tunnel.remote, why });
+            self.cx.events.push(Event::Worker(FromWorker::Rejected { remote: tunnel.remote, why }));
         }
         let Some((port, lane)) = admitted else { return };
         let active = &mut self.lanes.active[usize::from(port.0)];
@@ -150,12 +189,12 @@ impl Core {
         }
     }
 
-    pub(super) fn close(
+    /// Closes a connection, and tells the peer why.
+    fn close(
         &mut self,
         now: Instant,
         handle: ConnectionHandle,
-        reason: CloseReason,
-        phrase: &str,
+        why: impl Into<Closing>,
         io: &mut impl Io,
     ) {
         if let Some(tunnel) = self.lanes.tunnels[handle.0].as_mut()
@@ -165,13 +204,10 @@ impl Core {
             tunnel.end_burst(&self.cx);
             let way = self.paths.way(tunnel.socket, tunnel.remote);
             transmit(now, tunnel, way, &self.cx.counters.io, io);
-            tunnel.close(now, reason, phrase);
+            let why = why.into();
+            tunnel.close(now, why.reason(), &why.to_string());
             self.lanes.agenda.add(handle);
-            let why = match reason {
-                CloseReason::NotProved => Ended::Refused(phrase.into()),
-                other => Ended::Closed(other),
-            };
-            self.retire(now, handle, why);
+            self.retire(now, handle, why.ended());
         }
     }
 
@@ -185,7 +221,7 @@ impl Core {
         tunnel.write_signals();
         // Before the rest, so that questions go out with it.
         if let Some(rtt) = tunnel.silence(now) {
-            self.cx.events.push(Event::Silent { connection: tunnel.id, rtt });
+            self.cx.events.push(Event::Connection(tunnel.id, FromConnection::Silent { rtt }));
         }
         let more = self.send_frames(now, &mut tunnel, io);
         self.follow_move(&mut tunnel, io);
@@ -277,11 +313,14 @@ impl Core {
         let Some(tunnel) = self.lanes.tunnels[handle.0].as_mut() else { return };
         let (connection, events) = (tunnel.id, &mut self.cx.events);
         tunnel.read_signals(now, |peer, message| {
-            events.push(Event::Signal { connection, peer, message: message.to_vec() });
+            events.push(Event::Connection(
+                connection,
+                FromConnection::Signal { peer, message: message.to_vec() },
+            ));
         });
     }
 
-    pub(super) fn signal(&mut self, connection: ConnectionId, message: &[u8]) {
+    fn signal(&mut self, connection: ConnectionId, message: &[u8]) {
         match self.tunnel(connection) {
             Some(tunnel) => {
                 tunnel.signal(message);
@@ -302,7 +341,7 @@ impl Core {
             Progress::HandshakeDone => self.handshake_done(now, handle, io),
             Progress::HelloRead(hello) => self.hello_read(now, handle, hello, io),
             Progress::Lost(why) => self.retire(now, handle, why),
-            Progress::MustClose(reason, phrase) => self.close(now, handle, reason, &phrase, io),
+            Progress::BadHello(error) => self.close(now, handle, Closing::BadHello(error), io),
         }
     }
 
@@ -311,17 +350,13 @@ impl Core {
         let Some(tunnel) = self.lanes.tunnels[handle.0].as_mut() else { return };
         let proven = tunnel.proven_node().zip(tunnel.exported());
         let Some((node, exported)) = proven else {
-            let reason = CloseReason::NotAdmitted;
-            return self.close(now, handle, reason, phrase(reason), io);
+            return self.close(now, handle, CloseReason::NotAdmitted, io);
         };
         let Verdict::Admitted(port) = self.admission.verdict(node) else {
-            let reason = CloseReason::NotAdmitted;
-            return self.close(now, handle, reason, phrase(reason), io);
+            return self.close(now, handle, CloseReason::NotAdmitted, io);
         };
         if port_of_alias(tunnel.remote).is_some_and(|path| path != port) {
-            let phrase = "another node has this path";
-            self.close(now, handle, CloseReason::NotAdmitted, phrase, io);
-            return;
+            return self.close(now, handle, Closing::PathOfAnother, io);
         }
         let Some(handshake) = tunnel.handshake() else { return };
         handshake.peer = Some((node, port));
@@ -362,9 +397,7 @@ impl Core {
             return;
         };
         if hello.lane != self.cx.worker {
-            let phrase = "the lane does not belong to the worker that got it";
-            self.close(now, handle, CloseReason::BadHello, phrase, io);
-            return;
+            return self.close(now, handle, Closing::ForeignLane, io);
         }
         let proofs = std::mem::take(&mut hello.proofs);
         let verified = match tunnel.exported() {
@@ -373,27 +406,28 @@ impl Core {
                 let binding = ProofBinding::new(own, peer, tunnel.direction, exported);
                 self.admission.verify(peer, &binding, &proofs)
             }
-            None => Err("the TLS session has no exporter".into()),
+            None => Err(Unproved::NoExporter),
         };
         let proved = match verified {
             Ok(proved) => proved,
-            Err(why) => return self.close(now, handle, CloseReason::NotProved, &why, io),
+            Err(why) => return self.close(now, handle, Closing::NotProved(why), io),
         };
         // Its right may have gone since the handshake, and its port with it.
         if self.admission.verdict(peer) != Verdict::Admitted(port) {
-            let reason = CloseReason::NotAdmitted;
-            return self.close(now, handle, reason, phrase(reason), io);
+            return self.close(now, handle, CloseReason::NotAdmitted, io);
         }
         tunnel.admit(peer, port, hello.clone());
-        self.cx.events.push(Event::Connected {
-            connection: tunnel.id,
-            peer,
-            direction: tunnel.direction,
-            remote: tunnel.remote,
-            local_ip: tunnel.connection.local_ip(),
-            hello,
-            proved,
-        });
+        self.cx.events.push(Event::Connection(
+            tunnel.id,
+            FromConnection::Connected {
+                peer,
+                direction: tunnel.direction,
+                remote: tunnel.remote,
+                local_ip: tunnel.connection.local_ip(),
+                hello,
+                proved,
+            },
+        ));
     }
 
     fn follow_move(&mut self, tunnel: &mut Tunnel, io: &mut impl Io) {
@@ -407,11 +441,11 @@ impl Core {
         self.paths.remove_plain_remote(tunnel.remote);
         self.paths.add_plain_remote(remote);
         tunnel.remote = remote;
-        self.cx.events.push(Event::Moved { connection: tunnel.id, remote });
+        self.cx.events.push(Event::Connection(tunnel.id, FromConnection::Moved { remote }));
     }
 
     pub(super) fn forget(&mut self, now: Instant, handle: ConnectionHandle, io: &mut impl Io) {
-        self.retire(now, handle, Ended::Failed("the connection ended".into()));
+        self.retire(now, handle, Ended::Failed(Failure::Forgotten));
         if let Some(mut tunnel) = self.lanes.tunnels[handle.0].take() {
             tunnel.abandon(&mut self.inbound(now, &tunnel, io));
             take_counts(&mut tunnel, &self.cx.counters);

@@ -205,7 +205,7 @@ impl Core {
                     return;
                 }
             };
-        let id = self.new_id();
+        let id = self.ids.next(self.cx.worker);
         let dialled_lane = None;
         self.insert(NewTunnel { id, handle, connection, dialled_lane, socket, health, now }, io);
         let (connection, places) = (id, place.places);

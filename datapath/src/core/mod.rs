@@ -4,6 +4,7 @@
 //! out goes through [`Io`]. Frames come in by [`Core::outbound`] (from a TAP) and out of tunnels; their way is the same, `Switch::forward`.
 
 mod agenda;
+mod closing;
 mod connections;
 mod handshakes;
 mod inbound;
@@ -30,7 +31,10 @@ use self::{
 
 use crate::{
     admission::Admission,
-    command::{Audience, CloseReason, Command, ConnectionId, Event},
+    command::{
+        Answer, Audience, Command, ConnectionId, ConnectionIds, Direction, Event, Query, ToPaths,
+        ToPort, ToWorker,
+    },
     context::{Context, Observer},
     counters::WorkerCounters,
     drops::DropReason,
@@ -45,7 +49,7 @@ use crate::{
     tunnel::Tunnel,
 };
 
-/// Housekeeping: gauges, ageing, loop probes.
+/// Housekeeping: counts, ageing, loop probes.
 const TICK: Duration = PROBE_INTERVAL;
 /// One round of the forwarding database takes about this many ticks.
 const SWEEP_TICKS: usize = 30;
@@ -97,11 +101,11 @@ pub struct Core {
     deadline: Option<Instant>,
     next_tick: Instant,
     handshakes: Handshakes,
-    /// [`Command::Shutdown`] came: whoever dials now would be up for a moment and then hear nothing.
+    /// [`ToWorker::Shutdown`] came: whoever dials now would be up for a moment and then hear nothing.
     shutting_down: bool,
     /// Reports of refused nodes, which may come as often as they like.
     rejections: TokenBucket,
-    next_id: u64,
+    ids: ConnectionIds,
     /// QUIC's answers outside connections.
     response: Vec<u8>,
 }
@@ -140,7 +144,7 @@ impl Core {
             handshakes: Handshakes::new(ports),
             shutting_down: false,
             rejections: TokenBucket::new(1, 5, now),
-            next_id: 0,
+            ids: ConnectionIds::new(Direction::Accepted),
             response: Vec::new(),
             identity,
             admission,
@@ -218,6 +222,11 @@ impl Core {
         admitted.map(|admitted| admitted.out.waiting_frames()).sum()
     }
 
+    /// Whether there is such a connection that has not ended.
+    pub fn is_open(&self, connection: ConnectionId) -> bool {
+        self.by_id.contains_key(&connection)
+    }
+
     /// When [`Core::flush`] must be called at the latest.
     pub fn poll_timeout(&self) -> Instant {
         self.deadline.map_or(self.next_tick, |deadline| deadline.min(self.next_tick))
@@ -231,33 +240,18 @@ impl Core {
     /// Carries out what control asks for.
     pub fn command(&mut self, now: Instant, command: Command, io: &mut impl Io) {
         match command {
-            Command::Dial { connection, peer, lane, remote } => {
-                if let Err(why) = self.dial(now, connection, peer, lane, remote, io) {
-                    self.cx.events.push(Event::Ended { connection, why });
-                }
+            Command::Connection(connection, what) => {
+                self.connection_command(now, connection, what, io);
             }
-            Command::Activate { connection, port } => self.activate(connection, port),
-            Command::Close { connection, reason } => {
-                if let Some(&handle) = self.by_id.get(&connection) {
-                    self.close(now, handle, reason, phrase(reason), io);
-                }
+            Command::Path(ToPaths::Set { port, path }) => self.set_path(now, port, path, io),
+            Command::Path(ToPaths::AddSource { source, port }) => {
+                self.paths.add_source(source, port);
             }
-            Command::Probe { connection } => {
-                if let Some(tunnel) = self.tunnel(connection) {
-                    tunnel.connection.local_address_changed();
-                    self.wake(connection);
-                }
+            Command::Path(ToPaths::RemoveSource(source)) => self.paths.remove_source(source),
+            Command::Port(port, ToPort::KnowAddresses(addresses)) => {
+                self.handshakes.know(port, &addresses);
             }
-            Command::SetPath { port, path } => self.set_path(now, port, path, io),
-            Command::AddSource { source, port } => self.paths.add_source(source, port),
-            Command::RemoveSource { source } => self.paths.remove_source(source),
-            Command::SendPacket { socket, local_ip, remote, payload } => {
-                self.send_packet(socket, local_ip, remote, &payload, io);
-            }
-            Command::KnowAddresses { port, addresses } => self.handshakes.know(port, &addresses),
-            Command::AnswerStrangers(strangers) => self.paths.strangers = strangers,
-            Command::Signal { connection, message } => self.signal(connection, &message),
-            Command::Announce { tap, frame, to } => {
+            Command::Port(tap, ToPort::Announce { frame, to }) => {
                 // To write it to the TAP would show it to this host.
                 let only = match to {
                     Audience::Everybody => None,
@@ -266,14 +260,14 @@ impl Core {
                 let (vnet, bytes) = (&[0; VNET_HEADER_LEN], FrameBytes::Whole(&frame));
                 self.take_in(now, TapFrame { tap, vnet, bytes }, only, io);
             }
-            Command::Shutdown => {
-                self.shutting_down = true;
-                let handles: Vec<_> =
-                    self.lanes.tunnels.iter().flatten().map(|tunnel| tunnel.handle).collect();
-                for handle in handles {
-                    let reason = CloseReason::Shutdown;
-                    self.close(now, handle, reason, phrase(reason), io);
-                }
+            Command::Packet(packet) => self.send_packet(&packet, io),
+            Command::Worker(ToWorker::AnswerStrangers(strangers)) => {
+                self.paths.strangers = strangers;
+            }
+            Command::Worker(ToWorker::Shutdown) => self.shut_down(now, io),
+            Command::Query(token, Query::Connections) => {
+                let answer = Answer::Connections(self.connections());
+                self.cx.events.push(Event::Answer(token, answer));
             }
         }
     }
@@ -303,7 +297,7 @@ impl Core {
 impl Core {
     fn tick(&mut self, now: Instant, io: &mut impl Io) {
         for tunnel in self.lanes.tunnels.iter_mut().flatten().filter(|tunnel| !tunnel.is_ended()) {
-            tunnel.refresh_gauges();
+            tunnel.observe_path();
             connections::take_counts(tunnel, &self.cx.counters);
         }
         self.switch.ingress.tell_moves(&mut self.cx);
@@ -326,18 +320,5 @@ impl Core {
                 let _ = io.write_tap(PortId(index as u16), frame, 0);
             }
         }
-    }
-}
-
-fn phrase(reason: CloseReason) -> &'static str {
-    match reason {
-        CloseReason::Shutdown => "the switch shuts down",
-        CloseReason::Replaced => "a newer connection took over",
-        CloseReason::Duplicate => "both ends dialled; the other connection stays",
-        CloseReason::Version => "another version",
-        CloseReason::BadHello => "malformed hello",
-        CloseReason::NotAdmitted => "this node is not among the peers",
-        CloseReason::DialledSelf => "the node dialled itself",
-        CloseReason::NotProved => "the network's secret was not proved",
     }
 }

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     channel_data,
-    command::{Event, Strangers},
+    command::{ControlPacket, Event, Strangers},
     io::{Io, SocketId},
     path::{Path, alias, is_of_aliases, port_of_alias},
     quic::cid::{Mark, mark_of},
@@ -103,11 +103,8 @@ impl Core {
                     Origin::Unmapped => Audience::Stranger,
                     Origin::Peer(port) | Origin::PeerOrPlain(port) => Audience::Peer(port),
                 };
-                self.tell_control(now, audience, &packet, |payload| Event::Packet {
-                    socket,
-                    local_ip,
-                    remote,
-                    payload,
+                self.tell_control(now, audience, &packet, |payload| {
+                    Event::Packet(ControlPacket { socket, local_ip, remote, payload })
                 });
                 return;
             }
@@ -133,11 +130,8 @@ impl Core {
             Some((self.paths.peer_of_channel(channel)?, channel, content))
         });
         let Some((peer, channel, content)) = peer else {
-            self.tell_control(now, Audience::Relay, packet, |payload| Event::Packet {
-                socket: SocketId::RELAY,
-                local_ip,
-                remote,
-                payload,
+            self.tell_control(now, Audience::Relay, packet, |payload| {
+                Event::Packet(ControlPacket { socket: SocketId::RELAY, local_ip, remote, payload })
             });
             return None;
         };
@@ -263,31 +257,25 @@ impl Core {
     }
 
     /// Sends a packet of control's.
-    pub(super) fn send_packet(
-        &self,
-        socket: SocketId,
-        local_ip: Option<IpAddr>,
-        remote: SocketAddr,
-        payload: &[u8],
-        io: &mut impl Io,
-    ) {
+    pub(super) fn send_packet(&self, packet: &ControlPacket, io: &mut impl Io) {
+        let ControlPacket { socket, local_ip, remote, payload } = packet;
         let counters = &self.cx.counters.io;
         let fits = (1..=MAX_CONTROL_PACKET_LEN).contains(&payload.len());
-        if !fits || !io.can_send_packet(socket) {
+        if !fits || !io.can_send_packet(*socket) {
             counters.dropped_control_packets.add(1);
             return;
         }
         let mut train = io.train_buffer();
         train.extend_from_slice(payload);
         let transmit = Transmit {
-            destination: remote,
+            destination: *remote,
             ecn: None,
             size: payload.len(),
             segment_size: None,
-            src_ip: local_ip,
+            src_ip: *local_ip,
         };
         counters.sent_control_packets.add(1);
-        io.send(socket, &transmit, train);
+        io.send(*socket, &transmit, train);
     }
 
     /// Moves a peer's packets to another path.

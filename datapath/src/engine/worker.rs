@@ -21,7 +21,7 @@ use super::{
     tap::{Read, TapReader, TapWriter},
 };
 use crate::{
-    command::{Command, Event},
+    command::{Command, Event, FromPort, FromWorker, ToWorker},
     core::{Core, CoreConfig},
     counters::WorkerCounters,
     drops::{DropReason, Passed},
@@ -66,8 +66,8 @@ pub struct WorkerConfig {
     pub relay: Option<UdpPort>,
     /// How all workers are reached, by number.
     pub workers: Vec<WorkerHandle>,
-    /// Where events go, with the worker's number.
-    pub events: EventSender<(u8, Event)>,
+    /// Where events go.
+    pub events: EventSender<Event>,
     /// For how long a worker with nothing to do looks for work before it sleeps.
     pub busy_poll: Duration,
 }
@@ -77,9 +77,8 @@ pub struct Worker {
     core: Core,
     io: UringIo,
     reader: TapReader,
-    number: u8,
     mailbox: WorkerHandle,
-    events: EventSender<(u8, Event)>,
+    events: EventSender<Event>,
     unsent_events: VecDeque<Event>,
     completions: Vec<Completion>,
     /// Of the train at hand.
@@ -154,7 +153,6 @@ impl Worker {
                 _queues: config.taps.into_iter().map(|tap| tap.queue).collect(),
             },
             reader: TapReader::new(&read, Instant::now()),
-            number,
             mailbox,
             events: config.events,
             unsent_events: VecDeque::new(),
@@ -168,7 +166,7 @@ impl Worker {
         })
     }
 
-    /// Runs until [`Command::Shutdown`].
+    /// Runs until [`ToWorker::Shutdown`].
     ///
     /// # Errors
     /// If the ring fails.
@@ -251,7 +249,8 @@ impl Worker {
                 if let Some(SendRefused { remote, errno }) = refused
                     && self.refused_sends.take(now)
                 {
-                    self.unsent_events.push_back(Event::SendRefused { remote, errno });
+                    let refused = FromWorker::SendRefused { remote, errno };
+                    self.unsent_events.push_back(Event::Worker(refused));
                 }
             }
             Op::Writable => self.io.sender.writable(&mut self.io.ring, index),
@@ -262,7 +261,7 @@ impl Worker {
     fn frame_read(&mut self, now: Instant, index: u32, result: i32) {
         match self.reader.finish(now, index, result) {
             Read::Frame(frame) => self.core.outbound(now, frame, &mut self.io),
-            Read::Gone(port) => self.unsent_events.push_back(Event::TapGone { port }),
+            Read::Gone(port) => self.unsent_events.push_back(Event::Port(port, FromPort::Gone)),
             Read::Nothing => {}
         }
     }
@@ -316,7 +315,7 @@ impl Worker {
         self.mailbox.bell().silence();
         self.io.arm_doorbell();
         while let Some(command) = self.mailbox.next_command() {
-            if command == Command::Shutdown {
+            if command == Command::Worker(ToWorker::Shutdown) {
                 self.stop_at.get_or_insert(now + FAREWELL);
             }
             self.core.command(now, command, &mut self.io);
@@ -329,7 +328,7 @@ impl Worker {
     fn post_events(&mut self) {
         for event in self.core.drain_events() {
             // Control does not keep up. What only it can lose is lost; what happened to connections is kept.
-            let is_packet = matches!(event, Event::Packet { .. } | Event::ChannelPacket { .. });
+            let is_packet = matches!(event, Event::Packet(_) | Event::ChannelPacket { .. });
             if is_packet && self.unsent_events.len() >= UNSENT_EVENTS_MAX {
                 self.io.counters.io.dropped_control_packets.add(1);
             } else {
@@ -337,9 +336,9 @@ impl Worker {
             }
         }
         while let Some(event) = self.unsent_events.pop_front() {
-            match self.events.try_send((self.number, event)) {
+            match self.events.try_send(event) {
                 Ok(()) => {}
-                Err(TrySendError::Full((_, event))) => {
+                Err(TrySendError::Full(event)) => {
                     self.unsent_events.push_front(event);
                     return;
                 }

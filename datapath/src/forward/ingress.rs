@@ -5,7 +5,7 @@ use std::time::Instant;
 use ipop_learning::{Learned, PortId, VlanId};
 
 use crate::{
-    command::Event,
+    command::{Event, FromPort, FromWorker},
     context::Context,
     drops::{DropReason, Passed},
     frame::{Description, ETHERNET_HEADER_LEN, FrameBytes, Headers, udp_endpoints},
@@ -61,7 +61,8 @@ impl Ingress {
 
     /// Tells control of the stations that moved.
     pub(crate) fn tell_moves(&mut self, cx: &mut Context) {
-        cx.events.extend(self.moves.take().map(Event::StationsMoved));
+        let moved = self.moves.take().map(FromWorker::StationsMoved);
+        cx.events.extend(moved.map(Event::Worker));
     }
 
     /// Whether this is a packet of one of the switch's own tunnels, which would go round for ever.
@@ -104,7 +105,7 @@ pub(crate) fn clear_loops(now: Instant, cx: &mut Context) {
         let tap = cx.shared.port(port);
         let is_quiet = tap.probe_age_s(now_s).is_some_and(|age_s| age_s >= CLEAR_AFTER_S);
         if is_quiet && tap.set_blocked(false) {
-            cx.events.push(Event::LoopCleared { port });
+            cx.events.push(Event::Port(port, FromPort::LoopCleared));
         }
     }
 }
@@ -117,14 +118,14 @@ fn probe_seen(now_s: u32, tap: PortId, frame: &[u8], cx: &mut Context) {
     let port = cx.shared.port(tap);
     if !must_block(&probe, tap, cx) {
         if port.foreign_probe_seen(now_s, CLEAR_AFTER_S) {
-            cx.events.push(Event::LoopElsewhere { port: tap });
+            cx.events.push(Event::Port(tap, FromPort::LoopElsewhere));
         }
         return;
     }
     port.probe_seen(now_s);
     if port.set_blocked(true) {
         cx.shared.fdb.flush_port(tap);
-        cx.events.push(Event::LoopSeen { port: tap, origin: probe.origin });
+        cx.events.push(Event::Port(tap, FromPort::LoopSeen { origin: probe.origin }));
     }
 }
 

@@ -11,7 +11,7 @@ use ipop_learning::{MacAddr, MacTable, MacTableConfig, PortId};
 use super::{MemoryIo, MemoryIoConfig, Node};
 use crate::{
     admission::{Admission, Verdict},
-    command::{Command, ConnectionId, Event, Lane},
+    command::{Command, ConnectionId, Event, FromConnection, Lane, ToConnection},
     core::{Core, CoreConfig},
     forward::TapOffload,
     frame::{FrameBytes, Offload, VNET_HEADER_LEN},
@@ -52,22 +52,20 @@ impl Pair {
             ],
             now,
         };
-        let dial = Command::Dial {
-            connection: ConnectionId(1 << 55),
-            peer: listener_id,
-            lane: Lane(0),
-            remote: pair.nodes[1].address,
-        };
+        let dial = Command::Connection(
+            ConnectionId(1 << 55),
+            ToConnection::Dial { peer: listener_id, lane: Lane(0), remote: pair.nodes[1].address },
+        );
         let [from, _] = &mut pair.nodes;
         from.core.command(now, dial, &mut from.io);
         pair.settle(Duration::from_millis(100));
         for node in &mut pair.nodes {
             let connected = node.core.drain_events().find_map(|event| match event {
-                Event::Connected { connection, .. } => Some(connection),
+                Event::Connection(connection, FromConnection::Connected { .. }) => Some(connection),
                 _ => None,
             });
             let connection = connected.expect("both ends connect");
-            let activate = Command::Activate { connection, port: PEER };
+            let activate = Command::Connection(connection, ToConnection::Activate(PEER));
             node.core.command(now, activate, &mut node.io);
         }
         pair.settle(Duration::from_secs(2));

@@ -21,10 +21,11 @@ use rustls_pki_types::CertificateDer;
 
 use crate::{
     admission::EXPORTER_LABEL,
-    command::{CloseReason, ConnectionId, Direction, Ended, Lane},
+    command::{
+        CloseReason, ConnectionId, ConnectionStats, Direction, Ended, Failure, Lane, Refusal,
+    },
     context::Context,
     core::HANDSHAKE_TIME,
-    counters::TunnelGauges,
     frame::MAX_FRAME_LEN,
     hello::{Capabilities, Hello, HelloError, MAX_HELLO_LEN},
     io::SocketId,
@@ -53,7 +54,6 @@ pub(crate) struct Tunnel {
     pub(crate) socket: SocketId,
     pub(crate) remote: SocketAddr,
     life: Life,
-    gauges: Arc<TunnelGauges>,
     health: Arc<LinkHealth>,
     signals: SignalStreams,
     /// What comes before the peer is admitted is put together too, to be counted.
@@ -111,8 +111,8 @@ pub(crate) enum Progress {
     HelloRead(Hello),
     /// The connection is lost.
     Lost(Ended),
-    /// It must be closed for this reason; the text is told to the peer.
-    MustClose(CloseReason, String),
+    /// The peer's hello cannot be read.
+    BadHello(HelloError),
 }
 
 /// How to make a [`Tunnel`].
@@ -137,7 +137,7 @@ impl Life {
 }
 
 impl Tunnel {
-    pub(crate) fn new(new: NewTunnel, gauges: Arc<TunnelGauges>) -> Self {
+    pub(crate) fn new(new: NewTunnel) -> Self {
         let (direction, until) = match new.dialled_lane {
             Some(_) => (Direction::Dialled, None),
             None => (Direction::Accepted, Some(new.now + HANDSHAKE_TIME)),
@@ -151,7 +151,6 @@ impl Tunnel {
             remote: new.connection.remote_address(),
             connection: new.connection,
             life: Life::Handshake(Handshake { dialled_lane, until, peer: None, hello }),
-            gauges,
             health: new.health,
             signals: SignalStreams::new(new.now),
             reassembler: Reassembler::new(MAX_FRAME_LEN),
@@ -402,25 +401,29 @@ impl Tunnel {
         );
     }
 
-    /// Housekeeping, once a second: what others see of the connection, and what it has learned of the path.
-    pub(crate) fn refresh_gauges(&mut self) {
-        let stats = self.connection.stats();
-        self.reassembler.set_reordering_wait(reordering_wait(stats.path.min_rtt));
-        let mut waiting_bytes = 0;
+    /// Housekeeping, once a second: takes in what the connection has learned of the path.
+    pub(crate) fn observe_path(&mut self) {
+        let path = self.connection.stats().path;
+        self.reassembler.set_reordering_wait(reordering_wait(path.min_rtt));
         if let Some((out, _)) = self.sending() {
-            out.observe(stats.path.sent_packets, stats.path.lost_packets);
-            waiting_bytes = out.waiting_bytes();
+            out.observe(path.sent_packets, path.lost_packets);
         }
-        let gauges = &self.gauges;
-        gauges.rtt_us.set(stats.path.rtt.as_micros() as u64);
-        gauges.path_mtu_bytes.set(u64::from(stats.path.current_mtu));
-        gauges.lost_packets.set(stats.path.lost_packets);
-        gauges.sent_packets.set(stats.path.sent_packets);
-        gauges.black_holes.set(stats.path.black_holes_detected);
-        gauges.breaker_open.set(u64::from(self.health.tripped.load(Relaxed)));
-        let queued =
-            SEND_QUEUE_BYTES.saturating_sub(self.connection.datagrams().send_buffer_space());
-        gauges.queued_bytes.set((queued + waiting_bytes) as u64);
+    }
+
+    /// How the connection is now.
+    pub(crate) fn stats(&mut self) -> ConnectionStats {
+        let path = self.connection.stats().path;
+        let space = self.connection.datagrams().send_buffer_space();
+        let waiting_bytes = self.admitted().map_or(0, |admitted| admitted.out.waiting_bytes());
+        ConnectionStats {
+            rtt: path.rtt,
+            path_mtu_bytes: path.current_mtu,
+            sent_packets: path.sent_packets,
+            lost_packets: path.lost_packets,
+            black_holes: path.black_holes_detected,
+            queued_bytes: (SEND_QUEUE_BYTES.saturating_sub(space) + waiting_bytes) as u64,
+            breaker_open: self.health.tripped.load(Relaxed),
+        }
     }
 
     fn read_hello(&mut self) -> Option<Progress> {
@@ -442,10 +445,7 @@ impl Tunnel {
         match read {
             Ok(read) => Some(Progress::HelloRead(read)),
             Err(HelloError::Incomplete) => None,
-            Err(error @ HelloError::Version(_)) => {
-                Some(Progress::MustClose(CloseReason::Version, error.to_string()))
-            }
-            Err(error) => Some(Progress::MustClose(CloseReason::BadHello, error.to_string())),
+            Err(error) => Some(Progress::BadHello(error)),
         }
     }
 }
@@ -456,25 +456,22 @@ fn reordering_wait(min_rtt: Duration) -> Duration {
     (min_rtt / 4).clamp(MIN_REORDERING_WAIT, MAX_REORDERING_WAIT)
 }
 
-/// Why a connection ended, for the operator.
+/// Why a connection ended.
 pub fn explain(error: ConnectionError) -> Ended {
     match error {
         ConnectionError::ApplicationClosed(close) => {
             Ended::ByPeer { code: close.error_code.into_inner(), phrase: printable(&close.reason) }
         }
         ConnectionError::ConnectionClosed(close) if is_tls(close.error_code) => {
-            Ended::Refused(format!(
-                "the peer refused this node ({}): is this node's id among its --peer options?",
-                close.error_code
-            ))
+            Ended::Refused(Refusal::ByPeer(close.error_code))
         }
         ConnectionError::TransportError(error) if is_tls(error.code) => {
-            Ended::Refused(strip_rustls(&error.reason))
+            Ended::Refused(Refusal::ByTls(strip_rustls(&error.reason)))
         }
         ConnectionError::Reset => Ended::Reset,
         ConnectionError::TimedOut => Ended::TimedOut,
         ConnectionError::LocallyClosed => Ended::Closed(CloseReason::Shutdown),
-        other => Ended::Failed(other.to_string()),
+        other => Ended::Failed(Failure::Quic(other)),
     }
 }
 

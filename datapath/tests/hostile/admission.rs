@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use ipop_datapath::{
-    admission::Verdict,
-    command::{CloseReason, Event, Lane},
+    admission::{Unproved, Verdict},
+    command::{CloseReason, Event, FromConnection, Lane},
     drops::DropReason,
     hello::Hello,
     memory::PEER,
@@ -151,13 +151,17 @@ fn no_frame_passes_before_the_secret_is_proved() {
     assert_eq!(told(&scene, stranger), Some(CloseReason::NotProved));
     assert_eq!((scene.connected(), scene.take_frames()), (0, 0));
     assert_eq!(scene.port(PEER).received_frames.get(), 0);
-    assert_eq!(scene.rejections(), ["the secret was not proved"]);
+    assert_eq!(scene.rejections(), [Unproved::Different.to_string()]);
 }
 
 #[test]
 fn no_message_passes_before_admission() {
     let signals = |scene: &Scene| {
-        scene.events.iter().filter(|event| matches!(event, Event::Signal { .. })).count()
+        scene
+            .events
+            .iter()
+            .filter(|event| matches!(event, Event::Connection(_, FromConnection::Signal { .. })))
+            .count()
     };
     for is_believed in [true, false] {
         let mut scene = Scene::new();
@@ -338,7 +342,7 @@ fn a_key_is_proved_by_its_own_ed25519_signature_alone() {
             continue;
         };
         assert!(was_refused_by_tls(&scene, stranger), "{pen:?}: {:?}", scene.lost(stranger));
-        let [said] = scene.rejections()[..] else { panic!("{pen:?}: {:?}", scene.rejections()) };
+        let [said] = &scene.rejections()[..] else { panic!("{pen:?}: {:?}", scene.rejections()) };
         assert!(said.contains(why), "{pen:?}: {said}");
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use ipop_datapath::{
     admission::Verdict,
-    command::{Audience, Command, Ended, Event},
+    command::{Audience, Command, Ended, Event, FromConnection, ToPort},
     drops::DropReason,
     frame::{Gso, Offload},
     memory::{PEER, TAP},
@@ -93,7 +93,7 @@ fn what_one_peer_is_told_of_this_host_goes_to_no_other() {
         (Audience::Peer(PEER), (1, 0)),
         (Audience::Peer(OTHER_PEER), (0, 1)),
     ] {
-        scene.command(Command::Announce { tap: TAP, frame: broadcast(), to });
+        scene.command(Command::Port(TAP, ToPort::Announce { frame: broadcast(), to }));
         scene.settle();
         assert_eq!((scene.received(one), scene.received(other)), heard, "{to:?}");
         assert_eq!(scene.take_frames(), 0, "this host knows");
@@ -143,7 +143,7 @@ fn what_a_peer_says_when_it_leaves_is_short_and_printable() {
     scene.connection(stranger).close(now, VarInt::from_u32(0), Bytes::from(phrase));
     scene.settle();
     let said = scene.events.iter().find_map(|event| match event {
-        Event::Ended { why: Ended::ByPeer { phrase, .. }, .. } => Some(phrase),
+        Event::Connection(_, FromConnection::Ended(Ended::ByPeer { phrase, .. })) => Some(phrase),
         _ => None,
     });
     let said = said.unwrap();

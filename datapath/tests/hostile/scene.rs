@@ -12,8 +12,8 @@ use std::{
 use bytes::BytesMut;
 use ipop_datapath::{
     MacAddr, PortId, TapOffload,
-    admission::{Admission, ProofBinding, Proved, Verdict},
-    command::{Command, Event, Lane},
+    admission::{Admission, ProofBinding, Proved, Unproved, Verdict},
+    command::{Command, Event, FromConnection, FromWorker, Lane, ToConnection},
     core::{Core, CoreConfig},
     counters::PortCounters,
     frame::Offload,
@@ -62,9 +62,9 @@ impl Admission for Gate {
         self.verdict.lock().unwrap().clone()
     }
 
-    fn verify(&self, _: NodeId, _: &ProofBinding, _: &[[u8; 32]]) -> Result<Proved, String> {
+    fn verify(&self, _: NodeId, _: &ProofBinding, _: &[[u8; 32]]) -> Result<Proved, Unproved> {
         let believes = self.believes.load(Relaxed);
-        believes.then_some(Proved::KeyAlone).ok_or_else(|| "the secret was not proved".into())
+        believes.then_some(Proved::KeyAlone).ok_or(Unproved::Different)
     }
 }
 
@@ -174,12 +174,14 @@ impl Scene {
         self.write(stranger, stream, &hello().encode());
         self.settle();
         let connected = self.events.drain(..).find_map(|event| match event {
-            Event::Connected { connection, peer, .. } => Some((connection, peer)),
+            Event::Connection(connection, FromConnection::Connected { peer, .. }) => {
+                Some((connection, peer))
+            }
             _ => None,
         });
         let (connection, peer) = connected.unwrap();
         let Verdict::Admitted(port) = self.gate.verdict(peer) else { unreachable!() };
-        self.command(Command::Activate { connection, port });
+        self.command(Command::Connection(connection, ToConnection::Activate(port)));
         stranger
     }
 
@@ -249,17 +251,18 @@ impl Scene {
 
     /// How many tunnels the node's control plane was told of.
     pub(crate) fn connected(&self) -> usize {
-        self.events.iter().filter(|event| matches!(event, Event::Connected { .. })).count()
+        self.events
+            .iter()
+            .filter(|event| matches!(event, Event::Connection(_, FromConnection::Connected { .. })))
+            .count()
     }
 
     /// What the node says of those that it refused.
-    pub(crate) fn rejections(&self) -> Vec<&str> {
-        fn why(event: &Event) -> Option<&str> {
-            match event {
-                Event::Rejected { why, .. } => Some(why),
-                _ => None,
-            }
-        }
+    pub(crate) fn rejections(&self) -> Vec<String> {
+        let why = |event: &Event| match event {
+            Event::Worker(FromWorker::Rejected { why, .. }) => Some(why.to_string()),
+            _ => None,
+        };
         self.events.iter().filter_map(why).collect()
     }
 

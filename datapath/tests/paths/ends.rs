@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ipop_datapath::{
     MacAddr, VlanId,
-    command::{CloseReason, Command},
+    command::{CloseReason, Command, ToConnection},
     drops::DropReason,
     memory::{PEER, Train},
 };
@@ -36,7 +36,7 @@ fn frames_that_wait_when_a_connection_is_closed_are_dropped_and_teach_nothing() 
     assert_eq!(net.take_frames(1), 0);
     let connection = net.connections[1].expect("a connection");
     net.shared[1].fdb.flush_port(PEER);
-    net.command(1, Command::Close { connection, reason: CloseReason::NotAdmitted });
+    net.command(1, Command::Connection(connection, ToConnection::Close(CloseReason::NotAdmitted)));
     net.settle(Duration::from_secs(10));
     assert_eq!(net.take_frames(1), 0, "it lost its right");
     let station = net.shared[1].fdb.look_up(VlanId::UNTAGGED, MacAddr(STATION), 0);

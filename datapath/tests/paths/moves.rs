@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use ipop_datapath::{
-    command::{CloseReason, Command, Ended, Event, Strangers},
+    command::{
+        CloseReason, Command, ControlPacket, Ended, Event, FromConnection, Strangers, ToPaths,
+        ToWorker,
+    },
     drops::DropReason,
     io::SocketId,
     memory::{PEER, TAP},
@@ -62,7 +65,12 @@ fn what_is_queued_when_the_path_changes_is_not_lost() {
         assert!(if to == Way::Direct { carried.0 } else { carried.1 } >= FRAMES, "{carried:?}");
         assert_no_loss(&mut net, 2);
         assert_eq!(net.io(0).path_changes.get(), 1);
-        assert!(net.events.iter().flatten().all(|event| !matches!(event, Event::Moved { .. })));
+        assert!(
+            net.events
+                .iter()
+                .flatten()
+                .all(|event| !matches!(event, Event::Connection(_, FromConnection::Moved { .. })))
+        );
         net.settle(Duration::from_secs(3));
         net.take_frames(0);
         burst(&mut net, 1);
@@ -140,7 +148,12 @@ fn a_path_that_died_under_saturating_traffic_is_left() {
     for node in 0..2 {
         assert_eq!(net.take_frames(node), FRAMES, "frames out at node {node}");
     }
-    assert!(net.events.iter().flatten().all(|event| !matches!(event, Event::Ended { .. })));
+    assert!(
+        net.events
+            .iter()
+            .flatten()
+            .all(|event| !matches!(event, Event::Connection(_, FromConnection::Ended(_))))
+    );
 }
 
 #[test]
@@ -172,10 +185,14 @@ fn packets_of_a_peer_from_elsewhere_are_dropped_and_the_path_stays() {
     trains.iter().for_each(|train| receiver.receive(now, sender.address, train));
     net.exchange();
     assert_eq!(net.take_frames(1), FRAMES);
-    assert!(net.events[1].iter().all(|event| !matches!(event, Event::Moved { .. })));
+    assert!(
+        net.events[1]
+            .iter()
+            .all(|event| !matches!(event, Event::Connection(_, FromConnection::Moved { .. })))
+    );
 
     let source = Source::Direct(net.nodes[0].address);
-    net.command(1, Command::RemoveSource { source });
+    net.command(1, Command::Path(ToPaths::RemoveSource(source)));
     burst(&mut net, 0);
     net.exchange();
     assert_eq!(net.take_frames(1), 0, "the source was taken away");
@@ -185,11 +202,13 @@ fn packets_of_a_peer_from_elsewhere_are_dropped_and_the_path_stays() {
 fn strangers_are_answered_or_ignored_as_control_says() {
     for strangers in [Strangers::Answered, Strangers::Ignored] {
         let mut net = Net::strangers();
-        net.command(1, Command::AnswerStrangers(strangers));
+        net.command(1, Command::Worker(ToWorker::AnswerStrangers(strangers)));
         let remote = net.nodes[1].address;
         net.dial(remote);
         net.settle(Duration::from_secs(3));
-        let connected = net.events[1].iter().any(|event| matches!(event, Event::Connected { .. }));
+        let connected = net.events[1]
+            .iter()
+            .any(|event| matches!(event, Event::Connection(_, FromConnection::Connected { .. })));
         assert_eq!(connected, strangers == Strangers::Answered);
         let ignored = net.io(1).ignored_initials.get();
         assert_eq!(ignored > 0, strangers == Strangers::Ignored, "{ignored} ignored");
@@ -222,19 +241,19 @@ fn an_alias_without_a_path_or_of_another_peer_is_not_dialled_for_long() {
     net.exchange();
     assert!(matches!(
         &net.events[0][..],
-        [Event::Ended { connection: DIALLED, why: Ended::Failed(_) }]
+        [Event::Connection(DIALLED, FromConnection::Ended(Ended::Failed(_)))]
     ));
 
     // The path of one peer leads to another: nothing is believed but the key.
     let mut net = Net::strangers();
     let path = Some(net.path(0, Way::Direct));
     let (other, source) = (TAP, Source::Direct(net.nodes[1].address));
-    net.command(0, Command::SetPath { port: other, path });
-    net.command(0, Command::AddSource { source, port: other });
+    net.command(0, Command::Path(ToPaths::Set { port: other, path }));
+    net.command(0, Command::Path(ToPaths::AddSource { source, port: other }));
     net.dial(alias(other));
     net.settle(Duration::from_secs(1));
     let ended = Ended::Closed(CloseReason::NotAdmitted);
-    assert!(net.events[0].contains(&Event::Ended { connection: DIALLED, why: ended }));
+    assert!(net.events[0].contains(&Event::Connection(DIALLED, FromConnection::Ended(ended))));
 }
 
 #[test]
@@ -252,7 +271,12 @@ fn a_configured_peer_and_an_alias_share_an_address() {
     burst(&mut net, 1);
     net.settle(Duration::from_secs(1));
     assert_no_loss(&mut net, 1);
-    assert!(net.events.iter().flatten().all(|event| !matches!(event, Event::Moved { .. })));
+    assert!(
+        net.events
+            .iter()
+            .flatten()
+            .all(|event| !matches!(event, Event::Connection(_, FromConnection::Moved { .. })))
+    );
     assert_eq!(net.io(0).unmapped_packets.get() + net.io(1).unmapped_packets.get(), 0);
 }
 
@@ -287,13 +311,13 @@ fn a_node_without_relay_socket_does_not_take_a_relayed_path() {
     ]);
     let (now, [node, _]) = (pair.now, &mut pair.nodes);
     let path = Some(Path::Relay { server: server(), channel: CHANNELS[0] });
-    node.core.command(now, Command::SetPath { port: PEER, path }, &mut node.io);
-    let packet = Command::SendPacket {
+    node.core.command(now, Command::Path(ToPaths::Set { port: PEER, path }), &mut node.io);
+    let packet = Command::Packet(ControlPacket {
         socket: SocketId::RELAY,
         local_ip: None,
         remote: server(),
         payload: vec![0; 20],
-    };
+    });
     node.core.command(now, packet, &mut node.io);
     assert!(node.io.trains.is_empty());
     assert_eq!(node.core.counters().io.dropped_control_packets.get(), 1);

@@ -9,7 +9,10 @@ use std::{
 use ipop_datapath::{
     admission::Admission,
     channel_data,
-    command::{Command, ConnectionId, Event, Lane, Strangers},
+    command::{
+        Command, ConnectionId, Event, FromConnection, Lane, Strangers, ToConnection, ToPaths,
+        ToWorker,
+    },
     counters::{IoCounters, PortCounters},
     frame::{FrameBytes, VNET_HEADER_LEN},
     io::{SocketId, TapFrame},
@@ -84,7 +87,7 @@ impl Net {
     pub(crate) fn connected(way: Way) -> Self {
         let mut net = Self::strangers();
         for node in 0..2 {
-            net.command(node, Command::AnswerStrangers(Strangers::Ignored));
+            net.command(node, Command::Worker(ToWorker::AnswerStrangers(Strangers::Ignored)));
             net.add_sources(node);
             net.set_path(node, Some(way));
         }
@@ -106,7 +109,7 @@ impl Net {
     pub(crate) fn add_sources(&mut self, node: usize) {
         let remote = self.nodes[1 - node].address;
         for source in [Source::Direct(remote), Source::Channel(CHANNELS[node])] {
-            self.command(node, Command::AddSource { source, port: PEER });
+            self.command(node, Command::Path(ToPaths::AddSource { source, port: PEER }));
         }
     }
 
@@ -122,25 +125,30 @@ impl Net {
 
     pub(crate) fn set_path(&mut self, node: usize, way: Option<Way>) {
         let path = way.map(|way| self.path(node, way));
-        self.command(node, Command::SetPath { port: PEER, path });
+        self.command(node, Command::Path(ToPaths::Set { port: PEER, path }));
     }
 
     /// The first node dials the second.
     pub(crate) fn dial(&mut self, remote: SocketAddr) {
         let peer = self.ids[1];
-        self.command(0, Command::Dial { connection: DIALLED, peer, lane: Lane(0), remote });
+        self.command(
+            0,
+            Command::Connection(DIALLED, ToConnection::Dial { peer, lane: Lane(0), remote }),
+        );
     }
 
     /// Both ends send their frames over the newest connection.
     pub(crate) fn activate(&mut self) {
         for node in 0..2 {
             let connected = self.events[node].iter().rev().find_map(|event| match event {
-                Event::Connected { connection, .. } => Some(*connection),
+                Event::Connection(connection, FromConnection::Connected { .. }) => {
+                    Some(*connection)
+                }
                 _ => None,
             });
             let connection = connected.expect("both ends connect");
             self.connections[node] = Some(connection);
-            self.command(node, Command::Activate { connection, port: PEER });
+            self.command(node, Command::Connection(connection, ToConnection::Activate(PEER)));
         }
     }
 

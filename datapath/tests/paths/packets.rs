@@ -7,7 +7,7 @@ use std::{
 
 use ipop_datapath::{
     channel_data,
-    command::{Command, Event},
+    command::{Command, ControlPacket, Event, ToPaths},
     io::SocketId,
     memory::TAP,
     path::Source,
@@ -63,7 +63,7 @@ fn stun_in_the_middle_of_a_buffer_goes_to_control_and_the_rest_to_quic() {
     let told: Vec<_> = net.events[1]
         .iter()
         .filter_map(|event| match event {
-            Event::Packet { socket, local_ip, remote, payload } => {
+            Event::Packet(ControlPacket { socket, local_ip, remote, payload }) => {
                 Some((*socket, *local_ip, *remote, payload.clone()))
             }
             _ => None,
@@ -87,11 +87,13 @@ fn a_relays_buffer_holds_several_peers_and_packets_for_control() {
     net.nodes[1].receive_packets(now, SocketId::RELAY, server(), &packets);
     net.exchange();
     assert_eq!(net.take_frames(1), 2);
-    let from_server = |payload: Vec<u8>| Event::Packet {
-        socket: SocketId::RELAY,
-        local_ip: Some([10, 0, 0, 2].into()),
-        remote: server(),
-        payload,
+    let from_server = |payload: Vec<u8>| {
+        Event::Packet(ControlPacket {
+            socket: SocketId::RELAY,
+            local_ip: Some([10, 0, 0, 2].into()),
+            remote: server(),
+            payload,
+        })
     };
     for event in [
         Event::ChannelPacket { channel: CHANNELS[1], payload: stun(3) },
@@ -138,7 +140,7 @@ fn a_peer_that_floods_leaves_other_peers_their_part() {
     let (now, peer) = (net.now, net.nodes[0].address);
     // These nodes have no port for a third one; the TAP's does as well.
     let other: SocketAddr = "10.0.0.67:1".parse().unwrap();
-    net.command(1, Command::AddSource { source: Source::Direct(other), port: TAP });
+    net.command(1, Command::Path(ToPaths::AddSource { source: Source::Direct(other), port: TAP }));
     let flood = stun(1);
     for _ in 0..100 {
         let packets = [&flood[..]; 50];
@@ -190,7 +192,10 @@ fn control_sends_from_the_socket_and_address_that_it_names() {
         (SocketId::RELAY, None, "10.0.9.9:3478"),
     ] {
         let remote = remote.parse().unwrap();
-        net.command(0, Command::SendPacket { socket, local_ip, remote, payload: stun(5) });
+        net.command(
+            0,
+            Command::Packet(ControlPacket { socket, local_ip, remote, payload: stun(5) }),
+        );
         let train = net.nodes[0].io.trains.pop_front().unwrap();
         assert_eq!((train.socket, train.source_ip, train.destination), (socket, local_ip, remote));
         assert_eq!(train.packets().collect::<Vec<_>>(), [&stun(5)[..]]);
@@ -199,7 +204,12 @@ fn control_sends_from_the_socket_and_address_that_it_names() {
         let remote = server();
         net.command(
             0,
-            Command::SendPacket { socket: SocketId::RELAY, local_ip: None, remote, payload },
+            Command::Packet(ControlPacket {
+                socket: SocketId::RELAY,
+                local_ip: None,
+                remote,
+                payload,
+            }),
         );
     }
     assert!(net.nodes[0].io.trains.is_empty());

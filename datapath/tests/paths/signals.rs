@@ -2,19 +2,21 @@
 
 use std::time::Duration;
 
-use ipop_datapath::command::{Command, ConnectionId, Event, MAX_SIGNAL_LEN};
+use ipop_datapath::command::{
+    Command, ConnectionId, Event, FromConnection, MAX_SIGNAL_LEN, ToConnection,
+};
 
 use crate::net::{Net, Way};
 
 fn signal(net: &mut Net, node: usize, message: &[u8]) {
     let connection = net.connections[node].unwrap();
-    net.command(node, Command::Signal { connection, message: message.to_vec() });
+    net.command(node, Command::Connection(connection, ToConnection::Signal(message.to_vec())));
 }
 
 /// Messages that this node was told, which must all be the other's.
 fn told(net: &Net, node: usize) -> Vec<Vec<u8>> {
     let told = net.events[node].iter().filter_map(|event| match event {
-        Event::Signal { connection, peer, message } => {
+        Event::Connection(connection, FromConnection::Signal { peer, message }) => {
             assert_eq!(Some(*connection), net.connections[node]);
             assert_eq!(*peer, net.ids[1 - node]);
             Some(message.clone())
@@ -59,7 +61,7 @@ fn what_cannot_be_sent_is_counted() {
         signal(&mut net, 0, &message);
     }
     let connection = ConnectionId(77);
-    net.command(0, Command::Signal { connection, message: vec![1] });
+    net.command(0, Command::Connection(connection, ToConnection::Signal(vec![1])));
     // More than may wait.
     for _ in 0..100 {
         signal(&mut net, 0, &[7; MAX_SIGNAL_LEN]);

@@ -7,7 +7,7 @@ use std::{
 };
 
 use ipop_datapath::{
-    command::Command,
+    command::{Command, ToPaths, ToPort},
     memory::PEER,
     path::{Path, Source},
 };
@@ -177,11 +177,11 @@ fn known_peers_have_places_that_nobody_else_takes() {
     let members: Vec<_> = (0..5).map(|member| SocketAddr::new(known, 6_000 + member)).collect();
     for is_known in [true, false] {
         let mut siege = Siege::new(&members);
-        siege.command(Command::KnowAddresses { port: PEER, addresses: vec![known] });
+        siege.command(Command::Port(PEER, ToPort::KnowAddresses(vec![known])));
         if !is_known {
             // The peer has moved.
             let addresses = vec![address(MEMBER).ip()];
-            siege.command(Command::KnowAddresses { port: PEER, addresses });
+            siege.command(Command::Port(PEER, ToPort::KnowAddresses(addresses)));
         }
         crowd(&mut siege, (0..OPEN_PLACES).map(host));
         siege.run_in_peace(Duration::from_millis(100));
@@ -202,8 +202,11 @@ fn peers_whose_path_control_chose_have_such_places_too() {
         if has_path {
             let (port, remote) = (PEER, address(MEMBER));
             let path = Some(Path::Direct { remote, local_ip: None });
-            siege.command(Command::AddSource { source: Source::Direct(remote), port });
-            siege.command(Command::SetPath { port, path });
+            siege.command(Command::Path(ToPaths::AddSource {
+                source: Source::Direct(remote),
+                port,
+            }));
+            siege.command(Command::Path(ToPaths::Set { port, path }));
         }
         crowd(&mut siege, (0..OPEN_PLACES).map(host));
         siege.run_in_peace(Duration::from_millis(100));
@@ -218,7 +221,7 @@ fn peers_whose_path_control_chose_have_such_places_too() {
 fn who_shares_a_known_address_leaves_others_their_places() {
     let mut siege = Siege::new(&[address(MEMBER)]);
     let (known, member) = (host(500).ip(), address(MEMBER).ip());
-    siege.command(Command::KnowAddresses { port: PEER, addresses: vec![known, member] });
+    siege.command(Command::Port(PEER, ToPort::KnowAddresses(vec![known, member])));
     crowd(&mut siege, (0..80).map(|port| SocketAddr::new(known, 2_000 + port)));
     siege.run_in_peace(Duration::from_millis(100));
     assert_eq!(answered(&siege), KNOWN_OF_PARTY + OF_PARTY);

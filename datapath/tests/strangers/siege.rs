@@ -13,7 +13,7 @@ use std::{
 use ipop_datapath::{
     PortId,
     admission::{Admission, Verdict},
-    command::{CloseReason, Command, ConnectionId, Event, Lane},
+    command::{CloseReason, Command, ConnectionId, Event, FromConnection, Lane, ToConnection},
     counters::IoCounters,
     io::SocketId,
     memory::{MemoryIo, MemoryIoConfig, Node, PEER, node, node_of},
@@ -143,7 +143,11 @@ impl Siege {
         dialler.dial = Some((connection, self.now + DIAL_TIME));
         let (peer, remote) = (self.listener_id, self.listener.address);
         let Node { core, io, .. } = &mut dialler.node;
-        core.command(self.now, Command::Dial { connection, peer, lane: Lane(0), remote }, io);
+        core.command(
+            self.now,
+            Command::Connection(connection, ToConnection::Dial { peer, lane: Lane(0), remote }),
+            io,
+        );
     }
 
     pub(crate) fn is_connected(&self, member: usize) -> bool {
@@ -159,7 +163,7 @@ impl Siege {
     pub(crate) fn leave(&mut self, member: usize) {
         let dialler = &mut self.diallers[member];
         if let Some((connection, _)) = dialler.dial.take() {
-            let close = Command::Close { connection, reason: CloseReason::Replaced };
+            let close = Command::Connection(connection, ToConnection::Close(CloseReason::Replaced));
             dialler.node.core.command(self.now, close, &mut dialler.node.io);
         }
     }
@@ -281,10 +285,12 @@ impl Dialler {
     fn take_note(&mut self, event: &Event, now: Instant) {
         let Some((current, until)) = &mut self.dial else { return };
         match event {
-            Event::Connected { connection, .. } if connection == current => {
+            Event::Connection(connection, FromConnection::Connected { .. })
+                if connection == current =>
+            {
                 self.is_connected = true;
             }
-            Event::Ended { connection, .. } if connection == current => {
+            Event::Connection(connection, FromConnection::Ended(_)) if connection == current => {
                 self.is_connected = false;
                 *until = now + PAUSE;
             }

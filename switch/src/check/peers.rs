@@ -293,7 +293,7 @@ impl Dialler {
         let binding = ProofBinding::new(self.identity.node, node, Direction::Dialled, exported);
         match self.trust.verify(node, &binding, &hello.proofs) {
             Ok(_) => Outcome::LetsIn(Box::new(hello)),
-            Err(why) => Outcome::Refuses(why),
+            Err(why) => Outcome::Refuses(why.to_string()),
         }
     }
 

@@ -15,7 +15,7 @@ use std::{
 use ipop_control::local_addresses::{self, interfaces};
 use ipop_datapath::{
     MacAddr, PortId,
-    command::{Audience, Command},
+    command::{Audience, Command, ToPort},
     frame::{HostRole, announcement},
     os::interface::Interface,
 };
@@ -68,10 +68,14 @@ impl Announcements {
     fn take_due(&mut self, now: Instant) -> Vec<Command> {
         let mut commands = Vec::new();
         for (to, (at, done)) in self.due.iter_mut().filter(|(_, (at, _))| *at <= now) {
-            commands.extend(self.own.iter().map(|own| Command::Announce {
-                tap: own.tap,
-                frame: announcement(own.mac, own.address, own.role),
-                to: *to,
+            commands.extend(self.own.iter().map(|own| {
+                Command::Port(
+                    own.tap,
+                    ToPort::Announce {
+                        frame: announcement(own.mac, own.address, own.role),
+                        to: *to,
+                    },
+                )
             }));
             *at = now + PAUSES.get(*done).copied().unwrap_or_default();
             *done += 1;
@@ -162,7 +166,7 @@ mod tests {
         let mut sent = Vec::new();
         while let Some(at) = announcements.due() {
             let to = announcements.take_due(at).into_iter().map(|command| match command {
-                Command::Announce { to, .. } => to,
+                Command::Port(_, ToPort::Announce { to, .. }) => to,
                 other => panic!("{other:?}"),
             });
             sent.push((at - start, to.collect()));

@@ -17,6 +17,7 @@ mod service;
 mod signals;
 
 use std::{
+    fmt,
     net::ToSocketAddrs,
     sync::Arc,
     thread::{self, JoinHandle},
@@ -36,7 +37,7 @@ use ipop_control::{
 };
 use ipop_datapath::{
     PortId,
-    command::{Command, Event},
+    command::{Answer, Command, Event, FromPort, FromWorker, ToWorker},
     core::CoreConfig,
     engine::{Worker, WorkerConfig, WorkerHandle},
     node_id::NodeId,
@@ -58,6 +59,7 @@ use self::{
     present::Presence,
     refusals::Refusals,
     reload::TrustFile,
+    report::Reports,
     service::ServiceManager,
 };
 pub(crate) use self::{devices::listen, signals::Early as EarlySignals};
@@ -78,7 +80,9 @@ const SHUT_DOWN_WITHIN: Duration = Duration::from_secs(3);
 
 /// To the control thread.
 enum Message {
-    Worker(u8, Event),
+    Worker(Event),
+    /// A worker cannot go on.
+    WorkerFailed(u8, WorkerFailure),
     Resolved {
         peer: NodeId,
         result: Result<Vec<std::net::SocketAddr>, String>,
@@ -147,6 +151,7 @@ pub(crate) fn run(
         workers: Vec::new(),
         messages,
         refusals: Refusals::default(),
+        reports: Reports::default(),
         announcements: Announcements::default(),
         flaps: Flaps::default(),
         kernel: KernelWatch::default(),
@@ -177,6 +182,7 @@ struct Switch {
     devices: Devices,
     messages: Sender<Message>,
     refusals: Refusals,
+    reports: Reports,
     announcements: Announcements,
     flaps: Flaps,
     kernel: KernelWatch,
@@ -230,7 +236,7 @@ impl Switch {
                 busy_poll: self.settings.busy_poll.0,
             };
             let handle = handles[usize::from(worker)].clone();
-            let thread = spawn_worker(worker, config, events.clone(), ready.clone())?;
+            let thread = spawn_worker(worker, config, self.messages.clone(), ready.clone())?;
             self.workers.push(RunningWorker { handle, thread });
         }
         for _ in 0..count {
@@ -288,7 +294,7 @@ impl Switch {
             }
             let now = Instant::now();
             let node = self.node.poll_timeout();
-            let due = [self.routes.due(), self.announcements.due(), node];
+            let due = [self.routes.due(), self.announcements.due(), self.reports.due(), node];
             let until = due.into_iter().flatten().fold(trust_at, Instant::min);
             match inbox.recv_timeout(until.saturating_duration_since(now)) {
                 Ok(Message::Signal(SIGHUP)) => {
@@ -313,6 +319,7 @@ impl Switch {
             }
             self.look_at_routes(now);
             self.announce_addresses(now);
+            self.report(now);
             self.node.handle_timeout(now);
         }
     }
@@ -322,7 +329,7 @@ impl Switch {
         let now = Instant::now();
         match message {
             Message::Signal(SIGUSR1) => {
-                report::print(&report::Report::of(self, now));
+                self.ask_for_report(now);
                 None
             }
             Message::Signal(signal) => {
@@ -333,7 +340,10 @@ impl Switch {
                 self.node.handle(now, Input::PeerResolved { peer, result });
                 None
             }
-            Message::Worker(worker, event) => self.take_event(now, worker, event),
+            Message::Worker(event) => self.take_event(now, event),
+            Message::WorkerFailed(worker, why) => {
+                Some(Err(anyhow::anyhow!("worker {worker} failed: {why}").into()))
+            }
             Message::Network(change) => {
                 self.network_changed(now, change);
                 None
@@ -349,41 +359,50 @@ impl Switch {
         }
     }
 
-    fn take_event(
-        &mut self,
-        now: Instant,
-        worker: u8,
-        event: Event,
-    ) -> Option<Result<(), Failure>> {
-        match &event {
-            Event::LoopSeen { port, origin } => {
-                let tap = self.tap_name(*port);
-                let whose = if *origin == self.facts.node { "this node's own" } else { "a peer's" };
+    fn take_event(&mut self, now: Instant, event: Event) -> Option<Result<(), Failure>> {
+        match event {
+            Event::Port(port, what) => return self.take_from_port(port, what),
+            Event::Answer(token, Answer::Connections(connections)) => {
+                self.reports.answered(token, connections);
+                return None;
+            }
+            Event::Worker(FromWorker::Rejected { remote, why }) => {
+                if let Some(line) = self.refusals.note(now, remote, why.to_string()) {
+                    tracing::warn!("{line}");
+                }
+                return None;
+            }
+            Event::Worker(FromWorker::StationsMoved(moved)) => {
+                self.stations_moved(now, &moved);
+                return None;
+            }
+            Event::Worker(FromWorker::SendRefused { remote, errno }) => {
+                if let Some(line) = self.kernel.send_refused(now, remote, errno) {
+                    tracing::warn!("{line}");
+                }
+            }
+            Event::Connection(..) | Event::Packet(_) | Event::ChannelPacket { .. } => {}
+        }
+        self.node.handle(now, Input::Worker(event));
+        None
+    }
+
+    fn take_from_port(&self, port: PortId, what: FromPort) -> Option<Result<(), Failure>> {
+        let tap = self.tap_name(port);
+        match what {
+            FromPort::LoopSeen { origin } => {
+                let whose = if origin == self.facts.node { "this node's own" } else { "a peer's" };
                 tracing::error!(
                     "loop: {whose} probe came in on {tap}, so its segment is also connected some other way; {tap} is blocked until that ends"
                 );
-                self.forget_stations_of_bridge(*port);
+                self.forget_stations_of_bridge(port);
             }
-            Event::LoopElsewhere { port } => {
-                tracing::debug!("a loop through {} is broken elsewhere", self.tap_name(*port));
-                self.forget_stations_of_bridge(*port);
+            FromPort::LoopElsewhere => {
+                tracing::debug!("a loop through {tap} is broken elsewhere");
+                self.forget_stations_of_bridge(port);
             }
-            Event::Rejected { remote, why } => {
-                if let Some(line) = self.refusals.note(now, *remote, why.clone()) {
-                    tracing::warn!("{line}");
-                }
-            }
-            Event::SendRefused { remote, errno } => {
-                if let Some(line) = self.kernel.send_refused(now, *remote, *errno) {
-                    tracing::warn!("{line}");
-                }
-            }
-            Event::LoopCleared { port } => {
-                tracing::info!("the loop is gone: {} forwards again", self.tap_name(*port));
-            }
-            Event::StationsMoved(moved) => self.stations_moved(now, moved),
-            Event::TapGone { port } => {
-                let tap = self.tap_name(*port);
+            FromPort::LoopCleared => tracing::info!("the loop is gone: {tap} forwards again"),
+            FromPort::Gone => {
                 return Some(Err(Failure::new(
                     ExitCode::Failed,
                     anyhow::anyhow!(
@@ -391,12 +410,7 @@ impl Switch {
                     ),
                 )));
             }
-            Event::WorkerFailed { message } => {
-                return Some(Err(anyhow::anyhow!("worker {worker} failed: {message}").into()));
-            }
-            _ => {}
         }
-        self.node.handle(now, Input::Worker(event));
         None
     }
 
@@ -485,7 +499,7 @@ impl Switch {
         let deadline = Instant::now() + SHUT_DOWN_WITHIN;
         for worker in self.workers.drain(..) {
             // Sent again in case that the sessions never came to it.
-            let _ = worker.handle.send(Command::Shutdown);
+            let _ = worker.handle.send(Command::Worker(ToWorker::Shutdown));
             while !worker.thread.is_finished() && Instant::now() < deadline {
                 let _ = inbox.recv_timeout(Duration::from_millis(10));
             }
@@ -510,7 +524,7 @@ pub(crate) fn tls_identity(identity: &Identity) -> TlsIdentity {
 fn spawn_worker(
     number: u8,
     config: WorkerConfig,
-    events: Sender<(u8, Event)>,
+    messages: Sender<Message>,
     ready: Sender<Result<(), OsError>>,
 ) -> Result<JoinHandle<()>, Failure> {
     let run = move || {
@@ -523,9 +537,9 @@ fn spawn_worker(
             }
         };
         let _ = ready.send(Ok(()));
-        let alarm = PanicAlarm { number, events };
+        let alarm = PanicAlarm { number, messages };
         if let Err(error) = worker.run() {
-            alarm.raise(error.to_string());
+            alarm.raise(WorkerFailure::Kernel(error));
         }
     };
     thread::Builder::new()
@@ -535,31 +549,50 @@ fn spawn_worker(
         .map_err(Failure::from)
 }
 
+/// Why a worker cannot go on.
+enum WorkerFailure {
+    /// The kernel refused what it needs.
+    Kernel(OsError),
+    /// It has a bug.
+    Panicked,
+}
+
+impl fmt::Display for WorkerFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kernel(error) => error.fmt(f),
+            Self::Panicked => {
+                f.write_str("it panicked, which is a bug: please report the message above")
+            }
+        }
+    }
+}
+
 /// Tells control when a worker's thread panics: without it the switch would go on without that worker.
 struct PanicAlarm {
     number: u8,
-    events: Sender<(u8, Event)>,
+    messages: Sender<Message>,
 }
 
 impl PanicAlarm {
-    fn raise(&self, message: String) {
-        let _ = self.events.send((self.number, Event::WorkerFailed { message }));
+    fn raise(&self, why: WorkerFailure) {
+        let _ = self.messages.send(Message::WorkerFailed(self.number, why));
     }
 }
 
 impl Drop for PanicAlarm {
     fn drop(&mut self) {
         if thread::panicking() {
-            self.raise("it panicked, which is a bug: please report the message above".into());
+            self.raise(WorkerFailure::Panicked);
         }
     }
 }
 
 /// The workers' events into the control thread's one channel.
-fn forward_events(events: Receiver<(u8, Event)>, messages: Sender<Message>) -> Result<(), Failure> {
+fn forward_events(events: Receiver<Event>, messages: Sender<Message>) -> Result<(), Failure> {
     let forward = move || {
-        for (worker, event) in events {
-            if messages.send(Message::Worker(worker, event)).is_err() {
+        for event in events {
+            if messages.send(Message::Worker(event)).is_err() {
                 return;
             }
         }

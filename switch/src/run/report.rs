@@ -1,10 +1,13 @@
 //! What SIGUSR1 prints on standard output: everything that is counted, one line of JSON.
+//!
+//! What is counted by frame and packet is read where the workers count it. How their connections are they are asked, and the line is printed when all
+//! have answered, or after a while without those that have not.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     fs,
     io::{self, Write},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use ipop_control::{
@@ -12,14 +15,19 @@ use ipop_control::{
     peer::PeerSource,
     sessions::{MeshReport, PeerSnapshot},
 };
-use ipop_datapath::{PortId, command::ConnectionId, counters::Drops, drops::DropReason};
+use ipop_datapath::{
+    PortId,
+    command::{Command, ConnectionId, ConnectionStats, Query, Token},
+    counters::Drops,
+    drops::DropReason,
+};
 use serde::Serialize;
 
 use super::Switch;
 
 /// The whole report.
 #[derive(Serialize)]
-pub(super) struct Report {
+struct Report {
     version: &'static str,
     node: String,
     engine: &'static str,
@@ -82,7 +90,7 @@ struct PeerReport {
 struct TunnelReport {
     lane: u8,
     rtt_us: u64,
-    path_mtu_bytes: u64,
+    path_mtu_bytes: u16,
     sent_packets: u64,
     lost_packets: u64,
     black_holes: u64,
@@ -98,9 +106,83 @@ struct CountsReport {
     drops: BTreeMap<&'static str, u64>,
 }
 
+/// How long workers have to answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(1);
+
+type Connections = HashMap<ConnectionId, ConnectionStats>;
+
+/// The report that waits for the workers' answers.
+#[derive(Default)]
+pub(super) struct Reports {
+    asked: u64,
+    waiting: Option<Waiting>,
+}
+
+struct Waiting {
+    token: Token,
+    /// Answers that have not come.
+    missing: usize,
+    until: Instant,
+    connections: Connections,
+}
+
+impl Reports {
+    /// A report is to be printed: what these many workers are to be asked with, unless that was done already.
+    fn begin(&mut self, now: Instant, workers: usize) -> Option<Token> {
+        if self.waiting.is_some() {
+            return None;
+        }
+        let (token, until) = (Token(self.asked), now + ANSWER_WITHIN);
+        self.asked += 1;
+        let connections = Connections::new();
+        self.waiting = Some(Waiting { token, missing: workers, until, connections });
+        Some(token)
+    }
+
+    /// A worker has answered.
+    pub(super) fn answered(
+        &mut self,
+        token: Token,
+        connections: impl IntoIterator<Item = (ConnectionId, ConnectionStats)>,
+    ) {
+        if let Some(waiting) = self.waiting.as_mut().filter(|waiting| waiting.token == token) {
+            waiting.missing = waiting.missing.saturating_sub(1);
+            waiting.connections.extend(connections);
+        }
+    }
+
+    /// When [`Switch::report`] has something to print, whoever answers.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.waiting.as_ref().map(|waiting| waiting.until)
+    }
+
+    fn take_due(&mut self, now: Instant) -> Option<Connections> {
+        let is_due = |waiting: &mut Waiting| waiting.missing == 0 || waiting.until <= now;
+        self.waiting.take_if(is_due).map(|waiting| waiting.connections)
+    }
+}
+
+impl Switch {
+    /// Asks the workers for what the report needs. Who asks for one that is under way gets that one.
+    pub(super) fn ask_for_report(&mut self, now: Instant) {
+        if let Some(token) = self.reports.begin(now, self.workers.len()) {
+            for worker in 0..self.workers.len() {
+                self.command(worker, Command::Query(token, Query::Connections));
+            }
+        }
+    }
+
+    /// Prints the report that is due.
+    pub(super) fn report(&mut self, now: Instant) {
+        if let Some(connections) = self.reports.take_due(now) {
+            print(&Report::of(self, now, &connections));
+        }
+    }
+}
+
 impl Report {
     /// What is true now.
-    pub(super) fn of(switch: &Switch, now: Instant) -> Self {
+    fn of(switch: &Switch, now: Instant, connections: &Connections) -> Self {
         let shared = &switch.shared;
         let fdb = shared.fdb.counters();
         Self {
@@ -126,7 +208,7 @@ impl Report {
                 .sessions()
                 .snapshot(now)
                 .into_iter()
-                .map(|session| PeerReport::of(switch, now, session))
+                .map(|session| PeerReport::of(switch, now, session, connections))
                 .collect(),
             workers: shared
                 .counters
@@ -138,7 +220,7 @@ impl Report {
 }
 
 /// Prints a report. Nothing can be done if standard output is closed.
-pub(super) fn print(report: &Report) {
+fn print(report: &Report) {
     match serde_json::to_string(report) {
         Ok(line) => {
             let mut out = io::stdout().lock();
@@ -174,7 +256,7 @@ fn kernel_tx_dropped(tap: &str) -> Option<u64> {
 }
 
 impl PeerReport {
-    fn of(switch: &Switch, now: Instant, session: PeerSnapshot) -> Self {
+    fn of(switch: &Switch, now: Instant, session: PeerSnapshot, connections: &Connections) -> Self {
         let port = PortId(session.port);
         let node = session.node.parse().ok();
         let sources = node.map(|node| switch.node.trust().sources(node)).unwrap_or_default();
@@ -185,16 +267,16 @@ impl PeerReport {
             .lanes
             .iter()
             .filter_map(|lane| {
-                let gauges = switch.shared.tunnels.get(ConnectionId(lane.connection))?;
+                let stats = connections.get(&ConnectionId(lane.connection))?;
                 Some(TunnelReport {
                     lane: lane.lane,
-                    rtt_us: gauges.rtt_us.get(),
-                    path_mtu_bytes: gauges.path_mtu_bytes.get(),
-                    sent_packets: gauges.sent_packets.get(),
-                    lost_packets: gauges.lost_packets.get(),
-                    black_holes: gauges.black_holes.get(),
-                    queued_bytes: gauges.queued_bytes.get(),
-                    breaker_open: gauges.breaker_open.get() != 0,
+                    rtt_us: stats.rtt.as_micros() as u64,
+                    path_mtu_bytes: stats.path_mtu_bytes,
+                    sent_packets: stats.sent_packets,
+                    lost_packets: stats.lost_packets,
+                    black_holes: stats.black_holes,
+                    queued_bytes: stats.queued_bytes,
+                    breaker_open: stats.breaker_open,
                 })
             })
             .collect();
@@ -252,5 +334,32 @@ mod tests {
         for (number, (name, _)) in (1..).zip(counters) {
             assert_eq!(report[name], number, "{name}");
         }
+    }
+
+    #[test]
+    fn a_report_waits_for_all_workers_and_then_for_none() {
+        let (mut reports, start) = (Reports::default(), Instant::now());
+        let stats = ConnectionStats {
+            rtt: Duration::from_millis(7),
+            path_mtu_bytes: 1_200,
+            sent_packets: 1,
+            lost_packets: 0,
+            black_holes: 0,
+            queued_bytes: 0,
+            breaker_open: false,
+        };
+        let answer = |id| [(ConnectionId(id), stats)];
+        let first = reports.begin(start, 2).unwrap();
+        assert_eq!(reports.begin(start, 2), None, "it is under way");
+        reports.answered(first, answer(1));
+        assert!(reports.take_due(start).is_none());
+        reports.answered(first, answer(2));
+        assert_eq!(reports.take_due(start).unwrap().len(), 2);
+        let second = reports.begin(start, 2).unwrap();
+        reports.answered(first, answer(3));
+        reports.answered(second, answer(1));
+        assert!(reports.take_due(start).is_none(), "the late answer was another report's");
+        assert_eq!(reports.take_due(reports.due().unwrap()).unwrap().len(), 1);
+        assert_eq!(reports.due(), None);
     }
 }

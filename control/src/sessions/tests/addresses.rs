@@ -8,7 +8,10 @@ impl Bench {
     /// The addresses by which the workers know the peer, the same in all of them, as far as they were told anew.
     fn known(&mut self, lanes: usize) -> Option<Vec<String>> {
         let told = self.take(|action| match action {
-            Action::Command { worker, command: Command::KnowAddresses { port, addresses } } => {
+            Action::Command {
+                worker,
+                command: Command::Port(port, ToPort::KnowAddresses(addresses)),
+            } => {
                 assert_eq!(*port, PORT);
                 Some((*worker, addresses.clone()))
             }
@@ -52,7 +55,10 @@ fn addresses_of_paths_connections_and_of_before_are_known_as_long_as_they_are_in
     bench.input(Input::Path { peer: PEER, path: PeerPath::Relayed });
     let connection = bench.accept(hello(0));
     assert_eq!(bench.known(1), some(&["10.0.0.9", "192.0.2.1"]));
-    let moved = Event::Moved { connection, remote: "10.0.0.10:1".parse().unwrap() };
+    let moved = Event::Connection(
+        connection,
+        FromConnection::Moved { remote: "10.0.0.10:1".parse().unwrap() },
+    );
     bench.input(Input::Event(moved));
     assert_eq!(bench.known(1), some(&["10.0.0.10", "192.0.2.1"]));
     bench.end(connection, Ended::TimedOut);
@@ -63,15 +69,17 @@ fn addresses_of_paths_connections_and_of_before_are_known_as_long_as_they_are_in
 fn aliases_are_no_addresses() {
     let mut bench = Bench::new(1, "");
     let connection = ConnectionId(1);
-    bench.input(Input::Event(Event::Connected {
+    bench.input(Input::Event(Event::Connection(
         connection,
-        peer: PEER,
-        direction: Direction::Accepted,
-        remote: ipop_datapath::path::alias(PORT),
-        local_ip: None,
-        hello: hello(0),
-        proved: Proved::KeyAlone,
-    }));
+        FromConnection::Connected {
+            peer: PEER,
+            direction: Direction::Accepted,
+            remote: ipop_datapath::path::alias(PORT),
+            local_ip: None,
+            hello: hello(0),
+            proved: Proved::KeyAlone,
+        },
+    )));
     assert_eq!(bench.activations(), [connection]);
     assert_eq!(bench.known(1), None);
 }

@@ -58,7 +58,7 @@ fn the_loser_takes_over_again_when_the_winner_dies_first() {
     let ours = bench.dial_succeeds();
     let theirs = bench.accept(hello(0));
     assert_eq!(bench.activations(), [ours]);
-    bench.end(ours, Ended::Failed("broken".into()));
+    bench.end(ours, Ended::Failed(Failure::NoPath));
     assert_eq!(bench.activations(), [theirs]);
     bench.advance_ms(30_000);
     assert_eq!((bench.closes(), bench.dials()), (vec![], vec![]));

@@ -45,16 +45,18 @@ impl Bench {
     }
 
     fn answered(&mut self, connection: ConnectionId, remote: SocketAddr, proved: Proved) {
-        let lane = (connection.0 >> WORKER_SHIFT) as u8;
-        self.input(Input::Event(Event::Connected {
+        let lane = connection.worker() as u8;
+        self.input(Input::Event(Event::Connection(
             connection,
-            peer: PEER,
-            direction: Direction::Dialled,
-            remote,
-            local_ip: None,
-            hello: hello(lane),
-            proved,
-        }));
+            FromConnection::Connected {
+                peer: PEER,
+                direction: Direction::Dialled,
+                remote,
+                local_ip: None,
+                hello: hello(lane),
+                proved,
+            },
+        )));
     }
 
     fn forgotten(&mut self) -> Vec<(NodeId, PortId)> {
@@ -145,8 +147,12 @@ fn lanes_on_the_path_stay() {
 #[test]
 fn further_lanes_are_asked_when_nothing_is_heard_on_the_first() {
     let (mut bench, [first, second]) = up_by_two_lanes();
-    let silent =
-        |connection| Input::Event(Event::Silent { connection, rtt: Duration::from_millis(1) });
+    let silent = |connection| {
+        Input::Event(Event::Connection(
+            connection,
+            FromConnection::Silent { rtt: Duration::from_millis(1) },
+        ))
+    };
     bench.input(silent(second));
     assert_eq!(bench.probes(), []);
     bench.input(silent(first));
