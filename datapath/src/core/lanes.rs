@@ -50,7 +50,7 @@ impl Peers for Lanes {
         if self.active[usize::from(to.0)].is_some() {
             return self.offer(to, frame, cx);
         }
-        match cx.shared.port(to).lane_for(frame.what.flow()) {
+        match cx.shared.port(to).lane_for(frame.what.flow(frame.bytes.head())) {
             Some(Lane(worker)) if worker != cx.worker => io.mail(worker, to, frame),
             _ => Err(DropReason::NoPort),
         }
