@@ -3,20 +3,16 @@
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use ipop_learning::PortId;
-use quinn_proto::{ClientConfig, ConnectionHandle, TransportConfig};
+use quinn_proto::{ClientConfig, Connection, ConnectionHandle, Endpoint, TransportConfig};
 
 use super::{Core, closing::Closing, paths::Way};
 use crate::{
-    admission::{ProofBinding, Unproved, Verdict},
     channel_data,
     command::{
-        CloseReason, ConnectionId, ConnectionStats, Direction, Ended, Event, Failure,
-        FromConnection, FromWorker, Lane, ToConnection,
+        CloseReason, ConnectionId, Direction, Ended, Event, Failure, FromConnection, FromWorker,
+        Lane, ToConnection,
     },
     counters::{IoCounters, WorkerCounters},
-    forward::TapOffload,
-    frame::MAX_FRAME_LEN,
-    hello::{Capabilities, Hello},
     io::{Io, SocketId},
     node_id::NodeId,
     path::port_of_alias,
@@ -28,7 +24,6 @@ use crate::{
 const TRAINS_PER_ROUND: usize = 16;
 /// And when flows share the tunnel: a frame that comes to the TAP meanwhile waits for the round to end, 0.1 ms for each train.
 const TRAINS_PER_SHARED_ROUND: usize = 1;
-const AGENT: &str = concat!("ipop-switch ", env!("CARGO_PKG_VERSION"));
 
 /// Connections.
 impl Core {
@@ -49,24 +44,20 @@ impl Core {
             }
             ToConnection::Activate(port) => self.activate(id, port),
             ToConnection::Close(reason) => {
-                if let Some(&handle) = self.by_id.get(&id) {
+                if let Some(tunnel) = self.lanes.named(id) {
+                    let handle = tunnel.handle;
                     self.close(now, handle, reason, io);
                 }
             }
             ToConnection::Probe => {
-                if let Some(tunnel) = self.tunnel(id) {
+                if let Some(tunnel) = self.lanes.named(id) {
                     tunnel.connection.local_address_changed();
-                    self.wake(id);
+                    let handle = tunnel.handle;
+                    self.lanes.agenda.add(handle);
                 }
             }
             ToConnection::Signal(message) => self.signal(id, &message),
         }
-    }
-
-    /// Those that have not ended.
-    pub(super) fn connections(&mut self) -> Vec<(ConnectionId, ConnectionStats)> {
-        let tunnels = self.lanes.tunnels.iter_mut().flatten().filter(|tunnel| !tunnel.is_ended());
-        tunnels.map(|tunnel| (tunnel.id, tunnel.stats())).collect()
     }
 
     /// Says goodbye to everybody.
@@ -76,17 +67,6 @@ impl Core {
         let handles: Vec<_> = tunnels.map(|tunnel| tunnel.handle).collect();
         for handle in handles {
             self.close(now, handle, CloseReason::Shutdown, io);
-        }
-    }
-
-    fn tunnel(&mut self, connection: ConnectionId) -> Option<&mut Tunnel> {
-        let handle = self.by_id.get(&connection)?;
-        self.lanes.tunnels[handle.0].as_deref_mut()
-    }
-
-    fn wake(&mut self, connection: ConnectionId) {
-        if let Some(&handle) = self.by_id.get(&connection) {
-            self.lanes.agenda.add(handle);
         }
     }
 
@@ -103,22 +83,47 @@ impl Core {
             return Err(Failure::NoPath);
         }
         let crypto = tls::client_config(&self.identity, peer)?;
-        let health = Arc::new(LinkHealth::default());
-        let mut config = ClientConfig::new(crypto);
         let initial = InitialKey::of(peer);
-        config
-            .initial_dst_cid_provider(Arc::new(move || initial.generate(lane)))
-            .transport_config(self.transport_config(Direction::Dialled, remote, &health, io));
-        let (handle, connection) = self.endpoint.connect(now, config, remote, tls::SERVER_NAME)?;
         let socket = if lane.0 == 0 { SocketId::LISTEN } else { io.dial_socket() };
-        let dialled_lane = Some(lane);
-        self.insert(NewTunnel { id, handle, connection, dialled_lane, socket, health, now }, io);
+        let dial = |endpoint: &mut Endpoint, transport| {
+            let mut config = ClientConfig::new(crypto);
+            config.initial_dst_cid_provider(Arc::new(move || initial.generate(lane)));
+            config.transport_config(transport);
+            endpoint.connect(now, config, remote, tls::SERVER_NAME)
+        };
+        self.begin(now, (id, Some(lane)), (socket, remote), dial, io)?;
         Ok(())
+    }
+
+    /// A connection begins: one that control dials for a lane, or one that the far end dialled. `open` has QUIC make it.
+    pub(super) fn begin<E>(
+        &mut self,
+        now: Instant,
+        (id, dialled_lane): (ConnectionId, Option<Lane>),
+        (socket, remote): (SocketId, SocketAddr),
+        open: impl FnOnce(
+            &mut Endpoint,
+            Arc<TransportConfig>,
+        ) -> Result<(ConnectionHandle, Connection), E>,
+        io: &mut impl Io,
+    ) -> Result<ConnectionHandle, E> {
+        let direction =
+            if dialled_lane.is_some() { Direction::Dialled } else { Direction::Accepted };
+        let health = Arc::new(LinkHealth::default());
+        let transport = self.transport_config(direction, remote, &health, io);
+        let (handle, connection) = open(&mut self.endpoint, transport)?;
+        let new = NewTunnel { id, handle, connection, dialled_lane, socket, health, now };
+        if port_of_alias(remote).is_none() {
+            self.cx.shared.add_own_flow(io.local_port(socket), remote);
+            self.paths.add_plain_remote(remote);
+        }
+        self.lanes.insert(Tunnel::new(new));
+        Ok(handle)
     }
 
     /// Settings of a connection to this address, or to the path that it stands for now. Discovery of the path MTU keeps its upper bound on every
     /// later path, so one that may be relayed leaves room for the relay's header.
-    pub(super) fn transport_config(
+    fn transport_config(
         &self,
         direction: Direction,
         remote: SocketAddr,
@@ -135,32 +140,14 @@ impl Core {
         transport::transport_config(congestion, (lane, direction), health, &first_hop, mtu)
     }
 
-    pub(super) fn insert(&mut self, new: NewTunnel, io: &mut impl Io) {
-        let handle = new.handle;
-        let tunnel = Tunnel::new(new);
-        if port_of_alias(tunnel.remote).is_none() {
-            self.cx.shared.add_own_flow(io.local_port(tunnel.socket), tunnel.remote);
-            self.paths.add_plain_remote(tunnel.remote);
-        }
-        self.by_id.insert(tunnel.id, handle);
-        self.lanes.agenda.add(handle);
-        if self.lanes.tunnels.len() <= handle.0 {
-            self.lanes.tunnels.resize_with(handle.0 + 1, || None);
-        }
-        self.lanes.tunnels[handle.0] = Some(Box::new(tunnel));
-    }
-
     fn activate(&mut self, connection: ConnectionId, port: PortId) {
-        let Some(&handle) = self.by_id.get(&connection) else { return };
-        let tunnel = self.lanes.tunnels[handle.0].as_ref();
-        let admitted = tunnel.and_then(|tunnel| tunnel.admitted());
-        let Some(Admitted { hello, .. }) = admitted.filter(|admitted| admitted.port == port) else {
-            return;
-        };
+        let Some(tunnel) = self.lanes.named(connection) else { return };
+        let admitted = tunnel.admitted().filter(|admitted| admitted.port == port);
+        let Some(Admitted { hello, .. }) = admitted else { return };
         let shared = self.cx.shared.port(port);
         shared.set_probe_token(hello.probe_token);
         self.cx.shared.lane_up(port, Lane(hello.lane));
-        self.lanes.active[usize::from(port.0)] = Some(handle);
+        self.lanes.active[usize::from(port.0)] = Some(tunnel.handle);
     }
 
     /// A connection that no longer sends or receives frames; its lane goes down if it was the active one.
@@ -171,7 +158,7 @@ impl Core {
         }
         let admitted = tunnel.admitted().map(|peer| (peer.port, Lane(peer.hello.lane)));
         tunnel.end(&self.cx);
-        self.by_id.remove(&tunnel.id);
+        self.lanes.by_id.remove(&tunnel.id);
         let announced = admitted.is_some() || tunnel.direction == Direction::Dialled;
         if announced {
             self.cx.events.push(Event::Connection(tunnel.id, FromConnection::Ended(why)));
@@ -321,10 +308,11 @@ impl Core {
     }
 
     fn signal(&mut self, connection: ConnectionId, message: &[u8]) {
-        match self.tunnel(connection) {
+        match self.lanes.named(connection) {
             Some(tunnel) => {
                 tunnel.signal(message);
-                self.wake(connection);
+                let handle = tunnel.handle;
+                self.lanes.agenda.add(handle);
             }
             None => self.cx.counters.io.dropped_signals.add(1),
         }
@@ -337,97 +325,17 @@ impl Core {
         step: Progress,
         io: &mut impl Io,
     ) {
-        match step {
-            Progress::HandshakeDone => self.handshake_done(now, handle, io),
-            Progress::HelloRead(hello) => self.hello_read(now, handle, hello, io),
-            Progress::Lost(why) => self.retire(now, handle, why),
-            Progress::BadHello(error) => self.close(now, handle, Closing::BadHello(error), io),
-        }
-    }
-
-    /// The peer's key is proven: its frames are welcome, and this node introduces itself.
-    fn handshake_done(&mut self, now: Instant, handle: ConnectionHandle, io: &mut impl Io) {
         let Some(tunnel) = self.lanes.tunnels[handle.0].as_mut() else { return };
-        let proven = tunnel.proven_node().zip(tunnel.exported());
-        let Some((node, exported)) = proven else {
-            return self.close(now, handle, CloseReason::NotAdmitted, io);
+        let passed = match step {
+            Progress::HandshakeDone => self.door.greet(tunnel, &self.cx),
+            Progress::HelloRead(hello) => self.door.admit(tunnel, hello, &mut self.cx),
+            Progress::BadHello(error) => Err(Closing::BadHello(error)),
+            Progress::Lost(why) => return self.retire(now, handle, why),
         };
-        let Verdict::Admitted(port) = self.admission.verdict(node) else {
-            return self.close(now, handle, CloseReason::NotAdmitted, io);
-        };
-        if port_of_alias(tunnel.remote).is_some_and(|path| path != port) {
-            return self.close(now, handle, Closing::PathOfAnother, io);
+        match passed {
+            Ok(()) => self.lanes.agenda.add(handle),
+            Err(why) => self.close(now, handle, why, io),
         }
-        let Some(handshake) = tunnel.handshake() else { return };
-        handshake.peer = Some((node, port));
-        let lane = handshake.dialled_lane.map_or(self.cx.worker, |lane| lane.0);
-        let own = self.cx.facts.node;
-        let binding = ProofBinding::new(own, node, tunnel.direction, exported);
-        let facts = &self.cx.facts;
-        let hello = Hello {
-            capabilities: Capabilities(
-                self.takes.0
-                    | Capabilities::SIGNALLING
-                    | Capabilities::REPEATS
-                    | Capabilities::REACHED,
-            ),
-            max_frame_len: MAX_FRAME_LEN as u32,
-            inner_mtu: facts.inner_mtu,
-            lanes: facts.lanes,
-            lane,
-            name: facts.name.clone(),
-            instance: facts.instance,
-            probe_token: Some(facts.probe_token),
-            agent: AGENT.into(),
-            proofs: self.admission.proofs(own, &binding),
-        };
-        tunnel.say_hello(&hello);
-        self.lanes.agenda.add(handle);
-    }
-
-    fn hello_read(
-        &mut self,
-        now: Instant,
-        handle: ConnectionHandle,
-        mut hello: Hello,
-        io: &mut impl Io,
-    ) {
-        let Some(tunnel) = self.lanes.tunnels[handle.0].as_mut() else { return };
-        let Some((peer, port)) = tunnel.handshake().and_then(|handshake| handshake.peer) else {
-            return;
-        };
-        if hello.lane != self.cx.worker {
-            return self.close(now, handle, Closing::ForeignLane, io);
-        }
-        let proofs = std::mem::take(&mut hello.proofs);
-        let verified = match tunnel.exported() {
-            Some(exported) => {
-                let own = self.cx.facts.node;
-                let binding = ProofBinding::new(own, peer, tunnel.direction, exported);
-                self.admission.verify(peer, &binding, &proofs)
-            }
-            None => Err(Unproved::NoExporter),
-        };
-        let proved = match verified {
-            Ok(proved) => proved,
-            Err(why) => return self.close(now, handle, Closing::NotProved(why), io),
-        };
-        // Its right may have gone since the handshake, and its port with it.
-        if self.admission.verdict(peer) != Verdict::Admitted(port) {
-            return self.close(now, handle, CloseReason::NotAdmitted, io);
-        }
-        tunnel.admit(peer, port, hello.clone());
-        self.cx.events.push(Event::Connection(
-            tunnel.id,
-            FromConnection::Connected {
-                peer,
-                direction: tunnel.direction,
-                remote: tunnel.remote,
-                local_ip: tunnel.connection.local_ip(),
-                hello,
-                proved,
-            },
-        ));
     }
 
     fn follow_move(&mut self, tunnel: &mut Tunnel, io: &mut impl Io) {
@@ -478,17 +386,6 @@ fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
         (Some(a), Some(b)) => Some(a.min(b)),
         (a, b) => a.or(b),
     }
-}
-
-/// What the hello promises: superframes only if every TAP takes them as they are. (One that does not gets them finished in
-/// software, but then the far side may as well not make them.)
-pub(super) fn capabilities(taps: &[TapOffload]) -> Capabilities {
-    let of_tap = |tap: &TapOffload| match tap {
-        TapOffload::Full => Capabilities::ALL.0,
-        TapOffload::WithoutUso => Capabilities::ALL.0 & !Capabilities::USO,
-        TapOffload::None => Capabilities::NONE.0,
-    };
-    Capabilities(taps.iter().map(of_tap).fold(Capabilities::ALL.0, |all, tap| all & tap))
 }
 
 /// Passes on what a tunnel has counted since the last call.
@@ -553,20 +450,5 @@ fn send_train(
             io.return_buffer(train);
             Sent::Nothing
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_hello_promises_what_every_tap_takes() {
-        use TapOffload::{Full, None, WithoutUso};
-        assert_eq!(capabilities(&[Full, Full]), Capabilities::ALL);
-        assert_eq!(capabilities(&[Full, None]), Capabilities::NONE);
-        let old = capabilities(&[Full, WithoutUso]);
-        assert!(old.has(Capabilities::CSUM | Capabilities::TSO4 | Capabilities::TSO6));
-        assert!(!old.has(Capabilities::USO));
     }
 }

@@ -15,15 +15,14 @@ use std::{
 };
 
 use ipop_learning::PortId;
-use quinn_proto::{ConnectionHandle, EndpointEvent, Incoming, ServerConfig};
+use quinn_proto::{AcceptError, ConnectionHandle, Endpoint, EndpointEvent, Incoming, ServerConfig};
 
 use super::Core;
 use crate::{
-    command::{ConnectionId, Direction, Ended},
+    command::{ConnectionId, Ended},
     io::{Io, SocketId},
     path::port_of_alias,
-    quic::LinkHealth,
-    tunnel::{NewTunnel, Tunnel},
+    tunnel::Tunnel,
 };
 
 /// How long a handshake may take. Who dials gives an address up after 4 s.
@@ -192,25 +191,23 @@ impl Core {
         if let Some(handle) = place.taken_from {
             self.forget_handshake(now, handle, io);
         }
-        let health = Arc::new(LinkHealth::default());
-        let mut config = ServerConfig::with_crypto(self.server_crypto.clone());
-        config.transport_config(self.transport_config(Direction::Accepted, remote, &health, io));
-        let (handle, connection) =
-            match self.endpoint.accept(incoming, now, response, Some(Arc::new(config))) {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    if let Some(transmit) = error.response {
-                        self.respond(socket, transmit, response, io);
-                    }
-                    return;
-                }
-            };
-        let id = self.ids.next(self.cx.worker);
-        let dialled_lane = None;
-        self.insert(NewTunnel { id, handle, connection, dialled_lane, socket, health, now }, io);
-        let (connection, places) = (id, place.places);
-        let began = Handshake { connection, handle, party, places, began: now, is_over: false };
-        self.handshakes.begun.push(began);
+        let (connection, crypto) = (self.ids.next(self.cx.worker), self.server_crypto.clone());
+        let accept = |endpoint: &mut Endpoint, transport| {
+            let mut config = ServerConfig::with_crypto(crypto);
+            config.transport_config(transport);
+            endpoint.accept(incoming, now, response, Some(Arc::new(config)))
+        };
+        match self.begin(now, (connection, None), (socket, remote), accept, io) {
+            Ok(handle) => {
+                let (places, is_over) = (place.places, false);
+                let began = Handshake { connection, handle, party, places, began: now, is_over };
+                self.handshakes.begun.push(began);
+            }
+            Err(AcceptError { response: Some(transmit), .. }) => {
+                self.respond(socket, transmit, response, io);
+            }
+            Err(_) => {}
+        }
     }
 
     /// Gives a handshake up without a word. Nothing is owed to whoever let it hang, and a connection that is closed as it should be takes its memory for a while longer.

@@ -1,11 +1,13 @@
 //! The way to peers: over a connection of this worker's, or by mail to a worker that has one.
 
+use std::collections::HashMap;
+
 use ipop_learning::PortId;
 use quinn_proto::ConnectionHandle;
 
 use super::agenda::Agenda;
 use crate::{
-    command::Lane,
+    command::{ConnectionId, ConnectionStats, Lane},
     context::Context,
     drops::{DropReason, Passed},
     forward::Peers,
@@ -20,6 +22,8 @@ pub(super) struct Lanes {
     pub(super) tunnels: Vec<Option<Box<Tunnel>>>,
     /// The connection that sends a port's frames, by port.
     pub(super) active: Vec<Option<ConnectionHandle>>,
+    /// Those that have not ended, by the names that control knows.
+    pub(super) by_id: HashMap<ConnectionId, ConnectionHandle>,
     pub(super) agenda: Agenda,
     pub(super) scratch: Scratch,
 }
@@ -29,9 +33,32 @@ impl Lanes {
         Self {
             tunnels: Vec::new(),
             active: vec![None; ports],
+            by_id: HashMap::new(),
             agenda: Agenda::default(),
             scratch: Scratch::default(),
         }
+    }
+
+    pub(super) fn insert(&mut self, tunnel: Tunnel) {
+        let handle = tunnel.handle;
+        self.by_id.insert(tunnel.id, handle);
+        self.agenda.add(handle);
+        if self.tunnels.len() <= handle.0 {
+            self.tunnels.resize_with(handle.0 + 1, || None);
+        }
+        self.tunnels[handle.0] = Some(Box::new(tunnel));
+    }
+
+    /// The connection of this name, unless it has ended.
+    pub(super) fn named(&mut self, connection: ConnectionId) -> Option<&mut Tunnel> {
+        let handle = self.by_id.get(&connection)?;
+        self.tunnels[handle.0].as_deref_mut()
+    }
+
+    /// How the connections are that have not ended.
+    pub(super) fn stats(&mut self) -> Vec<(ConnectionId, ConnectionStats)> {
+        let tunnels = self.tunnels.iter_mut().flatten().filter(|tunnel| !tunnel.is_ended());
+        tunnels.map(|tunnel| (tunnel.id, tunnel.stats())).collect()
     }
 
     /// Takes a frame for the peer at a port of which this worker carries a lane.

@@ -6,6 +6,7 @@
 mod agenda;
 mod closing;
 mod connections;
+mod door;
 mod handshakes;
 mod inbound;
 mod lanes;
@@ -13,16 +14,16 @@ mod packets;
 mod paths;
 
 use std::{
-    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use ipop_learning::{MacAddr, PortId};
-use quinn_proto::{ConnectionHandle, Endpoint, ServerConfig, crypto::rustls::QuicServerConfig};
+use quinn_proto::{Endpoint, ServerConfig, crypto::rustls::QuicServerConfig};
 
 pub(crate) use self::handshakes::HANDSHAKE_TIME;
 use self::{
+    door::Door,
     handshakes::{Handshakes, MAX_HANDSHAKES},
     lanes::Lanes,
     packets::Allowance,
@@ -40,7 +41,6 @@ use crate::{
     drops::DropReason,
     forward::{Ingoing, Switch, TapOffload, clear_loops},
     frame::{Frame, FrameBytes, Offload, VNET_HEADER_LEN, describe},
-    hello::Capabilities,
     io::{Io, TapFrame},
     loop_probe::{LoopProbe, PROBE_INTERVAL},
     quic::{CidKey, Congestion, InitialKey, TlsIdentity, tls, transport},
@@ -84,10 +84,8 @@ pub struct Core {
     switch: Switch,
     lanes: Lanes,
     identity: Arc<TlsIdentity>,
-    admission: Arc<dyn Admission>,
+    door: Door,
     congestion: Congestion,
-    /// What every TAP takes.
-    takes: Capabilities,
     tap_macs: Vec<MacAddr>,
     initial_key: InitialKey,
     cid_key: CidKey,
@@ -96,7 +94,6 @@ pub struct Core {
     paths: Paths,
     /// Packets for control, which may come as often as they like.
     allowance: Allowance,
-    by_id: HashMap<ConnectionId, ConnectionHandle>,
     /// No timer of a connection is earlier.
     deadline: Option<Instant>,
     next_tick: Instant,
@@ -129,7 +126,7 @@ impl Core {
             cx: Context::new(worker, facts, shared),
             switch: Switch::new(&config.taps, config.udp_ports, ports, now),
             lanes: Lanes::new(ports),
-            takes: connections::capabilities(&config.taps),
+            door: Door::new(admission, &config.taps),
             congestion: config.congestion,
             tap_macs: config.tap_macs,
             initial_key: InitialKey::of(identity.node),
@@ -138,7 +135,6 @@ impl Core {
             endpoint,
             paths: Paths::default(),
             allowance: Allowance::new(ports, now),
-            by_id: HashMap::new(),
             deadline: None,
             next_tick: now,
             handshakes: Handshakes::new(ports),
@@ -147,7 +143,6 @@ impl Core {
             ids: ConnectionIds::new(Direction::Accepted),
             response: Vec::new(),
             identity,
-            admission,
         })
     }
 
@@ -224,7 +219,7 @@ impl Core {
 
     /// Whether there is such a connection that has not ended.
     pub fn is_open(&self, connection: ConnectionId) -> bool {
-        self.by_id.contains_key(&connection)
+        self.lanes.by_id.contains_key(&connection)
     }
 
     /// When [`Core::flush`] must be called at the latest.
@@ -266,7 +261,7 @@ impl Core {
             }
             Command::Worker(ToWorker::Shutdown) => self.shut_down(now, io),
             Command::Query(token, Query::Connections) => {
-                let answer = Answer::Connections(self.connections());
+                let answer = Answer::Connections(self.lanes.stats());
                 self.cx.events.push(Event::Answer(token, answer));
             }
         }

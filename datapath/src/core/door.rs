@@ -1,0 +1,127 @@
+//! Who gets in: what this node says of itself, and what it makes of what the peer says.
+
+use std::sync::Arc;
+
+use super::closing::Closing;
+use crate::{
+    admission::{Admission, ProofBinding, Unproved, Verdict},
+    command::{CloseReason, Event, FromConnection},
+    context::Context,
+    forward::TapOffload,
+    frame::MAX_FRAME_LEN,
+    hello::{Capabilities, Hello},
+    path::port_of_alias,
+    tunnel::Tunnel,
+};
+
+const AGENT: &str = concat!("ipop-switch ", env!("CARGO_PKG_VERSION"));
+
+/// Lets peers in.
+pub(super) struct Door {
+    admission: Arc<dyn Admission>,
+    /// What every TAP takes.
+    takes: Capabilities,
+}
+
+impl Door {
+    pub(super) fn new(admission: Arc<dyn Admission>, taps: &[TapOffload]) -> Self {
+        Self { admission, takes: capabilities(taps) }
+    }
+
+    /// The peer's key is proven: this node introduces itself, if it may join.
+    pub(super) fn greet(&self, tunnel: &mut Tunnel, cx: &Context) -> Result<(), Closing> {
+        let proven = tunnel.proven_node().zip(tunnel.exported());
+        let (node, exported) = proven.ok_or(CloseReason::NotAdmitted)?;
+        let Verdict::Admitted(port) = self.admission.verdict(node) else {
+            return Err(CloseReason::NotAdmitted.into());
+        };
+        if port_of_alias(tunnel.remote).is_some_and(|path| path != port) {
+            return Err(Closing::PathOfAnother);
+        }
+        let Some(handshake) = tunnel.handshake() else { return Ok(()) };
+        handshake.peer = Some((node, port));
+        let lane = handshake.dialled_lane.map_or(cx.worker, |lane| lane.0);
+        let facts = &cx.facts;
+        let binding = ProofBinding::new(facts.node, node, tunnel.direction, exported);
+        let hello = Hello {
+            capabilities: Capabilities(
+                self.takes.0
+                    | Capabilities::SIGNALLING
+                    | Capabilities::REPEATS
+                    | Capabilities::REACHED,
+            ),
+            max_frame_len: MAX_FRAME_LEN as u32,
+            inner_mtu: facts.inner_mtu,
+            lanes: facts.lanes,
+            lane,
+            name: facts.name.clone(),
+            instance: facts.instance,
+            probe_token: Some(facts.probe_token),
+            agent: AGENT.into(),
+            proofs: self.admission.proofs(facts.node, &binding),
+        };
+        tunnel.say_hello(&hello);
+        Ok(())
+    }
+
+    /// The peer has introduced itself: its frames are welcome from now on, if what it says will do.
+    pub(super) fn admit(
+        &self,
+        tunnel: &mut Tunnel,
+        mut hello: Hello,
+        cx: &mut Context,
+    ) -> Result<(), Closing> {
+        let Some((peer, port)) = tunnel.handshake().and_then(|handshake| handshake.peer) else {
+            return Ok(());
+        };
+        if hello.lane != cx.worker {
+            return Err(Closing::ForeignLane);
+        }
+        let proofs = std::mem::take(&mut hello.proofs);
+        let exported = tunnel.exported().ok_or(Closing::NotProved(Unproved::NoExporter))?;
+        let binding = ProofBinding::new(cx.facts.node, peer, tunnel.direction, exported);
+        let verified = self.admission.verify(peer, &binding, &proofs);
+        let proved = verified.map_err(Closing::NotProved)?;
+        // Its right may have gone since the handshake, and its port with it.
+        if self.admission.verdict(peer) != Verdict::Admitted(port) {
+            return Err(CloseReason::NotAdmitted.into());
+        }
+        tunnel.admit(peer, port, hello.clone());
+        let connected = FromConnection::Connected {
+            peer,
+            direction: tunnel.direction,
+            remote: tunnel.remote,
+            local_ip: tunnel.connection.local_ip(),
+            hello,
+            proved,
+        };
+        cx.events.push(Event::Connection(tunnel.id, connected));
+        Ok(())
+    }
+}
+
+/// What the hello promises: superframes only if every TAP takes them as they are. (One that does not gets them finished in
+/// software, but then the far side may as well not make them.)
+fn capabilities(taps: &[TapOffload]) -> Capabilities {
+    let of_tap = |tap: &TapOffload| match tap {
+        TapOffload::Full => Capabilities::ALL.0,
+        TapOffload::WithoutUso => Capabilities::ALL.0 & !Capabilities::USO,
+        TapOffload::None => Capabilities::NONE.0,
+    };
+    Capabilities(taps.iter().map(of_tap).fold(Capabilities::ALL.0, |all, tap| all & tap))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hello_promises_what_every_tap_takes() {
+        use TapOffload::{Full, None, WithoutUso};
+        assert_eq!(capabilities(&[Full, Full]), Capabilities::ALL);
+        assert_eq!(capabilities(&[Full, None]), Capabilities::NONE);
+        let old = capabilities(&[Full, WithoutUso]);
+        assert!(old.has(Capabilities::CSUM | Capabilities::TSO4 | Capabilities::TSO6));
+        assert!(!old.has(Capabilities::USO));
+    }
+}
