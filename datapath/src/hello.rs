@@ -304,6 +304,29 @@ mod tests {
         }
     }
 
+    /// `docs/WIRE.md`, Hello. Switches of other versions read it so.
+    #[test]
+    fn a_hello_byte_by_byte() {
+        let capabilities = Capabilities::CSUM
+            | Capabilities::TSO4 << 8
+            | Capabilities::TSO6 << 16
+            | Capabilities::TSO_ECN << 24
+            | Capabilities::USO << 32
+            | Capabilities::SIGNALLING << 40
+            | Capabilities::REPEATS << 48
+            | Capabilities::REACHED << 56;
+        let hello = Hello { capabilities: Capabilities(capabilities), ..sample() };
+        let mut expected = b"IPSW\0\x01\0\xae".to_vec();
+        expected.extend_from_slice(&[0, 1, 0, 8, 0x80, 0x40, 0x20, 0x10, 8, 4, 2, 1]);
+        expected.extend_from_slice(&[0, 2, 0, 4, 0, 1, 0, 0x15, 0, 3, 0, 2, 0x05, 0xdc]);
+        expected.extend_from_slice(b"\0\x04\0\x01\x02\0\x05\0\x01\x01\0\x06\0\x05rack7");
+        expected
+            .extend_from_slice(&[&[0, 7, 0, 16][..], &[7; 16], &[0, 8, 0, 16], &[9; 16]].concat());
+        expected.extend_from_slice(b"\0\x09\0\x11ipop-switch 0.1.0");
+        expected.extend_from_slice(&[&[0, 10, 0, 64][..], &[1; 32], &[2; 32]].concat());
+        assert_eq!(hello.encode(), expected);
+    }
+
     #[test]
     fn unknown_fields_are_ignored_and_repeated_ones_refused() {
         let add = |extra: &[u8]| {
