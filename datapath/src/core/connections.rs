@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Instant};
 use ipop_learning::PortId;
 use quinn_proto::{ClientConfig, Connection, ConnectionHandle, Endpoint, TransportConfig};
 
-use super::{Core, closing::Closing, paths::Way};
+use super::{Core, door::Closing, paths::Way};
 use crate::{
     channel_data,
     command::{

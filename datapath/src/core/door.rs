@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use super::closing::Closing;
 use crate::{
     admission::{Admission, ProofBinding, Unproved, Verdict},
-    command::{CloseReason, Event, FromConnection},
+    command::{CloseReason, Ended, Event, FromConnection},
     context::Context,
     forward::TapOffload,
     frame::MAX_FRAME_LEN,
-    hello::{Capabilities, Hello},
+    hello::{Capabilities, Hello, HelloError},
     path::port_of_alias,
     tunnel::Tunnel,
 };
@@ -78,10 +77,9 @@ impl Door {
             return Err(Closing::ForeignLane);
         }
         let proofs = std::mem::take(&mut hello.proofs);
-        let exported = tunnel.exported().ok_or(Closing::NotProved(Unproved::NoExporter))?;
+        let exported = tunnel.exported().ok_or(Unproved::NoExporter)?;
         let binding = ProofBinding::new(cx.facts.node, peer, tunnel.direction, exported);
-        let verified = self.admission.verify(peer, &binding, &proofs);
-        let proved = verified.map_err(Closing::NotProved)?;
+        let proved = self.admission.verify(peer, &binding, &proofs)?;
         // Its right may have gone since the handshake, and its port with it.
         if self.admission.verdict(peer) != Verdict::Admitted(port) {
             return Err(CloseReason::NotAdmitted.into());
@@ -97,6 +95,43 @@ impl Door {
         };
         cx.events.push(Event::Connection(tunnel.id, connected));
         Ok(())
+    }
+}
+
+/// Why this node closes a connection; the text is the reason phrase (RFC 9000 section 19.19).
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Closing {
+    /// The reason says all.
+    #[error(transparent)]
+    Plain(#[from] CloseReason),
+    #[error("another node has this path")]
+    PathOfAnother,
+    #[error("the lane does not belong to the worker that got it")]
+    ForeignLane,
+    #[error(transparent)]
+    BadHello(HelloError),
+    #[error(transparent)]
+    NotProved(#[from] Unproved),
+}
+
+impl Closing {
+    /// The close code.
+    pub(super) fn reason(&self) -> CloseReason {
+        match self {
+            Self::Plain(reason) => *reason,
+            Self::PathOfAnother => CloseReason::NotAdmitted,
+            Self::BadHello(HelloError::Version(_)) => CloseReason::Version,
+            Self::ForeignLane | Self::BadHello(_) => CloseReason::BadHello,
+            Self::NotProved(_) => CloseReason::NotProved,
+        }
+    }
+
+    /// What control is told.
+    pub(super) fn ended(&self) -> Ended {
+        match self {
+            Self::NotProved(why) => Ended::Refused((*why).into()),
+            other => Ended::Closed(other.reason()),
+        }
     }
 }
 

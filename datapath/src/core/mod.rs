@@ -4,7 +4,6 @@
 //! out goes through [`Io`]. Frames come in by [`Core::outbound`] (from a TAP) and out of tunnels; their way is the same, `Switch::forward`.
 
 mod agenda;
-mod closing;
 mod connections;
 mod door;
 mod handshakes;
