@@ -416,6 +416,8 @@ pub enum FromPort {
     LoopElsewhere,
     /// No probe was seen for a while: the port forwards again.
     LoopCleared,
+    /// This worker has let go of the port, which was to be closed.
+    Closed,
     /// The TAP was deleted while in use.
     Gone,
 }

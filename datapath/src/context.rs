@@ -11,6 +11,7 @@ use crate::{
     counters::WorkerCounters,
     drops::{DropReason, Passed},
     frame::{Description, Frame, Gso},
+    port::LocalPort,
     shared::{NodeFacts, Shared},
 };
 
@@ -29,6 +30,8 @@ pub(crate) struct Context {
     pub(crate) worker: u8,
     pub(crate) facts: Arc<NodeFacts>,
     pub(crate) shared: Arc<Shared>,
+    /// The local ports that this worker has, by number.
+    pub(crate) local: Vec<LocalPort>,
     pub(crate) counters: Arc<WorkerCounters>,
     pub(crate) events: Vec<Event>,
     pub(crate) observer: Option<Box<dyn Observer>>,
@@ -37,7 +40,15 @@ pub(crate) struct Context {
 impl Context {
     pub(crate) fn new(worker: u8, facts: Arc<NodeFacts>, shared: Arc<Shared>) -> Self {
         let counters = shared.counters[usize::from(worker)].clone();
-        Self { worker, facts, shared, counters, events: Vec::new(), observer: None }
+        Self {
+            worker,
+            facts,
+            shared,
+            counters,
+            local: Vec::new(),
+            events: Vec::new(),
+            observer: None,
+        }
     }
 
     /// A frame came in.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crossbeam::utils::CachePadded;
 use ipop_learning::PortId;
 
-use crate::drops::DropReason;
+use crate::{drops::DropReason, port::PortTable};
 
 /// A number that one thread adds to and others read.
 #[derive(Debug, Default)]
@@ -43,6 +43,12 @@ macro_rules! counters {
             /// Every counter but those of drops, under its name in reports and documents.
             pub fn by_name(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
                 [$((stringify!($field), self.$field.get()),)+].into_iter()
+            }
+
+            /// Begins anew, for another owner; only the owning thread may.
+            pub fn clear(&self) {
+                let counters = [$(&self.$field,)+].into_iter().chain(&self.drops.0);
+                counters.for_each(|counter| counter.0.store(0, Relaxed));
             }
 
             /// Frames dropped for this reason.
@@ -153,26 +159,22 @@ impl Drops {
 }
 
 /// All counters of one worker.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct WorkerCounters {
-    /// By port number.
-    pub ports: Box<[CachePadded<PortCounters>]>,
+    ports: PortTable<PortCounters>,
     /// The worker's own.
     pub io: CachePadded<IoCounters>,
 }
 
 impl WorkerCounters {
-    /// For ports `0..ports`.
-    pub fn new(ports: usize) -> Self {
-        Self {
-            ports: (0..ports).map(|_| CachePadded::default()).collect(),
-            io: CachePadded::default(),
-        }
-    }
-
     /// The counters of a port.
     #[inline]
     pub fn port(&self, port: PortId) -> &PortCounters {
-        &self.ports[usize::from(port.0)]
+        self.ports.of(port)
+    }
+
+    /// Those of all ports that frames passed, and of some that none did.
+    pub fn ports(&self) -> impl Iterator<Item = &PortCounters> {
+        self.ports.iter()
     }
 }

@@ -5,6 +5,8 @@
 //! set up), and [`engine`] sends its trains over UDP ([`os::udp`]). Inbound it is the same way back. [`core::Core`] holds one worker's share of all
 //! of this without doing any I/O: what it asks of its surroundings is [`io::Io`].
 
+#![deny(unsafe_code)]
+
 pub mod admission;
 pub mod channel_data;
 pub mod command;
@@ -12,6 +14,7 @@ mod context;
 pub mod core;
 pub mod counters;
 pub mod drops;
+#[allow(unsafe_code, reason = "the kernel reads and writes buffers of its ring's operations")]
 pub mod engine;
 mod forward;
 pub mod frame;
@@ -23,8 +26,10 @@ pub mod loop_probe;
 pub mod memory;
 mod moves;
 pub mod node_id;
+#[allow(unsafe_code, reason = "ioctls, control messages, socket options")]
 pub mod os;
 pub mod path;
+pub mod port;
 mod queue;
 pub mod quic;
 pub mod record;
@@ -37,6 +42,6 @@ mod tunnel;
 mod unsent;
 
 pub use context::Observer;
-pub use forward::TapOffload;
 pub use ipop_learning::{MacAddr, PortId, VlanId};
 pub use moves::StationMoves;
+pub use port::{LocalPort, TapOffload};

@@ -20,16 +20,16 @@ use std::{
 use common::identity;
 use crossbeam::channel::{Receiver, unbounded};
 use ipop_datapath::{
-    MacAddr, TapOffload, channel_data,
+    LocalPort, PortId, channel_data,
     command::{
-        Command, ConnectionId, ControlPacket, Event, FromConnection, Lane, Strangers, ToConnection,
-        ToPaths, ToWorker,
+        Command, ConnectionId, ControlPacket, Event, FromConnection, FromPort, Lane, Strangers,
+        ToConnection, ToPaths, ToWorker,
     },
     core::CoreConfig,
-    engine::{TapQueues, Worker, WorkerConfig, WorkerHandle},
+    engine::{Order, TapQueue, Worker, WorkerConfig, WorkerHandle},
     frame::VNET_HEADER_LEN,
     io::SocketId,
-    memory::{Only, PEER},
+    memory::{self, Only, PEER},
     node_id::NodeId,
     os::udp::{self, UdpPort},
     path::{Path, Source, alias},
@@ -69,8 +69,12 @@ impl Node {
         tap.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
         let (events_in, events) = unbounded();
         let handles: Vec<_> = (0..WORKERS).map(|_| WorkerHandle::new().unwrap()).collect();
-        let shared =
-            Shared::new(MacTable::new(MacTableConfig::default()), 1, 1, WORKERS, Instant::now());
+        let shared = Shared::new(
+            MacTable::new(MacTableConfig::default()),
+            &[memory::tap(1)],
+            WORKERS,
+            Instant::now(),
+        );
         let mut node = Self {
             id: identity.node,
             listen: sockets[0].local,
@@ -88,7 +92,7 @@ impl Node {
             }
             let config = WorkerConfig {
                 core: node.core_config(worker, &identity, peer),
-                taps: vec![TapQueues { queue: tap_end.try_clone().unwrap(), read: worker == 0 }],
+                taps: vec![TapQueue { queue: tap_end.try_clone().unwrap(), read: worker == 0 }],
                 sockets: own,
                 relay: relay.take(),
                 busy_poll: Duration::ZERO,
@@ -117,8 +121,7 @@ impl Node {
             identity: identity.clone(),
             admission: Arc::new(Only(peer)),
             congestion: Congestion::Tunnel,
-            taps: vec![TapOffload::Full],
-            tap_macs: vec![MacAddr([2, 0, 0, 0, 0xff, 1])],
+            ports: vec![memory::tap(1)],
             udp_ports: vec![self.listen.port(), self.relay.port()],
             rng_seed: None,
         }
@@ -127,6 +130,13 @@ impl Node {
     /// To the first worker.
     fn command(&self, command: Command) {
         self.workers[0].0.send(command).unwrap();
+    }
+
+    /// Waits until each worker has let go of a port.
+    fn wait_for_closed(&self, closed: PortId) {
+        for _ in 0..WORKERS {
+            self.wait_for(|event| (event == Event::Port(closed, FromPort::Closed)).then_some(()));
+        }
     }
 
     /// Waits for an event that this picks.
@@ -315,6 +325,46 @@ fn stun_is_answered(node: &Node) {
     let mut answer = [0; 100];
     let (len, from) = client.recv_from(&mut answer).unwrap();
     assert_eq!((&answer[..len], from), (&b"an answer"[..], node.listen));
+}
+
+#[test]
+fn a_local_port_comes_and_goes_and_its_descriptors_with_it() {
+    let node = Node::start(identity(), NodeId([9; 32]));
+    let mut received = [0; 2_000];
+    for turn in 0..3 {
+        // A number that was given back may be given again.
+        let local = LocalPort { port: PortId(40), ..memory::tap(2) };
+        // It blocks, so that a read waits for a frame as it does at a TAP.
+        let (station, switch_end) = UnixDatagram::pair().unwrap();
+        station.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        let descriptor = OwnedFd::from(switch_end);
+        node.shared.ports.open(local.port);
+        for (number, (worker, _)) in node.workers.iter().enumerate() {
+            let queue = TapQueue { queue: descriptor.try_clone().unwrap(), read: number == 0 };
+            worker.send(Order::OpenPort(local, queue)).unwrap();
+        }
+        drop(descriptor);
+        // Until both ports are read, there and back.
+        let frame = [&[0; VNET_HEADER_LEN][..], &[0xff; 6], &[2; 6], &[0x88, 0xb6], &[turn; 46]];
+        for (from, to) in [(&station, &node.tap), (&node.tap, &station)] {
+            from.send(&frame.concat()).unwrap();
+            let deadline = Instant::now() + SOON;
+            // Before it may come a loop probe, or nothing for a while.
+            while !matches!(to.recv(&mut received), Ok(len) if received[..len].ends_with(&[turn; 46]))
+            {
+                assert!(Instant::now() < deadline, "turn {turn}: the frame never came");
+            }
+        }
+        node.shared.ports.close(local.port);
+        for (worker, _) in &node.workers {
+            worker.send(Order::ClosePort(local.port)).unwrap();
+        }
+        node.wait_for_closed(local.port);
+        node.shared.ports.free(local.port);
+        let refused = station.send(&frame.concat()).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "nobody has the other end open");
+    }
+    node.shut_down();
 }
 
 #[test]

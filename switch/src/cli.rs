@@ -210,6 +210,9 @@ pub(crate) struct Values {
     /// TAP device: created if absent, else attached and left as it was found; repeatable
     #[arg(long, value_name = "NAME")]
     pub(crate) tap: Option<Vec<String>>,
+    /// Local port; tap:NAME is a TAP device as by --tap; repeatable
+    #[arg(long, value_name = "KIND:NAME")]
+    pub(crate) port: Option<Vec<String>>,
     /// Put the TAP (every one of them) into this bridge, which must exist
     #[arg(long, value_name = "NAME")]
     pub(crate) bridge: Option<String>,
@@ -405,6 +408,7 @@ mod tests {
         for word in [
             "Exit codes",
             "--tap",
+            "--port",
             "--bridge",
             "--address",
             "--listen",

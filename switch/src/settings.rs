@@ -20,6 +20,7 @@ macro_rules! words {
 }
 
 mod network;
+mod ports;
 mod reload;
 
 use std::{
@@ -65,7 +66,7 @@ const IDENTITY_FILE: &str = "identity.pem";
 /// All that the switch is told.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Settings {
-    /// All different; for `run` at least one.
+    /// All different, at most 64; for `run` at least one.
     pub(crate) taps: Vec<InterfaceName>,
     /// Holds every TAP.
     pub(crate) bridge: Option<InterfaceName>,
@@ -270,21 +271,6 @@ impl<'a> Layers<'a> {
             )));
         }
         Ok(Some(name.clone()))
-    }
-
-    fn taps(&self) -> Result<Vec<InterfaceName>, SettingsError> {
-        let Some((names, origin)) = self.pick("tap", |values| values.tap.as_ref()) else {
-            return Ok(Vec::new());
-        };
-        let mut taps = Vec::with_capacity(names.len());
-        for name in names {
-            let tap: InterfaceName = name.parse().map_err(|why: String| origin.error(why))?;
-            if taps.contains(&tap) {
-                return Err(origin.error(format_args!("{tap} is named twice")));
-            }
-            taps.push(tap);
-        }
-        Ok(taps)
     }
 
     fn peers(&self) -> Result<Vec<PeerSpec>, SettingsError> {

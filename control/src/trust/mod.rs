@@ -217,6 +217,16 @@ impl Trust {
         state.judge(node).is_err() && state.ports.release(node)
     }
 
+    /// A number for another local port; none if there are as many as may be.
+    pub fn open_local_port(&self) -> Option<PortId> {
+        self.write().ports.open_local()
+    }
+
+    /// A local port is gone, and no worker knows it by its number any more.
+    pub fn release_local_port(&self, port: PortId) {
+        self.write().ports.release_local(port);
+    }
+
     /// What names a node.
     pub fn sources(&self, node: NodeId) -> Vec<PeerSource> {
         let state = self.read();

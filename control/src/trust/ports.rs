@@ -1,4 +1,4 @@
-//! Port numbers of peers. A node has its number until the sessions have forgotten it: workers and the forwarding database know it by that.
+//! Port numbers: the one allocator of them, for local ports and peers alike. A node has its number until the sessions have forgotten it: workers and the forwarding database know it by that.
 //!
 //! Who runs the server, or knows the secret, can invent one node after the other. So nodes that nothing but the room names and that have
 //! never connected may hold only so many numbers; they give way to others of their kind (`crate::links`), and never keep out a configured
@@ -6,20 +6,21 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use ipop_datapath::{PortId, node_id::NodeId};
+use ipop_datapath::{PortId, node_id::NodeId, port::MAX_LOCAL_PORTS};
 
 use crate::sessions::MAX_PEERS;
 
-/// Numbers that are given away at most.
+/// Numbers that peers have at most.
 pub const MAX_PORTS: usize = MAX_PEERS;
-/// Of those, to nodes that have never connected and that nothing but the room names.
+/// Of those, numbers of nodes that have never connected and that nothing but the room names.
 pub const MAX_UNPROVED: usize = MAX_PORTS * 3 / 4;
 
 #[derive(Debug)]
 pub(super) struct PortNumbers {
-    first: u16,
-    /// Numbers given so far, returned ones included.
-    given: u16,
+    /// Every number from this one on is new.
+    next: u16,
+    /// Local ports that have a number.
+    local: usize,
     /// Returned, the first one to be given again first.
     returned: VecDeque<PortId>,
     of_node: HashMap<NodeId, Held>,
@@ -41,8 +42,32 @@ pub(super) enum Repute {
 }
 
 impl PortNumbers {
+    /// The numbers below `first` are those of the local ports that are there from the start.
     pub(super) fn new(first: u16) -> Self {
-        Self { first, given: 0, returned: VecDeque::new(), of_node: HashMap::new() }
+        let local = usize::from(first);
+        Self { next: first, local, returned: VecDeque::new(), of_node: HashMap::new() }
+    }
+
+    /// A number for another local port; none if there are as many as may be.
+    pub(super) fn open_local(&mut self) -> Option<PortId> {
+        let port = if self.local < MAX_LOCAL_PORTS { self.unused()? } else { return None };
+        self.local += 1;
+        Some(port)
+    }
+
+    /// No worker knows the local port by its number any more.
+    pub(super) fn release_local(&mut self, port: PortId) {
+        self.local -= 1;
+        self.returned.push_back(port);
+    }
+
+    /// A number that nobody has: a new one while there are some, then the one that was returned first.
+    fn unused(&mut self) -> Option<PortId> {
+        if usize::from(self.next) >= ipop_datapath::port::MAX_PORTS {
+            return self.returned.pop_front();
+        }
+        self.next += 1;
+        Some(PortId(self.next - 1))
     }
 
     pub(super) fn of(&self, node: NodeId) -> Option<PortId> {
@@ -58,18 +83,10 @@ impl PortNumbers {
         if repute == Repute::Unproved && self.unproved() >= MAX_UNPROVED {
             return None;
         }
-        let port = if usize::from(self.given) < MAX_PORTS {
-            self.first.checked_add(self.given).map(PortId)
-        } else {
-            None
-        };
-        let port = match port {
-            Some(port) => {
-                self.given += 1;
-                port
-            }
-            None => self.returned.pop_front()?,
-        };
+        if self.of_node.len() >= MAX_PORTS {
+            return None;
+        }
+        let port = self.unused()?;
         self.of_node.insert(node, Held { port, repute });
         Some(port)
     }
@@ -95,6 +112,8 @@ impl PortNumbers {
 
 #[cfg(test)]
 mod tests {
+    use ipop_datapath::port::MAX_PORTS as ALL;
+
     use super::*;
 
     fn node(number: u32) -> NodeId {
@@ -110,16 +129,34 @@ mod tests {
         ports.release(node(0));
         ports.release(node(1));
         assert_eq!((ports.of(node(0)), ports.of(node(1))), (None, None));
-        for number in 2..MAX_PORTS as u32 {
-            let port = PortId(number as u16 + 3);
+        let fresh = (5..ALL as u16).map(PortId);
+        for (number, port) in (2..).zip(fresh) {
             assert_eq!(ports.of_or_new(node(number), Repute::Known), Some(port));
+            ports.release(node(number));
         }
         assert_eq!(ports.of_or_new(node(0), Repute::Known), Some(PortId(3)));
         assert_eq!(ports.of_or_new(node(1), Repute::Known), Some(PortId(4)));
+        assert_eq!(ports.open_local(), Some(PortId(5)));
+    }
+
+    #[test]
+    fn local_ports_and_peers_have_numbers_of_one_list_and_bounds_of_their_own() {
+        let mut ports = PortNumbers::new(2);
+        assert_eq!(ports.of_or_new(node(0), Repute::Known), Some(PortId(2)));
+        assert_eq!(ports.open_local(), Some(PortId(3)));
+        assert_eq!(ports.of_or_new(node(1), Repute::Known), Some(PortId(4)));
+        let local: Vec<PortId> = std::iter::from_fn(|| ports.open_local()).collect();
+        assert_eq!(local.len(), MAX_LOCAL_PORTS - 3);
+        let peers = (2..).map_while(|number| ports.of_or_new(node(number), Repute::Known));
+        assert_eq!(
+            peers.count(),
+            MAX_PORTS - 2,
+            "and none of them waits for a local port's number"
+        );
+        // All numbers are given; each kind gets what its own kind gives back.
+        ports.release_local(PortId(0));
         assert_eq!(ports.of_or_new(node(u32::MAX), Repute::Known), None);
-        let mut late = PortNumbers::new(u16::MAX);
-        assert_eq!(late.of_or_new(node(0), Repute::Known), Some(PortId(u16::MAX)));
-        assert_eq!(late.of_or_new(node(1), Repute::Known), None);
+        assert_eq!((ports.open_local(), ports.open_local()), (Some(PortId(0)), None));
     }
 
     #[test]

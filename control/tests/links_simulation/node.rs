@@ -13,7 +13,7 @@ use ipop_control::{
     network::Secrets,
     node::{self, Action, Configured, Input, NodeConfig},
     peer::PeerSpec,
-    sessions::{self, SessionsConfig},
+    sessions::SessionsConfig,
     trust::{Policy, SavedPeers, Standing, TrustStore},
     xmpp::{
         FullJid,
@@ -24,7 +24,7 @@ use ipop_control::{
     },
 };
 use ipop_datapath::{
-    PortId, TapOffload,
+    LocalPort, PortId, TapOffload,
     command::Command,
     core::{Core, CoreConfig},
     frame::{FrameBytes, VNET_HEADER_LEN},
@@ -128,9 +128,10 @@ impl Node {
             inner_mtu: 1_500,
             lanes: 1,
         });
-        let peers = sessions::MAX_PEERS as u16;
         let fdb = MacTable::new(MacTableConfig::default());
-        let shared = Arc::new(Shared::new(fdb, FIRST_PEER, peers, 1, now));
+        let mac = ipop_datapath::MacAddr([2, 0xff, 0, 0, 0, self.number as u8]);
+        let tap = LocalPort { port: PortId(0), takes: TapOffload::Full, mac };
+        let shared = Arc::new(Shared::new(fdb, &[tap], 1, now));
         let seed_of_core = Some(random_bytes(rng));
         let sessions =
             SessionsConfig { local: self.id(), inner_mtu: 1_500, lanes: 1, seed: rng.next() };
@@ -152,8 +153,7 @@ impl Node {
             identity: self.identity.clone(),
             admission: node.trust().clone(),
             congestion: Congestion::Tunnel,
-            taps: vec![TapOffload::Full],
-            tap_macs: vec![ipop_datapath::MacAddr([2, 0xff, 0, 0, 0, self.number as u8])],
+            ports: vec![tap],
             udp_ports: vec![LISTEN_PORT],
             rng_seed: seed_of_core,
         };

@@ -15,7 +15,7 @@ use ipop_control::{
     trust::{Policy, TrustStore},
 };
 use ipop_datapath::{
-    MacAddr, PortId, TapOffload,
+    LocalPort, MacAddr, PortId, TapOffload,
     admission::{Admission, Proof, ProofBinding, Verdict},
     command::ConnectionId,
     core::{Core, CoreConfig},
@@ -35,7 +35,6 @@ pub(crate) const LISTEN_PORT: u16 = 5_800;
 /// The longest plain frames that stations send fit.
 const INNER_MTU: u16 = 9_000;
 /// Who is denied and let in again gets another port.
-const SPARE_PORTS: u16 = 8;
 /// Worker i of those that have a socket of their own to dial from dials from this port plus i.
 const DIAL_PORT: u16 = 40_000;
 
@@ -109,10 +108,14 @@ impl Site {
     /// Starts the program.
     pub(crate) fn start(&mut self, now: Instant, peers: &[NodeId], rng: &mut Rng) {
         let taps = self.taps.len() as u16;
+        let local = |(&takes, number)| {
+            let mac = MacAddr([2, 0xff, 0, 0, self.number as u8, number as u8]);
+            LocalPort { port: PortId(number), takes, mac }
+        };
+        let ports: Vec<LocalPort> = self.taps.iter().zip(0..).map(local).collect();
         let shared = Arc::new(Shared::new(
             MacTable::new(MacTableConfig::default()),
-            taps,
-            peers.len() as u16 + SPARE_PORTS,
+            &ports,
             self.workers,
             now,
         ));
@@ -155,8 +158,7 @@ impl Site {
             identity: self.identity.clone(),
             admission: admission.clone(),
             congestion: Congestion::Tunnel,
-            taps: self.taps.clone(),
-            tap_macs: (0..taps).map(|tap| self.tap_mac(tap)).collect(),
+            ports: ports.clone(),
             udp_ports: (1..self.workers).map(dial_port).chain([LISTEN_PORT]).collect(),
             rng_seed: Some(seeds[usize::from(worker)]),
         };
@@ -192,10 +194,6 @@ impl Site {
         let mut peers = running.node.sessions().snapshot(Instant::now()).into_iter();
         peers.find(|peer| peer.node == node.to_string()).expect("the sessions know it")
     }
-
-    fn tap_mac(&self, tap: u16) -> MacAddr {
-        MacAddr([2, 0xff, 0, 0, self.number as u8, tap as u8])
-    }
 }
 
 impl Running {
@@ -221,20 +219,21 @@ impl Running {
         self.shared.counters.iter().map(|worker| counter(worker.port(port))).sum()
     }
 
+    /// The counters of all ports, by worker.
+    fn ports(&self) -> impl Iterator<Item = &PortCounters> {
+        self.shared.counters.iter().flat_map(|worker| worker.ports())
+    }
+
     /// Frames dropped for this reason at any port.
     pub(crate) fn dropped(&self, reason: DropReason) -> u64 {
-        let ports = 0..self.shared.ports.len() as u16;
-        ports.map(|port| self.count(PortId(port), |port| port.dropped(reason))).sum()
+        self.ports().map(|port| port.dropped(reason)).sum()
     }
 
     /// Frames that went somewhere or were dropped for a reason, copies included, and those that wait for another worker.
     pub(crate) fn accounted_for(&self) -> u64 {
-        let ports = 0..self.shared.ports.len() as u16;
-        let counted = ports.map(|port| {
-            self.count(PortId(port), |port| {
-                let drops = DropReason::ALL.iter().map(|reason| port.dropped(*reason));
-                port.sent_frames.get() + drops.sum::<u64>()
-            })
+        let counted = self.ports().map(|port| {
+            let drops = DropReason::ALL.iter().map(|reason| port.dropped(*reason));
+            port.sent_frames.get() + drops.sum::<u64>()
         });
         let waiting = |worker: &Worker| worker.io.mail.len() as u64 + worker.core.waiting_frames();
         counted.chain(self.workers.iter().map(waiting)).sum()

@@ -144,10 +144,11 @@ impl Core {
         let Some(tunnel) = self.lanes.named(connection) else { return };
         let admitted = tunnel.admitted().filter(|admitted| admitted.port == port);
         let Some(Admitted { hello, .. }) = admitted else { return };
-        let shared = self.cx.shared.port(port);
-        shared.set_probe_token(hello.probe_token);
-        self.cx.shared.lane_up(port, Lane(hello.lane));
-        self.lanes.active[usize::from(port.0)] = Some(tunnel.handle);
+        let handle = tunnel.handle;
+        let ports = &self.cx.shared.ports;
+        ports.of(port).set_probe_token(hello.probe_token);
+        ports.lane_up(port, Lane(hello.lane));
+        self.lanes.activate(port, handle);
     }
 
     /// A connection that no longer sends or receives frames; its lane goes down if it was the active one.
@@ -168,11 +169,9 @@ impl Core {
             self.cx.events.push(Event::Worker(FromWorker::Rejected { remote: tunnel.remote, why }));
         }
         let Some((port, lane)) = admitted else { return };
-        let active = &mut self.lanes.active[usize::from(port.0)];
-        if active.take_if(|active| *active == handle).is_some()
-            && self.cx.shared.port(port).lane_down(lane)
-        {
-            self.cx.shared.fdb.flush_port(port);
+        let shared = &self.cx.shared;
+        if self.lanes.deactivate(port, handle) && shared.ports.of(port).lane_down(lane) {
+            shared.fdb.flush_port(port);
         }
     }
 

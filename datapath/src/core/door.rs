@@ -6,10 +6,10 @@ use crate::{
     admission::{Admission, ProofBinding, Unproved, Verdict},
     command::{CloseReason, Ended, Event, FromConnection},
     context::Context,
-    forward::TapOffload,
     frame::MAX_FRAME_LEN,
     hello::{Capabilities, Hello, HelloError},
     path::port_of_alias,
+    port::{LocalPort, TapOffload},
     tunnel::Tunnel,
 };
 
@@ -18,13 +18,11 @@ const AGENT: &str = concat!("ipop-switch ", env!("CARGO_PKG_VERSION"));
 /// Lets peers in.
 pub(super) struct Door {
     admission: Arc<dyn Admission>,
-    /// What every TAP takes.
-    takes: Capabilities,
 }
 
 impl Door {
-    pub(super) fn new(admission: Arc<dyn Admission>, taps: &[TapOffload]) -> Self {
-        Self { admission, takes: capabilities(taps) }
+    pub(super) fn new(admission: Arc<dyn Admission>) -> Self {
+        Self { admission }
     }
 
     /// The peer's key is proven: this node introduces itself, if it may join.
@@ -44,7 +42,7 @@ impl Door {
         let binding = ProofBinding::new(facts.node, node, tunnel.direction, exported);
         let hello = Hello {
             capabilities: Capabilities(
-                self.takes.0
+                capabilities(&cx.local).0
                     | Capabilities::SIGNALLING
                     | Capabilities::REPEATS
                     | Capabilities::REACHED,
@@ -135,27 +133,32 @@ impl Closing {
     }
 }
 
-/// What the hello promises: superframes only if every TAP takes them as they are. (One that does not gets them finished in
+/// What the hello promises: superframes only if every TAP takes them as they are. (One that does not, or comes later, gets them finished in
 /// software, but then the far side may as well not make them.)
-fn capabilities(taps: &[TapOffload]) -> Capabilities {
-    let of_tap = |tap: &TapOffload| match tap {
+fn capabilities(local: &[LocalPort]) -> Capabilities {
+    let of_port = |local: &LocalPort| match local.takes {
         TapOffload::Full => Capabilities::ALL.0,
         TapOffload::WithoutUso => Capabilities::ALL.0 & !Capabilities::USO,
         TapOffload::None => Capabilities::NONE.0,
     };
-    Capabilities(taps.iter().map(of_tap).fold(Capabilities::ALL.0, |all, tap| all & tap))
+    Capabilities(local.iter().map(of_port).fold(Capabilities::ALL.0, |all, port| all & port))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory;
 
     #[test]
     fn the_hello_promises_what_every_tap_takes() {
         use TapOffload::{Full, None, WithoutUso};
-        assert_eq!(capabilities(&[Full, Full]), Capabilities::ALL);
-        assert_eq!(capabilities(&[Full, None]), Capabilities::NONE);
-        let old = capabilities(&[Full, WithoutUso]);
+        let of = |takes: &[TapOffload]| {
+            let local = takes.iter().map(|&takes| LocalPort { takes, ..memory::tap(1) });
+            capabilities(&local.collect::<Vec<_>>())
+        };
+        assert_eq!(of(&[Full, Full]), Capabilities::ALL);
+        assert_eq!(of(&[Full, None]), Capabilities::NONE);
+        let old = of(&[Full, WithoutUso]);
         assert!(old.has(Capabilities::CSUM | Capabilities::TSO4 | Capabilities::TSO6));
         assert!(!old.has(Capabilities::USO));
     }

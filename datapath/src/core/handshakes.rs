@@ -22,6 +22,7 @@ use crate::{
     command::{ConnectionId, Ended},
     io::{Io, SocketId},
     path::port_of_alias,
+    port::entry_of,
     tunnel::Tunnel,
 };
 
@@ -95,6 +96,7 @@ struct Place {
 }
 
 /// The handshakes that hold a place, and who is known.
+#[derive(Default)]
 pub(super) struct Handshakes {
     /// The oldest first.
     begun: Vec<Handshake>,
@@ -103,16 +105,12 @@ pub(super) struct Handshakes {
 }
 
 impl Handshakes {
-    pub(super) fn new(ports: usize) -> Self {
-        Self { begun: Vec::with_capacity(MAX_HANDSHAKES), known: vec![Vec::new(); ports] }
-    }
-
     /// A peer may come from these addresses, and no longer from others.
-    pub(super) fn know(&mut self, PortId(port): PortId, addresses: &[IpAddr]) {
-        if let Some(known) = self.known.get_mut(usize::from(port)) {
-            let parties = addresses.iter().take(MAX_KNOWN_ADDRESSES);
-            *known = parties.map(|address| Party::of_ip(*address)).collect();
-        }
+    pub(super) fn know(&mut self, port: PortId, addresses: &[IpAddr]) {
+        let parties = addresses.iter().take(MAX_KNOWN_ADDRESSES);
+        let parties = parties.map(|address| Party::of_ip(*address)).collect();
+        *entry_of(&mut self.known, port, Vec::new) = parties;
+        while self.known.pop_if(|last| last.is_empty()).is_some() {}
     }
 
     /// Forgets what is done.

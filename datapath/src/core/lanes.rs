@@ -13,15 +13,17 @@ use crate::{
     forward::Peers,
     frame::{Frame, Scratch},
     io::Io,
+    port::entry_of,
     tunnel::Tunnel,
 };
 
 /// The connections of a worker.
+#[derive(Default)]
 pub(super) struct Lanes {
     /// By [`ConnectionHandle`].
     pub(super) tunnels: Vec<Option<Box<Tunnel>>>,
-    /// The connection that sends a port's frames, by port.
-    pub(super) active: Vec<Option<ConnectionHandle>>,
+    /// The connection that sends a port's frames, by port, as far as there is one.
+    active: Vec<Option<ConnectionHandle>>,
     /// Those that have not ended, by the names that control knows.
     pub(super) by_id: HashMap<ConnectionId, ConnectionHandle>,
     pub(super) agenda: Agenda,
@@ -29,14 +31,23 @@ pub(super) struct Lanes {
 }
 
 impl Lanes {
-    pub(super) fn new(ports: usize) -> Self {
-        Self {
-            tunnels: Vec::new(),
-            active: vec![None; ports],
-            by_id: HashMap::new(),
-            agenda: Agenda::default(),
-            scratch: Scratch::default(),
-        }
+    /// The connection that sends a port's frames.
+    #[inline]
+    fn active(&self, PortId(port): PortId) -> Option<ConnectionHandle> {
+        self.active.get(usize::from(port)).copied().flatten()
+    }
+
+    /// It does from now on.
+    pub(super) fn activate(&mut self, port: PortId, handle: ConnectionHandle) {
+        *entry_of(&mut self.active, port, || None) = Some(handle);
+    }
+
+    /// It does no longer; whether it did.
+    pub(super) fn deactivate(&mut self, PortId(port): PortId, handle: ConnectionHandle) -> bool {
+        let active = self.active.get_mut(usize::from(port));
+        let was = active.and_then(|active| active.take_if(|active| *active == handle)).is_some();
+        while self.active.pop_if(|last| last.is_none()).is_some() {}
+        was
     }
 
     pub(super) fn insert(&mut self, tunnel: Tunnel) {
@@ -63,7 +74,7 @@ impl Lanes {
 
     /// Takes a frame for the peer at a port of which this worker carries a lane.
     pub(super) fn offer(&mut self, to: PortId, frame: Frame<'_>, cx: &Context) -> Passed {
-        let handle = self.active[usize::from(to.0)].ok_or(DropReason::NoPort)?;
+        let handle = self.active(to).ok_or(DropReason::NoPort)?;
         let tunnel = self.tunnels[handle.0].as_mut().ok_or(DropReason::NoPort)?;
         // Also when the queue becomes full half-way: the segments before that are in it.
         self.agenda.add(handle);
@@ -74,10 +85,10 @@ impl Lanes {
 
 impl Peers for Lanes {
     fn send(&mut self, to: PortId, frame: Frame<'_>, cx: &Context, io: &mut impl Io) -> Passed {
-        if self.active[usize::from(to.0)].is_some() {
+        if self.active(to).is_some() {
             return self.offer(to, frame, cx);
         }
-        match cx.shared.port(to).lane_for(frame.what.flow(frame.bytes.head())) {
+        match cx.shared.ports.of(to).lane_for(frame.what.flow(frame.bytes.head())) {
             Some(Lane(worker)) if worker != cx.worker => io.mail(worker, to, frame),
             _ => Err(DropReason::NoPort),
         }

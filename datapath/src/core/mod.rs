@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ipop_learning::{MacAddr, PortId};
+use ipop_learning::PortId;
 use quinn_proto::{Endpoint, ServerConfig, crypto::rustls::QuicServerConfig};
 
 pub(crate) use self::handshakes::HANDSHAKE_TIME;
@@ -38,10 +38,11 @@ use crate::{
     context::{Context, Observer},
     counters::WorkerCounters,
     drops::DropReason,
-    forward::{Ingoing, Switch, TapOffload, clear_loops},
+    forward::{Ingoing, Switch, clear_loops},
     frame::{Frame, FrameBytes, Offload, VNET_HEADER_LEN, describe},
     io::{Io, TapFrame},
     loop_probe::{LoopProbe, PROBE_INTERVAL},
+    port::LocalPort,
     quic::{CidKey, Congestion, InitialKey, TlsIdentity, tls, transport},
     shared::{NodeFacts, Shared},
     storm::TokenBucket,
@@ -67,10 +68,8 @@ pub struct CoreConfig {
     pub admission: Arc<dyn Admission>,
     /// Congestion control of the tunnels.
     pub congestion: Congestion,
-    /// The local TAPs, in the order of their ports.
-    pub taps: Vec<TapOffload>,
-    /// Their MAC addresses, the source of loop probes.
-    pub tap_macs: Vec<MacAddr>,
+    /// The local ports that are there from the start, which control has opened.
+    pub ports: Vec<LocalPort>,
     /// The UDP ports of all workers' sockets, for the own-packet guard.
     pub udp_ports: Vec<u16>,
     /// Seed of QUIC's random numbers; `None` outside simulations.
@@ -85,7 +84,6 @@ pub struct Core {
     identity: Arc<TlsIdentity>,
     door: Door,
     congestion: Congestion,
-    tap_macs: Vec<MacAddr>,
     initial_key: InitialKey,
     cid_key: CidKey,
     server_crypto: Arc<QuicServerConfig>,
@@ -120,29 +118,43 @@ impl Core {
         server.max_incoming(MAX_HANDSHAKES).incoming_buffer_size_total(1 << 20);
         let endpoint =
             Endpoint::new(Arc::new(endpoint_config), Some(Arc::new(server)), true, config.rng_seed);
-        let ports = shared.ports.len();
-        Ok(Self {
+        let mut core = Self {
             cx: Context::new(worker, facts, shared),
-            switch: Switch::new(&config.taps, config.udp_ports, ports, now),
-            lanes: Lanes::new(ports),
-            door: Door::new(admission, &config.taps),
+            switch: Switch::new(config.udp_ports),
+            lanes: Lanes::default(),
+            door: Door::new(admission),
             congestion: config.congestion,
-            tap_macs: config.tap_macs,
             initial_key: InitialKey::of(identity.node),
             cid_key,
             server_crypto,
             endpoint,
             paths: Paths::default(),
-            allowance: Allowance::new(ports, now),
+            allowance: Allowance::new(now),
             deadline: None,
             next_tick: now,
-            handshakes: Handshakes::new(ports),
+            handshakes: Handshakes::default(),
             shutting_down: false,
             rejections: TokenBucket::new(1, 5, now),
             ids: ConnectionIds::new(Direction::Accepted),
             response: Vec::new(),
             identity,
-        })
+        };
+        config.ports.into_iter().for_each(|port| core.open_port(port));
+        Ok(core)
+    }
+
+    /// A local port is there from now on. Control has opened it, and no worker has a port of this number.
+    pub fn open_port(&mut self, port: LocalPort) {
+        self.cx.counters.port(port.port).clear();
+        self.switch.egress.open(&port);
+        self.cx.local.push(port);
+        self.cx.local.sort_by_key(|local| local.port);
+    }
+
+    /// A local port goes, which control has closed.
+    pub fn close_port(&mut self, port: PortId) {
+        self.switch.egress.close(port);
+        self.cx.local.retain(|local| local.port != port);
     }
 
     /// The outbound way: a frame that a TAP's kernel side sent.
@@ -301,17 +313,17 @@ impl Core {
         clear_loops(now, &mut self.cx);
         let fdb = &self.cx.shared.fdb;
         fdb.age_out(self.cx.shared.now_s(now), fdb.buckets().div_ceil(SWEEP_TICKS));
-        for (index, mac) in self.tap_macs.iter().enumerate() {
+        for LocalPort { port, mac, .. } in &self.cx.local {
             let probe = LoopProbe {
                 origin: self.cx.facts.node,
                 token: self.cx.facts.probe_token,
-                tap: index as u16,
+                tap: port.0,
             };
             let bytes = &probe.encode(*mac);
             if let Ok(what) = &describe(Offload::NONE, bytes, bytes.len()) {
                 let frame = Frame { what, bytes: FrameBytes::Whole(bytes) };
                 // The next one comes in a second.
-                let _ = io.write_tap(PortId(index as u16), frame, 0);
+                let _ = io.write_tap(*port, frame, 0);
             }
         }
     }

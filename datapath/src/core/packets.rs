@@ -22,6 +22,7 @@ use crate::{
     command::{ControlPacket, Event, Strangers},
     io::{Io, SocketId},
     path::{Path, alias, is_of_aliases, port_of_alias},
+    port::entry_of,
     quic::cid::{Mark, mark_of},
     storm::TokenBucket,
 };
@@ -64,18 +65,18 @@ pub(super) struct Allowance {
 }
 
 impl Allowance {
-    pub(super) fn new(ports: usize, now: Instant) -> Self {
+    pub(super) fn new(now: Instant) -> Self {
         let shared = TokenBucket::new(CONTROL_PACKETS_RATE, CONTROL_PACKETS_BURST, now);
-        let peer = TokenBucket::new(PEER_PACKETS_RATE, PEER_PACKETS_BURST, now);
-        Self { strangers: shared.clone(), relay: shared, peers: vec![peer; ports] }
+        Self { strangers: shared.clone(), relay: shared, peers: Vec::new() }
     }
 
     fn take(&mut self, now: Instant, audience: Audience) -> bool {
         match audience {
             Audience::Stranger => self.strangers.take(now),
             Audience::Relay => self.relay.take(now),
-            Audience::Peer(PortId(port)) => {
-                self.peers.get_mut(usize::from(port)).is_some_and(|bucket| bucket.take(now))
+            Audience::Peer(port) => {
+                let full = || TokenBucket::new(PEER_PACKETS_RATE, PEER_PACKETS_BURST, now);
+                entry_of(&mut self.peers, port, full).take(now)
             }
         }
     }

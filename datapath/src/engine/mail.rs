@@ -1,4 +1,4 @@
-//! Between threads: commands from control, frames from other workers, and the bell that wakes a worker for them.
+//! Between threads: orders from control, frames from other workers, and the bell that wakes a worker for them.
 
 use std::{
     os::fd::{AsRawFd, OwnedFd, RawFd},
@@ -9,15 +9,17 @@ use crossbeam::queue::ArrayQueue;
 use ipop_learning::PortId;
 use rustix::event::{EventfdFlags, eventfd};
 
+use super::tap::TapQueue;
 use crate::{
     command::Command,
     drops::{DropReason, Passed},
     frame::{Description, Frame, FrameBytes},
     os::OsError,
+    port::LocalPort,
 };
 
-/// Commands that may wait: control sends a handful a second for each peer.
-const COMMANDS: usize = 4_096;
+/// Orders that may wait: control sends a handful a second for each peer.
+const ORDERS: usize = 4_096;
 /// Batches that may wait: some milliseconds of a full lane.
 const BATCHES: usize = 64;
 /// A batch is sent when it holds this many bytes, and at the end of each round.
@@ -50,10 +52,27 @@ impl Doorbell {
     }
 }
 
+/// What control has a worker do.
+#[derive(Debug)]
+pub enum Order {
+    /// For its core.
+    Core(Command),
+    /// A local port is there, which control has opened: this worker's queue of it.
+    OpenPort(LocalPort, TapQueue),
+    /// Let go of a local port, which control has closed. [`Event::PortClosed`](crate::command::Event::PortClosed) tells when that is done.
+    ClosePort(PortId),
+}
+
+impl From<Command> for Order {
+    fn from(command: Command) -> Self {
+        Self::Core(command)
+    }
+}
+
 /// How others reach a worker.
 #[derive(Clone, Debug)]
 pub struct WorkerHandle {
-    commands: Arc<ArrayQueue<Command>>,
+    orders: Arc<ArrayQueue<Order>>,
     mail: Arc<ArrayQueue<Batch>>,
     bell: Arc<Doorbell>,
 }
@@ -65,24 +84,24 @@ impl WorkerHandle {
     /// If the kernel gives no eventfd.
     pub fn new() -> Result<Self, OsError> {
         Ok(Self {
-            commands: Arc::new(ArrayQueue::new(COMMANDS)),
+            orders: Arc::new(ArrayQueue::new(ORDERS)),
             mail: Arc::new(ArrayQueue::new(BATCHES)),
             bell: Arc::new(Doorbell::new()?),
         })
     }
 
-    /// Gives the worker a command.
+    /// Gives the worker a command, or another order.
     ///
     /// # Errors
     /// Gives it back if the worker has not taken those of before.
-    pub fn send(&self, command: Command) -> Result<(), Command> {
-        self.commands.push(command)?;
+    pub fn send(&self, order: impl Into<Order>) -> Result<(), Order> {
+        self.orders.push(order.into())?;
         self.bell.ring();
         Ok(())
     }
 
-    pub(crate) fn next_command(&self) -> Option<Command> {
-        self.commands.pop()
+    pub(crate) fn next_order(&self) -> Option<Order> {
+        self.orders.pop()
     }
 
     pub(crate) fn next_batch(&self) -> Option<Batch> {

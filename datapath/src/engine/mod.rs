@@ -10,5 +10,6 @@ mod send;
 mod tap;
 mod worker;
 
-pub use mail::{Doorbell, WorkerHandle};
-pub use worker::{TapQueues, Worker, WorkerConfig};
+pub use mail::{Doorbell, Order, WorkerHandle};
+pub use tap::TapQueue;
+pub use worker::{Worker, WorkerConfig};

@@ -4,13 +4,15 @@
 //! `TASKRUN_FLAG` shows without a system call that there is something to work off, which is what a polling thread looks at.
 
 use std::{
-    io, thread,
+    io,
+    os::fd::RawFd,
+    thread,
     time::{Duration, Instant},
 };
 
 use io_uring::{
     IoUring, cqueue, squeue,
-    types::{CancelBuilder, SubmitArgs, Timespec},
+    types::{CancelBuilder, Fd, SubmitArgs, Timespec},
 };
 
 use crate::os::OsError;
@@ -32,7 +34,7 @@ const CLOSE_WITHIN: Timespec = Timespec::new().sec(1);
 pub(crate) enum Op {
     /// The doorbell rang.
     Doorbell = 1,
-    /// A frame was read; index: TAP and buffer.
+    /// A frame was read; index: queue and buffer.
     TapRead = 2,
     /// A frame was written; index: slot.
     TapWrite = 3,
@@ -160,6 +162,14 @@ impl Ring {
         done(unsafe {
             self.uring.submitter().enter::<libc::sigset_t>(waiting, 0, GET_EVENTS, None)
         })
+    }
+
+    /// Cancels what waits at a descriptor: it completes as cancelled.
+    pub(crate) fn cancel(&mut self, at: RawFd) {
+        self.submit();
+        let at = CancelBuilder::fd(Fd(at)).all();
+        // If nothing waits there it says so.
+        let _ = self.uring.submitter().register_sync_cancel(Some(CLOSE_WITHIN), at);
     }
 
     /// Moves finished operations into `completions`.

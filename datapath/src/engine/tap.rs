@@ -3,11 +3,17 @@
 //! A TAP that has nothing to read has one read waiting for the next frame. A frame that comes after a silence goes out at once; behind one that does not, and
 //! wherever there may be more, a batch of reads follows, which complete while they are submitted, in order. Long frames are handed on in the buffer that they were
 //! read into, which comes back when nobody holds the frame any more. Writes gather a frame from the pieces that it arrived in.
+//!
+//! TAPs come and go, so their descriptors are none of the ring's registered files: the kernel lets go of one of those only when everything that was begun
+//! before is done, and receives at sockets never are.
 
-use std::time::{Duration, Instant};
+use std::{
+    os::fd::{OwnedFd, RawFd},
+    time::{Duration, Instant},
+};
 
 use bytes::{Buf, Bytes, BytesMut};
-use io_uring::{opcode, types::Fixed};
+use io_uring::{opcode, types::Fd};
 use ipop_learning::PortId;
 
 use super::ring::{Op, Ring};
@@ -32,10 +38,19 @@ const MAX_PIECES: usize = 512;
 /// Writes that may wait for completion. They complete while they are submitted, so this is never reached unless the kernel is stuck.
 const MAX_WRITES: usize = 4_096;
 
+/// A worker's queue of one TAP.
+#[derive(Debug)]
+pub struct TapQueue {
+    /// The descriptor.
+    pub queue: OwnedFd,
+    /// Whether this worker reads it; a single-queue TAP is read by the first worker only.
+    pub read: bool,
+}
+
 /// One queue of a TAP, read by this worker.
 struct ReadQueue {
     tap: PortId,
-    file: u32,
+    fd: RawFd,
     /// The read under way waits for the next frame.
     parked: bool,
     /// There may be more frames.
@@ -49,7 +64,8 @@ struct ReadQueue {
     in_flight: usize,
     /// A read of this batch found nothing.
     dry: bool,
-    gone: bool,
+    /// Nothing more is read: the TAP was deleted, or the port is being closed.
+    ended: bool,
 }
 
 /// What a finished read means.
@@ -63,9 +79,11 @@ pub(crate) enum Read<'a> {
 }
 
 /// The TAP queues that this worker reads.
+#[derive(Default)]
 pub(crate) struct TapReader {
-    queues: Vec<ReadQueue>,
-    /// [`BATCH_MAX`] for each queue.
+    /// A place that is empty is given again.
+    queues: Vec<Option<ReadQueue>>,
+    /// [`BATCH_MAX`] for each place.
     buffers: Vec<BytesMut>,
     /// More of them, some of which hold frames that others still have. The last one given back is the warmest.
     spare: Vec<BytesMut>,
@@ -75,48 +93,59 @@ pub(crate) struct TapReader {
 }
 
 impl TapReader {
-    /// Of TAPs, with the indices of their registered files.
-    pub(crate) fn new(queues: &[(PortId, u32)], now: Instant) -> Self {
-        let queues: Vec<_> = queues
-            .iter()
-            .map(|&(tap, file)| ReadQueue {
-                tap,
-                file,
-                parked: false,
-                readable: false,
-                pressing: false,
-                frame_at: now,
-                batch: BATCH_MIN,
-                in_flight: 0,
-                dry: false,
-                gone: false,
-            })
-            .collect();
-        let count = queues.len() * BATCH_MAX;
+    /// Reads a queue from now on. Its descriptor stays open until [`TapReader::release`].
+    pub(crate) fn open(&mut self, tap: PortId, fd: RawFd, now: Instant) {
+        let queue = ReadQueue {
+            tap,
+            fd,
+            parked: false,
+            readable: false,
+            pressing: false,
+            frame_at: now,
+            batch: BATCH_MIN,
+            in_flight: 0,
+            dry: false,
+            ended: false,
+        };
+        let place = self.queues.iter().position(Option::is_none).unwrap_or(self.queues.len());
+        self.queues.resize_with(self.queues.len().max(place + 1), || None);
+        self.queues[place] = Some(queue);
         // The kernel touches only what frames need.
-        let buffers = (0..count).map(|_| BytesMut::with_capacity(BUFFER_LEN)).collect();
-        Self {
-            queues,
-            buffers,
-            spare: Vec::with_capacity(SPARE_MAX),
-            long: Bytes::new(),
-            long_vnet: [0; VNET_HEADER_LEN],
+        let buffer = || BytesMut::with_capacity(BUFFER_LEN);
+        self.buffers.resize_with(self.queues.len() * BATCH_MAX, buffer);
+    }
+
+    /// Begins no more reads of a queue.
+    pub(crate) fn close(&mut self, tap: PortId) {
+        let queues = self.queues.iter_mut().flatten();
+        queues.filter(|queue| queue.tap == tap).for_each(|queue| queue.ended = true);
+    }
+
+    /// Forgets a queue that was closed, unless some of its reads are under way; whether it is forgotten.
+    pub(crate) fn release(&mut self, tap: PortId) -> bool {
+        let is_of = |queue: &Option<ReadQueue>| queue.as_ref().is_some_and(|q| q.tap == tap);
+        let Some(place) = self.queues.iter().position(is_of) else { return true };
+        if self.queues[place].take_if(|queue| queue.in_flight == 0).is_none() {
+            return false;
         }
+        while self.queues.pop_if(|last| last.is_none()).is_some() {}
+        self.buffers.truncate(self.queues.len() * BATCH_MAX);
+        true
     }
 
     /// Queues reads; true if some are under way that do not wait for a frame.
     pub(crate) fn arm(&mut self, ring: &mut Ring) -> bool {
         let mut reading = false;
-        for index in 0..self.queues.len() {
-            let queue = &mut self.queues[index];
-            if queue.in_flight == 0 && !queue.gone {
+        let Self { queues, buffers, spare, long, .. } = self;
+        let places = queues.iter_mut().zip(buffers.chunks_mut(BATCH_MAX));
+        for (place, (queue, buffers)) in places.enumerate() {
+            let Some(queue) = queue else { continue };
+            if queue.in_flight == 0 && !queue.ended {
                 queue.pressing = false;
                 queue.parked = !queue.readable;
-                let (reads, flags) =
-                    if queue.parked { (1, 0) } else { (queue.batch, libc::RWF_NOWAIT) };
-                self.read(ring, index, reads, flags);
+                *long = Bytes::new();
+                queue.read(ring, place, buffers, spare);
             }
-            let queue = &self.queues[index];
             reading |= queue.in_flight > 0 && !queue.parked;
         }
         reading
@@ -124,13 +153,13 @@ impl TapReader {
 
     /// Whether more frames should be read before those at hand go out: a burst may have begun.
     pub(crate) fn is_pressing(&self) -> bool {
-        self.queues.iter().any(|queue| queue.pressing)
+        self.queues.iter().flatten().any(|queue| queue.pressing)
     }
 
     /// A read has completed.
     pub(crate) fn finish(&mut self, now: Instant, index: u32, result: i32) -> Read<'_> {
         let buffer = index as usize;
-        let queue = &mut self.queues[buffer / BATCH_MAX];
+        let Some(queue) = &mut self.queues[buffer / BATCH_MAX] else { return Read::Nothing };
         let silence = now.saturating_duration_since(queue.frame_at);
         queue.in_flight -= 1;
         if result >= 0 {
@@ -139,7 +168,7 @@ impl TapReader {
             queue.dry = true;
             // The device is gone; EIO would only mean that it is down and has nothing to say.
             if matches!(-result, libc::EBADFD | libc::ENODEV)
-                && !std::mem::replace(&mut queue.gone, true)
+                && !std::mem::replace(&mut queue.ended, true)
             {
                 return Read::Gone(queue.tap);
             }
@@ -173,24 +202,32 @@ impl TapReader {
         let bytes = FrameBytes::Shared(&self.long);
         Read::Frame(TapFrame { tap, vnet: &self.long_vnet, bytes })
     }
+}
 
-    fn read(&mut self, ring: &mut Ring, index: usize, reads: usize, flags: i32) {
-        let queue = &mut self.queues[index];
-        self.long = Bytes::new();
-        for read in 0..reads {
-            let buffer = index * BATCH_MAX + read;
-            let bytes = &mut self.buffers[buffer];
+impl ReadQueue {
+    /// Begins a batch of reads, or the one that waits for a frame.
+    fn read(
+        &mut self,
+        ring: &mut Ring,
+        place: usize,
+        buffers: &mut [BytesMut],
+        spare: &mut Vec<BytesMut>,
+    ) {
+        let (reads, flags) = if self.parked { (1, 0) } else { (self.batch, libc::RWF_NOWAIT) };
+        for (read, bytes) in buffers.iter_mut().take(reads).enumerate() {
             bytes.clear();
             if !bytes.try_reclaim(BUFFER_LEN) {
-                exchange(bytes, &mut self.spare);
+                exchange(bytes, spare);
             }
-            let entry = opcode::Read::new(Fixed(queue.file), bytes.as_mut_ptr(), BUFFER_LEN as u32)
+            let index = place * BATCH_MAX + read;
+            let entry = opcode::Read::new(Fd(self.fd), bytes.as_mut_ptr(), BUFFER_LEN as u32)
                 .offset(u64::MAX)
                 .rw_flags(flags)
                 .build()
-                .user_data(Op::TapRead.user_data(buffer as u32));
-            queue.in_flight += 1;
-            // SAFETY: the buffer holds BUFFER_LEN bytes, nobody else has it, and it is not touched until the completion was read.
+                .user_data(Op::TapRead.user_data(index as u32));
+            self.in_flight += 1;
+            // SAFETY: the buffer holds BUFFER_LEN bytes, nobody else has it, and it is not touched until the completion was read: its place
+            // is not given again before.
             unsafe { ring.push(&entry) };
         }
     }
@@ -226,10 +263,17 @@ pub(crate) struct Written {
     pub(crate) was_superframe: bool,
 }
 
+/// What is written to one TAP.
+struct WriteQueue {
+    tap: PortId,
+    fd: RawFd,
+    in_flight: usize,
+}
+
 /// Writes to all TAPs.
+#[derive(Default)]
 pub(crate) struct TapWriter {
-    /// Registered files by TAP port.
-    files: Vec<u32>,
+    queues: Vec<WriteQueue>,
     /// Boxed: the kernel holds pointers into a slot while the vector grows.
     #[expect(clippy::vec_box)]
     slots: Vec<Box<WriteSlot>>,
@@ -242,12 +286,18 @@ pub(crate) struct TapWriter {
 unsafe impl Send for TapWriter {}
 
 impl TapWriter {
-    /// To TAPs with these registered files, by port.
-    pub(crate) fn new(files: Vec<u32>) -> Self {
-        Self { files, slots: Vec::new(), free: Vec::new(), is_unsubmitted: false }
+    /// Writes to a TAP from now on. Its descriptor stays open until [`TapWriter::release`].
+    pub(crate) fn open(&mut self, tap: PortId, fd: RawFd) {
+        self.queues.push(WriteQueue { tap, fd, in_flight: 0 });
     }
 
-    /// Queues the write of a frame, unless too many wait.
+    /// Forgets a TAP to which nothing more is written, unless some writes are under way; whether it is forgotten.
+    pub(crate) fn release(&mut self, tap: PortId) -> bool {
+        self.queues.retain(|queue| queue.tap != tap || queue.in_flight > 0);
+        self.queues.iter().all(|queue| queue.tap != tap)
+    }
+
+    /// Queues the write of a frame, unless too many wait, or there is no such TAP.
     pub(crate) fn write(
         &mut self,
         ring: &mut Ring,
@@ -257,17 +307,21 @@ impl TapWriter {
     ) -> Passed {
         let was_superframe = frame.what.offload().gso != Gso::None;
         let written = Written { tap, frames, was_superframe };
+        let at = self.queues.iter().position(|queue| queue.tap == tap);
+        let at = at.ok_or(DropReason::TapDown)?;
         let index = self.slot(written).ok_or(DropReason::TapWrite)?;
         let slot = &mut self.slots[index];
         slot.written = written;
         slot.header = frame.what.to_tap();
         slot.fill(frame.bytes);
-        let file = Fixed(self.files[usize::from(tap.0)]);
-        let entry = opcode::Writev::new(file, slot.iovecs.as_ptr(), slot.iovecs.len() as u32)
-            .offset(u64::MAX)
-            .rw_flags(libc::RWF_NOWAIT)
-            .build()
-            .user_data(Op::TapWrite.user_data(index as u32));
+        let queue = &mut self.queues[at];
+        queue.in_flight += 1;
+        let entry =
+            opcode::Writev::new(Fd(queue.fd), slot.iovecs.as_ptr(), slot.iovecs.len() as u32)
+                .offset(u64::MAX)
+                .rw_flags(libc::RWF_NOWAIT)
+                .build()
+                .user_data(Op::TapWrite.user_data(index as u32));
         // SAFETY: the slot is boxed, and neither it nor what its iovecs point to is touched until its completion was read.
         unsafe { ring.push(&entry) };
         self.is_unsubmitted = true;
@@ -284,7 +338,10 @@ impl TapWriter {
         let slot = &mut self.slots[index as usize];
         slot.pieces.clear();
         self.free.push(index as usize);
-        slot.written
+        let written = slot.written;
+        let queue = self.queues.iter_mut().find(|queue| queue.tap == written.tap);
+        queue.into_iter().for_each(|queue| queue.in_flight -= 1);
+        written
     }
 
     fn slot(&mut self, written: Written) -> Option<usize> {

@@ -14,11 +14,11 @@ use ipop_learning::PortId;
 use quinn_proto::Transmit;
 
 use super::{
-    mail::{Outbox, WorkerHandle},
+    mail::{Order, Outbox, WorkerHandle},
     receive::Receiver,
     ring::{Completion, Op, Ring},
     send::{Outlet, SendRefused, Sender},
-    tap::{Read, TapReader, TapWriter},
+    tap::{Read, TapQueue, TapReader, TapWriter},
 };
 use crate::{
     command::{Command, Event, FromPort, FromWorker, ToWorker},
@@ -45,21 +45,12 @@ const UNSENT_EVENTS_MAX: usize = 4_096;
 /// MTU assumed where the kernel does not tell.
 const COMMON_MTU: u16 = 1_500;
 
-/// This worker's queue of one TAP.
-#[derive(Debug)]
-pub struct TapQueues {
-    /// The descriptor.
-    pub queue: OwnedFd,
-    /// Whether this worker reads it; a single-queue TAP is read by the first worker only.
-    pub read: bool,
-}
-
 /// What a [`Worker`] is made of.
 pub struct WorkerConfig {
     /// The core's part.
     pub core: CoreConfig,
-    /// One for each TAP, in the order of their ports.
-    pub taps: Vec<TapQueues>,
+    /// One for each of the core's local ports, in their order.
+    pub taps: Vec<TapQueue>,
     /// The listening socket, then the socket to dial from, if it is another.
     pub sockets: Vec<UdpPort>,
     /// What to speak to TURN servers from; the first worker's business.
@@ -99,7 +90,14 @@ struct UringIo {
     writer: TapWriter,
     outbox: Outbox,
     counters: std::sync::Arc<WorkerCounters>,
-    _queues: Vec<OwnedFd>,
+    queues: Vec<OpenQueue>,
+}
+
+/// This worker's descriptor of a local port. While operations are under way they name it by its number.
+struct OpenQueue {
+    port: PortId,
+    fd: OwnedFd,
+    is_closing: bool,
 }
 
 const DOORBELL_FILE: u32 = 0;
@@ -115,16 +113,6 @@ impl Worker {
         let counters = config.core.shared.counters[usize::from(number)].clone();
         let ring = Ring::new()?;
         let mut files = vec![mailbox.bell().raw_fd()];
-        let mut read = Vec::new();
-        let mut written = Vec::new();
-        for (index, tap) in config.taps.iter().enumerate() {
-            let file = files.len() as u32;
-            files.push(tap.queue.as_raw_fd());
-            written.push(file);
-            if tap.read {
-                read.push((PortId(index as u16), file));
-            }
-        }
         let mut outlets = Vec::new();
         let ids = [SocketId::LISTEN, SocketId::DIAL];
         let relay = config.relay.map(|port| (SocketId::RELAY, port));
@@ -138,21 +126,22 @@ impl Worker {
             .register_files(&files)
             .map_err(|error| OsError::new("cannot register files with io_uring", error))?;
         let receiver = Receiver::new(&ring)?;
+        let ports: Vec<PortId> = config.core.ports.iter().map(|local| local.port).collect();
         let core = Core::new(config.core, Instant::now()).map_err(|error| {
             OsError::new(format!("cannot set up TLS ({error})"), std::io::ErrorKind::InvalidInput)
         })?;
-        Ok(Self {
+        let mut worker = Self {
             core,
             io: UringIo {
                 ring,
                 receiver,
                 sender: Sender::new(outlets),
-                writer: TapWriter::new(written),
+                writer: TapWriter::default(),
                 outbox: Outbox::new(config.workers),
                 counters,
-                _queues: config.taps.into_iter().map(|tap| tap.queue).collect(),
+                queues: Vec::new(),
             },
-            reader: TapReader::new(&read, Instant::now()),
+            reader: TapReader::default(),
             mailbox,
             events: config.events,
             unsent_events: VecDeque::new(),
@@ -163,7 +152,11 @@ impl Worker {
             busy_poll: config.busy_poll,
             look_at: Instant::now(),
             stop_at: None,
-        })
+        };
+        for (port, queue) in ports.into_iter().zip(config.taps) {
+            worker.take_queue(port, queue);
+        }
+        Ok(worker)
     }
 
     /// Runs until [`ToWorker::Shutdown`].
@@ -189,6 +182,7 @@ impl Worker {
             self.core.flush(now, &mut self.io);
             self.io.outbox.flush();
             self.io.receiver.return_buffers();
+            self.let_go();
             self.post_events();
             if now >= self.look_at {
                 // The core wakes up as often, if nothing else does.
@@ -314,15 +308,54 @@ impl Worker {
     fn answer_doorbell(&mut self, now: Instant) {
         self.mailbox.bell().silence();
         self.io.arm_doorbell();
-        while let Some(command) = self.mailbox.next_command() {
-            if command == Command::Worker(ToWorker::Shutdown) {
-                self.stop_at.get_or_insert(now + FAREWELL);
+        while let Some(order) = self.mailbox.next_order() {
+            match order {
+                Order::Core(command) => {
+                    if command == Command::Worker(ToWorker::Shutdown) {
+                        self.stop_at.get_or_insert(now + FAREWELL);
+                    }
+                    self.core.command(now, command, &mut self.io);
+                }
+                Order::OpenPort(local, queue) => {
+                    self.take_queue(local.port, queue);
+                    self.core.open_port(local);
+                }
+                Order::ClosePort(port) => self.close_port(port),
             }
-            self.core.command(now, command, &mut self.io);
         }
         while let Some(batch) = self.mailbox.next_batch() {
             batch.for_each(|port, frame| self.core.mailed(port, frame));
         }
+    }
+
+    fn take_queue(&mut self, port: PortId, queue: TapQueue) {
+        let fd = queue.queue.as_raw_fd();
+        if queue.read {
+            self.reader.open(port, fd, Instant::now());
+        }
+        self.io.writer.open(port, fd);
+        self.io.queues.push(OpenQueue { port, fd: queue.queue, is_closing: false });
+    }
+
+    /// Nothing more is read from the port or written to it. What is under way may still complete.
+    fn close_port(&mut self, port: PortId) {
+        self.core.close_port(port);
+        self.reader.close(port);
+        if let Some(queue) = self.io.queues.iter_mut().find(|queue| queue.port == port) {
+            queue.is_closing = true;
+            self.io.ring.cancel(queue.fd.as_raw_fd());
+        }
+    }
+
+    /// Lets go of the ports that are being closed and of which nothing is under way any more.
+    fn let_go(&mut self) {
+        let (reader, UringIo { queues, writer, .. }) = (&mut self.reader, &mut self.io);
+        let events = &mut self.unsent_events;
+        queues.retain(|&OpenQueue { port, is_closing, .. }| {
+            let is_done = is_closing && reader.release(port) && writer.release(port);
+            events.extend(is_done.then_some(Event::Port(port, FromPort::Closed)));
+            !is_done
+        });
     }
 
     fn post_events(&mut self) {

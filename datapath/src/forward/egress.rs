@@ -9,28 +9,17 @@ use crate::{
     drops::{DropReason, Passed},
     frame::{Description, Frame, FrameBytes, Gso, Joined, Scratch, UdpJoin, segment},
     io::Io,
+    port::{LocalPort, PortKind, TapOffload},
     record::arena::{Arena, Exhausted, WhenFull},
-    shared::PortKind,
 };
 
 /// Headers of joined frames live until the frame is written: a few hundred at once.
 const JOIN_HEADS_CHUNK_LEN: usize = 16 * 1_024;
 const JOIN_HEADS_CHUNKS_MAX: usize = 4;
 
-/// What a TAP can be given.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum TapOffload {
-    /// Superframes and partial checksums.
-    Full,
-    /// The same but for UDP superframes, which kernels before 6.2 refuse.
-    WithoutUso,
-    /// Plain frames only.
-    None,
-}
-
 /// What goes out to the TAPs.
 pub(crate) struct Egress {
-    /// By port.
+    /// Few, so they are looked for one by one.
     taps: Vec<Tap>,
     /// Headers of joined frames.
     join_heads: Arena,
@@ -38,18 +27,29 @@ pub(crate) struct Egress {
 }
 
 struct Tap {
+    port: PortId,
     takes: TapOffload,
     /// UDP frames on their way, written at the end of the train that they came in.
     join: UdpJoin,
 }
 
 impl Egress {
-    pub(super) fn new(taps: &[TapOffload]) -> Self {
+    pub(super) fn new() -> Self {
         Self {
-            taps: taps.iter().map(|&takes| Tap { takes, join: UdpJoin::default() }).collect(),
+            taps: Vec::new(),
             join_heads: Arena::new(JOIN_HEADS_CHUNK_LEN, JOIN_HEADS_CHUNKS_MAX, WhenFull::Replace),
             scratch: Scratch::default(),
         }
+    }
+
+    /// A local port is there from now on.
+    pub(crate) fn open(&mut self, &LocalPort { port, takes, .. }: &LocalPort) {
+        self.taps.push(Tap { port, takes, join: UdpJoin::default() });
+    }
+
+    /// It is not there any more. A train has ended, so nothing waits to be joined.
+    pub(crate) fn close(&mut self, port: PortId) {
+        self.taps.retain(|tap| tap.port != port);
     }
 
     /// Sends a frame out of a port.
@@ -61,23 +61,25 @@ impl Egress {
         cx: &Context,
         io: &mut impl Io,
     ) -> Passed {
-        match cx.shared.kind(to) {
+        match cx.shared.ports.kind(to) {
             PortKind::Tap => self.write(to, frame, cx, io),
             PortKind::Peer => peers.send(to, frame, cx, io),
+            PortKind::Closed => Err(DropReason::TapDown),
         }
     }
 
     /// Writes what was joined: ends a train.
     #[inline]
     pub(crate) fn end_of_train(&mut self, cx: &Context, io: &mut impl Io) {
-        for tap in cx.shared.taps() {
-            self.write_joined(tap, cx, io);
+        for index in 0..self.taps.len() {
+            self.write_joined(index, cx, io);
         }
     }
 
     /// The kernel refused a superframe at this TAP: it gets plain frames from now on.
     pub(crate) fn disable_offload(&mut self, tap: PortId) {
-        self.taps[usize::from(tap.0)].takes = TapOffload::None;
+        let taps = self.taps.iter_mut().filter(|open| open.port == tap);
+        taps.for_each(|tap| tap.takes = TapOffload::None);
     }
 
     /// Writes a frame to a local TAP, finished in software where the TAP or its reader needs that.
@@ -88,17 +90,17 @@ impl Egress {
         cx: &Context,
         io: &mut impl Io,
     ) -> Passed {
-        if !cx.shared.port(tap).is_up() {
-            return Err(DropReason::TapDown);
-        }
-        if cx.shared.port(tap).is_blocked() {
+        let index = self.taps.iter().position(|open| open.port == tap);
+        // Control has opened it, and this worker is about to hear of that.
+        let index = index.ok_or(DropReason::TapDown)?;
+        if cx.shared.ports.of(tap).is_blocked() {
             return Err(DropReason::Blocked);
         }
-        if self.join(tap, &mut frame, cx, io) {
+        if self.join(index, &mut frame, cx, io) {
             return Ok(());
         }
         let what = frame.what;
-        if !must_finish(self.taps[usize::from(tap.0)].takes, what, frame.bytes.head()) {
+        if !must_finish(self.taps[index].takes, what, frame.bytes.head()) {
             hand_over(tap, frame, 1, cx, io);
             return Ok(());
         }
@@ -116,20 +118,20 @@ impl Egress {
     #[inline]
     fn join(
         &mut self,
-        port: PortId,
+        index: usize,
         frame: &mut Frame<'_>,
         cx: &Context,
         io: &mut impl Io,
     ) -> bool {
         let what = frame.what;
-        let tap = &mut self.taps[usize::from(port.0)];
+        let tap = &mut self.taps[index];
         if let FrameBytes::Pieces(pieces) = &mut frame.bytes
             && tap.join.append(what, pieces)
         {
             return true;
         }
-        self.write_joined(port, cx, io);
-        let tap = &mut self.taps[usize::from(port.0)];
+        self.write_joined(index, cx, io);
+        let tap = &mut self.taps[index];
         if tap.takes != TapOffload::Full || must_finish(tap.takes, what, frame.bytes.head()) {
             return false;
         }
@@ -140,8 +142,8 @@ impl Egress {
     }
 
     #[inline]
-    fn write_joined(&mut self, tap: PortId, cx: &Context, io: &mut impl Io) {
-        let join = &mut self.taps[usize::from(tap.0)].join;
+    fn write_joined(&mut self, index: usize, cx: &Context, io: &mut impl Io) {
+        let &mut Tap { port: tap, ref mut join, .. } = &mut self.taps[index];
         if !join.is_open() {
             return;
         }

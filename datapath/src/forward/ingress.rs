@@ -11,7 +11,7 @@ use crate::{
     frame::{Description, ETHERNET_HEADER_LEN, Ethernet, FrameBytes, udp_endpoints},
     loop_probe::{CLEAR_AFTER_S, LoopProbe},
     moves::Moves,
-    shared::PortKind,
+    port::{LocalPort, PortKind},
 };
 
 /// What is kept of the frames that came in.
@@ -36,14 +36,14 @@ impl Ingress {
         head: &[u8],
         cx: &Context,
     ) -> Passed {
-        match cx.shared.kind(port) {
+        match cx.shared.ports.kind(port) {
             PortKind::Tap if self.is_own_packet(what, head, cx) => {
                 return Err(DropReason::OwnPacket);
             }
             PortKind::Peer if what.longest_segment_len() > max_len(what, cx) => {
                 return Err(DropReason::OverMtu);
             }
-            PortKind::Tap | PortKind::Peer => {}
+            PortKind::Tap | PortKind::Peer | PortKind::Closed => {}
         }
         let Ethernet { destination, source, .. } = *what.ethernet();
         if destination.is_reserved() {
@@ -82,12 +82,12 @@ pub(super) fn check(now_s: u32, port: PortId, bytes: &FrameBytes<'_>, cx: &mut C
         return Err(DropReason::Runt);
     }
     if LoopProbe::is_probe(head) {
-        if cx.shared.kind(port) == PortKind::Tap {
+        if cx.shared.ports.kind(port) == PortKind::Tap {
             probe_seen(now_s, port, head, cx);
         }
         return Err(DropReason::LoopProbe);
     }
-    if cx.shared.port(port).is_blocked() {
+    if cx.shared.ports.of(port).is_blocked() {
         return Err(DropReason::Blocked);
     }
     Ok(())
@@ -100,12 +100,13 @@ fn max_len(what: &Description, cx: &Context) -> usize {
 
 /// Unblocks TAPs on which no probe was seen for a while.
 pub(crate) fn clear_loops(now: Instant, cx: &mut Context) {
-    let now_s = cx.shared.now_s(now);
-    for port in cx.shared.taps() {
-        let tap = cx.shared.port(port);
+    let Context { shared, local, events, .. } = cx;
+    let now_s = shared.now_s(now);
+    for &LocalPort { port, .. } in &*local {
+        let tap = shared.ports.of(port);
         let is_quiet = tap.probe_age_s(now_s).is_some_and(|age_s| age_s >= CLEAR_AFTER_S);
         if is_quiet && tap.set_blocked(false) {
-            cx.events.push(Event::Port(port, FromPort::LoopCleared));
+            events.push(Event::Port(port, FromPort::LoopCleared));
         }
     }
 }
@@ -115,7 +116,7 @@ fn probe_seen(now_s: u32, tap: PortId, frame: &[u8], cx: &mut Context) {
     if !is_from_overlay(&probe, cx) {
         return;
     }
-    let port = cx.shared.port(tap);
+    let port = cx.shared.ports.of(tap);
     if !must_block(&probe, tap, cx) {
         if port.foreign_probe_seen(now_s, CLEAR_AFTER_S) {
             cx.events.push(Event::Port(tap, FromPort::LoopElsewhere));
@@ -134,7 +135,7 @@ fn is_from_overlay(probe: &LoopProbe, cx: &Context) -> bool {
     if probe.origin == cx.facts.node {
         return probe.token == cx.facts.probe_token;
     }
-    cx.shared.live_peers().any(|peer| cx.shared.port(peer).has_probe_token(&probe.token))
+    cx.shared.ports.live_peers().any(|peer| cx.shared.ports.of(peer).has_probe_token(&probe.token))
 }
 
 /// Whether the loop that the probe proves is broken at the TAP where the probe came in.
@@ -163,7 +164,7 @@ mod tests {
     fn what_a_peer_sends_beyond_the_inner_mtu_is_dropped_here() {
         let now = Instant::now();
         let table = MacTable::new(MacTableConfig { capacity: 16, ..MacTableConfig::default() });
-        let shared = Arc::new(Shared::new(table, 1, 1, 1, now));
+        let shared = Arc::new(Shared::new(table, &[], 1, now));
         let facts = NodeFacts {
             node: NodeId([1; 32]),
             instance: [0; 16],

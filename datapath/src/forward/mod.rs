@@ -12,7 +12,6 @@ use std::time::Instant;
 use bytes::Bytes;
 use ipop_learning::PortId;
 
-pub use self::egress::TapOffload;
 pub(crate) use self::ingress::clear_loops;
 use self::{
     egress::Egress,
@@ -24,7 +23,7 @@ use crate::{
     drops::{DropReason, Passed},
     frame::{Frame, FrameBytes, Offload, describe, glance},
     io::Io,
-    shared::PortKind,
+    port::PortKind,
 };
 
 /// What carries frames to peers.
@@ -51,16 +50,11 @@ pub(crate) struct Switch {
 }
 
 impl Switch {
-    pub(crate) fn new(
-        taps: &[TapOffload],
-        udp_ports: Vec<u16>,
-        ports: usize,
-        now: Instant,
-    ) -> Self {
+    pub(crate) fn new(udp_ports: Vec<u16>) -> Self {
         Self {
             ingress: Ingress::new(udp_ports),
-            relay: Relay::new(ports, now),
-            egress: Egress::new(taps),
+            relay: Relay::default(),
+            egress: Egress::new(),
             copy: Vec::new(),
         }
     }
@@ -77,11 +71,13 @@ impl Switch {
     ) {
         let Ingoing { port, offload, mut bytes } = frame;
         let now_s = cx.shared.now_s(now);
-        let described =
-            ingress::check(now_s, port, &bytes, cx).and_then(|()| match cx.shared.kind(port) {
+        let described = ingress::check(now_s, port, &bytes, cx).and_then(|()| {
+            match cx.shared.ports.kind(port) {
                 PortKind::Tap => describe(offload?, bytes.head(), bytes.len()),
                 PortKind::Peer => glance(offload?, bytes.head(), bytes.len()),
-            });
+                PortKind::Closed => Err(DropReason::TapDown),
+            }
+        });
         let passed = described.as_ref().map_err(|reason| *reason).and_then(|what| {
             self.ingress.learn(now_s, port, what, bytes.head(), cx)?;
             let frame = Frame { what, bytes: bytes.again() };
@@ -108,7 +104,7 @@ impl Switch {
         cx: &Context,
         io: &mut impl Io,
     ) -> Passed {
-        let mut ports = relay::flood_set(&cx.shared, from).peekable();
+        let mut ports = relay::flood_set(cx, from).peekable();
         let mut has_ports = Err(DropReason::NoPort);
         while let Some(to) = ports.next() {
             let copy = match &frame.bytes {

@@ -8,7 +8,7 @@ use crate::{
     context::Context,
     drops::DropReason,
     frame::Description,
-    shared::{PortKind, Shared},
+    port::{PortKind, entry_of},
     storm::{STORM_BURST_FRAMES, STORM_RATE_FRAMES, TokenBucket},
 };
 
@@ -22,16 +22,13 @@ pub(super) enum Route {
 }
 
 /// What each port may still have flooded.
+#[derive(Default)]
 pub(super) struct Relay {
-    /// By port.
+    /// By port. Whoever gets a number of before finds its bucket full again after half a second.
     buckets: Vec<TokenBucket>,
 }
 
 impl Relay {
-    pub(super) fn new(ports: usize, now: Instant) -> Self {
-        Self { buckets: vec![TokenBucket::new(STORM_RATE_FRAMES, STORM_BURST_FRAMES, now); ports] }
-    }
-
     /// The way of a frame by its destination.
     #[inline]
     pub(super) fn route(
@@ -48,12 +45,13 @@ impl Relay {
             if to == from {
                 return Err(DropReason::SamePort);
             }
-            if !may_pass(shared.kind(from), shared.kind(to)) {
+            if !may_pass(shared.ports.kind(from), shared.ports.kind(to)) {
                 return Err(DropReason::SplitHorizon);
             }
             return Ok(Route::To(to));
         }
-        if !self.buckets[usize::from(from.0)].take(now) {
+        let full = || TokenBucket::new(STORM_RATE_FRAMES, STORM_BURST_FRAMES, now);
+        if !entry_of(&mut self.buckets, from, full).take(now) {
             return Err(DropReason::Storm);
         }
         Ok(Route::Flood)
@@ -61,11 +59,12 @@ impl Relay {
 }
 
 /// The ports that get what comes from `from` and is for everybody, or for a station that nobody knows.
-pub(super) fn flood_set(shared: &Shared, from: PortId) -> impl Iterator<Item = PortId> {
-    let to = |kind| may_pass(shared.kind(from), kind);
-    let taps = to(PortKind::Tap).then(|| shared.taps());
-    let peers = to(PortKind::Peer).then(|| shared.live_peers());
-    let ports = taps.into_iter().flatten().chain(peers.into_iter().flatten());
+pub(super) fn flood_set(cx: &Context, from: PortId) -> impl Iterator<Item = PortId> {
+    let ports = &cx.shared.ports;
+    let to = |kind| may_pass(ports.kind(from), kind);
+    let local = to(PortKind::Tap).then(|| cx.local.iter().map(|local| local.port));
+    let peers = to(PortKind::Peer).then(|| ports.live_peers());
+    let ports = local.into_iter().flatten().chain(peers.into_iter().flatten());
     ports.filter(move |port| *port != from)
 }
 

@@ -29,7 +29,7 @@ use crate::{
 
 pub use self::{
     bare::{BareCrypto, BarePair},
-    pair::{Only, PEER, Pair, TAP, node, node_of},
+    pair::{Only, PEER, Pair, TAP, node, node_of, tap},
 };
 
 /// Trains that may wait before a socket counts as full, as in the io_uring engine.

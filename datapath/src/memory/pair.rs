@@ -13,10 +13,10 @@ use crate::{
     admission::{Admission, Verdict},
     command::{Command, ConnectionId, Event, FromConnection, Lane, ToConnection},
     core::{Core, CoreConfig},
-    forward::TapOffload,
     frame::{FrameBytes, Offload, VNET_HEADER_LEN},
     io::TapFrame,
     node_id::NodeId,
+    port::{LocalPort, TapOffload},
     quic::{Congestion, TlsIdentity},
     shared::{NodeFacts, Shared},
 };
@@ -130,6 +130,12 @@ impl Admission for Only {
     }
 }
 
+/// [`TAP`], as the node of this number has it.
+pub fn tap(number: u8) -> LocalPort {
+    let mac = MacAddr([2, 0, 0, 0, 0xff, number]);
+    LocalPort { port: TAP, takes: TapOffload::Full, mac }
+}
+
 /// A node of one TAP and one worker at 10.0.0.`number` that admits one peer.
 ///
 /// # Panics
@@ -141,16 +147,16 @@ pub fn node(
     io: MemoryIoConfig,
     now: Instant,
 ) -> Node {
-    node_of(identity, (Arc::new(Only(peer)), 1), number, io, now).0
+    node_of(identity, Arc::new(Only(peer)), number, io, now).0
 }
 
-/// The same, which admits whom it is told, at ports below `peers` + [`PEER`]; and what its workers would share.
+/// The same, which admits whom it is told; and what its workers would share.
 ///
 /// # Panics
 /// If the identity's certificate and key do not belong together.
 pub fn node_of(
     identity: TlsIdentity,
-    (admission, peers): (Arc<dyn Admission>, u16),
+    admission: Arc<dyn Admission>,
     number: u8,
     io: MemoryIoConfig,
     now: Instant,
@@ -164,7 +170,7 @@ pub fn node_of(
         lanes: 1,
     };
     let fdb = MacTable::new(MacTableConfig::default());
-    let shared = Arc::new(Shared::new(fdb, 1, peers, 1, now));
+    let shared = Arc::new(Shared::new(fdb, &[tap(number)], 1, now));
     let config = CoreConfig {
         worker: 0,
         facts: Arc::new(facts),
@@ -172,8 +178,7 @@ pub fn node_of(
         identity: Arc::new(identity),
         admission,
         congestion: Congestion::Tunnel,
-        taps: vec![TapOffload::Full],
-        tap_macs: vec![MacAddr([2, 0, 0, 0, 0xff, number])],
+        ports: vec![tap(number)],
         udp_ports: io.ports.iter().copied().chain(io.relay_port).collect(),
         rng_seed: Some([number; 32]),
     };

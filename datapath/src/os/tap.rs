@@ -18,7 +18,7 @@ use super::{
     interface::{Cidr, Interface, Ipv6Setting, LinkLocal, ifreq_named},
     once_released, trial,
 };
-use crate::{forward::TapOffload, frame::VNET_HEADER_LEN};
+use crate::{frame::VNET_HEADER_LEN, port::TapOffload};
 
 /// How a TAP should be.
 #[derive(Clone, Debug)]

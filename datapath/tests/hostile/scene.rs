@@ -11,7 +11,7 @@ use std::{
 
 use bytes::BytesMut;
 use ipop_datapath::{
-    MacAddr, PortId, TapOffload,
+    PortId,
     admission::{Admission, ProofBinding, Proved, Unproved, Verdict},
     command::{Command, Event, FromConnection, FromWorker, Lane, ToConnection},
     core::{Core, CoreConfig},
@@ -19,7 +19,7 @@ use ipop_datapath::{
     frame::Offload,
     hello::{Capabilities, Hello},
     io::SocketId,
-    memory::{MemoryIo, MemoryIoConfig, Node, PEER},
+    memory::{MemoryIo, MemoryIoConfig, Node, PEER, tap},
     node_id::NodeId,
     quic::{Congestion, InitialKey, TlsIdentity, tls},
     shared::{NodeFacts, Shared},
@@ -109,15 +109,15 @@ impl Scene {
             lanes: 1,
         };
         let io = MemoryIoConfig::default();
+        let fdb = MacTable::new(MacTableConfig::default());
         let config = CoreConfig {
             worker: 0,
             facts: Arc::new(facts),
-            shared: Arc::new(Shared::new(MacTable::new(MacTableConfig::default()), 1, 2, 1, now)),
+            shared: Arc::new(Shared::new(fdb, &[tap(1)], 1, now)),
             identity: identity.clone(),
             admission: gate.clone(),
             congestion: Congestion::Tunnel,
-            taps: vec![TapOffload::Full],
-            tap_macs: vec![MacAddr([2, 0, 0, 0, 0xff, 1])],
+            ports: vec![tap(1)],
             udp_ports: io.ports.clone(),
             rng_seed: Some([1; 32]),
         };

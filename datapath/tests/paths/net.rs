@@ -66,7 +66,7 @@ impl Net {
         let [a, b] = [identity(), identity()];
         let ids = [a.node, b.node];
         let io = || MemoryIoConfig { relay_port: Some(RELAY_PORT), ..MemoryIoConfig::default() };
-        let only = |peer| (Arc::new(Only(peer)) as Arc<dyn Admission>, 1);
+        let only = |peer| Arc::new(Only(peer)) as Arc<dyn Admission>;
         let (first, of_first) = node_of(a, only(ids[1]), 1, io(), now);
         let (second, of_second) = node_of(b, only(ids[0]), 2, io(), now);
         Self {

@@ -100,7 +100,7 @@ impl Siege {
         });
         let admission = members_of_listener.clone();
         let io = MemoryIoConfig::default;
-        let (listener, _) = node_of(own, (admission, members.len() as u16), 1, io(), now);
+        let (listener, _) = node_of(own, admission, 1, io(), now);
         let dialler = |(identity, address): (_, &SocketAddr)| {
             let mut node = node(identity, listener_id, 2, io(), now);
             node.address = *address;

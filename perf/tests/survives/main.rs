@@ -18,6 +18,7 @@ mod devices;
 mod dialling;
 mod ends;
 mod loops;
+mod ports;
 mod refusals;
 mod seccomp;
 mod secrets;

@@ -2,8 +2,14 @@
 //! program, and not always the key.
 
 /// Key and form. Keys of tables have the table's name before them.
-const FORMS: [(&str, &str); 37] = [
+const FORMS: [(&str, &str); 40] = [
     ("tap", "a name or a list of names, like tap = \"ipop0\""),
+    (
+        "port",
+        "a list of tables: the line [[port]], and below it kind = \"tap\" and name = \"ipop0\"",
+    ),
+    ("port.kind", "a kind of port, like kind = \"tap\""),
+    ("port.name", "a name, like name = \"ipop0\""),
     ("bridge", "a name, like bridge = \"br0\""),
     ("address", "an address with its prefix, like address = \"10.9.0.1/24\""),
     ("listen", "an address and a port, like listen = \"[::]:5800\""),

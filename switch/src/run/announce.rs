@@ -20,7 +20,7 @@ use ipop_datapath::{
     os::interface::Interface,
 };
 
-use super::Switch;
+use super::{Switch, devices::OpenTap};
 
 /// Pauses between announcements (RFC 5227 section 1.1 has two with 2 s in between, RFC 4861 section 10 three with 1 s).
 const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(2)];
@@ -93,14 +93,15 @@ impl Switch {
         let unproved = unproved(&fs::read_to_string("/proc/net/if_inet6").unwrap_or_default());
         let mut looked_at = Vec::new();
         let mut own = Vec::new();
-        for (tap, port) in self.devices.taps.iter().zip((0..).map(PortId)) {
+        let open = self.devices.taps.iter().filter(|open| open.closing.is_none());
+        for OpenTap { port, tap, .. } in open {
             let name = tap.bridge().unwrap_or_else(|| tap.name.clone());
             if looked_at.contains(&name) {
                 continue;
             }
             let Ok((mac, role)) = mac_and_role(&name) else { continue };
             let of_it = announced(&addresses, &unproved, &name);
-            own.extend(of_it.map(|address| Own { tap: port, mac, address, role }));
+            own.extend(of_it.map(|address| Own { tap: *port, mac, address, role }));
             looked_at.push(name);
         }
         self.announcements.set(now, own);

@@ -6,26 +6,26 @@ use std::{
 };
 
 use ipop_datapath::{
-    TapOffload,
-    engine::TapQueues,
+    LocalPort, PortId, TapOffload,
+    engine::TapQueue,
     node_id::NodeId,
     os::{
         OsError,
         bridge_host::QuietBridge,
         interface::{self, Interface},
-        tap::{Tap, TapConfig, stable_mac},
+        tap::{Tap, TapConfig, TapFeatures, stable_mac},
         udp::{self, UdpPort},
     },
 };
 
-use crate::settings::{Listen, Offload, Settings};
+use crate::settings::{InterfaceName, Listen, Offload, Settings};
 
 /// What the switch has open: the TAPs, and the UDP sockets of each worker.
 pub(super) struct Devices {
-    pub(super) taps: Vec<Tap>,
+    /// By port.
+    pub(super) taps: Vec<OpenTap>,
     /// What the bridge that holds them is kept from. It goes after them.
     _bridge: Option<QuietBridge>,
-    offload: TapOffload,
     /// By worker: the listening socket, and one to dial from for every lane but the first.
     sockets: VecDeque<Vec<UdpPort>>,
     listen: SocketAddr,
@@ -34,37 +34,30 @@ pub(super) struct Devices {
     udp_ports: Vec<u16>,
 }
 
+/// A TAP and its port.
+pub(super) struct OpenTap {
+    pub(super) port: PortId,
+    pub(super) tap: Tap,
+    /// Workers that have yet to let go of it, once it is to be closed.
+    pub(super) closing: Option<usize>,
+}
+
 impl Devices {
     /// Sockets first: if the port is taken, no device was touched.
     pub(super) fn open(settings: &Settings, node: NodeId, workers: u8) -> Result<Self, OsError> {
         let sockets = open_sockets(settings.listen, workers)?;
-        let offload = match settings.offload {
-            Offload::Auto => TapOffload::Full,
-            Offload::Off => TapOffload::None,
-        };
         let bridge = settings.bridge.as_ref().map(|bridge| Interface::named(bridge.as_str()));
         let bridge = bridge.transpose()?.map(QuietBridge::new);
         let mut taps = Vec::new();
-        for name in &settings.taps {
-            taps.push(Tap::open(&TapConfig {
-                name: name.as_str().to_owned(),
-                queues: workers,
-                mtu: u32::from(settings.mtu),
-                mac: stable_mac(node, name.as_str()),
-                offload,
-                bridge: settings.bridge.as_ref().map(|bridge| bridge.as_str().to_owned()),
-                address: settings.address.map(|cidr| interface::Cidr {
-                    address: cidr.address,
-                    prefix_len: cidr.prefix_len,
-                }),
-            })?);
+        for (name, port) in settings.taps.iter().zip((0..).map(PortId)) {
+            taps.push(OpenTap::open(port, name, settings, node, workers)?);
         }
         let ports = sockets.iter().flatten().map(|socket| socket.local);
         let listen = ports.clone().next().unwrap_or_else(|| ([0; 4], 0).into());
         let relay = settings.network.as_ref().map(|_| udp::ephemeral(listen)).transpose()?;
         let relay_port = relay.as_ref().map(|relay| relay.local);
         let udp_ports = ports.chain(relay_port).map(|local| local.port()).collect();
-        Ok(Self { taps, _bridge: bridge, offload, sockets, listen, relay, udp_ports })
+        Ok(Self { taps, _bridge: bridge, sockets, listen, relay, udp_ports })
     }
 
     /// The ports of all sockets.
@@ -76,28 +69,24 @@ impl Devices {
         self.listen
     }
 
-    /// What the kernel refuses to hand over is not given to it either.
-    pub(super) fn tap_offloads(&self) -> Vec<TapOffload> {
-        let of_tap = |tap: &Tap| match self.offload {
-            TapOffload::Full if !tap.features.tso => TapOffload::None,
-            TapOffload::Full if !tap.features.uso => TapOffload::WithoutUso,
-            offload => offload,
-        };
-        self.taps.iter().map(of_tap).collect()
+    /// The TAP at a port, if there is one.
+    pub(super) fn tap(&self, port: PortId) -> Option<&Tap> {
+        self.taps.iter().find(|open| open.port == port).map(|open| &open.tap)
     }
 
-    /// One worker's queue of each TAP; a single-queue TAP is read by the first worker and written by all.
-    pub(super) fn queues_of(&self, worker: u8) -> Result<Vec<TapQueues>, OsError> {
-        let worker = usize::from(worker);
-        let queue = |tap: &Tap| {
-            let own = tap.queues.get(worker);
-            let queue = own.or(tap.queues.first()).map(std::os::fd::OwnedFd::try_clone);
-            let queue = queue
-                .unwrap_or_else(|| Err(std::io::ErrorKind::NotFound.into()))
-                .map_err(|error| OsError::failed("cannot duplicate a descriptor", error))?;
-            Ok(TapQueues { queue, read: own.is_some() })
-        };
-        self.taps.iter().map(queue).collect()
+    /// Whether there is a TAP at a port, and it is to stay.
+    pub(super) fn is_open(&self, port: PortId) -> bool {
+        self.taps.iter().any(|open| open.port == port && open.closing.is_none())
+    }
+
+    /// The local ports, as workers know them.
+    pub(super) fn local_ports(&self) -> Vec<LocalPort> {
+        self.taps.iter().map(OpenTap::local_port).collect()
+    }
+
+    /// One worker's queue of each TAP.
+    pub(super) fn queues_of(&self, worker: u8) -> Result<Vec<TapQueue>, OsError> {
+        self.taps.iter().map(|open| open.queue_of(worker)).collect()
     }
 
     /// The first worker's relay socket, once.
@@ -108,6 +97,53 @@ impl Devices {
     /// The sockets of the next worker.
     pub(super) fn take_sockets(&mut self) -> Vec<UdpPort> {
         self.sockets.pop_front().unwrap_or_default()
+    }
+}
+
+impl OpenTap {
+    /// As the settings say; an address of theirs is for the only TAP.
+    pub(super) fn open(
+        port: PortId,
+        name: &InterfaceName,
+        settings: &Settings,
+        node: NodeId,
+        workers: u8,
+    ) -> Result<Self, OsError> {
+        let address = settings.address.filter(|_| settings.taps.len() == 1);
+        let tap = Tap::open(&TapConfig {
+            name: name.as_str().to_owned(),
+            queues: workers,
+            mtu: u32::from(settings.mtu),
+            mac: stable_mac(node, name.as_str()),
+            offload: match settings.offload {
+                Offload::Auto => TapOffload::Full,
+                Offload::Off => TapOffload::None,
+            },
+            bridge: settings.bridge.as_ref().map(|bridge| bridge.as_str().to_owned()),
+            address: address
+                .map(|cidr| interface::Cidr { address: cidr.address, prefix_len: cidr.prefix_len }),
+        })?;
+        Ok(Self { port, tap, closing: None })
+    }
+
+    /// As workers know it. What the kernel refuses to hand over is not given to it either.
+    pub(super) fn local_port(&self) -> LocalPort {
+        let takes = match self.tap.features {
+            TapFeatures { tso: false, .. } => TapOffload::None,
+            TapFeatures { uso: false, .. } => TapOffload::WithoutUso,
+            TapFeatures { .. } => TapOffload::Full,
+        };
+        LocalPort { port: self.port, takes, mac: self.tap.mac }
+    }
+
+    /// One worker's queue; a single-queue TAP is read by the first worker and written by all.
+    pub(super) fn queue_of(&self, worker: u8) -> Result<TapQueue, OsError> {
+        let own = self.tap.queues.get(usize::from(worker));
+        let queue = own.or(self.tap.queues.first()).map(std::os::fd::OwnedFd::try_clone);
+        let queue = queue
+            .unwrap_or_else(|| Err(std::io::ErrorKind::NotFound.into()))
+            .map_err(|error| OsError::failed("cannot duplicate a descriptor", error))?;
+        Ok(TapQueue { queue, read: own.is_some() })
     }
 }
 

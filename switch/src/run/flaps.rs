@@ -101,7 +101,7 @@ impl Switch {
 
     /// A port, as people know it.
     fn place(&self, now: Instant, port: PortId) -> String {
-        if let Some(tap) = self.devices.taps.get(usize::from(port.0)) {
+        if let Some(tap) = self.devices.tap(port) {
             return format!("TAP {}", tap.name);
         }
         let peer = self.node.sessions().snapshot(now).into_iter().find(|peer| peer.port == port.0);

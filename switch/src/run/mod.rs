@@ -9,6 +9,7 @@ mod flaps;
 mod interfaces;
 mod kernel;
 mod network;
+mod ports;
 mod present;
 mod refusals;
 mod reload;
@@ -31,7 +32,7 @@ use ipop_control::{
     links::Told,
     node::{Action, Input, Node, NodeConfig},
     peer::{PeerAddress, PeerSpec},
-    sessions::{MAX_PEERS, Notice, SessionsConfig, Severity},
+    sessions::{Notice, SessionsConfig, Severity},
     trust::Standing,
     xmpp::stream::FromStream,
 };
@@ -39,7 +40,7 @@ use ipop_datapath::{
     PortId,
     command::{Answer, Command, Event, FromPort, FromWorker, ToWorker},
     core::CoreConfig,
-    engine::{Worker, WorkerConfig, WorkerHandle},
+    engine::{Order, Worker, WorkerConfig, WorkerHandle},
     node_id::NodeId,
     os::{OsError, network::Change},
     path::port_of_alias,
@@ -51,7 +52,7 @@ use signal_hook::consts::{SIGHUP, SIGUSR1};
 
 use self::{
     announce::Announcements,
-    devices::Devices,
+    devices::{Devices, OpenTap},
     flaps::Flaps,
     interfaces::Routes,
     kernel::KernelWatch,
@@ -139,13 +140,13 @@ pub(crate) fn run(
     let node =
         Node::new(config, Instant::now()).map_err(|error| Failure::new(ExitCode::Usage, error))?;
     let fdb = MacTable::new(MacTableConfig::default());
-    let shared = Arc::new(Shared::new(fdb, taps, MAX_PEERS as u16, workers, Instant::now()));
+    let shared = Shared::new(fdb, &devices.local_ports(), workers, Instant::now());
     let mut switch = Switch {
         node,
         trust_file,
         presence: Presence::new(&settings.state),
         settings,
-        shared,
+        shared: Arc::new(shared),
         facts,
         devices,
         workers: Vec::new(),
@@ -221,8 +222,7 @@ impl Switch {
                 identity: identity.clone(),
                 admission: self.node.trust().clone(),
                 congestion,
-                taps: self.devices.tap_offloads(),
-                tap_macs: self.devices.taps.iter().map(|tap| tap.mac).collect(),
+                ports: self.devices.local_ports(),
                 udp_ports: self.devices.udp_ports(),
                 rng_seed: None,
             };
@@ -255,7 +255,7 @@ impl Switch {
             self.devices.listen_address(),
             if workers == 1 { "" } else { "s" },
         );
-        for tap in &self.devices.taps {
+        for OpenTap { tap, .. } in &self.devices.taps {
             tracing::info!("{}", devices::describe(tap, settings.mtu));
         }
         for peer in &settings.peers {
@@ -387,8 +387,8 @@ impl Switch {
         None
     }
 
-    fn take_from_port(&self, port: PortId, what: FromPort) -> Option<Result<(), Failure>> {
-        let tap = self.tap_name(port);
+    fn take_from_port(&mut self, port: PortId, what: FromPort) -> Option<Result<(), Failure>> {
+        let tap = self.tap_name(port).to_owned();
         match what {
             FromPort::LoopSeen { origin } => {
                 let whose = if origin == self.facts.node { "this node's own" } else { "a peer's" };
@@ -402,7 +402,8 @@ impl Switch {
                 self.forget_stations_of_bridge(port);
             }
             FromPort::LoopCleared => tracing::info!("the loop is gone: {tap} forwards again"),
-            FromPort::Gone => {
+            FromPort::Closed => self.port_closed(port),
+            FromPort::Gone if self.devices.is_open(port) => {
                 return Some(Err(Failure::new(
                     ExitCode::Failed,
                     anyhow::anyhow!(
@@ -410,6 +411,8 @@ impl Switch {
                     ),
                 )));
             }
+            // It is being closed.
+            FromPort::Gone => {}
         }
         None
     }
@@ -433,8 +436,8 @@ impl Switch {
         }
     }
 
-    fn command(&self, worker: usize, command: Command) {
-        if self.workers[worker].handle.send(command).is_err() {
+    fn command(&self, worker: usize, order: impl Into<Order>) {
+        if self.workers[worker].handle.send(order).is_err() {
             tracing::error!("worker {worker} does not take commands: it hangs");
         }
     }
@@ -482,13 +485,13 @@ impl Switch {
     /// A bridge has learned stations on this TAP that are reached some other way now that the loop is broken. It would send to
     /// a TAP that leads nowhere until they speak again (IEEE 802.1Q clause 13 flushes in the same place).
     fn forget_stations_of_bridge(&self, port: PortId) {
-        if let Some(tap) = self.devices.taps.get(usize::from(port.0)) {
+        if let Some(tap) = self.devices.tap(port) {
             tap.flush_bridge_port();
         }
     }
 
     fn tap_name(&self, port: PortId) -> &str {
-        self.devices.taps.get(usize::from(port.0)).map_or("?", |tap| &tap.name)
+        self.devices.tap(port).map_or("?", |tap| &tap.name)
     }
 
     /// Closes the tunnels, so that the far sides know at once, and waits for the workers.

@@ -121,8 +121,9 @@ impl Switch {
 
     /// Looks at the host's interfaces. Those of the overlay are not offered, nor those that are to be ignored.
     pub(super) fn look_at_interfaces(&mut self, now: Instant) {
-        let (Some(network), settings) = (&mut self.network, &self.settings) else { return };
-        let own = settings.taps.iter().chain(&settings.bridge).map(|name| name.as_str());
+        let Self { network: Some(network), settings, devices, .. } = self else { return };
+        let taps = devices.taps.iter().map(|open| open.tap.name.as_str());
+        let own = taps.chain(settings.bridge.as_ref().map(|bridge| bridge.as_str()));
         let own = stacked_on(own);
         let ignored = &settings.ice.ignore_interfaces;
         let offered = |interface: &Interface| {

@@ -99,6 +99,8 @@ impl Switch {
         self.node.handle(now, Input::Configured(configured));
         self.settings.peers = settings.peers;
         self.settings.policy = settings.policy;
+        self.settings.taps = settings.taps;
+        self.follow_ports();
         let (Some(in_force), Some(new)) = (&mut self.settings.network, settings.network) else {
             return;
         };

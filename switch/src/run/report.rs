@@ -23,7 +23,7 @@ use ipop_datapath::{
 };
 use serde::Serialize;
 
-use super::Switch;
+use super::{Switch, devices::OpenTap};
 
 /// The whole report.
 #[derive(Serialize)]
@@ -202,7 +202,7 @@ impl Report {
                 aged: fdb.aged,
                 flushed: fdb.flushed,
             },
-            taps: (0..switch.devices.taps.len()).map(|tap| TapReport::of(switch, tap)).collect(),
+            taps: switch.devices.taps.iter().map(|tap| TapReport::of(switch, tap)).collect(),
             peers: switch
                 .node
                 .sessions()
@@ -231,9 +231,7 @@ fn print(report: &Report) {
 }
 
 impl TapReport {
-    fn of(switch: &Switch, index: usize) -> Self {
-        let tap = &switch.devices.taps[index];
-        let port = PortId(index as u16);
+    fn of(switch: &Switch, &OpenTap { port, ref tap, .. }: &OpenTap) -> Self {
         let (total, workers) = CountsReport::of_port(switch, port);
         Self {
             name: tap.name.clone(),
@@ -241,7 +239,7 @@ impl TapReport {
             mac: tap.mac.to_string(),
             queues: tap.queues.len(),
             attached: tap.was_attached(),
-            blocked: switch.shared.port(port).is_blocked(),
+            blocked: switch.shared.ports.of(port).is_blocked(),
             stations: switch.shared.fdb.len_of_port(port),
             kernel_tx_dropped: kernel_tx_dropped(&tap.name),
             total,

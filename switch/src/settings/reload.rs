@@ -1,4 +1,4 @@
-//! What SIGHUP changes: configured peers, policy, secrets, and the account's password and server. Everything else needs a restart, and the operator is told which.
+//! What SIGHUP changes: local ports, configured peers, policy, secrets, and the account's password and server. Everything else needs a restart, and the operator is told which.
 
 use ipop_control::{node::Configured, peer::PeerSpec};
 
@@ -29,7 +29,6 @@ impl Reload {
             .filter(|(new, old)| new.account != old.account)
             .map(|(new, _)| new.account.clone());
         let fixed = [
-            ("tap", old.taps != new.taps),
             ("bridge", old.bridge != new.bridge),
             ("address", old.address != new.address),
             ("listen", old.listen != new.listen),

@@ -88,6 +88,30 @@ fn flags_win_and_their_lists_replace_the_files() {
 }
 
 #[test]
+fn taps_and_ports_are_one_list_of_which_flags_replace_the_files() {
+    let taps = |line: &str, file: &Values| {
+        let taps = merged(line, Some(file.clone())).unwrap().taps;
+        taps.iter().map(|tap| tap.as_str().to_owned()).collect::<Vec<_>>()
+    };
+    let named = |names: &[&str]| Some(names.iter().copied().map(str::to_owned).collect());
+    let both = Values { tap: named(&["b"]), port: named(&["tap:a"]), ..Values::default() };
+    assert_eq!(taps("", &both), ["b", "a"]);
+    assert_eq!(taps("--port tap:c --tap d", &both), ["d", "c"]);
+    assert_eq!(taps("--tap c", &both), ["c"]);
+    assert_eq!(taps("--port tap:c", &both), ["c"]);
+    let many = |count: usize| {
+        let names = (0..count).map(|number| format!("tap:a{number}")).collect();
+        merged("", Some(Values { port: Some(names), ..Values::default() }))
+    };
+    assert_eq!(many(64).unwrap().taps.len(), 64);
+    let error = many(65).unwrap_err();
+    assert!(error.contains("port in /etc/x.toml: there are more than 64"), "{error}");
+    let later = Values { port: named(&["vhost-user:x"]), ..Values::default() };
+    let error = merged("", Some(later)).unwrap_err();
+    assert!(error.contains("port in /etc/x.toml: this version has no ports of"), "{error}");
+}
+
+#[test]
 fn the_state_directory_comes_from_flag_file_systemd_or_default() {
     let (none, flag) = (Values::default(), flags("--state /flag"));
     let values = Values { state: Some("/file".into()), ..Values::default() };
@@ -111,6 +135,11 @@ fn wrong_flags_are_named_and_explained() {
         ("--tap a/b", ["--tap: ", "\"a/b\""]),
         ("--tap tap%d", ["--tap: ", "tap%d"]),
         ("--tap a --tap a", ["--tap: ", "a is named twice"]),
+        ("--tap a --port tap:a", ["--port: ", "a is named twice"]),
+        ("--port tap:a/b", ["--port: ", "\"a/b\""]),
+        ("--port ipop0", ["--port: ", "like tap:ipop0"]),
+        ("--port vhost-user:/run/vm1.sock", ["--port: ", "no ports of kind vhost-user yet"]),
+        ("--port tpa:ipop0", ["--port: ", "\"tpa\" is no kind of port; the kinds are: tap"]),
         ("--tap a --bridge ..", ["--bridge: ", "interface"]),
         ("--tap a --address 10.0.0.1", ["--address: ", "10.9.0.1/24"]),
         ("--tap a --address 10.0.0.1/33", ["--address: ", "10.0.0.1/33"]),
