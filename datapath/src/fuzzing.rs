@@ -181,7 +181,7 @@ fn assert_sound(segment: &[u8]) {
     let ip = headers.ip.expect("an IP packet");
     assert_ne!(ip.transport, Transport::Other);
     assert_eq!(ip.packet_end as usize, segment.len());
-    let (ip_start, l4_start) = (usize::from(headers.ethernet.l2_len), usize::from(ip.l4_start));
+    let (ip_start, l4_start) = (usize::from(headers.l2_len), usize::from(ip.l4_start));
     let addresses = match ip.version {
         IpVersion::V4 => {
             assert_eq!(frame::internet_checksum(&segment[ip_start..l4_start]), 0);

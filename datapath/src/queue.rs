@@ -134,7 +134,7 @@ impl FlowQueue {
             let flow = Flow { first: NONE, last: NONE, cost: 0, credit: 0, is_listed: false };
             self.flows.resize(FLOWS, flow);
         }
-        let index = waiting.what.flow(&waiting.bytes) % FLOWS as u32;
+        let index = frame.what.flow() % FLOWS as u32;
         self.append(index, waiting);
         let flow = &mut self.flows[index as usize];
         if !std::mem::replace(&mut flow.is_listed, true) {

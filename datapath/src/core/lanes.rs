@@ -88,7 +88,7 @@ impl Peers for Lanes {
         if self.active(to).is_some() {
             return self.offer(to, frame, cx);
         }
-        match cx.shared.ports.of(to).lane_for(frame.what.flow(frame.bytes.head())) {
+        match cx.shared.ports.of(to).lane_for(frame.what.flow()) {
             Some(Lane(worker)) if worker != cx.worker => io.mail(worker, to, frame),
             _ => Err(DropReason::NoPort),
         }

@@ -100,7 +100,7 @@ impl Egress {
             return Ok(());
         }
         let what = frame.what;
-        if !must_finish(self.taps[index].takes, what, frame.bytes.head()) {
+        if !must_finish(self.taps[index].takes, what) {
             hand_over(tap, frame, 1, cx, io);
             return Ok(());
         }
@@ -132,11 +132,10 @@ impl Egress {
         }
         self.write_joined(index, cx, io);
         let tap = &mut self.taps[index];
-        if tap.takes != TapOffload::Full || must_finish(tap.takes, what, frame.bytes.head()) {
-            return false;
-        }
         match &mut frame.bytes {
-            FrameBytes::Pieces(pieces) => tap.join.open(what, pieces),
+            FrameBytes::Pieces(pieces) if tap.takes == TapOffload::Full => {
+                !must_finish(tap.takes, what) && tap.join.open(what, pieces)
+            }
             _ => false,
         }
     }
@@ -166,7 +165,7 @@ fn hand_over(tap: PortId, mut frame: Frame<'_>, frames: u32, cx: &Context, io: &
 }
 
 /// Whether a frame must be finished before a TAP that takes this may have it.
-fn must_finish(takes: TapOffload, what: &Description, head: &[u8]) -> bool {
+fn must_finish(takes: TapOffload, what: &Description) -> bool {
     let offload = what.offload();
     if offload.is_none() {
         return false;
@@ -174,7 +173,7 @@ fn must_finish(takes: TapOffload, what: &Description, head: &[u8]) -> bool {
     match takes {
         TapOffload::None => true,
         TapOffload::WithoutUso if offload.gso == Gso::Udp => true,
-        TapOffload::WithoutUso | TapOffload::Full => what.is_dhcp(head),
+        TapOffload::WithoutUso | TapOffload::Full => what.is_dhcp(),
     }
 }
 
@@ -197,7 +196,7 @@ mod tests {
         let finished = |offload| {
             let what = Description::for_test(offload, 0, 60, 0);
             [TapOffload::Full, TapOffload::WithoutUso, TapOffload::None]
-                .map(|takes| must_finish(takes, &what, &[]))
+                .map(|takes| must_finish(takes, &what))
         };
         assert_eq!(finished(tcp), [false, false, true]);
         assert_eq!(finished(udp), [false, true, true]);

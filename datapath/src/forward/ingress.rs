@@ -8,7 +8,7 @@ use crate::{
     command::{Event, FromPort, FromWorker},
     context::Context,
     drops::{DropReason, Passed},
-    frame::{Description, ETHERNET_HEADER_LEN, Ethernet, FrameBytes, udp_endpoints},
+    frame::{Description, ETHERNET_HEADER_LEN, FrameBytes, Headers, udp_endpoints},
     loop_probe::{CLEAR_AFTER_S, LoopProbe},
     moves::Moves,
     port::{LocalPort, PortKind},
@@ -45,7 +45,7 @@ impl Ingress {
             }
             PortKind::Tap | PortKind::Peer | PortKind::Closed => {}
         }
-        let Ethernet { destination, source, .. } = *what.ethernet();
+        let Headers { destination, source, .. } = *what.headers();
         if destination.is_reserved() {
             return Err(DropReason::Reserved);
         }
@@ -67,7 +67,7 @@ impl Ingress {
 
     /// Whether this is a packet of one of the switch's own tunnels, which would go round for ever.
     fn is_own_packet(&self, what: &Description, head: &[u8], cx: &Context) -> bool {
-        let Some(endpoints) = udp_endpoints(&what.headers(), head) else { return false };
+        let Some(endpoints) = udp_endpoints(what.headers(), head) else { return false };
         let port = endpoints.source.port();
         self.udp_ports.contains(&port) && cx.shared.is_own_flow(port, endpoints.destination)
     }
@@ -81,8 +81,12 @@ pub(super) fn check(now_s: u32, port: PortId, bytes: &FrameBytes<'_>, cx: &mut C
     if head.len() < ETHERNET_HEADER_LEN {
         return Err(DropReason::Runt);
     }
+    let kind = cx.shared.ports.kind(port);
+    if kind == PortKind::Closed {
+        return Err(DropReason::TapDown);
+    }
     if LoopProbe::is_probe(head) {
-        if cx.shared.ports.kind(port) == PortKind::Tap {
+        if kind == PortKind::Tap {
             probe_seen(now_s, port, head, cx);
         }
         return Err(DropReason::LoopProbe);
@@ -95,7 +99,7 @@ pub(super) fn check(now_s: u32, port: PortId, bytes: &FrameBytes<'_>, cx: &mut C
 
 /// How long a frame of a peer may be: the kernel takes longer ones, and its bridges drop them without a word.
 fn max_len(what: &Description, cx: &Context) -> usize {
-    usize::from(cx.facts.inner_mtu) + usize::from(what.ethernet().l2_len)
+    usize::from(cx.facts.inner_mtu) + usize::from(what.headers().l2_len)
 }
 
 /// Unblocks TAPs on which no probe was seen for a while.

@@ -21,9 +21,8 @@ use self::{
 use crate::{
     context::Context,
     drops::{DropReason, Passed},
-    frame::{Frame, FrameBytes, Offload, describe, glance},
+    frame::{Frame, FrameBytes, Offload, describe},
     io::Io,
-    port::PortKind,
 };
 
 /// What carries frames to peers.
@@ -71,13 +70,8 @@ impl Switch {
     ) {
         let Ingoing { port, offload, mut bytes } = frame;
         let now_s = cx.shared.now_s(now);
-        let described = ingress::check(now_s, port, &bytes, cx).and_then(|()| {
-            match cx.shared.ports.kind(port) {
-                PortKind::Tap => describe(offload?, bytes.head(), bytes.len()),
-                PortKind::Peer => glance(offload?, bytes.head(), bytes.len()),
-                PortKind::Closed => Err(DropReason::TapDown),
-            }
-        });
+        let described = ingress::check(now_s, port, &bytes, cx)
+            .and_then(|()| describe(offload?, bytes.head(), bytes.len()));
         let passed = described.as_ref().map_err(|reason| *reason).and_then(|what| {
             self.ingress.learn(now_s, port, what, bytes.head(), cx)?;
             let frame = Frame { what, bytes: bytes.again() };

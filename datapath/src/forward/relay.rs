@@ -38,7 +38,7 @@ impl Relay {
         what: &Description,
         cx: &Context,
     ) -> Result<Route, DropReason> {
-        let (shared, destination) = (&cx.shared, what.ethernet().destination);
+        let (shared, destination) = (&cx.shared, what.headers().destination);
         if !destination.is_group()
             && let Some(to) = shared.fdb.look_up(VlanId::UNTAGGED, destination, now_s)
         {

@@ -2,7 +2,7 @@
 //!
 //! Kernels and the segmenter trust the fields of a vnet header, and they come from a peer or from whatever writes to a TAP. A frame
 //! passes here once, when its head is there; from then on its [`Description`] is passed along with its bytes, and nobody reads its headers again to
-//! decide on its way. A plain frame out of a tunnel goes on by its Ethernet header alone, so the rest is left unread ([`glance`]). VLAN tags are part of the headers, carried and not interpreted.
+//! decide on its way. VLAN tags are part of the headers, carried and not interpreted.
 //!
 //! A superframe must be exactly what Linux makes: one whole IP packet that fills the frame, TCP or UDP, its checksum
 //! partial (`NEEDS_CSUM`: a superframe with a complete checksum does not exist), no SYN. TCP and UDP behind an IPv6
@@ -10,12 +10,12 @@
 //! protocol anywhere behind the Ethernet header.
 
 use super::{
-    ETHERNET_HEADER_LEN, Ethernet, Gso, Headers, IpHeaders, IpVersion, MAX_FRAME_LEN, Offload,
-    Transport, VNET_HEADER_LEN, flow_hash,
+    ETHERNET_HEADER_LEN, Gso, Headers, IpHeaders, IpVersion, MAX_FRAME_LEN, Offload, Transport,
+    VNET_HEADER_LEN, flow_hash,
     headers::{Fragment, is_dhcp},
     rewrite::{TCP_CHECKSUM, TCP_FLAGS, UDP_CHECKSUM, UDP_LENGTH, tcp_flag, u16_at},
 };
-use crate::drops::DropReason;
+use crate::drops::{DropReason, Passed};
 
 /// Most segments in a TCP superframe: 64 KiB in pieces of 8 bytes, Linux's own least GSO size. A limit on segments
 /// rather than on their size, since GRO merges smaller ones (a few keystrokes) as well.
@@ -23,21 +23,14 @@ pub const MAX_TCP_SEGMENTS: usize = 8_192;
 /// Most segments in a UDP superframe: Linux's `UDP_MAX_SEGMENTS`.
 pub const MAX_UDP_SEGMENTS: usize = 128;
 
-/// What is known of a frame, and an offload that agrees with it; only [`describe`] and [`glance`] make it.
+/// What is known of a frame, and an offload that agrees with it; only [`describe`] makes it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Description {
     offload: Offload,
-    ethernet: Ethernet,
-    total_len: u32,
-    /// `None` of a plain frame that was but glanced at.
-    inner: Option<Inner>,
-}
-
-/// What stands behind the Ethernet header.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Inner {
-    ip: Option<IpHeaders>,
+    headers: Headers,
     headers_len: u16,
+    is_dhcp: bool,
+    total_len: u32,
     flow: u32,
 }
 
@@ -48,23 +41,17 @@ impl Description {
         self.offload
     }
 
-    /// Bytes up to the transport payload, as far as the headers were read and understood: the `hdr_len` of the TAP's header
+    /// Bytes up to the transport payload, as far as the headers were understood: the `hdr_len` of the TAP's header
     /// ([`Offload::to_tap`]). It reaches behind the checksum field and never beyond the frame.
     #[inline]
     pub fn headers_len(&self) -> u16 {
-        self.inner.map_or(self.ethernet.l2_len, |inner| inner.headers_len)
+        self.headers_len
     }
 
-    /// The Ethernet header.
+    /// Where the headers sit.
     #[inline]
-    pub fn ethernet(&self) -> &Ethernet {
-        &self.ethernet
-    }
-
-    /// The headers as far as they were read: [`glance`] leaves out the IP header of a plain frame.
-    #[inline]
-    pub fn headers(&self) -> Headers {
-        Headers { ethernet: self.ethernet, ip: self.inner.and_then(|inner| inner.ip) }
+    pub fn headers(&self) -> &Headers {
+        &self.headers
     }
 
     /// Length of the frame, bytes.
@@ -78,32 +65,32 @@ impl Description {
         match self.offload.gso {
             Gso::None => self.total_len(),
             _ => {
-                let full = usize::from(self.headers_len()) + usize::from(self.offload.gso_size);
+                let full = usize::from(self.headers_len) + usize::from(self.offload.gso_size);
                 full.min(self.total_len())
             }
         }
     }
 
-    /// The flow's number: see [`flow_hash`]. It is read in the frame's head if that was not done before.
+    /// The flow's number: see [`flow_hash`].
     #[inline]
-    pub fn flow(&self, head: &[u8]) -> u32 {
-        let read = || flow_hash(&Headers::behind(self.ethernet, head), head);
-        self.inner.map_or_else(read, |inner| inner.flow)
+    pub fn flow(&self) -> u32 {
+        self.flow
     }
 
     /// Whether the frame has an offload and belongs to DHCP: see [`is_dhcp`].
-    pub fn is_dhcp(&self, head: &[u8]) -> bool {
-        !self.offload.is_none() && is_dhcp(&self.headers(), head)
+    #[inline]
+    pub fn is_dhcp(&self) -> bool {
+        self.is_dhcp
     }
 
     /// The vnet header with which a TAP is given the frame.
     pub fn to_tap(&self) -> [u8; VNET_HEADER_LEN] {
-        self.offload.to_tap(if self.offload.is_none() { 0 } else { self.headers_len() })
+        self.offload.to_tap(if self.offload.is_none() { 0 } else { self.headers_len })
     }
 
     /// A frame of this length that [`super::segment()`] made of this one.
     pub(crate) fn of_segment(&self, len: usize) -> Self {
-        let whole = Self { offload: Offload::NONE, ..*self };
+        let whole = Self { is_dhcp: false, offload: Offload::NONE, ..*self };
         if self.offload.gso == Gso::None { whole } else { whole.of_len(Offload::NONE, len) }
     }
 
@@ -114,9 +101,9 @@ impl Description {
 
     /// A frame with these headers that its IP packet fills.
     fn of_len(&self, offload: Offload, len: usize) -> Self {
-        let longer = |ip| IpHeaders { packet_end: len as u32, ..ip };
-        let inner = self.inner.map(|inner| Inner { ip: inner.ip.map(longer), ..inner });
-        Self { offload, inner, total_len: len as u32, ..*self }
+        let ip = self.headers.ip.map(|ip| IpHeaders { packet_end: len as u32, ..ip });
+        let headers = Headers { ip, ..self.headers };
+        Self { offload, headers, total_len: len as u32, ..*self }
     }
 }
 
@@ -125,8 +112,7 @@ impl Description {
     /// Of bytes that need not be a sound frame.
     pub(crate) fn for_test(offload: Offload, headers_len: u16, len: usize, flow: u32) -> Self {
         let sound = describe(Offload::NONE, &[0; ETHERNET_HEADER_LEN], ETHERNET_HEADER_LEN);
-        let inner = Some(Inner { ip: None, headers_len, flow });
-        Self { offload, inner, total_len: len as u32, ..sound.expect("not a runt") }
+        Self { offload, headers_len, total_len: len as u32, flow, ..sound.expect("not a runt") }
     }
 }
 
@@ -143,63 +129,46 @@ pub fn describe(
     frame_head: &[u8],
     total_len: usize,
 ) -> Result<Description, DropReason> {
-    let ethernet = ethernet(frame_head, total_len)?;
-    let head = &frame_head[..frame_head.len().min(total_len)];
-    let headers = Headers::behind(ethernet, head);
-    let (offload, checksum_end) = match offload.is_none() {
-        true => (Offload::NONE, 0),
-        false => check_offload(offload, &headers, head, total_len)?,
-    };
-    let headers_len = headers.end().max(checksum_end);
-    let inner = Inner { ip: headers.ip, headers_len, flow: flow_hash(&headers, head) };
-    Ok(Description { offload, ethernet, total_len: total_len as u32, inner: Some(inner) })
-}
-
-/// Describes a frame that goes on by its addresses: a plain one is not read beyond them. The rest is as with [`describe`].
-///
-/// # Errors
-/// Those of [`describe`].
-#[inline]
-pub fn glance(
-    offload: Offload,
-    frame_head: &[u8],
-    total_len: usize,
-) -> Result<Description, DropReason> {
-    if !offload.is_none() {
-        return describe(offload, frame_head, total_len);
-    }
-    let ethernet = ethernet(frame_head, total_len)?;
-    Ok(Description { offload: Offload::NONE, ethernet, total_len: total_len as u32, inner: None })
-}
-
-#[inline]
-fn ethernet(frame_head: &[u8], total_len: usize) -> Result<Ethernet, DropReason> {
     if total_len > MAX_FRAME_LEN {
         return Err(DropReason::Oversized);
     }
-    Ethernet::parse(&frame_head[..frame_head.len().min(total_len)]).ok_or(DropReason::Runt)
+    let head = &frame_head[..frame_head.len().min(total_len)];
+    let headers = Headers::parse(head).ok_or(DropReason::Runt)?;
+    let mut what = Description {
+        offload: Offload::NONE,
+        headers,
+        headers_len: headers.end(),
+        is_dhcp: false,
+        total_len: total_len as u32,
+        flow: flow_hash(&headers, head),
+    };
+    if !offload.is_none() {
+        what.take_offload(offload, head)?;
+    }
+    Ok(what)
 }
 
-/// The offload that the frame has, if they agree, and where its checksum field ends.
-fn check_offload(
-    mut offload: Offload,
-    headers: &Headers,
-    head: &[u8],
-    total_len: usize,
-) -> Result<(Offload, u16), DropReason> {
-    if offload.gso != Gso::None {
-        let payload_len = check_superframe(offload, headers, head, total_len);
-        // All of it fits one segment.
-        if payload_len.ok_or(DropReason::BadOffload)? <= usize::from(offload.gso_size) {
-            (offload.gso, offload.gso_size) = (Gso::None, 0);
+impl Description {
+    /// The frame has this offload, if they agree.
+    fn take_offload(&mut self, mut offload: Offload, head: &[u8]) -> Passed {
+        let total_len = self.total_len();
+        if offload.gso != Gso::None {
+            let payload_len = check_superframe(offload, &self.headers, head, total_len);
+            // All of it fits one segment.
+            if payload_len.ok_or(DropReason::BadOffload)? <= usize::from(offload.gso_size) {
+                (offload.gso, offload.gso_size) = (Gso::None, 0);
+            }
         }
+        let field_end = usize::from(offload.csum_start) + usize::from(offload.csum_offset) + 2;
+        if usize::from(offload.csum_start) < ETHERNET_HEADER_LEN || field_end > total_len {
+            return Err(DropReason::BadOffload);
+        }
+        self.offload = offload;
+        self.is_dhcp = is_dhcp(&self.headers, head);
+        // A plain frame's checksum field may lie beyond what 16 bits say; `hdr_len` is only a hint there.
+        self.headers_len = self.headers_len.max(field_end.min(usize::from(u16::MAX)) as u16);
+        Ok(())
     }
-    let field_end = usize::from(offload.csum_start) + usize::from(offload.csum_offset) + 2;
-    if usize::from(offload.csum_start) < ETHERNET_HEADER_LEN || field_end > total_len {
-        return Err(DropReason::BadOffload);
-    }
-    // A plain frame's may lie beyond what 16 bits say; `hdr_len` is only a hint there.
-    Ok((offload, field_end.min(usize::from(u16::MAX)) as u16))
 }
 
 /// The length of a superframe's payload, if all of it is right.
@@ -266,10 +235,6 @@ mod tests {
         let long = vec![0; MAX_FRAME_LEN + 1];
         assert_eq!(check(Offload::NONE, &long), Err(DropReason::Oversized));
         assert!(check(Offload::NONE, &long[1..]).is_ok());
-        for frame in [&[0; 13][..], &long, &long[1..]] {
-            let glanced = glance(Offload::NONE, frame, frame.len());
-            assert_eq!(glanced.err(), check(Offload::NONE, frame).err());
-        }
     }
 
     #[test]
@@ -373,12 +338,6 @@ mod tests {
             prop_assert_eq!(usize::from(checked.headers_len()), frame.len() - recipe.payload_len);
             let head = &frame[..frame.len().min(MAX_HEADERS_LEN)];
             prop_assert_eq!(describe(offload, head, frame.len()), Ok(checked));
-            prop_assert_eq!(glance(offload, head, frame.len()), Ok(checked));
-            let plain = describe(Offload::NONE, head, frame.len()).unwrap();
-            let glanced = glance(Offload::NONE, head, frame.len()).unwrap();
-            prop_assert_eq!(glanced.ethernet(), plain.ethernet());
-            prop_assert_eq!(glanced.flow(head), plain.flow(head));
-            prop_assert_eq!(glanced.to_tap(), plain.to_tap());
             if recipe.segments() > 1 {
                 prop_assert_eq!(checked.offload(), offload);
             }

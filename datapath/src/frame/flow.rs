@@ -20,7 +20,7 @@ pub fn flow_hash(headers: &Headers, head: &[u8]) -> u32 {
 #[inline]
 fn hash_ip(headers: &Headers, head: &[u8]) -> Option<u32> {
     let ip = headers.ip?;
-    let packet = head.get(usize::from(headers.ethernet.l2_len)..)?;
+    let packet = head.get(usize::from(headers.l2_len)..)?;
     let has_ports = ip.fragment == Fragment::Whole && ip.transport != Transport::Other;
     let ports = if has_ports {
         // The protocol is left out: nothing but TCP and UDP has ports here.
@@ -142,7 +142,7 @@ mod tests {
                 let len = segment.len();
                 let seen = crate::frame::describe(crate::frame::Offload::NONE, segment, len);
                 assert_eq!(seen, Ok(what.of_segment(len)));
-                assert_eq!(seen.unwrap().flow(segment), what.flow(&frame));
+                assert_eq!(seen.unwrap().flow(), what.flow());
             })
             .unwrap();
         }

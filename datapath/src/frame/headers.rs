@@ -21,15 +21,6 @@ pub const MAX_HEADERS_LEN: usize = 256;
 /// The headers of one frame. Offsets count from the destination MAC.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Headers {
-    /// By which a switch forwards.
-    pub ethernet: Ethernet,
-    /// `None` if the frame is not IP, or its IP header is cut short or contradicts itself.
-    pub ip: Option<IpHeaders>,
-}
-
-/// The Ethernet header.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Ethernet {
     /// Where the frame goes.
     pub destination: MacAddr,
     /// Who sent it.
@@ -38,6 +29,8 @@ pub struct Ethernet {
     pub l2_len: u16,
     /// The type of what follows the tags.
     pub ethertype: u16,
+    /// `None` if the frame is not IP, or its IP header is cut short or contradicts itself.
+    pub ip: Option<IpHeaders>,
 }
 
 /// The IP header, its extensions, and the transport header.
@@ -102,10 +95,10 @@ pub struct UdpEndpoints {
     pub destination: SocketAddr,
 }
 
-impl Ethernet {
-    /// Reads a frame, or the beginning of a longer one. `None` for a runt.
-    #[inline]
+impl Headers {
+    /// Reads a frame, or the first [`MAX_HEADERS_LEN`] bytes of a longer one. `None` for a runt.
     pub fn parse(head: &[u8]) -> Option<Self> {
+        let head = &head[..head.len().min(MAX_HEADERS_LEN)];
         // IEEE 802.3 section 3.2.
         let (destination, rest) = head.split_first_chunk()?;
         let (source, rest) = rest.split_first_chunk()?;
@@ -120,38 +113,26 @@ impl Ethernet {
             ethertype = u16::from_be_bytes([high, low]);
             l2_len += TAG_LEN;
         }
+        let packet = &head[l2_len..];
+        let ip = match ethertype {
+            ETHERTYPE_IPV4 => IpHeaders::parse_v4(packet, l2_len),
+            ETHERTYPE_IPV6 => IpHeaders::parse_v6(packet, l2_len),
+            _ => None,
+        };
         Some(Self {
             destination: MacAddr(*destination),
             source: MacAddr(*source),
             l2_len: l2_len as u16,
             ethertype,
+            ip,
         })
-    }
-}
-
-impl Headers {
-    /// Reads a frame, or the first [`MAX_HEADERS_LEN`] bytes of a longer one. `None` for a runt.
-    pub fn parse(head: &[u8]) -> Option<Self> {
-        Ethernet::parse(head).map(|ethernet| Self::behind(ethernet, head))
-    }
-
-    /// Reads what follows the Ethernet header.
-    pub(super) fn behind(ethernet: Ethernet, head: &[u8]) -> Self {
-        let l2_len = usize::from(ethernet.l2_len);
-        let packet = &head[l2_len..head.len().min(MAX_HEADERS_LEN)];
-        let ip = match ethernet.ethertype {
-            ETHERTYPE_IPV4 => IpHeaders::parse_v4(packet, l2_len),
-            ETHERTYPE_IPV6 => IpHeaders::parse_v6(packet, l2_len),
-            _ => None,
-        };
-        Self { ethernet, ip }
     }
 
     /// Where the last header that was understood ends.
     pub fn end(&self) -> u16 {
         match self.ip {
             Some(ip) => ip.l4_start + ip.transport.header_len(),
-            None => self.ethernet.l2_len,
+            None => self.l2_len,
         }
     }
 }
@@ -183,7 +164,7 @@ pub fn is_dhcp(headers: &Headers, frame: &[u8]) -> bool {
 pub fn udp_endpoints(headers: &Headers, frame: &[u8]) -> Option<UdpEndpoints> {
     let ip = headers.ip?;
     let (source_port, destination_port) = udp_ports(&ip, frame)?;
-    let packet = frame.get(usize::from(headers.ethernet.l2_len)..)?;
+    let packet = frame.get(usize::from(headers.l2_len)..)?;
     let (source, destination) = match ip.version {
         IpVersion::V4 => {
             let source: &[u8; 4] = packet.get(12..)?.first_chunk()?;
@@ -361,7 +342,7 @@ mod tests {
 
     #[test]
     fn ethernet_fields() {
-        let header = parse(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 0x86, 0xdd]).ethernet;
+        let header = parse(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 0x86, 0xdd]);
         assert_eq!(header.destination, MacAddr([1, 2, 3, 4, 5, 6]));
         assert_eq!(header.source, MacAddr([7, 8, 9, 10, 11, 12]));
         assert_eq!(header.ethertype, 0x86dd);
@@ -384,8 +365,7 @@ mod tests {
         assert_eq!(broken(17, 19), None);
         assert_eq!(parse(&frame[..33]).ip, None);
         let tagged = Recipe { tags: 1, ..Recipe::tcp4(10, 100) }.build().1;
-        let cut = parse(&tagged[..17]).ethernet;
-        assert_eq!((cut.l2_len, cut.ethertype), (14, 0x8100));
+        assert_eq!((parse(&tagged[..17]).l2_len, parse(&tagged[..17]).ethertype), (14, 0x8100));
     }
 
     #[test]
@@ -470,7 +450,7 @@ mod tests {
             let (offload, frame) = recipe.build();
             let headers = parse(&frame);
             let ip = headers.ip.unwrap();
-            prop_assert_eq!(usize::from(headers.ethernet.l2_len), 14 + 4 * recipe.tags);
+            prop_assert_eq!(usize::from(headers.l2_len), 14 + 4 * recipe.tags);
             prop_assert_eq!(ip.packet_end as usize, frame.len());
             prop_assert_eq!(ip.l4_start, offload.csum_start);
             prop_assert_eq!(usize::from(headers.end()), frame.len() - recipe.payload_len);

@@ -9,7 +9,7 @@
 use bytes::{Buf as _, Bytes};
 
 use super::{
-    Description, Ethernet, Gso, Headers, IpHeaders, IpVersion, MAX_FRAME_LEN, Transport,
+    Description, Gso, Headers, IpHeaders, IpVersion, MAX_FRAME_LEN, Transport,
     checksum::fold,
     headers::Fragment,
     rewrite::{Part, UDP_CHECKSUM, UDP_LENGTH, put_u16, rewrite_headers, u16_at},
@@ -125,9 +125,7 @@ impl Flow {
             return None;
         }
         let (head, total_len) = (pieces.first()?, what.total_len());
-        let Headers { ethernet: Ethernet { l2_len, .. }, ip: Some(ip) } = what.headers() else {
-            return None;
-        };
+        let Headers { l2_len, ip: Some(ip), .. } = *what.headers() else { return None };
         let ip_header_len = match ip.version {
             IpVersion::V4 => 20,
             IpVersion::V6 => 40,
@@ -152,7 +150,7 @@ impl Flow {
     /// Whether a frame's headers are those of the flow but for lengths, checksums and an identification that counts on.
     #[inline]
     fn continues(&self, head: &[u8], total_len: usize, number: u32) -> bool {
-        let (l2, l4) = (usize::from(self.what.ethernet().l2_len), usize::from(self.ip.l4_start));
+        let (l2, l4) = (usize::from(self.what.headers().l2_len), usize::from(self.ip.l4_start));
         let same = |from: usize, to: usize| self.headers[from..to] == head[from..to];
         let l4_len = total_len - l4;
         let ip_continues = match self.ip.version {

@@ -22,12 +22,12 @@ pub(crate) mod testing;
 pub use announcement::{HostRole, announcement};
 pub(crate) use bytes::Scratch;
 pub use bytes::{Frame, FrameBytes};
-pub use check::{Description, MAX_TCP_SEGMENTS, MAX_UDP_SEGMENTS, describe, glance};
+pub use check::{Description, MAX_TCP_SEGMENTS, MAX_UDP_SEGMENTS, describe};
 pub use checksum::{complete_checksum, internet_checksum};
 pub use flow::flow_hash;
 pub use headers::{
-    Ethernet, Fragment, Headers, IpHeaders, IpVersion, MAX_HEADERS_LEN, Transport, UdpEndpoints,
-    is_dhcp, udp_endpoints,
+    Fragment, Headers, IpHeaders, IpVersion, MAX_HEADERS_LEN, Transport, UdpEndpoints, is_dhcp,
+    udp_endpoints,
 };
 pub(crate) use join::{Joined, UdpJoin};
 pub use offload::{BadGsoType, Gso, Offload, VNET_HEADER_LEN, WIRE_OFFLOAD_LEN};

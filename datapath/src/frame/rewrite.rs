@@ -48,7 +48,7 @@ pub(super) fn rewrite_headers(
     ip: &IpHeaders,
     part: Part,
 ) -> u32 {
-    let l2_len = what.ethernet().l2_len;
+    let l2_len = what.headers().l2_len;
     let l4_start = usize::from(ip.l4_start);
     let l4_len = headers.len() - l4_start + part.len;
     rewrite_ip(&mut headers[usize::from(l2_len)..l4_start], ip.version, l4_len, part.index);

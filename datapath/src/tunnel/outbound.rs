@@ -73,7 +73,7 @@ impl Outbound {
         scratch: &mut Scratch,
         cx: &Context,
     ) -> Passed {
-        self.sharing.note(frame.what.total_len(), frame.what.flow(frame.bytes.head()));
+        self.sharing.note(frame.what.total_len(), frame.what.flow());
         if self.queue.is_empty() && self.has_room(connection) {
             return self.enqueue(connection, frame, scratch, cx);
         }
