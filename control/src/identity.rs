@@ -6,9 +6,7 @@
 //! the same moment agree on the key of whoever linked first.
 
 use std::{
-    fmt, fs,
-    io::{self, Read},
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    fmt, io,
     path::{Path, PathBuf},
 };
 
@@ -21,7 +19,7 @@ use ipop_datapath::node_id::NodeId;
 use rcgen::PublicKeyData;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject};
 
-use crate::private_file;
+use crate::private_file::{self, PrivateFileError, Readers};
 
 /// A node's private key, its id, and its self-signed certificate.
 pub struct Identity {
@@ -119,10 +117,14 @@ impl Identity {
             return Ok(found);
         }
         let fresh = Self::generate()?;
+        let not_created = |cause| IdentityError::NotCreated { path: path.into(), cause };
         match private_file::create_new(path, to_pem(&fresh.private_key).as_bytes()) {
             Ok(()) => Ok(fresh),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Self::load(path),
-            Err(cause) => Err(IdentityError::NotCreated { path: path.into(), cause }),
+            // Another program was quicker.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                Self::load_if_there(path)?.ok_or_else(|| not_created(error))
+            }
+            Err(cause) => Err(not_created(cause)),
         }
     }
 
@@ -131,10 +133,10 @@ impl Identity {
     /// # Errors
     /// Any [`IdentityError`] but that it cannot be created.
     pub fn load_if_there(path: &Path) -> Result<Option<Self>, IdentityError> {
-        match fs::metadata(path) {
-            Ok(_) => Self::load(path).map(Some),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(cause) => Err(unreadable(path, cause)),
+        match private_file::read(path, MAX_KEY_FILE_LEN, Readers::OwnerAlone) {
+            Ok(pem) => Self::of_pem(path, &pem).map(Some),
+            Err(why) if why.is_absent() => Ok(None),
+            Err(why) => Err(of_file(why)),
         }
     }
 
@@ -182,13 +184,12 @@ impl Identity {
         key
     }
 
-    fn load(path: &Path) -> Result<Self, IdentityError> {
+    fn of_pem(path: &Path, pem: &[u8]) -> Result<Self, IdentityError> {
         let malformed = |why: &dyn fmt::Display| IdentityError::Malformed {
             path: path.into(),
             why: why.to_string(),
         };
-        let pem = read_private(path)?;
-        let der = match PrivateKeyDer::from_pem_slice(&pem).map_err(|error| malformed(&error))? {
+        let der = match PrivateKeyDer::from_pem_slice(pem).map_err(|error| malformed(&error))? {
             PrivateKeyDer::Pkcs8(der) => der,
             _ => return Err(IdentityError::OtherKeyType { path: path.into() }),
         };
@@ -230,43 +231,15 @@ impl fmt::Debug for Identity {
     }
 }
 
-/// The file's content, after a look at who else could have read it. The check is on the open file, so that
-/// the file cannot change in between; it is opened non-blocking so that a FIFO does not hang the start.
-fn read_private(path: &Path) -> Result<Vec<u8>, IdentityError> {
-    let failed = |cause| unreadable(path, cause);
-    let non_blocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-    let file =
-        fs::OpenOptions::new().read(true).custom_flags(non_blocking).open(path).map_err(failed)?;
-    let metadata = file.metadata().map_err(failed)?;
-    let malformed = |why: &str| IdentityError::Malformed { path: path.into(), why: why.into() };
-    if !metadata.is_file() {
-        return Err(malformed("it is not a regular file"));
+fn of_file(why: PrivateFileError) -> IdentityError {
+    match why {
+        PrivateFileError::Exposed { path, mode } => IdentityError::Exposed { path, mode },
+        PrivateFileError::Unusable { path, why } => IdentityError::Malformed { path, why },
+        PrivateFileError::Unreadable { path, owner, cause } => {
+            IdentityError::Unreadable { path, owner, cause }
+        }
+        PrivateFileError::NotWritten { path, cause } => IdentityError::NotCreated { path, cause },
     }
-    let mode = metadata.mode() & 0o7777;
-    if mode & 0o077 != 0 {
-        return Err(IdentityError::Exposed { path: path.into(), mode });
-    }
-    let mut pem = Vec::new();
-    file.take(MAX_KEY_FILE_LEN + 1).read_to_end(&mut pem).map_err(failed)?;
-    if pem.len() as u64 > MAX_KEY_FILE_LEN {
-        return Err(malformed("it is too long"));
-    }
-    Ok(pem)
-}
-
-fn unreadable(path: &Path, cause: io::Error) -> IdentityError {
-    let me = rustix::process::geteuid().as_raw();
-    let owner = match fs::metadata(path) {
-        Ok(metadata) => format!(
-            "this program runs as user {me}, the file belongs to user {} with mode {:04o}",
-            metadata.uid(),
-            metadata.mode() & 0o7777
-        ),
-        Err(_) => format!(
-            "this program runs as user {me}, who needs search permission (x) on every directory above it"
-        ),
-    };
-    IdentityError::Unreadable { path: path.into(), owner, cause }
 }
 
 /// RFC 7468. The 48 bytes of an Ed25519 key are one line.
@@ -277,7 +250,10 @@ fn to_pem(key: &PrivatePkcs8KeyDer<'_>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::{
+        fs,
+        os::unix::fs::{MetadataExt, PermissionsExt},
+    };
 
     use super::*;
 
@@ -360,7 +336,7 @@ mod tests {
             assert!(matches!(error, IdentityError::Malformed { .. }), "{bad:?}: {error}");
         }
         write(&path, &"x".repeat(MAX_KEY_FILE_LEN as usize + 1));
-        assert!(Identity::load_or_create(&path).unwrap_err().to_string().contains("too long"));
+        assert!(Identity::load_or_create(&path).unwrap_err().to_string().contains("longer than"));
         let error = Identity::load_or_create(dir.path()).unwrap_err();
         assert!(matches!(error, IdentityError::Malformed { .. }), "{error}");
     }

@@ -6,6 +6,7 @@
 //! reads and writes what is kept, [`state_directory`] looks at who else could, [`refused_sends`] says why the kernel does not send a packet, [`xmpp::stream`] keeps the stream to the XMPP server; nothing else here does I/O.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "testing")]
 pub mod fuzzing;
 pub mod ice;
 pub mod identity;
@@ -13,11 +14,15 @@ pub mod links;
 pub mod local_addresses;
 pub mod network;
 pub mod node;
+pub mod notice;
 pub mod peer;
 pub mod private_file;
 pub mod refused_sends;
 mod rng;
 pub mod sessions;
 pub mod state_directory;
+#[cfg(test)]
+mod testing;
+mod timed;
 pub mod trust;
 pub mod xmpp;

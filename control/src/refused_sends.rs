@@ -52,6 +52,11 @@ impl RefusedSends {
         self.0.clear();
     }
 
+    /// The same of one address: what is refused from now on counts.
+    pub(crate) fn forget_at(&mut self, ip: IpAddr) {
+        self.0.retain(|(known, _)| *known != ip.to_canonical());
+    }
+
     /// Why, if it refused to send there.
     pub(crate) fn cause_at(&self, ip: IpAddr) -> Option<String> {
         let refused = self.0.iter().find(|(known, _)| *known == ip.to_canonical())?;

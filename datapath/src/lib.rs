@@ -8,6 +8,7 @@
 #![deny(unsafe_code)]
 
 pub mod admission;
+pub mod bucket;
 pub mod channel_data;
 pub mod command;
 mod context;
@@ -18,11 +19,13 @@ pub mod drops;
 pub mod engine;
 mod forward;
 pub mod frame;
+#[cfg(feature = "testing")]
 pub mod fuzzing;
 pub mod hello;
 pub mod io;
 mod liveness;
 pub mod loop_probe;
+#[cfg(feature = "testing")]
 pub mod memory;
 mod moves;
 pub mod node_id;
@@ -37,7 +40,6 @@ mod repeat;
 pub mod shared;
 mod sharing;
 mod signal;
-mod storm;
 mod tunnel;
 mod unsent;
 

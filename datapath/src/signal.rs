@@ -5,8 +5,8 @@ use std::time::Instant;
 use quinn_proto::{Connection, Dir, StreamId, VarInt, WriteError};
 
 use crate::{
+    bucket::Bucket,
     command::{CloseReason, MAX_SIGNAL_LEN},
-    storm::TokenBucket,
 };
 
 /// Length of a message, in front of it, bytes.
@@ -132,7 +132,7 @@ pub(crate) struct BadSignal;
 pub(crate) struct SignalReader {
     /// The message that is not complete yet, with its length.
     bytes: Vec<u8>,
-    allowance: TokenBucket,
+    allowance: Bucket,
     /// Messages beyond the allowance.
     pub(crate) dropped: u64,
 }
@@ -141,7 +141,7 @@ impl SignalReader {
     pub(crate) fn new(now: Instant) -> Self {
         Self {
             bytes: Vec::new(),
-            allowance: TokenBucket::new(RATE_MESSAGES, BURST_MESSAGES, now),
+            allowance: Bucket::new(now, RATE_MESSAGES, BURST_MESSAGES),
             dropped: 0,
         }
     }
@@ -164,7 +164,7 @@ impl SignalReader {
             if let Some((len, message)) = self.bytes.split_first_chunk::<LEN_BYTES>()
                 && message.len() == message_len(*len)?
             {
-                if self.allowance.take(now) {
+                if self.allowance.take(now, 1) {
                     deliver(message);
                 } else {
                     self.dropped += 1;

@@ -7,6 +7,7 @@ mod check;
 mod cli;
 mod config;
 mod exit;
+#[cfg(feature = "testing")]
 pub mod fuzzing;
 mod identity_cmd;
 mod log;

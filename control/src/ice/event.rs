@@ -8,7 +8,7 @@ use ipop_datapath::{
 };
 
 use super::{
-    Candidate, CandidateKind, Ice, IceState, Wakeup,
+    Candidate, CandidateKind, Ice, IceState, PacedCheck,
     agent::{MAX_REMOTE_CANDIDATES, Pacing},
     pair::{Base, Pair},
 };
@@ -206,14 +206,10 @@ impl Ice {
             self.turn.suspect(now, &mut self.entropy);
             self.stun.suspect(now);
         }
-        let agent = &entry.agent;
-        entry.wakeup = Wakeup {
-            free: [agent.poll_timeout(), agent.next_check_at(Pacing::Free)]
-                .into_iter()
-                .flatten()
-                .min(),
-            paced: agent.next_check_at(Pacing::Paced),
-        };
+        match entry.agent.next_check_at(Pacing::Paced) {
+            Some(due_at) => self.paced.insert(peer, PacedCheck { due_at }),
+            None => drop(self.paced.remove(&peer)),
+        }
         self.collect_turn_transmits();
         self.sync_sources(now, peer);
         self.sync_path(now, peer);

@@ -5,7 +5,7 @@ use std::{
     time::Instant,
 };
 
-use ipop_datapath::path::is_of_aliases;
+use ipop_datapath::{channel_data, path::is_of_aliases};
 
 use super::{
     Ice,
@@ -97,11 +97,11 @@ impl Ice {
     }
 
     fn handle_relay_socket(&mut self, now: Instant, remote: SocketAddr, payload: &[u8]) {
-        if let Some((channel, content)) = split_channel_data(payload) {
+        if let Some((channel, content)) = channel_data::parse(payload) {
             // The datapath did not know the channel (yet).
             let peer = self.turn.remote_of(channel).filter(|_| self.turn.server() == Some(remote));
             match peer {
-                Some(peer) => self.handle_relayed(now, peer, content),
+                Some(peer) => self.handle_relayed(now, peer, &payload[content]),
                 None => self.counters.unknown_channel += 1,
             }
             return;
@@ -187,12 +187,4 @@ impl Ice {
         }
         self.sync(now, peer);
     }
-}
-
-/// RFC 8656, section 12.4: channel numbers tell ChannelData from STUN. Over UDP there may be padding.
-fn split_channel_data(payload: &[u8]) -> Option<(u16, &[u8])> {
-    let (header, rest) = payload.split_first_chunk::<4>()?;
-    let channel = u16::from_be_bytes([header[0], header[1]]);
-    let length = usize::from(u16::from_be_bytes([header[2], header[3]]));
-    (0x4000..0x5000).contains(&channel).then_some((channel, rest.get(..length)?))
 }

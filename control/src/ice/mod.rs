@@ -15,7 +15,8 @@ mod candidate;
 mod credentials;
 mod entropy;
 mod event;
-pub mod fuzzing;
+#[cfg(feature = "testing")]
+pub(crate) mod fuzzing;
 #[cfg(test)]
 mod hostile_peers;
 mod input;
@@ -28,13 +29,13 @@ mod timing;
 mod turn;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 
-use ipop_datapath::node_id::NodeId;
 pub use ipop_datapath::path::{Path, Source};
+use ipop_datapath::{channel_data, node_id::NodeId};
 
 use self::{
     agent::{Agent, LocalBase, Pacing, Triggered, Word},
@@ -57,10 +58,12 @@ pub use self::{
     servers::{NatMapping, StunServer, TurnServer},
     timing::Timing,
 };
-use crate::refused_sends::RefusedSends;
+use crate::{
+    refused_sends::RefusedSends,
+    sessions::MAX_PEERS,
+    timed::{Timed, Timer},
+};
 
-/// As many as the sessions take.
-pub const MAX_PEERS: usize = crate::sessions::MAX_PEERS;
 /// Addresses of this host of which candidates are made; the others are left.
 const MAX_LOCAL_ADDRESSES: usize = 8;
 /// Paced checks that may leave at once after a pause.
@@ -138,18 +141,28 @@ impl std::fmt::Debug for RemoteDescription {
 struct Peer {
     agent: Agent,
     announced: Announced,
-    wakeup: Wakeup,
     /// Under which it is found in `by_ufrag`.
     ufrags: Vec<String>,
 }
 
-/// When an agent has something to do.
-#[derive(Clone, Copy, Debug, Default)]
-struct Wakeup {
-    /// Timers and checks of proved pairs.
-    free: Option<Instant>,
-    /// Checks that have to wait for the pacer.
-    paced: Option<Instant>,
+/// Timers and checks of proved pairs: what does not wait for the pacer.
+impl Timer for Peer {
+    fn wake_at(&self) -> Option<Instant> {
+        let check_at = self.agent.next_check_at(Pacing::Free);
+        self.agent.poll_timeout().into_iter().chain(check_at).min()
+    }
+}
+
+/// A check that waits for the pacer.
+#[derive(Debug)]
+struct PacedCheck {
+    due_at: Instant,
+}
+
+impl Timer for PacedCheck {
+    fn wake_at(&self) -> Option<Instant> {
+        Some(self.due_at)
+    }
 }
 
 /// ICE for all peers.
@@ -160,7 +173,9 @@ pub struct Ice {
     entropy: Entropy,
     timing: Timing,
     addresses: Vec<IpAddr>,
-    peers: BTreeMap<NodeId, Peer>,
+    peers: Timed<NodeId, Peer>,
+    /// The first of each peer that has one.
+    paced: Timed<NodeId, PacedCheck>,
     by_ufrag: HashMap<String, NodeId>,
     transactions: HashMap<TransactionId, NodeId>,
     transactions_by_age: VecDeque<(Instant, TransactionId)>,
@@ -191,7 +206,8 @@ impl Ice {
             entropy: config.entropy,
             timing: config.timing,
             addresses: Vec::new(),
-            peers: BTreeMap::new(),
+            peers: Timed::default(),
+            paced: Timed::default(),
             by_ufrag: HashMap::new(),
             transactions: HashMap::new(),
             transactions_by_age: VecDeque::new(),
@@ -247,8 +263,7 @@ impl Ice {
         let local = Credentials::generate(&mut self.entropy);
         let tie_breaker = self.entropy.u64();
         let agent = Agent::new(now, role, self.timing, tie_breaker, local);
-        let (announced, wakeup) = (Announced::default(), Wakeup::default());
-        let entry = Peer { agent, announced, wakeup, ufrags: Vec::new() };
+        let entry = Peer { agent, announced: Announced::default(), ufrags: Vec::new() };
         self.peers.insert(peer, entry);
         self.describe(now, peer);
     }
@@ -349,6 +364,7 @@ impl Ice {
         for ufrag in &entry.ufrags {
             self.by_ufrag.remove(ufrag);
         }
+        self.paced.remove(&peer);
         self.contesting.remove(&peer);
         for source in entry.announced.sources {
             self.release_source(now, peer, source);
@@ -365,11 +381,9 @@ impl Ice {
         self.stun.handle_timeout(now, &mut self.entropy);
         self.turn.handle_timeout(now, &mut self.entropy);
         self.advance_servers(now);
-        let is_due = |entry: &Peer| {
-            [entry.wakeup.free, entry.wakeup.paced].iter().flatten().any(|at| *at <= now)
-        };
-        let due: Vec<_> =
-            self.peers.iter().filter(|(_, entry)| is_due(entry)).map(|(peer, _)| *peer).collect();
+        let mut due = BTreeSet::from_iter(self.peers.due(now));
+        // A pair that was checked often enough fails when its next check is due.
+        due.extend(self.paced.due(now));
         for peer in due {
             let Some(entry) = self.peers.get_mut(&peer) else { continue };
             entry.agent.handle_timeout(now);
@@ -382,13 +396,9 @@ impl Ice {
     /// When [`Ice::handle_timeout`] is to be called; may be in the past.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let ready = self.pacer_ready_at();
-        let of = |entry: &Peer| {
-            let paced = entry.wakeup.paced.map(|at| at.max(ready));
-            [entry.wakeup.free, paced].into_iter().flatten().min()
-        };
-        let peers = self.peers.values().filter_map(of).min();
-        [peers, self.stun.poll_timeout(), self.turn.poll_timeout()].into_iter().flatten().min()
+        let paced = self.paced.next_wake().map(|at| at.max(self.pacer_ready_at()));
+        let servers = [self.stun.poll_timeout(), self.turn.poll_timeout()];
+        servers.into_iter().chain([self.peers.next_wake(), paced]).flatten().min()
     }
 
     /// The next packet to send.
@@ -412,13 +422,12 @@ impl Ice {
     /// Sends checks of unproved pairs as far as the pace allows: the peers' triggered ones first, then by time.
     fn send_paced_checks(&mut self, now: Instant) {
         while self.pacer_ready_at() <= now {
-            let due = |(peer, entry): (&NodeId, &Peer)| {
-                entry.wakeup.paced.filter(|at| *at <= now)?;
-                let (triggered, at) = entry.agent.due_check(now, Pacing::Paced)?;
-                Some((triggered, at, *peer))
+            let check_of = |peer: NodeId| {
+                let (triggered, at) = self.peers.get(&peer)?.agent.due_check(now, Pacing::Paced)?;
+                Some((triggered, at, peer))
             };
             let next: Option<(Triggered, Instant, NodeId)> =
-                self.peers.iter().filter_map(due).min();
+                self.paced.due(now).into_iter().filter_map(check_of).min();
             let Some((_, _, peer)) = next else { return };
             self.paced_until = self.paced_until.max(now) + self.timing.pace;
             self.send_check(now, peer, Pacing::Paced);
@@ -439,7 +448,7 @@ impl Ice {
     }
 
     /// Sends a STUN message by way of `base`. Through the relay only if there is a channel; it is asked for otherwise.
-    fn send_from(&mut self, now: Instant, base: Base, remote: SocketAddr, payload: Vec<u8>) {
+    fn send_from(&mut self, now: Instant, base: Base, remote: SocketAddr, mut payload: Vec<u8>) {
         match base {
             Base::Host(ip) => self.transmits.push_back(Transmit {
                 socket: Socket::Listen,
@@ -449,12 +458,16 @@ impl Ice {
             }),
             Base::Relay => {
                 match (self.turn.server(), self.turn.channel(now, remote)) {
-                    (Some(server), Some(channel)) => self.transmits.push_back(Transmit {
-                        socket: Socket::Relay,
-                        local_ip: None,
-                        remote: server,
-                        payload: channel_data(channel, &payload),
-                    }),
+                    (Some(server), Some(channel)) => {
+                        let len = payload.len();
+                        channel_data::wrap(&mut payload, len, channel);
+                        self.transmits.push_back(Transmit {
+                            socket: Socket::Relay,
+                            local_ip: None,
+                            remote: server,
+                            payload,
+                        });
+                    }
                     _ => self.counters.without_channel += 1,
                 }
                 self.turn.want_channel(now, remote, &mut self.entropy);
@@ -596,10 +609,4 @@ impl Ice {
         self.announce_candidates_to(now, peer);
         self.sync(now, peer);
     }
-}
-
-/// RFC 8656, section 12.4, without padding, as over UDP.
-fn channel_data(channel: u16, payload: &[u8]) -> Vec<u8> {
-    let length = payload.len().min(usize::from(u16::MAX)) as u16;
-    [&channel.to_be_bytes()[..], &length.to_be_bytes(), payload].concat()
 }

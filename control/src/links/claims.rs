@@ -12,9 +12,11 @@ use std::{
 use ipop_datapath::node_id::NodeId;
 use xmpp_parsers::jid::FullJid;
 
-use super::{Action, Link, Links, Told};
+use super::{Action, Link, Links};
 use crate::{
+    notice::Notice,
     peer::PeerSource,
+    timed::Timer,
     trust::{Claim, Loss, Naming, NewNodes, Policy, Refusal, Standing},
     xmpp::room::Occupant,
 };
@@ -58,6 +60,12 @@ impl Chores {
     }
 }
 
+impl Timer for Link {
+    fn wake_at(&self) -> Option<Instant> {
+        [self.turn_ends(), self.renew_at(), self.reassert_at].into_iter().flatten().min()
+    }
+}
+
 impl Link {
     /// When the present claimant gives way, if there is another one.
     fn turn_ends(&self) -> Option<Instant> {
@@ -88,16 +96,13 @@ impl Links {
     pub(super) fn occupant(&mut self, now: Instant, occupant: Occupant) {
         let (jid, node) = (occupant.jid, occupant.card.node);
         if node == self.local {
-            let text = format!(
-                "{jid} is in the room with this node's id: the key file was copied to another host; delete it on one of them"
-            );
-            return self.tell(now, Told::Warning(text));
+            return self.tell(now, Notice::OwnId { jid });
         }
         let claim = Claim { account: jid.to_bare().to_string(), name: occupant.card.name };
         self.by_jid.insert(jid.clone(), node);
         self.chores.observed.insert(node, claim.clone());
         let known = self.memory.claim_of(node);
-        let link = self.links.entry(node).or_insert_with(|| Link::new(claim.clone(), now));
+        let link = self.links.get_or_insert_with(node, || Link::new(claim.clone(), now));
         link.claims.insert(jid.clone(), claim.clone());
         // Who it was when it was connected is likelier to be it than somebody else.
         let is_known = known.is_some_and(|known| known.account == claim.account);
@@ -105,10 +110,7 @@ impl Links {
             link.give_turn(now, &jid);
         }
         if link.claims.len() == 2 {
-            let text = format!(
-                "several occupants of the room say that they are node {node}: whichever proves it is connected"
-            );
-            self.tell(now, Told::Warning(text));
+            self.tell(now, Notice::Contested { node });
         }
         self.judge(now, node);
     }
@@ -160,8 +162,7 @@ impl Links {
     pub(super) fn judge(&mut self, now: Instant, node: NodeId) {
         let Some(link) = self.links.get(&node) else { return };
         let claim = link.claim.clone();
-        let who = format!("node {node} ({} of {})", claim.name, claim.account);
-        let standing = self.trust.name(node, Naming::Room(claim));
+        let standing = self.trust.name(node, Naming::Room(claim.clone()));
         if standing == Standing::Refused(Refusal::NoPort) {
             self.chores.queue_for_port(node);
         } else {
@@ -181,11 +182,10 @@ impl Links {
             Standing::Pending => {
                 // Where everybody new is accepted it is, as soon as the operator's list has taken note of it.
                 if self.trust.policy() != Policy::FirstSight(NewNodes::Accept) {
-                    let how = format!("`ipop-switch trust accept {node}` lets it in");
-                    self.tell(now, Told::Warning(format!("{who} waits to be accepted: {how}")));
+                    self.tell(now, Notice::Waits { node, claim });
                 }
             }
-            Standing::Refused(why) => self.tell(now, Told::Warning(format!("{who} {why}"))),
+            Standing::Refused(why) => self.tell(now, Notice::Barred { node, claim, why }),
         }
     }
 
@@ -193,7 +193,7 @@ impl Links {
     pub(super) fn revoke(&mut self, now: Instant, lost: impl Fn(&str) -> bool) {
         let mut nodes = BTreeSet::new();
         let mut claims = Vec::new();
-        for (node, link) in &self.links {
+        for (node, link) in self.links.iter() {
             let of_lost = link.claims.iter().filter(|(_, claim)| lost(&claim.account));
             let before = claims.len();
             claims.extend(of_lost.map(|(jid, _)| (*node, jid.clone())));
@@ -220,19 +220,19 @@ impl Links {
 
     /// When [`Self::do_chores`] wants to be called.
     pub(super) fn chores_at(&self) -> Option<Instant> {
-        let of_link = |link: &Link| [link.turn_ends(), link.renew_at(), link.reassert_at];
-        let of_links = self.links.values().flat_map(of_link);
-        of_links.chain([self.chores.poll_timeout()]).flatten().min()
+        self.links.next_wake().into_iter().chain(self.chores.poll_timeout()).min()
     }
 
     pub(super) fn do_chores(&mut self, now: Instant) {
-        self.renew(now);
-        self.reassert_all(now);
-        let is_over = |link: &Link| link.turn_ends().is_some_and(|at| at <= now);
-        let over: Vec<NodeId> =
-            self.links.iter().filter(|(_, link)| is_over(link)).map(|(node, _)| *node).collect();
-        for node in over {
-            if let Some(next) = self.links.get(&node).and_then(Link::next_claimant) {
+        let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        for node in self.links.due(now) {
+            self.renew(now, node);
+            // Where the server passed something on that the peer did not repeat inside the tunnel, the latter counts again.
+            if self.links.get(&node).is_some_and(|link| is_due(link.reassert_at)) {
+                self.reassert(now, node);
+            }
+            let link = self.links.get(&node).filter(|link| is_due(link.turn_ends()));
+            if let Some(next) = link.and_then(Link::next_claimant) {
                 self.turn_to(now, node, &next);
             }
         }

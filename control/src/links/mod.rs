@@ -32,22 +32,22 @@ use ipop_datapath::{
 };
 use xmpp_parsers::jid::{BareJid, FullJid};
 
+pub use self::report::{LinkReport, NetworkReport, refused_reasons};
+#[cfg(feature = "testing")]
+pub use self::signal::fuzz as signal_message;
 #[cfg(test)]
 pub(crate) use self::signal::seeds as signal_seeds;
 use self::{
     claims::Chores,
-    report::{Lines, Pathless},
+    report::{Lines, Searches},
     saved::Memory,
     stream::Questions,
-};
-pub use self::{
-    report::{LinkReport, NetworkReport, refused_reasons},
-    signal::fuzz as signal_message,
 };
 use crate::{
     ice::{Candidate, Ice, IceConfig, Role, StunServer, TurnServer},
     node::Action,
     sessions::PeerPath,
+    timed::Timed,
     trust::{Claim, SavedPeers, Trust},
     xmpp::{
         answers::Answers,
@@ -61,9 +61,7 @@ use crate::{
 /// What is fixed from the start.
 #[derive(Clone, Debug)]
 pub struct LinksConfig {
-    /// This node.
-    pub local: NodeId,
-    /// The room, and this node's card in it.
+    /// The room, and how this node is called there.
     pub room: RoomConfig,
     /// Jingle's part.
     pub jingle: JingleConfig,
@@ -84,17 +82,6 @@ pub enum Servers {
     Configured,
     /// The XMPP server (XEP-0215).
     Offered,
-}
-
-/// A line for the operator.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Told {
-    /// Something to do about.
-    Warning(String),
-    /// Good to know.
-    Info(String),
-    /// For those who look closely.
-    Debug(String),
 }
 
 /// A node that the room names, or did.
@@ -129,7 +116,7 @@ struct Link {
     /// Why there is no path, when there is none.
     last_error: Option<String>,
     /// What was told of that.
-    pathless: Pathless,
+    searches: Searches,
     /// Without a path: when signalling begins anew, and the pause after that.
     renewal: Option<(Instant, Duration)>,
 }
@@ -159,7 +146,7 @@ impl Link {
             has_left: false,
             address: None,
             last_error: None,
-            pathless: Pathless::default(),
+            searches: Searches::default(),
             renewal: None,
         }
     }
@@ -176,7 +163,8 @@ pub struct Links {
     services: Services,
     answers: Answers,
     ice: Ice,
-    links: BTreeMap<NodeId, Link>,
+    links: Timed<NodeId, Link>,
+    by_connection: HashMap<ConnectionId, NodeId>,
     by_jid: HashMap<FullJid, NodeId>,
     own_account: Option<BareJid>,
     questions: Questions,
@@ -196,17 +184,18 @@ pub struct Links {
 impl Links {
     /// No stream yet; saved peers are named at once.
     pub fn new(config: LinksConfig, trust: Arc<Trust>, now: Instant) -> Self {
-        let room = config.room.room.to_string();
+        let (local, room) = (trust.local(), config.room.room.to_string());
         let mut links = Self {
-            local: config.local,
+            local,
             trust,
             servers: config.servers,
-            room: Room::new(config.room),
-            jingle: Jingle::new(now, config.jingle),
+            room: Room::new(local, config.room),
+            jingle: Jingle::new(now, local, config.jingle),
             services: Services::default(),
             answers: Answers::new(now),
             ice: Ice::new(config.ice, now),
-            links: BTreeMap::new(),
+            links: Timed::default(),
+            by_connection: HashMap::new(),
             by_jid: HashMap::new(),
             own_account: None,
             questions: Questions::default(),
@@ -374,7 +363,7 @@ impl Links {
             self.actions.push_back(Action::Worker { worker: 0, command });
         }
         *link = Link {
-            pathless: std::mem::take(&mut link.pathless),
+            searches: std::mem::take(&mut link.searches),
             claims: std::mem::take(&mut link.claims),
             current: link.current.take(),
             ..Link::new(link.claim.clone(), now)

@@ -16,10 +16,11 @@ use ipop_datapath::{
 };
 use xmpp_parsers::jid::FullJid;
 
-use super::{Link, Links, Started, Told, signal};
+use super::{Link, Links, Started, signal};
 use crate::{
     ice::{CandidateKind, IceEvent, Packet, RemoteDescription, Socket, Via, Watch},
     node::Action,
+    notice::{Notice, Pathless, Who},
     sessions::PeerPath,
     xmpp::jingle::IceDescription,
 };
@@ -31,6 +32,10 @@ const RENEW_LAST: Duration = Duration::from_secs(600);
 const REASSERT_AFTER: Duration = Duration::from_secs(5);
 
 impl Link {
+    fn who(&self, node: NodeId) -> Who {
+        Who { node, name: Some(self.claim.name.clone()) }
+    }
+
     /// When signalling begins anew, if there is somebody to signal with.
     pub(super) fn renew_at(&self) -> Option<Instant> {
         self.renewal.filter(|_| self.current.is_some()).map(|(at, _)| at)
@@ -38,15 +43,15 @@ impl Link {
 }
 
 impl Links {
-    /// Begins signalling anew where nothing came of it.
-    pub(super) fn renew(&mut self, now: Instant) {
-        let is_due = |link: &&mut Link| link.renew_at().is_some_and(|at| at <= now);
-        for link in self.links.values_mut().filter(is_due) {
-            if let (Some((_, pause)), Some((jid, _))) = (link.renewal, &link.current) {
-                let pause = (pause * 2).min(RENEW_LAST);
-                link.renewal = Some((now + pause, pause));
-                self.jingle.renew(now, jid);
-            }
+    /// Begins signalling anew, if it is time and nothing came of it.
+    pub(super) fn renew(&mut self, now: Instant, node: NodeId) {
+        if let Some(link) = self.links.get_mut(&node)
+            && let (Some((at, pause)), Some((jid, _))) = (link.renewal, &link.current)
+            && at <= now
+        {
+            let pause = (pause * 2).min(RENEW_LAST);
+            link.renewal = Some((now + pause, pause));
+            self.jingle.renew(now, jid);
         }
     }
 
@@ -88,9 +93,11 @@ impl Links {
                 }
             }
             FromConnection::Ended(why) => {
-                let ended = |(_, link): &(&NodeId, &mut Link)| link.connection == Some(id);
-                if let Some((node, link)) = self.links.iter_mut().find(ended) {
-                    let node = *node;
+                let node = self.node_of(id);
+                self.by_connection.remove(&id);
+                if let Some(node) = node
+                    && let Some(link) = self.links.get_mut(&node)
+                {
                     link.connection = None;
                     link.has_left = is_goodbye(why);
                     (link.inside, link.reassert_at) = (None, None);
@@ -107,8 +114,9 @@ impl Links {
 
     /// The peer whose signals go over this connection.
     fn node_of(&self, connection: ConnectionId) -> Option<NodeId> {
-        let mut links = self.links.iter();
-        links.find(|(_, link)| link.connection == Some(connection)).map(|(node, _)| *node)
+        let node = *self.by_connection.get(&connection)?;
+        let link = self.links.get(&node)?;
+        (link.connection == Some(connection)).then_some(node)
     }
 
     /// A tunnel is up: what this end has to say can be said inside it from now on.
@@ -121,6 +129,7 @@ impl Links {
     ) {
         let Some(link) = self.links.get_mut(&node) else { return };
         link.connection = Some(connection);
+        self.by_connection.insert(connection, node);
         (link.was_connected, link.has_left) = (true, false);
         (link.inside, link.reassert_at) = (None, None);
         let over_path = port_of_alias(remote).is_some();
@@ -148,8 +157,7 @@ impl Links {
         };
         let Some(message) = signal::read(message) else {
             self.malformed_signals += 1;
-            return self
-                .tell(now, Told::Debug(format!("peer {node}: a signal that makes no sense")));
+            return self.tell(now, Notice::BadSignal { peer: node });
         };
         // Of two tunnels the older one may be the slower one.
         let known = link.inside.as_ref().map(|inside| inside.description.generation);
@@ -161,23 +169,13 @@ impl Links {
     }
 
     /// What the peer said inside the tunnel counts.
-    fn reassert(&mut self, now: Instant, node: NodeId) {
+    pub(super) fn reassert(&mut self, now: Instant, node: NodeId) {
         let Some(link) = self.links.get_mut(&node) else { return };
         link.reassert_at = None;
         if let Some(signal::Message { description, candidates }) = &link.inside {
             let generation = description.generation;
             self.ice.set_remote_inside(now, node, &remote(description));
             self.ice.add_remote_candidates(now, node, generation, candidates);
-        }
-    }
-
-    /// Where the server passed something on that the peer did not repeat inside the tunnel, the latter counts again.
-    pub(super) fn reassert_all(&mut self, now: Instant) {
-        let is_due = |link: &Link| link.reassert_at.is_some_and(|at| at <= now);
-        let due: Vec<NodeId> =
-            self.links.iter().filter(|(_, link)| is_due(link)).map(|(node, _)| *node).collect();
-        for node in due {
-            self.reassert(now, node);
         }
     }
 
@@ -267,9 +265,9 @@ impl Links {
             IceEvent::SourceGone { source, .. } => {
                 self.command(Command::Path(ToPaths::RemoveSource(source)));
             }
-            IceEvent::Lost { peer, why } => self.without_path(now, peer, "no path is left", why),
-            IceEvent::Failed { peer, why } => self.without_path(now, peer, "no path yet", why),
-            IceEvent::Problem { text } => self.tell(now, Told::Warning(text)),
+            IceEvent::Lost { peer, why } => self.without_path(now, peer, Pathless::Lost, why),
+            IceEvent::Failed { peer, why } => self.without_path(now, peer, Pathless::NotYet, why),
+            IceEvent::Problem { text } => self.tell(now, Notice::Server(text)),
         }
     }
 
@@ -308,38 +306,21 @@ impl Links {
             Some(address) => PeerPath::Direct(address),
             None => PeerPath::Relayed,
         };
-        let name = link.claim.name.clone();
+        let (peer, has_left) = (link.who(node), link.has_left);
         self.command(Command::Path(ToPaths::Set { port, path: Some(path) }));
         self.paths.push_back((node, up));
-        let way = match path {
-            Path::Direct { remote, .. } if remote_kind == CandidateKind::Relayed => {
-                format!("relayed by the peer's {remote}")
-            }
-            Path::Direct { remote, .. } => format!("direct, {remote}"),
-            Path::Relay { server, .. } => format!("relayed by {server}"),
-        };
-        let text = format!("peer {node} ({name}): path {way} ({local} to {remote_kind})");
-        self.tell_of_path(now, node, Told::Info(text));
+        self.tell(now, Notice::Path { peer, path, local, remote: remote_kind, has_left });
         self.remember(now, node);
     }
 
-    fn tell_of_path(&mut self, now: Instant, node: NodeId, told: Told) {
-        let has_left = self.links.get(&node).is_some_and(|link| link.has_left);
-        let told = match told {
-            Told::Info(text) | Told::Warning(text) if has_left => Told::Debug(text),
-            told => told,
-        };
-        self.tell(now, told);
-    }
-
-    fn without_path(&mut self, now: Instant, node: NodeId, what: &str, why: String) {
+    fn without_path(&mut self, now: Instant, node: NodeId, was: Pathless, why: String) {
         let Some(link) = self.links.get_mut(&node) else { return };
-        let text = format!("peer {node} ({}): {what}: {why}", link.claim.name);
-        link.last_error = Some(why);
+        link.last_error = Some(why.clone());
         link.renewal.get_or_insert((now + RENEW_FIRST, RENEW_FIRST));
         link.address = None;
-        if let Some(line) = link.pathless.line(now, text) {
-            self.tell_of_path(now, node, Told::Warning(line));
+        if let Some(left_out) = link.searches.failed(now, was, &why) {
+            let (peer, has_left) = (link.who(node), link.has_left);
+            self.tell(now, Notice::NoPath { peer, was, why, left_out, has_left });
         }
         let path = PeerPath::Down;
         self.paths.push_back((node, path));

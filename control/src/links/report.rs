@@ -5,13 +5,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ipop_datapath::{node_id::NodeId, path::Path};
+use ipop_datapath::{bucket::Bucket, node_id::NodeId, path::Path};
 use serde::Serialize;
 
-use super::{Action, Links, Told};
+use super::{Action, Links};
 use crate::{
     ice::{CandidateKind, IceCounters, NatMapping},
-    xmpp::{bucket::Bucket, jingle::JingleCounters, room::RoomCounters},
+    notice::{Level, Notice, Pathless},
+    xmpp::{jingle::JingleCounters, room::RoomCounters},
 };
 
 /// Lines for the operator. Servers and members can cause as many as they like; nobody reads more, and a disk is only so large.
@@ -131,47 +132,44 @@ const PATHLESS_EVERY: Duration = Duration::from_secs(300);
 /// Different reasons that are told of one peer within that time.
 const MAX_PATHLESS_TOLD: usize = 3;
 
-/// What the operator was told lately of one peer that has no path. It is looked for all the time, and each search that fails is the same news.
+/// What the operator was told lately of searches for a path to one peer. It is looked for all the time, and each search that fails is the same news.
 #[derive(Debug, Default)]
-pub(super) struct Pathless {
-    told: VecDeque<(Instant, String)>,
+pub(super) struct Searches {
+    told: VecDeque<(Instant, Pathless, String)>,
     left_out: u64,
 }
 
-impl Pathless {
-    /// The line, if it is to be told.
-    pub(super) fn line(&mut self, now: Instant, text: String) -> Option<String> {
-        while self.told.front().is_some_and(|(at, _)| *at + PATHLESS_EVERY <= now) {
+impl Searches {
+    /// Whether it is to be told that one failed, and how many were left out before.
+    pub(super) fn failed(&mut self, now: Instant, was: Pathless, why: &str) -> Option<u64> {
+        while self.told.front().is_some_and(|(at, ..)| *at + PATHLESS_EVERY <= now) {
             self.told.pop_front();
         }
-        if self.told.len() >= MAX_PATHLESS_TOLD || self.told.iter().any(|(_, told)| *told == text) {
+        let is_told = self.told.iter().any(|(_, then, told)| (*then, &**told) == (was, why));
+        if self.told.len() >= MAX_PATHLESS_TOLD || is_told {
             self.left_out += 1;
             return None;
         }
-        self.told.push_back((now, text.clone()));
-        Some(match std::mem::take(&mut self.left_out) {
-            0 => text,
-            more => format!("{text} ({more} lines like it were left out)"),
-        })
+        self.told.push_back((now, was, why.to_owned()));
+        Some(std::mem::take(&mut self.left_out))
     }
 }
 
 impl Links {
     /// Tells the operator, unless too much was told lately.
-    pub(super) fn tell(&mut self, now: Instant, told: Told) {
-        if !matches!(told, Told::Debug(_)) {
+    pub(super) fn tell(&mut self, now: Instant, notice: Notice) {
+        if notice.level() > Level::Debug {
             if !self.lines.bucket.take(now, 1) {
                 self.lines.left_out += 1;
                 self.lines.all_left_out += 1;
                 return;
             }
-            let left_out = std::mem::take(&mut self.lines.left_out);
-            if left_out > 0 {
-                let text = format!("{left_out} lines about the room and its nodes were left out");
-                self.actions.push_back(Action::Tell(Told::Warning(text)));
+            let lines = std::mem::take(&mut self.lines.left_out);
+            if lines > 0 {
+                self.actions.push_back(Action::Notice(Notice::LeftOut { lines }));
             }
         }
-        self.actions.push_back(Action::Tell(told));
+        self.actions.push_back(Action::Notice(notice));
     }
 
     /// The XMPP side now.
@@ -249,14 +247,14 @@ mod tests {
 
     #[test]
     fn that_there_is_no_path_is_told_now_and_then() {
-        let (mut lines, start) = (Pathless::default(), Instant::now());
+        let (mut searches, start) = (Searches::default(), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
-        assert_eq!(lines.line(start, "no relay".into()).as_deref(), Some("no relay"));
-        assert!((1..300).all(|second| lines.line(at(second), "no relay".into()).is_none()));
-        let again = lines.line(at(300), "no relay".into()).unwrap();
-        assert_eq!(again, "no relay (299 lines like it were left out)");
+        let mut failed = |now, why: &str| searches.failed(now, Pathless::NotYet, why);
+        assert_eq!(failed(start, "no relay"), Some(0));
+        assert!((1..300).all(|second| failed(at(second), "no relay").is_none()));
+        assert_eq!(failed(at(300), "no relay"), Some(299));
         // Reasons that somebody makes up are not told without end either.
-        let told = (0..600).filter(|n| lines.line(at(300 + n), n.to_string()).is_some()).count();
+        let told = (0..600).filter(|n| failed(at(300 + n), &n.to_string()).is_some()).count();
         assert_eq!(told, 2 + MAX_PATHLESS_TOLD);
     }
 

@@ -82,11 +82,9 @@ impl Links {
         let Some(link) = self.links.get(&node).filter(|link| link.connection.is_some()) else {
             return;
         };
-        let before = self.memory.saved.clone();
         let seen =
             Seen { node, claim: Some(&link.claim), room: &self.memory.room, address: link.address };
-        self.memory.saved.seen(&seen, unix_s);
-        if self.memory.saved != before {
+        if self.memory.saved.seen(&seen, unix_s) {
             self.memory.changed = Changed::Yes;
         }
         let claim = Some(link.claim.clone());

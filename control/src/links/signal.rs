@@ -100,6 +100,7 @@ pub(super) fn read(bytes: &[u8]) -> Option<Message> {
 ///
 /// # Panics
 /// When something is taken that is not sound, or is not written as it was read.
+#[cfg(feature = "testing")]
 pub fn fuzz(bytes: &[u8]) {
     let Some(message) = read(bytes) else { return };
     assert!(message.description.is_sound() && message.candidates.len() <= MAX_CANDIDATES);

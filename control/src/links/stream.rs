@@ -14,12 +14,15 @@ use xmpp_parsers::{
     stanza::Stanza,
 };
 
-use super::{Action, Links, Servers, Told, report::News};
-use crate::xmpp::{
-    jingle::{self, ANSWER_TIMEOUT, Taken},
-    request::{Answer, Failure, Request, Token},
-    room::{self, Outcome, Stream, StreamEnd},
-    stream::{self, FromStream, IqToken, Question, Resumed, ToStream},
+use super::{Action, Links, Servers, report::News};
+use crate::{
+    notice::Notice,
+    xmpp::{
+        jingle::{self, ANSWER_TIMEOUT, Taken},
+        request::{Answer, Failure, Request, Token},
+        room::{self, Stream, StreamEnd},
+        stream::{self, FromStream, IqToken, Question, Resumed, ToStream},
+    },
 };
 
 /// Which part asked a question.
@@ -42,7 +45,7 @@ impl Links {
     pub fn handle_stream(&mut self, now: Instant, event: FromStream) {
         match event {
             FromStream::Online { jid, resumed } => self.online(now, jid, resumed),
-            FromStream::Offline { why, retry_in } => self.lost(now, &why, retry_in),
+            FromStream::Offline { why, retry_in } => self.lost(now, why, retry_in),
             FromStream::Refused { why } => self.refused(now, why),
             // Whoever runs the stream puts it down, for the next start.
             FromStream::Bound { .. } => {}
@@ -61,7 +64,7 @@ impl Links {
         };
         let account = jid.to_bare();
         self.stream_state.online(jid.to_string());
-        self.tell(now, Told::Info(format!("XMPP: logged in as {jid}")));
+        self.tell(now, Notice::Online { jid: jid.clone() });
         self.jingle.online(now, jid.clone(), session);
         if session == Stream::New && self.servers == Servers::Offered {
             self.services.online(now, &account);
@@ -71,37 +74,31 @@ impl Links {
     }
 
     /// The stream comes back by itself. Why it is not there is told once, and not with every attempt.
-    fn lost(&mut self, now: Instant, why: &stream::Failure, retry_in: Duration) {
-        let end = match why {
+    fn lost(&mut self, now: Instant, why: stream::Failure, retry_in: Duration) {
+        let end = match &why {
             stream::Failure::Stream { condition, .. } if condition == "conflict" => {
                 StreamEnd::Replaced
             }
             _ => StreamEnd::Lost,
         };
         self.offline(now, end);
-        let text = why.to_string();
-        let seconds = retry_in.as_secs_f64();
-        let told = match self.stream_state.offline(&text) {
-            News::Yes => Told::Warning(format!("{text}; it is tried again until it works")),
-            News::No => Told::Debug(format!("{text}; next try in {seconds:.0} s")),
+        let notice = match self.stream_state.offline(&why.to_string()) {
+            News::Yes => Notice::Offline { why },
+            News::No => Notice::StillOffline { why, retry_in },
         };
-        self.tell(now, told);
+        self.tell(now, notice);
     }
 
     /// The stream does not come back by itself.
     fn refused(&mut self, now: Instant, why: stream::Failure) {
         self.offline(now, StreamEnd::Lost);
-        let text = why.to_string();
-        self.stream_state.offline(&text);
+        self.stream_state.offline(&why.to_string());
         // A node that knows of no peer but by the room can do nothing more, and whoever started it waits for an answer.
         let alone = !self.trust.knows_anybody();
         if why.is_of_settings() && !self.stream_state.was_online() && alone {
             self.actions.push_back(Action::GiveUp(why));
         } else {
-            let text = format!(
-                "{text}; not tried again before the account's settings change (SIGHUP reads them)"
-            );
-            self.tell(now, Told::Warning(text));
+            self.tell(now, Notice::AccountRefused { why });
         }
     }
 
@@ -144,10 +141,7 @@ impl Links {
             Part::Services => {
                 let unix_s = self.unix_s(now) as i64;
                 if let Some(offer) = self.services.handle_answer(now, unix_s, token, &answer) {
-                    self.tell(
-                        now,
-                        Told::Debug(format!("STUN and TURN servers on offer: {offer:?}")),
-                    );
+                    self.tell(now, Notice::Offered(offer.clone()));
                     self.actions.push_back(Action::ResolveServers(offer));
                 }
             }
@@ -204,13 +198,13 @@ impl Links {
         match event {
             room::Event::Joined { nick } => {
                 self.stream_state.joined();
-                self.tell(now, Told::Info(format!("in the room as {nick}")));
+                self.tell(now, Notice::Joined { nick });
             }
             room::Event::Occupant(occupant) => self.occupant(now, occupant),
             room::Event::OccupantGone(jid) => self.occupant_gone(now, &jid),
             room::Event::Revoked(account) => {
                 let account = account.to_string();
-                self.tell(now, Told::Warning(format!("{account} was removed from the room")));
+                self.tell(now, Notice::AccountRemoved { account: account.clone() });
                 self.revoke(now, |other| other == account);
             }
             room::Event::Entitled(accounts) => {
@@ -221,12 +215,8 @@ impl Links {
                 });
             }
             room::Event::Problem(problem) => {
-                let then = match problem.outcome {
-                    Outcome::RetriedIn(wait) => format!("; next try in {} s", wait.as_secs()),
-                    Outcome::Goes => String::new(),
-                };
                 self.stream_state.problem(problem.text.clone());
-                self.tell(now, Told::Warning(format!("room: {}{then}", problem.text)));
+                self.tell(now, Notice::Room(problem));
             }
         }
     }

@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipop_datapath::{
     admission::Proved,
     command::{Direction, Event, FromConnection, ToConnection},
-    hello::{Capabilities, Hello},
 };
 
 use super::*;
 use crate::{
     ice::{Entropy, Loopback, Timing},
     sessions::NamedPeer,
+    testing::hello,
     trust::{
         NewNodes, Policy, TrustStore,
         saved::{DEFAULT_KEEP_S, Seen},
@@ -59,15 +59,14 @@ impl Bench {
         let trust = Arc::new(Trust::new(LOCAL, 1, policy, store));
         let (loopback, seed) = (Loopback::Refused, 1);
         let config = LinksConfig {
-            local: LOCAL,
             room: RoomConfig {
                 room: ROOM.parse().unwrap(),
                 entry: Entry::Password,
                 password: None,
-                card: card(LOCAL),
+                name: "rack1".into(),
                 seed,
             },
-            jingle: JingleConfig { local: LOCAL, fingerprint: None, loopback, seed },
+            jingle: JingleConfig { fingerprint: None, loopback, seed },
             ice: IceConfig {
                 listen_port: 5_800,
                 loopback,
@@ -125,18 +124,6 @@ impl Bench {
     }
 
     fn connects(&mut self, number: u32) {
-        let hello = Hello {
-            capabilities: Capabilities::ALL,
-            max_frame_len: 65_549,
-            inner_mtu: 1_500,
-            lanes: 1,
-            lane: 0,
-            name: "rack7".into(),
-            instance: [1; 16],
-            probe_token: None,
-            agent: String::new(),
-            proofs: Vec::new(),
-        };
         let event = Event::Connection(
             ConnectionId(u64::from(number)),
             FromConnection::Connected {
@@ -144,7 +131,7 @@ impl Bench {
                 direction: Direction::Accepted,
                 remote: "192.0.2.7:5800".parse().unwrap(),
                 local_ip: None,
-                hello,
+                hello: hello(),
                 proved: Proved::KeyAlone,
             },
         );

@@ -185,6 +185,7 @@ fn checksum(fields: &[u8]) -> [u8; CHECKSUM_LEN] {
 ///
 /// # Panics
 /// When that does not hold.
+#[cfg(feature = "testing")]
 pub fn fuzz(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     if let Ok(token) = text.parse::<JoinToken>() {

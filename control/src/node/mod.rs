@@ -27,9 +27,10 @@ use ipop_datapath::{
 
 use crate::{
     ice::{StunServer, TurnServer},
-    links::{Links, LinksConfig, Told},
+    links::{Links, LinksConfig},
+    notice::{Notice, Who},
     peer::{PeerAddress, PeerSource, PeerSpec},
-    sessions::{self, BadLanes, Notice, Sessions, SessionsConfig, Who},
+    sessions::{self, BadLanes, Sessions, SessionsConfig},
     trust::{
         Change, Claim, Loss, Naming, NewNodes, Policy, PresentPeer, PresentPeers, SavedPeers,
         Standing, Trust, TrustStore,
@@ -43,7 +44,9 @@ use crate::{
 /// What a node is from the start.
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
-    /// The sessions' part: who this node is, how many lanes it serves.
+    /// This node.
+    pub local: NodeId,
+    /// The sessions' part: how many lanes it serves.
     pub sessions: SessionsConfig,
     /// The number of the first port that a peer gets.
     pub first_port: u16,
@@ -137,10 +140,8 @@ pub enum Action {
     },
     /// Write this to the file of saved peers.
     Save(SavedPeers),
-    /// Tell the operator of a peer.
-    Notice(Notice),
     /// Tell the operator.
-    Tell(Told),
+    Notice(Notice),
     /// The account was refused at the first log-in, and there is nobody to connect to without it: end the program.
     GiveUp(Failure),
 }
@@ -161,10 +162,10 @@ impl Node {
     /// # Errors
     /// When the number of lanes cannot be right.
     pub fn new(config: NodeConfig, now: Instant) -> Result<Self, BadLanes> {
-        let NodeConfig { sessions, first_port, policy, decisions, peers, links } = config;
+        let NodeConfig { local, sessions, first_port, policy, decisions, peers, links } = config;
         let secrets = policy.secret_ids();
-        let trust = Arc::new(Trust::new(sessions.local, first_port, policy, decisions));
-        let sessions = Sessions::new(sessions, now)?;
+        let trust = Arc::new(Trust::new(local, first_port, policy, decisions));
+        let sessions = Sessions::new(local, sessions, now)?;
         let mut node = Self { trust, sessions, links: None, actions: VecDeque::new() };
         node.sessions.handle(now, sessions::Input::Secrets(secrets));
         for peer in peers {
@@ -310,7 +311,7 @@ impl Node {
     /// The sessions know nothing of a peer: unless it may connect again by now, its port can be another one's.
     fn forgotten(&mut self, now: Instant, peer: NodeId) {
         if self.trust.forgotten(peer) {
-            self.actions.push_back(Action::Tell(Told::Debug(format!("peer {peer} is forgotten"))));
+            self.actions.push_back(Action::Notice(Notice::Forgotten { peer }));
             self.with_links(|links| links.forgotten(now, peer));
         }
     }
@@ -333,8 +334,7 @@ impl Node {
     /// The configuration names a peer. If it may not connect it is told why.
     fn name_configured(&mut self, PeerSpec { node, address }: PeerSpec) {
         if let Standing::Refused(why) = self.trust.name(node, Naming::Configured(address)) {
-            let text = format!("--peer {node}: it {why}");
-            self.actions.push_back(Action::Tell(Told::Warning(text)));
+            self.actions.push_back(Action::Notice(Notice::NotAdmitted { peer: node, why }));
         }
     }
 

@@ -8,11 +8,11 @@ use ipop_datapath::{
     command::{
         CloseReason, ConnectionId, Direction, Ended, FromConnection, ToConnection, ToWorker,
     },
-    hello::{Capabilities, Hello},
+    hello::Hello,
 };
 
 use super::*;
-use crate::trust::Refusal;
+use crate::{testing, trust::Refusal};
 
 const LOCAL: NodeId = NodeId([5; 32]);
 const ONE: NodeId = NodeId([8; 32]);
@@ -44,7 +44,8 @@ impl Bench {
     fn new(decisions: TrustStore) -> Self {
         let now = Instant::now();
         let config = NodeConfig {
-            sessions: SessionsConfig { local: LOCAL, inner_mtu: 1_500, lanes: 1, seed: 1 },
+            local: LOCAL,
+            sessions: SessionsConfig { inner_mtu: 1_500, lanes: 1, seed: 1 },
             first_port: FIRST_PORT,
             policy: Policy::ConfiguredAlone,
             decisions,
@@ -112,14 +113,10 @@ impl Bench {
         })
     }
 
-    /// Lines for the operator that hold all of these words.
-    fn told(&self, words: &[&str]) -> usize {
-        let lines = self.actions.iter().filter_map(|action| match action {
-            Action::Notice(notice) => Some(notice.to_string()),
-            Action::Tell(Told::Warning(text) | Told::Info(text)) => Some(text.clone()),
-            _ => None,
-        });
-        lines.filter(|line| words.iter().all(|word| line.contains(word))).count()
+    /// How often the operator was told this.
+    fn told(&self, what: impl Fn(&Notice) -> bool) -> usize {
+        let is_told = |action: &&Action| matches!(action, Action::Notice(notice) if what(notice));
+        self.actions.iter().filter(is_told).count()
     }
 
     /// The peer's only dial is answered: at which port it is up.
@@ -136,18 +133,7 @@ impl Bench {
     }
 
     fn connected(&mut self, peer: NodeId, connection: ConnectionId) {
-        let hello = Hello {
-            capabilities: Capabilities::ALL,
-            max_frame_len: 65_549,
-            inner_mtu: 1_500,
-            lanes: 1,
-            lane: 0,
-            name: "rack9".into(),
-            instance: peer.0[..16].try_into().unwrap(),
-            probe_token: None,
-            agent: String::new(),
-            proofs: Vec::new(),
-        };
+        let hello = Hello { instance: peer.0[..16].try_into().unwrap(), ..testing::hello() };
         self.input(Input::Worker(Event::Connection(
             connection,
             FromConnection::Connected {
@@ -175,12 +161,13 @@ impl Bench {
 #[test]
 fn a_denied_peer_beside_another_one_is_told_of_and_takes_nothing_from_it() {
     let mut bench = Bench::new(denying(&[ONE]));
-    assert_eq!(bench.told(&["--peer", &ONE.to_string(), "it is denied"]), 1);
+    let is_denied = Notice::NotAdmitted { peer: ONE, why: Refusal::Denied(ONE) };
+    assert_eq!(bench.told(|notice| *notice == is_denied), 1);
     let (_, port) = bench.answered(OTHER);
     assert_eq!((port, bench.known()), (PortId(FIRST_PORT), vec![OTHER.to_string()]));
     // Another configuration of it changes nothing, and says so again.
     bench.configure(&[PeerSpec { address: None, ..spec(0) }, spec(0)], &[]);
-    assert_eq!((bench.dials(), bench.told(&["it is denied"])), (vec![], 3));
+    assert_eq!((bench.dials(), bench.told(|notice| *notice == is_denied)), (vec![], 3));
     // Accepted while the node runs it is dialled where the configuration says, and has a port of its own.
     bench.input(Input::Decisions(TrustStore::default()));
     let (_, port) = bench.answered(ONE);
@@ -196,7 +183,11 @@ fn a_peer_that_is_denied_while_it_is_up_is_closed_and_its_port_is_free() {
     bench.connected(OTHER, second);
     bench.input(Input::Decisions(denying(&[ONE])));
     assert_eq!(bench.closes(), [(first, CloseReason::NotAdmitted)]);
-    assert_eq!(bench.told(&["it is denied on this node"]), 1);
+    let denied = Loss::Refused(Refusal::Denied(ONE));
+    assert_eq!(
+        bench.told(|notice| matches!(notice, Notice::Revoked { why, .. } if *why == denied)),
+        1
+    );
     assert_eq!(bench.known(), [OTHER.to_string()]);
     bench.advance(Duration::from_secs(60));
     assert_eq!(bench.dials(), []);
@@ -212,7 +203,9 @@ fn a_peer_that_is_no_longer_configured_is_closed_and_may_come_back() {
     let (connection, _) = bench.answered(ONE);
     bench.configure(&[], &[ONE]);
     assert_eq!(bench.closes(), [(connection, CloseReason::NotAdmitted)]);
-    assert_eq!(bench.told(&["it is no longer configured"]), 1);
+    let is_lost =
+        |notice: &Notice| matches!(notice, Notice::Revoked { why: Loss::NotConfigured, .. });
+    assert_eq!(bench.told(is_lost), 1);
     assert!(matches!(bench.node.trust().verdict(ONE), Verdict::Refused(_)));
     assert_eq!(bench.node.trust().standing(ONE), Standing::Refused(Refusal::Unnamed(ONE)));
     // Neither decisions nor another policy bring it back, until it is configured again.

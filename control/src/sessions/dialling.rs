@@ -19,10 +19,12 @@ use super::{
     backoff::Backoff,
     canonical,
     lane::{Link, Via},
-    notice::{Notice, explain},
     peer::{Peer, Role},
 };
-use crate::refused_sends::cause;
+use crate::{
+    notice::{Notice, explain},
+    timed::Timer,
+};
 
 /// How long one address may take to answer before the next is tried. Three retransmissions of an Initial fit.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(4);
@@ -48,8 +50,6 @@ pub(super) enum Attempt {
         /// Addresses not yet tried.
         rest: VecDeque<SocketAddr>,
         deadline: Instant,
-        /// The kernel's number of why it does not send there.
-        refused: Option<i32>,
         /// What went wrong so far, one entry per address.
         errors: Vec<String>,
     },
@@ -153,21 +153,6 @@ impl Peer {
                 self.start_attempt(ctx, now, lane, due.target);
             }
         }
-    }
-
-    /// When [`Self::maintain`] has something to do next.
-    pub(super) fn next_timeout(&self) -> Option<Instant> {
-        let lanes = self.lanes.iter().enumerate().flat_map(|(index, lane)| {
-            let attempt = match &lane.attempt {
-                Some(Attempt::Dialling { deadline, .. }) => Some(*deadline),
-                Some(Attempt::Resolving) => None,
-                None => self.due(index).and_then(|due| due.at),
-            };
-            let unproved = lane.active.as_ref().and_then(|link| link.unproved_until);
-            let closes = lane.retiring.iter().map(|retiring| retiring.close_at);
-            closes.chain(attempt).chain(unproved)
-        });
-        lanes.chain(self.resolving).chain(self.recheck_at()).min()
     }
 
     /// The resolver's answer.
@@ -341,38 +326,25 @@ impl Peer {
         let via = if port_of_alias(remote).is_some() { Via::Alias } else { via };
         let connection = ctx.new_connection(number, self.port);
         ctx.connection(connection, ToConnection::Dial { peer: self.node, lane: number, remote });
-        let (deadline, refused) = (now + DIAL_TIMEOUT, None);
+        ctx.refused_sends.forget_at(remote.ip());
+        let deadline = now + DIAL_TIMEOUT;
         self.lanes[lane].attempt =
-            Some(Attempt::Dialling { connection, via, remote, rest, deadline, refused, errors });
-    }
-
-    /// The kernel did not send a packet there: it explains why nobody answers.
-    pub(super) fn send_refused(&mut self, to: SocketAddr, errno: i32) {
-        for lane in &mut self.lanes {
-            if let Some(Attempt::Dialling { remote, refused, .. }) = &mut lane.attempt
-                && canonical(*remote) == canonical(to)
-            {
-                *refused = Some(errno);
-            }
-        }
+            Some(Attempt::Dialling { connection, via, remote, rest, deadline, errors });
     }
 
     /// The address dialled now is no good: on to the next, if a connection is still wanted.
     fn address_failed(&mut self, ctx: &mut Context, now: Instant, lane: usize, error: &str) {
-        let Some(Attempt::Dialling { via, remote, rest, refused, mut errors, .. }) =
+        let Some(Attempt::Dialling { via, remote, rest, mut errors, .. }) =
             self.lanes[lane].attempt.take()
         else {
             return;
         };
         if self.due(lane).is_some() {
-            errors.push(match (port_of_alias(remote), refused) {
+            errors.push(match (port_of_alias(remote), ctx.refused_sends.cause_at(remote.ip())) {
                 (Some(_), _) => format!("the path that was found: {error}"),
                 (None, None) => format!("{remote}: {error}"),
-                (None, Some(errno)) => {
-                    format!(
-                        "{remote}: {error}, and the kernel does not send there ({})",
-                        cause(errno)
-                    )
+                (None, Some(cause)) => {
+                    format!("{remote}: {error}, and the kernel does not send there ({cause})")
                 }
             });
             self.dial_next(ctx, now, lane, via, rest, errors);
@@ -399,6 +371,23 @@ impl Peer {
                 ctx.close(retired.link.connection, retired.reason);
             }
         }
+    }
+}
+
+/// When [`Peer::maintain`] has something to do next.
+impl Timer for Peer {
+    fn wake_at(&self) -> Option<Instant> {
+        let lanes = self.lanes.iter().enumerate().flat_map(|(index, lane)| {
+            let attempt = match &lane.attempt {
+                Some(Attempt::Dialling { deadline, .. }) => Some(*deadline),
+                Some(Attempt::Resolving) => None,
+                None => self.due(index).and_then(|due| due.at),
+            };
+            let unproved = lane.active.as_ref().and_then(|link| link.unproved_until);
+            let closes = lane.retiring.iter().map(|retiring| retiring.close_at);
+            closes.chain(attempt).chain(unproved)
+        });
+        lanes.chain(self.resolving).chain(self.recheck_at()).min()
     }
 }
 

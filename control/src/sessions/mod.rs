@@ -16,7 +16,6 @@ mod backoff;
 mod dialling;
 mod lane;
 mod mesh;
-mod notice;
 mod peer;
 #[cfg(test)]
 mod simulation;
@@ -25,7 +24,7 @@ mod snapshot;
 mod tests;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     net::{IpAddr, SocketAddr},
     time::Instant,
 };
@@ -41,6 +40,8 @@ use ipop_datapath::{
     node_id::NodeId,
 };
 
+#[cfg(feature = "testing")]
+pub use self::mesh::fuzz as reached_lists;
 #[cfg(test)]
 pub(crate) use self::mesh::seeds as reached_seeds;
 use self::{
@@ -50,11 +51,17 @@ use self::{
     peer::Peer,
 };
 pub use self::{
-    mesh::{MeshReport, ShortId, fuzz as reached_lists},
-    notice::{Notice, Severity, Who, explain},
+    mesh::{MeshReport, ShortId},
     snapshot::{LaneSnapshot, PeerSnapshot, PeerState},
 };
-use crate::{peer::PeerAddress, rng::Rng, trust::Loss};
+use crate::{
+    notice::{Notice, Trespass, Who},
+    peer::PeerAddress,
+    refused_sends::RefusedSends,
+    rng::Rng,
+    timed::Timed,
+    trust::Loss,
+};
 
 /// More peers than this are refused: in a full mesh each costs a copy of every broadcast frame.
 pub const MAX_PEERS: usize = 1_024;
@@ -62,9 +69,7 @@ pub const MAX_PEERS: usize = 1_024;
 /// What the sessions must know from the start.
 #[derive(Clone, Debug)]
 pub struct SessionsConfig {
-    /// This node.
-    pub local: NodeId,
-    /// Its inner MTU, bytes.
+    /// This node's inner MTU, bytes.
     pub inner_mtu: u16,
     /// Its workers, which are the lanes that it serves: 1 to 16.
     pub lanes: u8,
@@ -186,8 +191,7 @@ pub enum Action {
 #[derive(Debug)]
 pub struct Sessions {
     ctx: Context,
-    /// By port.
-    peers: BTreeMap<PortId, Peer>,
+    peers: Timed<PortId, Peer>,
     port_of: HashMap<NodeId, PortId>,
     local_addresses: Option<BTreeSet<IpAddr>>,
     mesh: Mesh,
@@ -205,12 +209,12 @@ impl Sessions {
     ///
     /// # Errors
     /// When the number of lanes cannot be right.
-    pub fn new(config: SessionsConfig, now: Instant) -> Result<Self, BadLanes> {
+    pub fn new(local: NodeId, config: SessionsConfig, now: Instant) -> Result<Self, BadLanes> {
         if !(1..=MAX_LANES).contains(&usize::from(config.lanes)) {
             return Err(BadLanes(config.lanes));
         }
         let ctx = Context {
-            local: config.local,
+            local,
             inner_mtu: config.inner_mtu,
             lanes: config.lanes,
             secrets: Vec::new(),
@@ -218,8 +222,9 @@ impl Sessions {
             actions: VecDeque::new(),
             owners: HashMap::new(),
             ids: ConnectionIds::new(Direction::Dialled),
+            refused_sends: RefusedSends::default(),
         };
-        let (peers, port_of, mesh) = (BTreeMap::new(), HashMap::new(), Mesh::new(ctx.local, now));
+        let (peers, port_of, mesh) = (Timed::default(), HashMap::new(), Mesh::new(ctx.local, now));
         let (local_addresses, phase) = (None, Phase::Running);
         Ok(Self { ctx, peers, port_of, local_addresses, mesh, phase })
     }
@@ -250,11 +255,9 @@ impl Sessions {
     /// Does what is due by now.
     pub fn handle_timeout(&mut self, now: Instant) {
         if self.phase == Phase::Running {
-            for peer in self.peers.values_mut() {
-                peer.maintain(&mut self.ctx, now);
-                self.mesh.follow(now, peer);
+            for port in self.peers.due(now) {
+                self.with_port(now, port, |_, _| {});
             }
-            self.forget_unnamed();
             let ctx = &mut self.ctx;
             self.mesh.handle_timeout(now, |step| match step {
                 Step::Tell(connection, message) => {
@@ -269,8 +272,7 @@ impl Sessions {
     pub fn poll_timeout(&self) -> Option<Instant> {
         match self.phase {
             Phase::Running => {
-                let peers = self.peers.values().filter_map(Peer::next_timeout);
-                peers.chain(self.mesh.poll_timeout()).min()
+                self.peers.next_wake().into_iter().chain(self.mesh.poll_timeout()).min()
             }
             Phase::ShutDown => None,
         }
@@ -313,9 +315,7 @@ impl Sessions {
         match event {
             Event::Connection(connection, what) => self.handle_connection(now, connection, what),
             Event::Worker(FromWorker::SendRefused { remote, errno }) => {
-                for peer in self.peers.values_mut() {
-                    peer.send_refused(remote, errno);
-                }
+                self.ctx.refused_sends.note(remote, errno);
             }
             Event::Port(..)
             | Event::Packet(_)
@@ -326,8 +326,7 @@ impl Sessions {
     }
 
     fn handle_connection(&mut self, now: Instant, id: ConnectionId, what: FromConnection) {
-        let owner = self.ctx.owners.get(&id);
-        let peer = owner.and_then(|port| self.peers.get_mut(port));
+        let owner = self.ctx.owners.get(&id).copied();
         match what {
             FromConnection::Connected { peer, direction, remote, local_ip, hello, proved } => {
                 let link = Link {
@@ -345,21 +344,19 @@ impl Sessions {
                 self.handle_connected(now, peer, link, hello);
             }
             FromConnection::Moved { remote } => {
-                if let Some(peer) = peer {
-                    peer.moved(&mut self.ctx, id, remote);
-                    peer.tell_addresses(&mut self.ctx);
+                if let Some(port) = owner {
+                    self.with_port(now, port, |peer, ctx| peer.moved(ctx, id, remote));
                 }
             }
             FromConnection::Silent { .. } => {
-                if let Some(peer) = peer {
+                if let Some(peer) = owner.and_then(|port| self.peers.get(&port)) {
                     peer.silent(&mut self.ctx, id);
                 }
             }
             FromConnection::Ended(why) => {
-                let node = peer.map(|peer| peer.node);
                 self.ctx.owners.remove(&id);
-                if let Some(node) = node {
-                    self.with_peer(now, node, |peer, ctx| peer.ended(ctx, now, id, &why));
+                if let Some(port) = owner {
+                    self.with_port(now, port, |peer, ctx| peer.ended(ctx, now, id, &why));
                 }
             }
             // What begins with a brace is for `links`.
@@ -374,7 +371,7 @@ impl Sessions {
     fn handle_connected(&mut self, now: Instant, node: NodeId, link: Link, hello: Hello) {
         let owner = self.ctx.owners.get(&link.connection).copied();
         let known = self.port_of.get(&node).copied();
-        let refuse = |ctx: &mut Context, reason: CloseReason, why: String| {
+        let refuse = |ctx: &mut Context, reason: CloseReason, why: Trespass| {
             ctx.close(link.connection, reason);
             let notice = Notice::Refused { peer: node, remote: link.remote, why };
             ctx.push(Action::Notice(notice));
@@ -382,15 +379,13 @@ impl Sessions {
         let ctx = &mut self.ctx;
         let Some(port) = known else {
             return if node == ctx.local {
-                let why = "it is this node itself; correct the address of --peer".into();
-                refuse(ctx, CloseReason::DialledSelf, why);
+                refuse(ctx, CloseReason::DialledSelf, Trespass::Itself);
             } else {
-                let why = format!("it is not among the peers; allow it with --peer {node}");
-                refuse(ctx, CloseReason::NotAdmitted, why);
+                refuse(ctx, CloseReason::NotAdmitted, Trespass::Unknown(node));
             };
         };
         if usize::from(hello.lane) >= usize::from(ctx.lanes) {
-            let why = format!("it wants lane {}, this node serves {}", hello.lane, ctx.lanes);
+            let why = Trespass::NoSuchLane { lane: hello.lane, lanes: ctx.lanes };
             return refuse(ctx, CloseReason::BadHello, why);
         }
         let dialled_lane = link.connection.worker();
@@ -398,10 +393,10 @@ impl Sessions {
             // A dial that was given up while its answer was on the way.
             (Direction::Dialled, None) => return ctx.close(link.connection, CloseReason::Replaced),
             (Direction::Dialled, Some(owner)) if owner != port => {
-                return refuse(ctx, CloseReason::NotAdmitted, "another node was dialled".into());
+                return refuse(ctx, CloseReason::NotAdmitted, Trespass::AnotherNode);
             }
             (Direction::Dialled, _) if dialled_lane != usize::from(hello.lane) => {
-                let why = format!("it answers for lane {}, not {dialled_lane}", hello.lane);
+                let why = Trespass::AnotherLane { lane: hello.lane, dialled: dialled_lane };
                 return refuse(ctx, CloseReason::BadHello, why);
             }
             _ => {}
@@ -418,17 +413,13 @@ impl Sessions {
         }
         let node = named.node;
         let port = *self.port_of.entry(node).or_insert(named.port);
-        let new = || Peer::new(node, port, &self.ctx, now);
-        self.peers.entry(port).or_insert_with(new).named(named);
-        self.with_peer(now, node, |_, _| {});
+        self.peers.get_or_insert_with(port, || Peer::new(node, port, &self.ctx, now));
+        self.with_port(now, port, |peer, _| peer.named(named));
     }
 
     fn handle_secrets(&mut self, now: Instant, secrets: Vec<SecretId>) {
         self.ctx.secrets = secrets;
-        for peer in self.peers.values_mut() {
-            peer.secrets_changed(&self.ctx, now);
-            peer.maintain(&mut self.ctx, now);
-        }
+        self.with_all(now, |peer, ctx| peer.secrets_changed(ctx, now));
     }
 
     /// Does something with a peer that is known, and what follows from it.
@@ -438,27 +429,46 @@ impl Sessions {
         node: NodeId,
         change: impl FnOnce(&mut Peer, &mut Context),
     ) {
-        let port = self.port_of.get(&node);
-        let Some(peer) = port.and_then(|port| self.peers.get_mut(port)) else { return };
+        if let Some(port) = self.port_of.get(&node) {
+            self.with_port(now, *port, change);
+        }
+    }
+
+    fn with_port(
+        &mut self,
+        now: Instant,
+        port: PortId,
+        change: impl FnOnce(&mut Peer, &mut Context),
+    ) {
+        let Some(peer) = self.peers.get_mut(&port) else { return };
         change(peer, &mut self.ctx);
+        if !peer.is_over() {
+            peer.maintain(&mut self.ctx, now);
+        }
         self.mesh.follow(now, peer);
         if peer.is_over() {
-            self.forget_unnamed();
+            self.forget(port);
         } else {
-            peer.maintain(&mut self.ctx, now);
             peer.tell_addresses(&mut self.ctx);
         }
     }
 
-    fn forget_unnamed(&mut self) {
-        for (port, mut peer) in self.peers.extract_if(.., |_, peer| peer.is_over()) {
-            peer.close_all(&mut self.ctx, CloseReason::Replaced);
-            if !peer.told_addresses.is_empty() {
-                self.ctx.command_all(&Command::Port(port, ToPort::KnowAddresses(Vec::new())));
-            }
-            self.port_of.remove(&peer.node);
-            self.ctx.push(Action::Forgotten { peer: peer.node, port });
+    /// What concerns every peer.
+    fn with_all(&mut self, now: Instant, change: impl Fn(&mut Peer, &mut Context)) {
+        for port in self.peers.keys().copied().collect::<Vec<_>>() {
+            self.with_port(now, port, &change);
         }
+    }
+
+    /// Nothing names it, and it is not up.
+    fn forget(&mut self, port: PortId) {
+        let Some(mut peer) = self.peers.remove(&port) else { return };
+        peer.close_all(&mut self.ctx, CloseReason::Replaced);
+        if !peer.told_addresses.is_empty() {
+            self.ctx.command_all(&Command::Port(port, ToPort::KnowAddresses(Vec::new())));
+        }
+        self.port_of.remove(&peer.node);
+        self.ctx.push(Action::Forgotten { peer: peer.node, port });
     }
 
     fn handle_local_addresses(&mut self, now: Instant, addresses: BTreeSet<IpAddr>) {
@@ -468,10 +478,8 @@ impl Sessions {
         let removed_any =
             if before.is_subset(&addresses) { RemovedAny::No } else { RemovedAny::Yes };
         let is_local = |address: IpAddr| addresses.contains(&address.to_canonical());
-        for peer in self.peers.values_mut() {
-            peer.local_addresses_changed(&mut self.ctx, &is_local, removed_any);
-            peer.maintain(&mut self.ctx, now);
-        }
+        self.ctx.refused_sends.forget();
+        self.with_all(now, |peer, ctx| peer.local_addresses_changed(ctx, &is_local, removed_any));
         self.local_addresses = Some(addresses);
     }
 }
@@ -489,6 +497,8 @@ struct Context {
     /// The peer that each live connection or dial belongs to. What is closed here is forgotten at once.
     owners: HashMap<ConnectionId, PortId>,
     ids: ConnectionIds,
+    /// Where the kernel did not send a dial's packets to: it explains why nobody answers.
+    refused_sends: RefusedSends,
 }
 
 impl Context {

@@ -22,9 +22,11 @@ use super::{
     backoff::Backoff,
     dialling::{Attempt, dialable, is_duplicate},
     lane::{Lane, Link, MAX_RETIRING, Retiring, STABLE, Verdict, Via, arbitrate, linger},
-    notice::{Notice, Who, explain},
 };
-use crate::trust::Loss;
+use crate::{
+    notice::{Down, Notice, Who},
+    trust::Loss,
+};
 
 /// A takeover soon after the first connection looks like a simultaneous dial and may lose. It is tried again at this pace, without backing off:
 /// the dead connection outlives [`SIMULTANEOUS`](super::lane::SIMULTANEOUS) by two seconds only, and a peer that has no address cannot be dialled
@@ -231,7 +233,7 @@ impl Peer {
             let Some(link) = lane.active.take_if(is_beside) else { continue };
             ctx.close(link.connection, CloseReason::Replaced);
             lane.missing_since = Some(now);
-            let why = "its path is not in use any more".to_owned();
+            let why = Down::BesidePath;
             let (peer, lane) = (who.clone(), LaneNumber(number));
             ctx.push(Action::Notice(Notice::LaneDown { peer, lane, why }));
         }
@@ -336,7 +338,7 @@ impl Peer {
     }
 
     /// The first lane stands for the peer: idle further ones would notice much later that nobody is there, so they are asked.
-    pub(super) fn silent(&mut self, ctx: &mut Context, connection: ConnectionId) {
+    pub(super) fn silent(&self, ctx: &mut Context, connection: ConnectionId) {
         let [first, further @ ..] = &self.lanes[..] else { return };
         if first.active.as_ref().is_some_and(|link| link.connection == connection) {
             for link in further.iter().filter_map(|lane| lane.active.as_ref()) {
@@ -441,8 +443,8 @@ impl Peer {
             self.back_off(ctx, now, lane);
         }
         self.lanes[lane].missing_since = Some(now);
-        let why = explain(why, ctx.local);
-        self.last_error = Some(why.clone());
+        let why = Down::Ended { why: why.clone(), local: ctx.local };
+        self.last_error = Some(why.to_string());
         let peer = self.who();
         let notice = if self.is_up() {
             Notice::LaneDown { peer, lane: LaneNumber(lane as u8), why }

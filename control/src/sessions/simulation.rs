@@ -7,13 +7,12 @@ use std::{collections::BTreeMap, time::Duration};
 use ipop_datapath::{
     admission::{Proved, Unproved},
     command::{Ended, ToConnection, ToPort, ToWorker},
-    hello::Capabilities,
     path::alias,
 };
 use proptest::prelude::*;
 
 use super::*;
-use crate::{peer::PeerSpec, rng::Rng};
+use crate::{peer::PeerSpec, rng::Rng, testing};
 
 const DEAD_PEER_TIME: Duration = Duration::from_secs(10);
 /// The longest back-off with its jitter, a lost dial, a dead peer, and some.
@@ -203,13 +202,9 @@ impl World {
         node.starts += 1;
         node.accepted = ConnectionIds::new(Direction::Accepted);
         node.active.clear();
-        let config = SessionsConfig {
-            local: id(own),
-            inner_mtu: 1_500,
-            lanes: node.lanes,
-            seed: self.rng.next(),
-        };
-        let mut sessions = Sessions::new(config, self.now).unwrap();
+        let (lanes, seed) = (node.lanes, self.rng.next());
+        let config = SessionsConfig { inner_mtu: 1_500, lanes, seed };
+        let mut sessions = Sessions::new(id(own), config, self.now).unwrap();
         if let Some(spec) = &node.spec {
             let PeerSpec { node, address } = spec.parse().unwrap();
             let named = NamedPeer { node, port: PORT, address, last_addresses: Vec::new() };
@@ -298,18 +293,8 @@ impl World {
                     (Direction::Accepted, SOURCE.parse().unwrap())
                 };
                 let remote = if connection.to_alias { alias(PORT) } else { remote };
-                let hello = Hello {
-                    capabilities: Capabilities::ALL,
-                    max_frame_len: 65_549,
-                    inner_mtu: 1_500,
-                    lanes: far.lanes,
-                    lane: connection.lane,
-                    name: String::new(),
-                    instance,
-                    probe_token: None,
-                    agent: String::new(),
-                    proofs: Vec::new(),
-                };
+                let (lanes, lane) = (far.lanes, connection.lane);
+                let hello = Hello { lanes, lane, instance, ..testing::hello() };
                 let peer = id(1 - node);
                 Event::Connection(
                     name,

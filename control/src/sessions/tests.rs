@@ -10,11 +10,10 @@ use std::time::Duration;
 use ipop_datapath::{
     admission::Proved,
     command::{Ended, Failure, ToConnection, ToWorker},
-    hello::Capabilities,
 };
 
 use super::*;
-use crate::peer::PeerSpec;
+use crate::{peer::PeerSpec, testing};
 
 const LOCAL: NodeId = NodeId([5; 32]);
 /// Above `LOCAL`: simultaneous dials are decided here.
@@ -41,9 +40,9 @@ impl Bench {
     }
 
     fn without_peers(local: NodeId, lanes: u8) -> Self {
-        let config = SessionsConfig { local, inner_mtu: 1_500, lanes, seed: 1 };
+        let config = SessionsConfig { inner_mtu: 1_500, lanes, seed: 1 };
         let now = Instant::now();
-        let sessions = Sessions::new(config, now).unwrap();
+        let sessions = Sessions::new(local, config, now).unwrap();
         let accepted = ConnectionIds::new(Direction::Accepted);
         Self { sessions, now, actions: Vec::new(), accepted }
     }
@@ -197,18 +196,7 @@ impl Bench {
 }
 
 fn hello(lane: u8) -> Hello {
-    Hello {
-        capabilities: Capabilities::ALL,
-        max_frame_len: 65_549,
-        inner_mtu: 1_500,
-        lanes: 4,
-        lane,
-        name: "rack9".into(),
-        instance: [1; 16],
-        probe_token: None,
-        agent: String::new(),
-        proofs: Vec::new(),
-    }
+    Hello { lanes: 4, lane, ..testing::hello() }
 }
 
 fn by_peer(reason: CloseReason) -> Ended {
@@ -226,8 +214,8 @@ fn is_down(notice: &Notice) -> bool {
 #[test]
 fn a_number_of_lanes_that_cannot_be_right_is_refused() {
     let refused = |lanes| {
-        let config = SessionsConfig { local: LOCAL, inner_mtu: 1_500, lanes, seed: 1 };
-        Sessions::new(config, Instant::now()).err()
+        let config = SessionsConfig { inner_mtu: 1_500, lanes, seed: 1 };
+        Sessions::new(LOCAL, config, Instant::now()).err()
     };
     assert_eq!([1, 16].map(refused), [None, None]);
     assert_eq!([0, 17].map(refused), [Some(BadLanes(0)), Some(BadLanes(17))]);

@@ -175,6 +175,11 @@ impl Trust {
         Self { local, state: RwLock::new(state) }
     }
 
+    /// This node.
+    pub fn local(&self) -> NodeId {
+        self.local
+    }
+
     /// A source names a node, again or for the first time.
     pub fn name(&self, node: NodeId, naming: Naming) -> Standing {
         if node == self.local {

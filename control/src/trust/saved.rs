@@ -65,11 +65,12 @@ pub struct Seen<'a> {
 }
 
 impl SavedPeers {
-    /// Notes that a peer is connected. `now_unix_s` is in seconds since 1970.
-    pub fn seen(&mut self, seen: &Seen<'_>, now_unix_s: u64) {
+    /// Notes that a peer is connected; whether that is anything new. `now_unix_s` is in seconds since 1970.
+    pub fn seen(&mut self, seen: &Seen<'_>, now_unix_s: u64) -> bool {
         let index = self.peer.iter().position(|peer| peer.node == seen.node);
         let index = index.unwrap_or_else(|| self.insert(seen, now_unix_s));
         let peer = &mut self.peer[index];
+        let before = peer.clone();
         peer.last_seen_unix_s = now_unix_s;
         peer.room = cut(seen.room);
         if let Some(claim) = seen.claim {
@@ -82,6 +83,7 @@ impl SavedPeers {
             peer.addresses.insert(0, address);
             peer.addresses.truncate(MAX_ADDRESSES);
         }
+        *peer != before
     }
 
     /// The room took the node's right back. Returns whether it was known by right of that room.

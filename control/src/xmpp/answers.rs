@@ -3,6 +3,7 @@
 
 use std::time::Instant;
 
+use ipop_datapath::bucket::Bucket;
 use xmpp_parsers::{
     disco::{DiscoInfoQuery, DiscoInfoResult, Identity},
     iq::Iq,
@@ -12,7 +13,7 @@ use xmpp_parsers::{
     version::VersionResult,
 };
 
-use super::{bucket::Bucket, jingle, request::refusal};
+use super::{jingle, request::refusal};
 
 /// Answers a second, and at once.
 const ANSWERS_PER_S: u32 = 10;

@@ -42,10 +42,9 @@ pub fn room_presence(bytes: &[u8]) {
     }
     let Ok(presence) = Presence::try_from(element) else { return };
     let (Ok(address), Some(own)) = (BareJid::new("net@muc.x"), jid("me@x/r")) else { return };
-    let card =
-        Card { node: local(), name: "me".into(), version: String::new(), capabilities: vec![] };
-    let config = RoomConfig { room: address, entry: Entry::Members, password: None, card, seed: 1 };
-    let (mut room, now) = (Room::new(config), Instant::now());
+    let name = "me".into();
+    let config = RoomConfig { room: address, entry: Entry::Members, password: None, name, seed: 1 };
+    let (mut room, now) = (Room::new(local(), config), Instant::now());
     room.online(now, own.clone(), Stream::New);
     for _ in 0..2 {
         room.handle_presence(now, &presence);
@@ -69,13 +68,8 @@ pub fn jingle_payload(bytes: &[u8]) {
     let (Some(peer), Some(own)) = (jid("peer@x/r"), jid("me@x/r")) else { return };
     for node in [NodeId([1; 32]), NodeId([17; 32])] {
         let now = Instant::now();
-        let config = JingleConfig {
-            local: local(),
-            fingerprint: None,
-            loopback: Loopback::Refused,
-            seed: 1,
-        };
-        let mut jingle = Jingle::new(now, config);
+        let config = JingleConfig { fingerprint: None, loopback: Loopback::Refused, seed: 1 };
+        let mut jingle = Jingle::new(now, local(), config);
         jingle.online(now, own.clone(), Stream::New);
         jingle.peer_seen(now, peer.clone(), node);
         let from = Some(peer.clone().into());

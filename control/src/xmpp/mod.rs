@@ -8,7 +8,7 @@
 pub mod administration;
 pub mod answers;
 pub mod bound;
-pub mod bucket;
+#[cfg(feature = "testing")]
 pub(crate) mod fuzzing;
 pub mod jingle;
 pub mod request;

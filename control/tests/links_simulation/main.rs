@@ -34,7 +34,10 @@ mod world;
 
 use std::time::Duration;
 
-use ipop_control::trust::{NewNodes, Policy};
+use ipop_control::{
+    notice::Notice,
+    trust::{NewNodes, Policy},
+};
 
 use crate::{
     chat::Door,
@@ -107,7 +110,9 @@ fn two_nodes_behind_nats_of_every_kind() {
 fn the_path_of_a_peer_that_said_goodbye_is_no_news() {
     let told_of_paths = |end: fn(&mut World, usize)| {
         let mut world = connected(7, 2, 2, Door::Password);
-        let told = |world: &World| world.told(0, "): path ") + world.told(0, ": no path ");
+        let told = |world: &World| {
+            world.told(0, |notice| matches!(notice, Notice::Path { .. } | Notice::NoPath { .. }))
+        };
         let before = told(&world);
         end(&mut world, 1);
         world.run_for(seconds(60));

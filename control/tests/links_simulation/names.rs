@@ -1,6 +1,6 @@
 //! Nodes that several sources name: the configuration comes and goes, the room stays, the operator decides.
 
-use ipop_control::peer::PeerSource;
+use ipop_control::{notice::Notice, peer::PeerSource, trust::Loss};
 use ipop_datapath::node_id::NodeId;
 
 use crate::{chat::Door, connected, node::UNIX_S, seconds, world::World};
@@ -39,7 +39,14 @@ fn a_peer_that_is_no_longer_configured_stays_by_right_of_the_room() {
         world.run_for(seconds(60));
         assert!(world.silence(0, 1).as_millis() < 300, "seed {seed}: {:?}", world.silence(0, 1));
         assert_eq!(world.disagreement(&[0, 1]), None, "seed {seed}");
-        assert_eq!(world.told(0, "no longer configured"), 0, "seed {seed}");
+        assert_eq!(
+            world.told(0, |notice| matches!(
+                notice,
+                Notice::Revoked { why: Loss::NotConfigured, .. }
+            )),
+            0,
+            "seed {seed}"
+        );
     }
 }
 

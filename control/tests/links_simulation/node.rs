@@ -9,16 +9,17 @@ use std::{
 
 use ipop_control::{
     ice::{Entropy, IceConfig, Loopback, StunServer, Timing, TurnServer},
-    links::{LinksConfig, Servers, Told},
+    links::{LinksConfig, Servers},
     network::Secrets,
     node::{self, Action, Configured, Input, NodeConfig},
+    notice::{Level, Notice},
     peer::PeerSpec,
     sessions::SessionsConfig,
     trust::{Policy, SavedPeers, Standing, TrustStore},
     xmpp::{
         FullJid,
         jingle::JingleConfig,
-        room::{Card, Entry, RoomConfig, RoomPassword},
+        room::{Entry, RoomConfig, RoomPassword},
         services::{Service, ServiceKind},
         stream::{Failure, FromStream, IqError, IqToken, Question, Request, Resumed, ToStream},
     },
@@ -85,7 +86,7 @@ pub(crate) struct Running {
     questions: BTreeMap<String, (IqToken, Instant)>,
     asked: u64,
     /// What the operator was told, apart from details.
-    pub(crate) told: Vec<String>,
+    pub(crate) told: Vec<Notice>,
     pub(crate) files_written: u64,
     number: usize,
     begin: Instant,
@@ -133,10 +134,9 @@ impl Node {
         let tap = LocalPort { port: PortId(0), takes: TapOffload::Full, mac };
         let shared = Arc::new(Shared::new(fdb, &[tap], 1, now));
         let seed_of_core = Some(random_bytes(rng));
-        let sessions =
-            SessionsConfig { local: self.id(), inner_mtu: 1_500, lanes: 1, seed: rng.next() };
         let config = NodeConfig {
-            sessions,
+            local: self.id(),
+            sessions: SessionsConfig { inner_mtu: 1_500, lanes: 1, seed: rng.next() },
             first_port: FIRST_PEER,
             policy: self.policy.clone(),
             decisions: self.trusted.clone(),
@@ -192,21 +192,14 @@ impl Node {
             _ => None,
         };
         LinksConfig {
-            local: self.id(),
             room: RoomConfig {
                 room: BareJid::new(ROOM).expect("a JID"),
                 entry,
                 password: password.map(RoomPassword),
-                card: Card {
-                    node: self.id(),
-                    name: format!("n{}", self.number),
-                    version: "1".into(),
-                    capabilities: Vec::new(),
-                },
+                name: format!("n{}", self.number),
                 seed: rng.next(),
             },
             jingle: JingleConfig {
-                local: self.id(),
                 fingerprint: Some(random_bytes(rng)),
                 loopback: Loopback::Refused,
                 seed: rng.next(),
@@ -288,20 +281,19 @@ impl Node {
                 running.files_written += 1;
                 self.saved = saved;
             }
-            Action::Notice(notice) => running.tell(now, notice.to_string()),
-            Action::Tell(Told::Warning(text) | Told::Info(text)) => running.tell(now, text),
+            Action::Notice(notice) if notice.level() > Level::Debug => running.tell(now, notice),
+            Action::Notice(_) => {}
             Action::GiveUp(why) => panic!("the simulated account is right, but: {why}"),
-            Action::Tell(Told::Debug(_)) => {}
         }
     }
 }
 
 impl Running {
-    fn tell(&mut self, now: Instant, text: String) {
+    fn tell(&mut self, now: Instant, notice: Notice) {
         if std::env::var_os("SIMULATION_LOG").is_some() {
-            println!("{:>9.3?} node {}: {text}", now - self.begin, self.number);
+            println!("{:>9.3?} node {}: {notice}", now - self.begin, self.number);
         }
-        self.told.push(text);
+        self.told.push(notice);
     }
 
     fn command(&mut self, now: Instant, command: Command) {

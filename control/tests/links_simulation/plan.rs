@@ -6,7 +6,10 @@
 
 use std::{env, ops::Range};
 
-use ipop_control::trust::{NewNodes, Policy};
+use ipop_control::{
+    notice::Notice,
+    trust::{Loss, NewNodes, Policy},
+};
 
 use crate::{
     OTHER_SECRET, SECRET,
@@ -150,7 +153,7 @@ fn run(plan: &Plan) {
 fn revocations(world: &World, node: usize) -> usize {
     let running = world.nodes.get(node).and_then(|node| node.running.as_ref());
     let told = running.into_iter().flat_map(|running| &running.told);
-    told.filter(|line| line.contains("its account was removed from the room")).count()
+    told.filter(|notice| matches!(notice, Notice::Revoked { why: Loss::Removed, .. })).count()
 }
 
 /// Pairs that are connected.

@@ -11,6 +11,7 @@ use std::{
 use ipop_control::{
     links::LinkReport,
     node::Input,
+    notice::Notice,
     sessions::{PeerSnapshot, PeerState},
     trust::{Policy, SavedPeers, TrustStore},
     xmpp::services::Service,
@@ -166,10 +167,10 @@ impl World {
         self.kill(node);
     }
 
-    /// How many lines with these words the operator of a running node was told.
-    pub(crate) fn told(&self, node: usize, words: &str) -> usize {
+    /// How often the operator of a running node was told this.
+    pub(crate) fn told(&self, node: usize, what: impl Fn(&Notice) -> bool) -> usize {
         let running = self.nodes[node].running.as_ref().unwrap();
-        running.told.iter().filter(|line| line.contains(words)).count()
+        running.told.iter().filter(|notice| what(notice)).count()
     }
 
     /// The server loses all streams, and everything that it knew.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ipop_control::{peer::PeerSpec, sessions::Notice};
+use ipop_control::{notice::Notice, peer::PeerSpec};
 
 use crate::{plan::Plan, world::World};
 

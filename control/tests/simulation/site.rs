@@ -10,8 +10,9 @@ use std::{
 use ipop_control::{
     network::Secrets,
     node::{Node, NodeConfig},
+    notice::Notice,
     peer::PeerSpec,
-    sessions::{Notice, PeerSnapshot, SessionsConfig},
+    sessions::{PeerSnapshot, SessionsConfig},
     trust::{Policy, TrustStore},
 };
 use ipop_datapath::{
@@ -132,14 +133,10 @@ impl Site {
             None => Policy::ConfiguredAlone,
         };
         let seeds: Vec<[u8; 32]> = (0..self.workers).map(|_| random_bytes(rng)).collect();
-        let sessions = SessionsConfig {
-            local: self.identity.node,
-            inner_mtu: INNER_MTU,
-            lanes: self.workers,
-            seed: rng.next(),
-        };
+        let (lanes, seed) = (self.workers, rng.next());
         let config = NodeConfig {
-            sessions,
+            local: self.identity.node,
+            sessions: SessionsConfig { inner_mtu: INNER_MTU, lanes, seed },
             first_port: taps,
             policy,
             decisions: self.trusted.clone(),

@@ -361,8 +361,6 @@ impl World {
                 }
                 self.sites[site].notices.push(notice);
             }
-            // Of a peer that is refused; and that one is forgotten, which is for those who look closely.
-            Action::Tell(_) => {}
             Action::Stream(_)
             | Action::ResolveServers(_)
             | Action::Observe { .. }

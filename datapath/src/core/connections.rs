@@ -164,7 +164,7 @@ impl Core {
         if announced {
             self.cx.events.push(Event::Connection(tunnel.id, FromConnection::Ended(why)));
         } else if let Ended::Refused(why) = why
-            && self.rejections.take(now)
+            && self.rejections.take(now, 1)
         {
             self.cx.events.push(Event::Worker(FromWorker::Rejected { remote: tunnel.remote, why }));
         }

@@ -31,6 +31,7 @@ use self::{
 
 use crate::{
     admission::Admission,
+    bucket::Bucket,
     command::{
         Answer, Audience, Command, ConnectionId, ConnectionIds, Direction, Event, Query, ToPaths,
         ToPort, ToWorker,
@@ -45,7 +46,6 @@ use crate::{
     port::LocalPort,
     quic::{CidKey, Congestion, InitialKey, TlsIdentity, tls, transport},
     shared::{NodeFacts, Shared},
-    storm::TokenBucket,
     tunnel::Tunnel,
 };
 
@@ -98,7 +98,7 @@ pub struct Core {
     /// [`ToWorker::Shutdown`] came: whoever dials now would be up for a moment and then hear nothing.
     shutting_down: bool,
     /// Reports of refused nodes, which may come as often as they like.
-    rejections: TokenBucket,
+    rejections: Bucket,
     ids: ConnectionIds,
     /// QUIC's answers outside connections.
     response: Vec<u8>,
@@ -134,7 +134,7 @@ impl Core {
             next_tick: now,
             handshakes: Handshakes::default(),
             shutting_down: false,
-            rejections: TokenBucket::new(1, 5, now),
+            rejections: Bucket::new(now, 1, 5),
             ids: ConnectionIds::new(Direction::Accepted),
             response: Vec::new(),
             identity,

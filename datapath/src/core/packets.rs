@@ -18,13 +18,13 @@ use super::{
     paths::{Origin, PathChange},
 };
 use crate::{
+    bucket::Bucket,
     channel_data,
     command::{ControlPacket, Event, Strangers},
     io::{Io, SocketId},
     path::{Path, alias, is_of_aliases, port_of_alias},
     port::entry_of,
     quic::cid::{Mark, mark_of},
-    storm::TokenBucket,
 };
 
 /// Packets a second that are handed to control, of all strangers together and of the relay: what a thousand peers need.
@@ -58,25 +58,25 @@ struct Arrival {
 
 /// What may still be handed to control now.
 pub(super) struct Allowance {
-    strangers: TokenBucket,
-    relay: TokenBucket,
+    strangers: Bucket,
+    relay: Bucket,
     /// By port.
-    peers: Vec<TokenBucket>,
+    peers: Vec<Bucket>,
 }
 
 impl Allowance {
     pub(super) fn new(now: Instant) -> Self {
-        let shared = TokenBucket::new(CONTROL_PACKETS_RATE, CONTROL_PACKETS_BURST, now);
+        let shared = Bucket::new(now, CONTROL_PACKETS_RATE, CONTROL_PACKETS_BURST);
         Self { strangers: shared.clone(), relay: shared, peers: Vec::new() }
     }
 
     fn take(&mut self, now: Instant, audience: Audience) -> bool {
         match audience {
-            Audience::Stranger => self.strangers.take(now),
-            Audience::Relay => self.relay.take(now),
+            Audience::Stranger => self.strangers.take(now, 1),
+            Audience::Relay => self.relay.take(now, 1),
             Audience::Peer(port) => {
-                let full = || TokenBucket::new(PEER_PACKETS_RATE, PEER_PACKETS_BURST, now);
-                entry_of(&mut self.peers, port, full).take(now)
+                let full = || Bucket::new(now, PEER_PACKETS_RATE, PEER_PACKETS_BURST);
+                entry_of(&mut self.peers, port, full).take(now, 1)
             }
         }
     }

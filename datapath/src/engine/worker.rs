@@ -21,6 +21,7 @@ use super::{
     tap::{Read, TapQueue, TapReader, TapWriter},
 };
 use crate::{
+    bucket::Bucket,
     command::{Command, Event, FromPort, FromWorker, ToWorker},
     core::{Core, CoreConfig},
     counters::WorkerCounters,
@@ -31,7 +32,6 @@ use crate::{
         OsError,
         udp::{UdpPort, first_hop_mtu},
     },
-    storm::TokenBucket,
 };
 
 /// A refused superframe may be the peer's fault; that many are the kernel's.
@@ -76,7 +76,7 @@ pub struct Worker {
     packets: Vec<BytesMut>,
     refused_superframes: u32,
     /// Reports of refused sends, of which there may be one for each packet.
-    refused_sends: TokenBucket,
+    refused_sends: Bucket,
     busy_poll: Duration,
     look_at: Instant,
     stop_at: Option<Instant>,
@@ -148,7 +148,7 @@ impl Worker {
             completions: Vec::with_capacity(512),
             packets: Vec::with_capacity(64),
             refused_superframes: 0,
-            refused_sends: TokenBucket::new(1, 5, Instant::now()),
+            refused_sends: Bucket::new(Instant::now(), 1, 5),
             busy_poll: config.busy_poll,
             look_at: Instant::now(),
             stop_at: None,
@@ -241,7 +241,7 @@ impl Worker {
                 let io = &mut self.io;
                 let refused = io.sender.completed(&mut io.ring, index, result, &io.counters.io);
                 if let Some(SendRefused { remote, errno }) = refused
-                    && self.refused_sends.take(now)
+                    && self.refused_sends.take(now, 1)
                 {
                     let refused = FromWorker::SendRefused { remote, errno };
                     self.unsent_events.push_back(Event::Worker(refused));

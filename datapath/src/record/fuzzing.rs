@@ -15,7 +15,7 @@ const MAX_FRAME_LEN: usize = 4_000;
 ///
 /// # Panics
 /// When that does not hold.
-pub fn records(bytes: &[u8]) {
+pub(crate) fn records(bytes: &[u8]) {
     let mut at = 0;
     let mut dropped = 0;
     for record in parse(bytes) {
@@ -59,7 +59,7 @@ pub fn records(bytes: &[u8]) {
 ///
 /// # Panics
 /// When that does not hold.
-pub fn reassembly(bytes: &[u8]) {
+pub(crate) fn reassembly(bytes: &[u8]) {
     let mut now = Instant::now();
     let mut reassembler = Reassembler::new(MAX_FRAME_LEN);
     let mut sink = Checker::default();

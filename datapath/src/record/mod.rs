@@ -11,7 +11,8 @@ use bytes::Bytes;
 pub(crate) mod arena;
 mod decode;
 mod encode;
-pub mod fuzzing;
+#[cfg(feature = "testing")]
+pub(crate) mod fuzzing;
 mod held;
 mod partial;
 #[cfg(test)]

@@ -10,8 +10,8 @@ use std::{
 
 use ipop_control::{
     identity::Identity,
+    notice::explain,
     peer::{PeerAddress, PeerSpec},
-    sessions::explain,
     trust::{Naming, Standing, Trust},
 };
 use ipop_datapath::{

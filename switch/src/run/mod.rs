@@ -29,10 +29,10 @@ use anyhow::Context as _;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use ipop_control::{
     identity::Identity,
-    links::Told,
     node::{Action, Input, Node, NodeConfig},
+    notice::{Level, Notice},
     peer::{PeerAddress, PeerSpec},
-    sessions::{Notice, SessionsConfig, Severity},
+    sessions::SessionsConfig,
     trust::Standing,
     xmpp::stream::FromStream,
 };
@@ -122,15 +122,10 @@ pub(crate) fn run(
         inner_mtu: settings.mtu,
         lanes: workers,
     });
-    let sessions = SessionsConfig {
-        local: facts.node,
-        inner_mtu: settings.mtu,
-        lanes: workers,
-        seed: random(),
-    };
     let taps = settings.taps.len() as u16;
     let config = NodeConfig {
-        sessions,
+        local: facts.node,
+        sessions: SessionsConfig { inner_mtu: settings.mtu, lanes: workers, seed: random() },
         first_port: taps,
         policy: settings.policy.clone(),
         decisions,
@@ -429,9 +424,6 @@ impl Switch {
                 Action::Save(saved) => self.save(&saved),
                 Action::GiveUp(why) => self.given_up = Some(why.to_string()),
                 Action::Notice(notice) => self.tell(&notice),
-                Action::Tell(Told::Warning(text)) => tracing::warn!("{text}"),
-                Action::Tell(Told::Info(text)) => tracing::info!("{text}"),
-                Action::Tell(Told::Debug(text)) => tracing::debug!("{text}"),
             }
         }
     }
@@ -457,9 +449,10 @@ impl Switch {
                     tracing::warn!("{line}");
                 }
             }
-            _ => match notice.severity() {
-                Severity::Warning => tracing::warn!("{notice}"),
-                Severity::Info => tracing::info!("{notice}"),
+            _ => match notice.level() {
+                Level::Warning => tracing::warn!("{notice}"),
+                Level::Info => tracing::info!("{notice}"),
+                Level::Debug => tracing::debug!("{notice}"),
             },
         }
     }

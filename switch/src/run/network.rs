@@ -22,7 +22,7 @@ use ipop_control::{
         BareJid,
         bound::{self, BoundAccounts},
         jingle::JingleConfig,
-        room::{Card, Entry, RoomConfig, RoomPassword},
+        room::{Entry, RoomConfig, RoomPassword},
         services::{Service, ServiceKind},
         stream::{self, Events, FromStream, Handle, IqError, Limits, QueueFull, ToStream},
     },
@@ -170,13 +170,10 @@ pub(super) fn links_config(
     devices: &Devices,
 ) -> Result<Option<LinksConfig>, Failure> {
     let Some(network) = &settings.network else { return Ok(None) };
-    let local = identity.node_id();
     let saved = StateFile::<SavedPeers>::in_directory(&settings.state);
     Ok(Some(LinksConfig {
-        local,
-        room: room(settings, network, local, name)?,
+        room: room(settings, network, name)?,
         jingle: JingleConfig {
-            local,
             fingerprint: Some(identity.certificate_fingerprint()),
             loopback: Loopback::Refused,
             seed: random(),
@@ -200,7 +197,6 @@ fn servers(ice: &settings::Ice) -> Servers {
 fn room(
     settings: &Settings,
     network: &settings::Network,
-    node: NodeId,
     name: &str,
 ) -> Result<RoomConfig, Failure> {
     let entry = match settings.policy {
@@ -211,12 +207,7 @@ fn room(
         room: network.room.to_jid().map_err(usage)?,
         entry,
         password: room_password(network).map(RoomPassword),
-        card: Card {
-            node,
-            name: name.to_owned(),
-            version: env!("CARGO_PKG_VERSION").into(),
-            capabilities: Vec::new(),
-        },
+        name: name.to_owned(),
         seed: random(),
     })
 }

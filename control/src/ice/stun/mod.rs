@@ -303,11 +303,13 @@ impl Builder {
     }
 
     /// Of a server: for tests and fuzz targets.
+    #[cfg(feature = "testing")]
     pub(super) fn relayed(self, relayed: SocketAddr) -> Self {
         self.xored(attribute::XOR_RELAYED_ADDRESS, relayed)
     }
 
     /// Of a server: for tests and fuzz targets.
+    #[cfg(feature = "testing")]
     pub(super) fn payload(self, payload: &[u8]) -> Self {
         self.attribute(attribute::DATA, payload)
     }

@@ -5,14 +5,17 @@
 //! for is not renewed and ends. A number that was bound is not given to another address for 5 more minutes.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{HashMap, VecDeque},
     net::SocketAddr,
     time::{Duration, Instant},
 };
 
-/// RFC 8656, section 12: 0x4000 to 0x4FFF.
-const FIRST_NUMBER: u16 = 0x4000;
-const NUMBERS: u16 = 0x1000;
+use ipop_datapath::channel_data::CHANNELS;
+
+use crate::timed::{Timed, Timer};
+
+const FIRST_NUMBER: u16 = CHANNELS.start;
+const NUMBERS: u16 = CHANNELS.end - CHANNELS.start;
 const LIFETIME: Duration = Duration::from_secs(600);
 const RENEWAL: Duration = Duration::from_secs(240);
 const QUARANTINE: Duration = Duration::from_secs(330);
@@ -46,6 +49,20 @@ struct Channel {
     renew_at: Option<Instant>,
 }
 
+impl Timer for Channel {
+    fn wake_at(&self) -> Option<Instant> {
+        match (self.renew_at, self.expires_at) {
+            // An unwanted channel is not renewed: its end is what comes next.
+            (Some(renew), Some(end)) if renew < self.wanted_until => Some(renew.min(end)),
+            (_, end @ Some(_)) => end,
+            _ => match self.state {
+                State::Refused { .. } => Some(self.wanted_until),
+                _ => None,
+            },
+        }
+    }
+}
+
 /// A channel to be bound.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Binding {
@@ -55,7 +72,7 @@ pub(super) struct Binding {
 
 #[derive(Debug, Default)]
 pub(super) struct Channels {
-    by_remote: BTreeMap<SocketAddr, Channel>,
+    by_remote: Timed<SocketAddr, Channel>,
     by_number: HashMap<u16, SocketAddr>,
     /// Numbers that were bound, by the time at which they may be used again.
     quarantine: VecDeque<(Instant, u16)>,
@@ -140,7 +157,7 @@ impl Channels {
     pub(super) fn forget_all(&mut self, now: Instant) {
         let numbers = self.by_remote.values().map(|channel| (now + QUARANTINE, channel.number));
         self.quarantine.extend(numbers);
-        self.by_remote.clear();
+        self.by_remote = Timed::default();
         self.by_number.clear();
         self.queue.clear();
         self.binding = 0;
@@ -153,20 +170,21 @@ impl Channels {
         }
         let mut ended = Vec::new();
         let mut forgotten = Vec::new();
-        for (remote, channel) in &mut self.by_remote {
+        for remote in self.by_remote.due(now) {
+            let Some(channel) = self.by_remote.get_mut(&remote) else { continue };
             let wanted = now < channel.wanted_until;
             if wanted && channel.renew_at.is_some_and(|at| at <= now) {
                 channel.renew_at = None;
                 channel.state = State::Queued;
-                self.queue.push_back(*remote);
+                self.queue.push_back(remote);
             }
             if channel.expires_at.is_some_and(|at| at <= now) {
                 channel.expires_at = None;
-                ended.push(*remote);
+                ended.push(remote);
             }
             let is_idle = !matches!(channel.state, State::Queued | State::Binding);
             if is_idle && !wanted && channel.expires_at.is_none() {
-                forgotten.push(*remote);
+                forgotten.push(remote);
             }
         }
         for remote in forgotten {
@@ -179,16 +197,7 @@ impl Channels {
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        let of = |channel: &Channel| match (channel.renew_at, channel.expires_at) {
-            // An unwanted channel is not renewed: its end is what comes next.
-            (Some(renew), Some(end)) if renew < channel.wanted_until => Some(renew.min(end)),
-            (_, end @ Some(_)) => end,
-            _ => match channel.state {
-                State::Refused { .. } => Some(channel.wanted_until),
-                _ => None,
-            },
-        };
-        self.by_remote.values().filter_map(of).min()
+        self.by_remote.next_wake()
     }
 
     /// How many addresses have a bound channel.

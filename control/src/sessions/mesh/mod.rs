@@ -20,6 +20,7 @@ use std::{
 };
 
 use ipop_datapath::{
+    bucket::Bucket,
     command::ConnectionId,
     hello::{Capabilities, Hello},
     node_id::NodeId,
@@ -27,10 +28,16 @@ use ipop_datapath::{
 use serde::Serialize;
 
 use self::wire::Reader;
+pub use self::wire::ShortId;
+#[cfg(feature = "testing")]
+pub use self::wire::fuzz;
 #[cfg(test)]
 pub(crate) use self::wire::seeds;
-pub use self::wire::{ShortId, fuzz};
-use super::{notice::Notice, peer::Peer};
+use super::peer::Peer;
+use crate::{
+    notice::Notice,
+    timed::{Timed, Timer},
+};
 
 /// What changes within this is told, and looked at, together.
 const TELL_AFTER: Duration = Duration::from_secs(1);
@@ -91,7 +98,7 @@ struct Neighbour {
     /// For people.
     name: String,
     connection: ConnectionId,
-    /// Whether it knows such messages.
+    /// Whether it knows such messages: only then it is told, and heard.
     listens: bool,
     /// Whom it reaches, if it ever told; ascending.
     reaches: Option<Vec<ShortId>>,
@@ -120,16 +127,21 @@ impl Neighbour {
     }
 }
 
+impl Timer for Neighbour {
+    fn wake_at(&self) -> Option<Instant> {
+        self.tell_at
+    }
+}
+
 /// Whom each peer reaches by its own word, and the pairs that lack a tunnel.
 #[derive(Debug)]
 pub(super) struct Mesh {
     local: NodeId,
-    neighbours: BTreeMap<NodeId, Neighbour>,
+    neighbours: Timed<NodeId, Neighbour>,
     missing: BTreeMap<Pair, Missing>,
     looked_at: Instant,
     look_at: Option<Instant>,
-    /// When the next line may be written at the latest, if all those before are.
-    lines_paid_until: Instant,
+    lines: Bucket,
     refused: u64,
 }
 
@@ -137,11 +149,11 @@ impl Mesh {
     pub(super) fn new(local: NodeId, now: Instant) -> Self {
         Self {
             local,
-            neighbours: BTreeMap::new(),
+            neighbours: Timed::default(),
             missing: BTreeMap::new(),
             looked_at: now,
             look_at: None,
-            lines_paid_until: now,
+            lines: Bucket::every(now, LINE_EVERY, LINES_AT_ONCE),
             refused: 0,
         }
     }
@@ -173,7 +185,7 @@ impl Mesh {
             return self.reach_changed(now);
         };
         let is_new = !self.neighbours.contains_key(&node);
-        let neighbour = self.neighbours.entry(node).or_insert_with(|| Neighbour::new(connection));
+        let neighbour = self.neighbours.get_or_insert_with(node, || Neighbour::new(connection));
         neighbour.name.clone_from(&hello.name);
         let needed = Capabilities::SIGNALLING | Capabilities::REACHED;
         neighbour.listens = hello.capabilities.has(needed);
@@ -199,6 +211,10 @@ impl Mesh {
     /// A peer's message that is not ICE's.
     pub(super) fn signalled(&mut self, now: Instant, node: NodeId, message: &[u8]) {
         let Some(neighbour) = self.neighbours.get_mut(&node) else { return };
+        if !neighbour.listens {
+            self.refused += 1;
+            return;
+        }
         match neighbour.reader.push(message) {
             Ok(None) => {}
             Ok(Some(list)) if neighbour.reaches.as_ref() == Some(&list) => {}
@@ -212,18 +228,18 @@ impl Mesh {
 
     /// When [`Self::handle_timeout`] has something to do.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        let tell_at = self.neighbours.values().filter_map(|neighbour| neighbour.tell_at).min();
-        tell_at.into_iter().chain(self.look_at).min()
+        self.neighbours.next_wake().into_iter().chain(self.look_at).min()
     }
 
     /// Tells peers, and looks for pairs that are missing.
     pub(super) fn handle_timeout(&mut self, now: Instant, mut step: impl FnMut(Step)) {
-        let is_due = |neighbour: &Neighbour| neighbour.tell_at.is_some_and(|at| at <= now);
-        if self.neighbours.values().any(is_due) {
+        let due = self.neighbours.due(now);
+        if !due.is_empty() {
             // In the order of the ids, which is that of their beginnings.
             let reached: Vec<ShortId> = self.neighbours.keys().map(|node| (*node).into()).collect();
             let messages = wire::write(&reached);
-            for neighbour in self.neighbours.values_mut().filter(|neighbour| is_due(neighbour)) {
+            for node in due {
+                let Some(neighbour) = self.neighbours.get_mut(&node) else { continue };
                 neighbour.told_at = Some(now);
                 neighbour.tell_at = Some(now + TELL_AGAIN);
                 let connection = neighbour.connection;
@@ -264,12 +280,11 @@ impl Mesh {
         let untold = self.missing.iter_mut().filter(|(_, missing)| !missing.is_told);
         for (pair, missing) in untold {
             let settled_at = missing.since + SETTLES_WITHIN;
-            let at = settled_at.max(line_at(self.lines_paid_until));
-            if at <= now {
+            if settled_at <= now && self.lines.take(now, 1) {
                 missing.is_told = true;
-                self.lines_paid_until = self.lines_paid_until.max(now) + LINE_EVERY;
                 step(Step::Notice(notice(&self.neighbours, *pair, missing.via)));
             } else {
+                let at = settled_at.max(self.lines.ready_at(1));
                 next = Some(next.map_or(at, |next: Instant| next.min(at)));
             }
         }
@@ -302,7 +317,7 @@ impl Mesh {
     fn find_missing(&self) -> BTreeMap<Pair, NodeId> {
         let mut found = BTreeMap::new();
         let (mut between, mut beyond) = (0, 0);
-        for (node, neighbour) in &self.neighbours {
+        for (node, neighbour) in self.neighbours.iter() {
             for (other, _) in self.neighbours.range(node..).skip(1) {
                 let pair = Pair::Between(*node, *other);
                 if between < MAX_BETWEEN && self.is_missing(pair) {
@@ -366,11 +381,6 @@ impl Mesh {
 fn is_peer(neighbours: &BTreeMap<NodeId, Neighbour>, node: ShortId) -> bool {
     let first = neighbours.range(node.lowest()..).next();
     first.is_some_and(|(peer, _)| ShortId::from(*peer) == node)
-}
-
-/// When a line may be written: those that come at once are paid for afterwards.
-fn line_at(paid_until: Instant) -> Instant {
-    paid_until.checked_sub(LINE_EVERY * (LINES_AT_ONCE - 1)).unwrap_or(paid_until)
 }
 
 fn notice(neighbours: &BTreeMap<NodeId, Neighbour>, pair: Pair, via: NodeId) -> Notice {

@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::sessions::{MAX_PEERS, Severity};
+use crate::{notice::Level, sessions::MAX_PEERS, testing};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -19,21 +19,6 @@ struct World {
 
 fn id(number: usize) -> NodeId {
     NodeId([number as u8 + 1; 32])
-}
-
-fn hello(capabilities: u64) -> Hello {
-    Hello {
-        capabilities: Capabilities(capabilities),
-        max_frame_len: 65_557,
-        inner_mtu: 1_500,
-        lanes: 1,
-        lane: 0,
-        name: "rack7".into(),
-        instance: [0; 16],
-        probe_token: None,
-        agent: String::new(),
-        proofs: Vec::new(),
-    }
 }
 
 impl World {
@@ -54,7 +39,8 @@ impl World {
             self.tunnels.insert((node, peer));
             let connection = ConnectionId(peer as u64);
             let lists = if self.old.contains(&peer) { 0 } else { Capabilities::REACHED };
-            let hello = hello(Capabilities::SIGNALLING | lists);
+            let capabilities = Capabilities(Capabilities::SIGNALLING | lists);
+            let hello = Hello { capabilities, ..testing::hello() };
             self.nodes[node].tunnel_changed(self.now, id(peer), Some((&hello, connection)));
         }
     }
@@ -108,11 +94,11 @@ fn nothing(nodes: usize) -> Vec<Vec<Notice>> {
 }
 
 fn beyond_missing(node: usize, via: usize) -> Notice {
-    Notice::BeyondMissing { node: id(node).into(), via: id(via), name: "rack7".into() }
+    Notice::BeyondMissing { node: id(node).into(), via: id(via), name: "rack9".into() }
 }
 
 fn pair_missing(one: usize, other: usize) -> Notice {
-    Notice::PairMissing { pair: [id(one), id(other)], names: ["rack7".into(), "rack7".into()] }
+    Notice::PairMissing { pair: [id(one), id(other)], names: ["rack9".into(), "rack9".into()] }
 }
 
 #[test]
@@ -128,7 +114,7 @@ fn a_missing_pair_is_told_once_by_each_that_knows_and_so_is_its_end() {
         told,
         [vec![pair_missing(1, 2)], vec![beyond_missing(2, 0)], vec![beyond_missing(1, 0)]]
     );
-    assert!(told.iter().flatten().all(|notice| notice.severity() == Severity::Warning));
+    assert!(told.iter().flatten().all(|notice| notice.level() == Level::Warning));
     assert_eq!(world.nodes[0].report().missing_pairs, 1);
 
     world.connect(1, 2);
@@ -259,6 +245,24 @@ fn messages_of_who_is_no_peer_are_not_kept() {
     let now = world.now;
     world.nodes[0].signalled(now, id(1), &wire::write(&[])[0]);
     assert!(world.nodes[0].neighbours.is_empty() && world.nodes[0].poll_timeout().is_none());
+}
+
+#[test]
+fn a_list_of_a_peer_that_knows_no_lists_is_refused() {
+    let mut world = World::new(3);
+    world.old.insert(1);
+    world.connect(0, 1);
+    let list = &wire::write(&[id(0).into(), id(2).into()])[0];
+    world.nodes[0].signalled(world.now, id(1), list);
+    assert!(world.nodes[0].neighbours[&id(1)].reaches.is_none());
+    world.run(HOUR);
+    assert_eq!(world.take_notices()[0], []);
+    assert_eq!(world.nodes[0].report(), MeshReport { missing_pairs: 0, refused_messages: 1 });
+    // The same of one that knows lists.
+    world.old.clear();
+    world.connect(0, 1);
+    world.nodes[0].signalled(world.now, id(1), list);
+    assert!(world.nodes[0].neighbours[&id(1)].reaches.is_some());
 }
 
 fn beyond<'a>(pairs: impl Iterator<Item = &'a Pair>) -> usize {

@@ -97,6 +97,7 @@ impl Reader {
 ///
 /// # Panics
 /// When a list is taken that is too long, or is not written as it was read.
+#[cfg(feature = "testing")]
 pub fn fuzz(bytes: &[u8]) {
     let mut reader = Reader::default();
     let (one, other) = bytes.split_at(bytes.len() / 2);

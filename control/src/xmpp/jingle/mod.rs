@@ -26,11 +26,10 @@ mod wire;
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    ops::Bound,
     time::{Duration, Instant},
 };
 
-use ipop_datapath::node_id::NodeId;
+use ipop_datapath::{bucket::Bucket, node_id::NodeId};
 use xmpp_parsers::{
     iq::Iq,
     jid::{FullJid, Jid},
@@ -49,17 +48,16 @@ use self::{
     peer::{Heard, Own, Peer, Refusal},
 };
 use super::{
-    bucket::Bucket,
     request::{Answer, Ask, Request, Token, refusal},
     room::Stream,
 };
 use crate::{
     ice::{Candidate, Loopback},
     rng::Rng,
+    sessions::MAX_PEERS,
+    timed::Timed,
 };
 
-/// More peers than this are not taken: a room has no more occupants, a switch no more ports.
-pub const MAX_PEERS: usize = 1_024;
 /// How long the stream should wait for the answer to a request of this part.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// What this node sends, all peers together. Prosody reads 10 kB/s of a client and lets the rest wait, with it pings and
@@ -75,8 +73,6 @@ const STANZA_OVERHEAD: u32 = 150;
 /// What is fixed from the start.
 #[derive(Clone, Debug)]
 pub struct JingleConfig {
-    /// This node.
-    pub local: NodeId,
     /// SHA-256 of its certificate, for those that expect XEP-0320. Nothing here looks at a peer's.
     pub fingerprint: Option<[u8; 32]>,
     /// Whether candidates on the loopback interface are taken.
@@ -201,10 +197,11 @@ pub enum Taken {
 /// Sessions with all occupants.
 #[derive(Debug)]
 pub struct Jingle {
+    local: NodeId,
     config: JingleConfig,
     /// The own JID while the stream is up.
     own: Option<FullJid>,
-    peers: BTreeMap<FullJid, Peer>,
+    peers: Timed<FullJid, Peer>,
     asked: BTreeMap<Token, FullJid>,
     last_token: u64,
     /// The peer that sent last: the next one has its turn.
@@ -217,11 +214,12 @@ pub struct Jingle {
 }
 
 impl Jingle {
-    /// No peers yet.
-    pub fn new(now: Instant, config: JingleConfig) -> Self {
+    /// This node has no peers yet.
+    pub fn new(now: Instant, local: NodeId, config: JingleConfig) -> Self {
         Self {
+            local,
             own: None,
-            peers: BTreeMap::new(),
+            peers: Timed::default(),
             asked: BTreeMap::new(),
             last_token: 0,
             turn: None,
@@ -252,14 +250,14 @@ impl Jingle {
 
     /// The room tells of an occupant.
     pub fn peer_seen(&mut self, now: Instant, jid: FullJid, node: NodeId) {
-        if node == self.config.local || self.peers.get(&jid).is_some_and(|peer| peer.node == node) {
+        if node == self.local || self.peers.get(&jid).is_some_and(|peer| peer.node == node) {
             return;
         }
         if !self.peers.contains_key(&jid) && self.peers.len() >= MAX_PEERS {
             self.counters.peers_over_limit += 1;
             return;
         }
-        let peer = Peer::new(now, self.config.local, jid.clone(), node);
+        let peer = Peer::new(now, self.local, jid.clone(), node);
         self.peers.insert(jid, peer);
     }
 
@@ -400,7 +398,7 @@ impl Jingle {
 
     /// What is to be done next. To be polled after every call that changes something.
     pub fn poll_action(&mut self, now: Instant) -> Option<Action> {
-        if self.actions.is_empty() && self.outgoing.ready_at() <= now {
+        if self.actions.is_empty() && self.outgoing.ready_at(0) <= now {
             self.send_next(now);
         }
         self.actions.pop_front()
@@ -409,8 +407,7 @@ impl Jingle {
     /// When [`Self::handle_timeout`] wants to be called.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.own.as_ref()?;
-        let next = self.peers.values().filter_map(Peer::poll_timeout).min()?;
-        Some(next.max(self.outgoing.ready_at()))
+        Some(self.peers.next_wake()?.max(self.outgoing.ready_at(0)))
     }
 
     /// The time has come.
@@ -420,12 +417,10 @@ impl Jingle {
         }
         let mut nudges = Vec::new();
         let mut events = Vec::new();
-        for peer in self.peers.values_mut() {
-            if peer.poll_timeout().is_none_or(|at| at > now) {
-                continue;
-            }
-            let nudge = peer.handle_timeout(now, self.config.local, &mut self.rng, &mut events);
-            nudges.extend(nudge.map(|nudge| (peer.jid.clone(), nudge)));
+        for jid in self.peers.due(now) {
+            let Some(peer) = self.peers.get_mut(&jid) else { continue };
+            let nudge = peer.handle_timeout(now, self.local, &mut self.rng, &mut events);
+            nudges.extend(nudge.map(|nudge| (jid, nudge)));
         }
         self.actions.extend(events.into_iter().map(Action::Event));
         for (jid, nudge) in nudges {
@@ -451,25 +446,20 @@ impl Jingle {
     fn send_next(&mut self, now: Instant) {
         let Some(jid) = self.own.as_ref().map(FullJid::to_string) else { return };
         let fingerprint = self.config.fingerprint.as_ref();
-        let own = Own { node: self.config.local, jid: &jid, fingerprint };
+        let own = Own { node: self.local, jid: &jid, fingerprint };
         let token = Token(self.last_token + 1);
         // Whoever was heard goes first: a crowd that does not exist must not keep those waiting who do.
-        let say = |(jid, peer): (&FullJid, &mut Peer), heard: Heard| {
-            if peer.heard() != heard {
-                return None;
-            }
-            let payload = peer.next_message(now, token, &own)?;
-            Some((jid.clone(), payload))
+        let mut waiting = self.peers.due(now);
+        waiting.sort_by_key(|jid| {
+            let is_heard = self.peers.get(jid).is_some_and(|peer| peer.heard() == Heard::Yes);
+            let had_its_turn = self.turn.as_ref().is_some_and(|turn| jid <= turn);
+            (!is_heard, had_its_turn)
+        });
+        let say = |jid: FullJid| {
+            let payload = self.peers.get_mut(&jid)?.next_message(now, token, &own)?;
+            Some((jid, payload))
         };
-        let after = self.turn.take().map_or(Bound::Unbounded, Bound::Excluded);
-        let rest = (after.as_ref(), Bound::Unbounded);
-        let mut message = None;
-        for heard in [Heard::Yes, Heard::Never] {
-            let next =
-                || self.peers.range_mut::<FullJid, _>(rest).find_map(|peer| say(peer, heard));
-            message = message.or_else(next);
-            message = message.or_else(|| self.peers.iter_mut().find_map(|peer| say(peer, heard)));
-        }
+        let message = waiting.into_iter().find_map(say);
         let Some((jid, payload)) = message else { return };
         self.last_token = token.0;
         let len = u32::try_from(String::from(&payload).len()).unwrap_or(u32::MAX);
@@ -502,6 +492,7 @@ impl Jingle {
 }
 
 /// For fuzzing: what was understood is written so that it is understood again.
+#[cfg(feature = "testing")]
 pub(crate) fn fuzz_round_trip(payload: &Element) {
     let Ok(message) = codec::Message::read(payload, Loopback::Refused) else { return };
     if let Content::Offer(offer) = &message.content {

@@ -10,7 +10,7 @@
 
 use std::time::{Duration, Instant};
 
-use ipop_datapath::node_id::NodeId;
+use ipop_datapath::{bucket::Bucket, node_id::NodeId};
 use xmpp_parsers::{
     jid::FullJid,
     minidom::Element,
@@ -25,10 +25,8 @@ use super::{
 use crate::{
     ice::Candidate,
     rng::Rng,
-    xmpp::{
-        bucket::Bucket,
-        request::{Answer, Failure, Token},
-    },
+    timed::Timer,
+    xmpp::request::{Answer, Failure, Token},
 };
 
 /// Stanzas that a peer may send: far more than an honest one does.
@@ -113,6 +111,21 @@ pub(super) struct Peer {
 pub(super) enum Heard {
     Never,
     Yes,
+}
+
+/// When something is due that no input brings about; `None` while the next move is another's.
+impl Timer for Peer {
+    fn wake_at(&self) -> Option<Instant> {
+        match &self.session {
+            // The initiator begins one, the responder asks for one.
+            None => Some(self.not_before),
+            Some(Session { stage: Stage::Offered(until), .. }) => {
+                let resend = self.next_step().map(|_| self.not_before);
+                Some(resend.map_or(*until, |at| at.min(*until)))
+            }
+            Some(_) => self.next_step().map(|_| self.not_before),
+        }
+    }
 }
 
 impl Peer {
@@ -209,19 +222,6 @@ impl Peer {
             {
                 session.candidates.push(*candidate);
             }
-        }
-    }
-
-    /// When something is due that no input brings about; `None` while the next move is another's.
-    pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        match &self.session {
-            // The initiator begins one, the responder asks for one.
-            None => Some(self.not_before),
-            Some(Session { stage: Stage::Offered(until), .. }) => {
-                let resend = self.next_step().map(|_| self.not_before);
-                Some(resend.map_or(*until, |at| at.min(*until)))
-            }
-            Some(_) => self.next_step().map(|_| self.not_before),
         }
     }
 

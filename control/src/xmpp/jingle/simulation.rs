@@ -29,7 +29,7 @@ use crate::{
     ice::CandidateKind,
     xmpp::{
         request::Failure,
-        room::{self, Card, Entry, Room, RoomConfig, RoomPassword, StreamEnd},
+        room::{self, Entry, Room, RoomConfig, RoomPassword, StreamEnd},
     },
 };
 
@@ -79,22 +79,19 @@ struct World {
 
 fn node(number: usize, now: Instant, seed: u64) -> Node {
     let id = NodeId::of_spki(format!("{seed}/{number}").as_bytes());
-    let card =
-        Card { node: id, name: format!("n{number}"), version: "1".into(), capabilities: vec![] };
     let config = RoomConfig {
         room: BareJid::new(ROOM).expect("a JID"),
         entry: Entry::Password,
         password: Some(RoomPassword("derived".into())),
-        card,
+        name: format!("n{number}"),
         seed: seed ^ number as u64,
     };
-    let jingle =
-        JingleConfig { local: id, fingerprint: None, loopback: Loopback::Refused, seed: !seed };
+    let jingle = JingleConfig { fingerprint: None, loopback: Loopback::Refused, seed: !seed };
     Node {
         jid: chat::user(number),
         id,
-        room: Room::new(config),
-        jingle: Jingle::new(now, jingle),
+        room: Room::new(id, config),
+        jingle: Jingle::new(now, id, jingle),
         ice: BTreeMap::new(),
         questions: BTreeMap::new(),
         next_id: 0,

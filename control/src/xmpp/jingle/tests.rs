@@ -38,10 +38,9 @@ struct Bench {
 impl Bench {
     fn new(local: NodeId) -> Self {
         let now = Instant::now();
-        let config =
-            JingleConfig { local, fingerprint: None, loopback: Loopback::Refused, seed: 1 };
+        let config = JingleConfig { fingerprint: None, loopback: Loopback::Refused, seed: 1 };
         let mut bench = Self {
-            jingle: Jingle::new(now, config),
+            jingle: Jingle::new(now, local, config),
             now,
             requests: VecDeque::new(),
             replies: Vec::new(),

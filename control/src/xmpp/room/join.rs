@@ -73,7 +73,7 @@ impl Room {
             State::Joining(Joining { deadline: now + JOIN_TIMEOUT, listed: None, known: None });
         let mut muc = Muc::new().with_history(History::new().with_maxstanzas(0));
         muc.password = self.config.password.as_ref().map(|password| password.0.clone());
-        let payloads = vec![muc.into(), self.config.card.to_element()];
+        let payloads = vec![muc.into(), self.card.to_element()];
         self.send_presence(Presence::available().with_payloads(payloads));
         self.ask_configuration();
     }
@@ -86,7 +86,7 @@ impl Room {
     /// The nick this node has or asks for.
     pub(super) fn nick(&self) -> String {
         let id = self.local().to_string();
-        let name = cut(&self.config.card.name, MAX_NICK_LEN - 16);
+        let name = cut(&self.card.name, MAX_NICK_LEN - 16);
         let fit = !name.is_empty() && self.config.room.with_resource_str(&name).is_ok();
         match self.nicks_refused {
             0 if fit => name,

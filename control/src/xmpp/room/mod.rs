@@ -78,8 +78,8 @@ pub struct RoomConfig {
     pub entry: Entry,
     /// Its password, if it has one.
     pub password: Option<RoomPassword>,
-    /// This node; its name becomes the nick.
-    pub card: Card,
+    /// What this node is called, for people; becomes the nick.
+    pub name: String,
     /// For the jitter.
     pub seed: u64,
 }
@@ -204,6 +204,8 @@ enum Purpose {
 #[derive(Debug)]
 pub struct Room {
     config: RoomConfig,
+    /// What this node says of itself.
+    card: Card,
     /// The own JID, as of the last session.
     jid: Option<FullJid>,
     link: Link,
@@ -224,9 +226,11 @@ pub struct Room {
 }
 
 impl Room {
-    /// A room that is joined as soon as the stream is there.
-    pub fn new(config: RoomConfig) -> Self {
+    /// A room that this node joins as soon as the stream is there.
+    pub fn new(node: NodeId, config: RoomConfig) -> Self {
+        let version = env!("CARGO_PKG_VERSION").into();
         Self {
+            card: Card { node, name: config.name.clone(), version, capabilities: Vec::new() },
             jid: None,
             link: Link::Down,
             state: State::Offline,
@@ -370,7 +374,7 @@ impl Room {
     }
 
     fn local(&self) -> NodeId {
-        self.config.card.node
+        self.card.node
     }
 
     fn tell(&mut self, event: Event) {
@@ -431,6 +435,7 @@ impl Room {
 }
 
 /// For fuzzing: the room's configuration comes, and is as it must be.
+#[cfg(feature = "testing")]
 pub(crate) fn fuzz_configured(room: &mut Room, now: Instant) {
     if let State::Joining(joining) = &mut room.state {
         let (hidden, password_protected) = (true, true);
@@ -447,6 +452,7 @@ pub(crate) fn fuzz_configured(room: &mut Room, now: Instant) {
 }
 
 /// For fuzzing: what an owner's form comes back as.
+#[cfg(feature = "testing")]
 pub(crate) fn fuzz_form(element: &Element) {
     if let Some(configuration) = Configuration::read(element) {
         let faults = configuration.faults(Entry::Members);

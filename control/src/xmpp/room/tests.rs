@@ -37,11 +37,11 @@ impl Bench {
             room: BareJid::new("net@muc.x").expect("a JID"),
             entry,
             password: Some(RoomPassword("derived".into())),
-            card: card("me"),
+            name: "me".into(),
             seed: 1,
         };
         let (events, presences, requests) = Default::default();
-        Self { room: Room::new(config), now: Instant::now(), events, presences, requests }
+        Self { room: Room::new(id("me"), config), now: Instant::now(), events, presences, requests }
     }
 
     fn online(entry: Entry) -> Self {
@@ -347,7 +347,7 @@ fn taken_nicks_get_ever_more_of_the_node_id_and_then_it_waits() {
 #[test]
 fn a_name_that_is_no_nick_becomes_one() {
     let mut bench = Bench::new(Entry::Password);
-    bench.room.config.card.name = "\u{e000}\u{fffe}".into();
+    bench.room.card.name = "\u{e000}\u{fffe}".into();
     bench.room.online(bench.now, own_jid(), Stream::New);
     bench.drain();
     let to = bench.presences[0].to.clone().expect("an address").to_string();

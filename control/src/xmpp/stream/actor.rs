@@ -312,7 +312,7 @@ async fn converse(
             online.settle(now);
         }
         let (may_read, may_send) = (online.may_read(now), online.may_send());
-        let (wake_at, has_events) = (online.wake_at(), !online.conversation.outbox.is_empty());
+        let (wake_at, has_events) = (online.wake_at(now), !online.conversation.outbox.is_empty());
         let must_write = !online.out.is_empty() || flush == Flush::Due;
         let result = tokio::select! {
             permit = events.reserve(), if has_events => match permit {

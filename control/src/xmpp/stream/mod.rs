@@ -43,7 +43,6 @@ mod iq;
 mod login;
 mod management;
 mod online;
-mod pace;
 mod retry;
 mod sasl;
 mod scram;

@@ -15,6 +15,7 @@ use std::{
 };
 
 use bytes::{Buf, BytesMut};
+use ipop_datapath::bucket::Bucket;
 use xmpp_parsers::{
     iq::Iq,
     jid::FullJid,
@@ -31,7 +32,6 @@ use super::{
     iq::{Questions, is_from_asked},
     login::stream_error,
     management::Management,
-    pace::Bucket,
     xml::{self, Item},
 };
 
@@ -139,9 +139,10 @@ impl<'a> Online<'a> {
     /// A session has just been opened or resumed; `out` is to be written first.
     pub(super) fn new(conversation: &'a mut Conversation, out: Vec<u8>, now: Instant) -> Self {
         let limits = &conversation.limits;
+        let received = |per_s: u32| Bucket::new(now, per_s, per_s * limits.burst_s);
         Self {
-            bytes: Bucket::new(limits.received_bytes_per_s, limits.burst_s, now),
-            stanzas: Bucket::new(limits.received_stanzas_per_s, limits.burst_s, now),
+            bytes: received(limits.received_bytes_per_s),
+            stanzas: received(limits.received_stanzas_per_s),
             wants_acknowledgement: !out.is_empty(),
             out: BytesMut::from(&out[..]),
             asked: None,
@@ -152,12 +153,14 @@ impl<'a> Online<'a> {
 
     /// Whether more may be read from the server.
     pub(super) fn may_read(&self, now: Instant) -> bool {
-        let is_paced = [&self.bytes, &self.stanzas]
-            .iter()
-            .any(|bucket| bucket.ready_at().is_some_and(|at| at > now));
-        !is_paced
+        self.paced_until() <= now
             && self.conversation.outbox_has_room()
             && self.out.len() < self.conversation.limits.queued_bytes
+    }
+
+    /// When the server has not sent too much.
+    fn paced_until(&self) -> Instant {
+        self.bytes.ready_at(0).max(self.stanzas.ready_at(0))
     }
 
     /// Whether more may be taken from the program.
@@ -169,13 +172,12 @@ impl<'a> Online<'a> {
     }
 
     /// When [`Self::tick`] has to be called at the latest.
-    pub(super) fn wake_at(&self) -> Instant {
+    pub(super) fn wake_at(&self, now: Instant) -> Instant {
         let life = self
             .asked
             .map_or(self.heard + self.conversation.limits.silence, |asked| asked.deadline);
         [
-            self.bytes.ready_at(),
-            self.stanzas.ready_at(),
+            Some(self.paced_until()).filter(|at| *at > now),
             self.conversation.questions.next_deadline(),
         ]
         .into_iter()
@@ -258,13 +260,13 @@ impl<'a> Online<'a> {
 
     /// Bytes came, whatever they are.
     pub(super) fn received_bytes(&mut self, now: Instant, count: usize) {
-        self.bytes.take(now, count);
+        self.bytes.draw(now, count as u32);
     }
 
     /// An item of the stream came.
     pub(super) fn item(&mut self, now: Instant, item: Item) -> Result<(), Failure> {
         self.heard = now;
-        self.stanzas.take(now, 1);
+        self.stanzas.draw(now, 1);
         let element = match item {
             Item::Element(element) => element,
             Item::Header => return Err(Failure::Protocol("opens a stream inside a stream")),

@@ -94,11 +94,11 @@ fn a_silent_server_is_asked_and_then_given_up() {
         let start = Instant::now();
         let mut online = Online::new(&mut conversation, Vec::new(), start);
         first.into_iter().for_each(|first| online.item(start, item(first)).unwrap());
-        let silent = online.wake_at();
+        let silent = online.wake_at(start);
         assert_eq!(silent, start + limits.silence);
         online.tick(silent).unwrap();
         assert!(written(&mut online).contains(question));
-        let dead = online.wake_at();
+        let dead = online.wake_at(start);
         assert_eq!(dead, silent + limits.answer);
         assert!(matches!(online.tick(dead), Err(Failure::Silent { .. })));
     }
@@ -112,13 +112,13 @@ fn whoever_does_not_read_does_not_blame_the_server() {
     online.item(start, item(ENABLED)).unwrap();
     online.item(start, item(PRESENCE)).unwrap();
     assert!(!online.may_read(start) && !online.may_send());
-    let silent = online.wake_at();
+    let silent = online.wake_at(start);
     online.tick(silent).unwrap();
-    let dead = online.wake_at();
+    let dead = online.wake_at(start);
     online.tick(dead).unwrap();
     online.conversation.outbox.clear();
     assert!(online.may_read(dead));
-    assert!(online.tick(online.wake_at()).is_err(), "now there is no excuse");
+    assert!(online.tick(online.wake_at(start)).is_err(), "now there is no excuse");
 }
 
 #[test]
@@ -132,7 +132,7 @@ fn a_server_that_sends_too_much_is_not_read_for_a_while() {
         online.item(start, item(PRESENCE)).unwrap();
     }
     assert!(!online.may_read(start));
-    assert_eq!(online.wake_at(), start + Duration::from_millis(100));
+    assert_eq!(online.wake_at(start), start + Duration::from_millis(100));
     assert!(online.may_read(start + Duration::from_millis(100)));
 }
 
@@ -146,7 +146,7 @@ fn a_change_of_the_network_asks_at_once() {
     online.settle(start);
     online.ask_for_life(start, Duration::from_secs(4));
     assert_eq!(
-        online.wake_at(),
+        online.wake_at(start),
         start + Duration::from_secs(4),
         "sooner than the acknowledgement asked for before"
     );
@@ -208,15 +208,15 @@ fn what_was_on_its_way_is_no_sign_of_life() {
             item("<iq xmlns='jabber:client' type='result' id='alive' from='bob@example.org/x'/>"),
         )
         .unwrap();
-    assert_eq!(online.wake_at(), start + patience);
+    assert_eq!(online.wake_at(start), start + patience);
     online.item(start, item("<iq xmlns='jabber:client' type='result' id='alive'/>")).unwrap();
-    assert_eq!(online.wake_at(), start + Limits::default().silence);
+    assert_eq!(online.wake_at(start), start + Limits::default().silence);
 
     online.send(&message());
     online.settle(start);
     online.ask_for_life(start, patience);
     online.item(start, item("<a xmlns='urn:xmpp:sm:3' h='1'/>")).unwrap();
-    assert_eq!(online.wake_at(), start + patience, "that one answers what was asked before");
+    assert_eq!(online.wake_at(start), start + patience, "that one answers what was asked before");
     online.item(start, item("<a xmlns='urn:xmpp:sm:3' h='1'/>")).unwrap();
-    assert_eq!(online.wake_at(), start + Limits::default().silence);
+    assert_eq!(online.wake_at(start), start + Limits::default().silence);
 }

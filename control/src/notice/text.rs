@@ -1,199 +1,19 @@
-//! What the operator is told. Each notice is one line of the log.
+//! The words of notices.
 
-use std::{fmt, net::SocketAddr, time::Duration};
+use std::{fmt, net::SocketAddr};
 
 use ipop_datapath::{
-    PortId,
-    command::{CloseReason, Direction, Ended, Lane},
-    hello::Hello,
+    command::{CloseReason, Direction, Ended},
     node_id::NodeId,
-    path::port_of_alias,
+    path::{Path, port_of_alias},
 };
 
-use super::mesh::ShortId;
-use crate::trust::Loss;
-
-/// A peer, as every line names it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Who {
-    /// Its node id.
-    pub node: NodeId,
-    /// The name that it gave itself, if it ever connected.
-    pub name: Option<String>,
-}
-
-impl fmt::Display for Who {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.name {
-            Some(name) => write!(f, "{} ({name})", self.node),
-            None => self.node.fmt(f),
-        }
-    }
-}
-
-/// Something that the operator should know.
-#[derive(Clone, PartialEq, Debug)]
-pub enum Notice {
-    /// The first lane of a peer is up.
-    PeerUp {
-        /// Who.
-        peer: Who,
-        /// Its port.
-        port: PortId,
-        /// Its address.
-        remote: SocketAddr,
-        /// Who dialled.
-        direction: Direction,
-        /// What it said of itself.
-        hello: Hello,
-    },
-    /// The last lane of a peer is gone.
-    PeerDown {
-        /// Who.
-        peer: Who,
-        /// Why, for people.
-        why: String,
-        /// How long it was up.
-        up: Duration,
-    },
-    /// A peer that was up came back as a new instance.
-    PeerRestarted {
-        /// Who.
-        peer: Who,
-        /// Its address now.
-        remote: SocketAddr,
-    },
-    /// One more lane of a peer is up.
-    LaneUp {
-        /// Whose.
-        peer: Who,
-        /// Which.
-        lane: Lane,
-        /// The address.
-        remote: SocketAddr,
-    },
-    /// A lane is gone, others live.
-    LaneDown {
-        /// Whose.
-        peer: Who,
-        /// Which.
-        lane: Lane,
-        /// Why, for people.
-        why: String,
-    },
-    /// A lane goes another way now.
-    LaneMoved {
-        /// Whose.
-        peer: Who,
-        /// Which.
-        lane: Lane,
-        /// The address before.
-        from: SocketAddr,
-        /// The address now.
-        to: SocketAddr,
-    },
-    /// No address of the peer answered. Repeated only when the reason changes, and every five minutes.
-    DialFailed {
-        /// Who.
-        peer: Who,
-        /// Which lane.
-        lane: Lane,
-        /// What went wrong at each address.
-        error: String,
-        /// When it is tried again.
-        retry_in: Duration,
-    },
-    /// A connection was closed for what it asked.
-    Refused {
-        /// Who asked.
-        peer: NodeId,
-        /// From where.
-        remote: SocketAddr,
-        /// Why, and what to do.
-        why: String,
-    },
-    /// A peer lost its right to be connected while it was up.
-    Revoked {
-        /// Who.
-        peer: Who,
-        /// Why.
-        why: Loss,
-    },
-    /// The peer's inner MTU is another.
-    MtuMismatch {
-        /// Who.
-        peer: Who,
-        /// This node's, bytes.
-        ours: u16,
-        /// The peer's, bytes.
-        theirs: u16,
-    },
-    /// Two programs use one key.
-    DuplicateNode {
-        /// Their node id.
-        peer: Who,
-        /// The latest address of one of them.
-        remote: SocketAddr,
-    },
-    /// Two peers are not connected to each other, as they say.
-    PairMissing {
-        /// Which.
-        pair: [NodeId; 2],
-        /// The names that they gave, perhaps empty.
-        names: [String; 2],
-    },
-    /// They are now.
-    PairConnected {
-        /// Which.
-        pair: [NodeId; 2],
-    },
-    /// A peer reaches a node that this one does not.
-    BeyondMissing {
-        /// That node, as far as the peer tells.
-        node: ShortId,
-        /// The peer.
-        via: NodeId,
-        /// The peer's name, perhaps empty.
-        name: String,
-    },
-    /// That node is a peer that is up now.
-    BeyondConnected {
-        /// Which.
-        node: ShortId,
-    },
-}
-
-/// How much a notice matters.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Severity {
-    /// Worth a line.
-    Info,
-    /// Something should be done.
-    Warning,
-}
-
-impl Notice {
-    /// How much it matters.
-    pub fn severity(&self) -> Severity {
-        match self {
-            Self::PeerUp { .. }
-            | Self::PeerRestarted { .. }
-            | Self::LaneUp { .. }
-            | Self::LaneMoved { .. }
-            | Self::PairConnected { .. }
-            | Self::BeyondConnected { .. } => Severity::Info,
-            Self::PeerDown { .. }
-            | Self::LaneDown { .. }
-            | Self::DialFailed { .. }
-            | Self::Refused { .. }
-            | Self::Revoked { .. }
-            | Self::MtuMismatch { .. }
-            | Self::DuplicateNode { .. }
-            | Self::PairMissing { .. }
-            | Self::BeyondMissing { .. } => Severity::Warning,
-        }
-    }
-}
+use super::{Down, Notice, Pathless, Trespass, Who};
+use crate::{
+    ice::CandidateKind,
+    trust::Claim,
+    xmpp::room::{Outcome, Problem},
+};
 
 impl Notice {
     /// The same for a peer whose path others chose: `way` says how it is reached, since its address here stands for that
@@ -209,6 +29,42 @@ impl Notice {
                 format!("peer {peer} up, {way} ({who}), port {port}, takes {takes}, {agent}")
             }
             other => other.to_string(),
+        }
+    }
+}
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.name {
+            Some(name) => write!(f, "{} ({name})", self.node),
+            None => self.node.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for Down {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ended { why, local } => f.write_str(&explain(why, *local)),
+            Self::BesidePath => f.write_str("its path is not in use any more"),
+        }
+    }
+}
+
+impl fmt::Display for Trespass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Itself => f.write_str("it is this node itself; correct the address of --peer"),
+            Self::Unknown(node) => {
+                write!(f, "it is not among the peers; allow it with --peer {node}")
+            }
+            Self::NoSuchLane { lane, lanes } => {
+                write!(f, "it wants lane {lane}, this node serves {lanes}")
+            }
+            Self::AnotherNode => f.write_str("another node was dialled"),
+            Self::AnotherLane { lane, dialled } => {
+                write!(f, "it answers for lane {lane}, not {dialled}")
+            }
         }
     }
 }
@@ -289,7 +145,84 @@ impl fmt::Display for Notice {
             Self::BeyondConnected { node } => {
                 write!(f, "the node whose id begins with {node} has a tunnel to this node now")
             }
+            of_the_room => of_the_room.write_of_room(f),
         }
+    }
+}
+
+impl Notice {
+    /// Those of the room, of who may connect, and of paths.
+    fn write_of_room(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = |node: &NodeId, Claim { account, name }: &Claim| {
+            format!("node {node} ({name} of {account})")
+        };
+        match self {
+            Self::NotAdmitted { peer, why } => write!(f, "--peer {peer}: it {why}"),
+            Self::Forgotten { peer } => write!(f, "peer {peer} is forgotten"),
+            Self::OwnId { jid } => write!(
+                f,
+                "{jid} is in the room with this node's id: the key file was copied to another host; delete it on one of them"
+            ),
+            Self::Contested { node } => write!(
+                f,
+                "several occupants of the room say that they are node {node}: whichever proves it is connected"
+            ),
+            Self::Waits { node, claim } => write!(
+                f,
+                "{} waits to be accepted: `ipop-switch trust accept {node}` lets it in",
+                shown(node, claim)
+            ),
+            Self::Barred { node, claim, why } => write!(f, "{} {why}", shown(node, claim)),
+            Self::Online { jid } => write!(f, "XMPP: logged in as {jid}"),
+            Self::Offline { why } => write!(f, "{why}; it is tried again until it works"),
+            Self::StillOffline { why, retry_in } => {
+                write!(f, "{why}; next try in {:.0} s", retry_in.as_secs_f64())
+            }
+            Self::AccountRefused { why } => write!(
+                f,
+                "{why}; not tried again before the account's settings change (SIGHUP reads them)"
+            ),
+            Self::Offered(services) => write!(f, "STUN and TURN servers on offer: {services:?}"),
+            Self::Joined { nick } => write!(f, "in the room as {nick}"),
+            Self::AccountRemoved { account } => write!(f, "{account} was removed from the room"),
+            Self::Room(Problem { text, outcome: Outcome::Goes }) => write!(f, "room: {text}"),
+            Self::Room(Problem { text, outcome: Outcome::RetriedIn(wait) }) => {
+                write!(f, "room: {text}; next try in {} s", wait.as_secs())
+            }
+            Self::Server(text) => f.write_str(text),
+            Self::BadSignal { peer } => write!(f, "peer {peer}: a signal that makes no sense"),
+            Self::Path { peer, path, local, remote, .. } => {
+                let way = way(*path, *remote);
+                write!(f, "peer {peer}: path {way} ({local} to {remote})")
+            }
+            Self::NoPath { peer, was, why, left_out, .. } => {
+                let what = match was {
+                    Pathless::Lost => "no path is left",
+                    Pathless::NotYet => "no path yet",
+                };
+                write!(f, "peer {peer}: {what}: {why}")?;
+                match left_out {
+                    0 => Ok(()),
+                    more => write!(f, " ({more} lines like it were left out)"),
+                }
+            }
+            Self::LeftOut { lines } => {
+                write!(f, "{lines} lines about the room and its nodes were left out")
+            }
+            // Those of tunnels have their words above.
+            other => write!(f, "{other:?}"),
+        }
+    }
+}
+
+/// Which way packets go.
+fn way(path: Path, remote_kind: CandidateKind) -> String {
+    match path {
+        Path::Direct { remote, .. } if remote_kind == CandidateKind::Relayed => {
+            format!("relayed by the peer's {remote}")
+        }
+        Path::Direct { remote, .. } => format!("direct, {remote}"),
+        Path::Relay { server, .. } => format!("relayed by {server}"),
     }
 }
 
@@ -350,7 +283,9 @@ fn by_peer(code: u64, phrase: &str, local: NodeId) -> String {
 
 #[cfg(test)]
 mod tests {
-    use ipop_datapath::path::alias;
+    use std::time::Duration;
+
+    use ipop_datapath::{PortId, command::Lane, path::alias};
 
     use super::*;
 
@@ -362,7 +297,7 @@ mod tests {
         for notice in [
             Notice::LaneUp { peer: peer(), lane, remote: stands_for_it },
             Notice::PeerRestarted { peer: peer(), remote: stands_for_it },
-            Notice::Refused { peer: node, remote: stands_for_it, why: "x".into() },
+            Notice::Refused { peer: node, remote: stands_for_it, why: Trespass::Itself },
         ] {
             let (told, over) = (notice.to_string(), notice.told_over("by air"));
             assert!(told.contains("the path that was found") && !told.contains("100::"), "{told}");
