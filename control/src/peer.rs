@@ -19,7 +19,7 @@ pub const DEFAULT_PORT: u16 = 5800;
     Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize, serde::Deserialize,
 )]
 #[serde(rename_all = "snake_case")]
-pub enum PeerSource {
+pub enum NamedBy {
     /// The configuration: `--peer`.
     Configured,
     /// It is in the network's room.

@@ -310,23 +310,23 @@ impl<'a> Layers<'a> {
         &self,
         key: &'static str,
         get: impl Fn(&'a Values) -> Option<T>,
-    ) -> Option<(T, Origin<'a>)> {
+    ) -> Option<(T, KeyAt<'a>)> {
         if let Some(value) = get(self.flags) {
-            return Some((value, Origin { key, file: None }));
+            return Some((value, KeyAt { key, file: None }));
         }
         let file = self.file?;
-        get(&file.values).map(|value| (value, Origin { key, file: Some(&file.path) }))
+        get(&file.values).map(|value| (value, KeyAt { key, file: Some(&file.path) }))
     }
 }
 
 /// Where a value stands.
 #[derive(Clone, Copy)]
-struct Origin<'a> {
+struct KeyAt<'a> {
     key: &'static str,
     file: Option<&'a Path>,
 }
 
-impl Origin<'_> {
+impl KeyAt<'_> {
     fn error(&self, why: impl fmt::Display) -> SettingsError {
         let key = self.key;
         SettingsError(match self.file {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use ipop_control::{
-    peer::PeerSource,
+    peer::NamedBy,
     private_file::PrivateFileError,
     trust::{
         Patience, PresentPeers, StateFile, TrustStore,
@@ -85,11 +85,11 @@ fn present(state: &Path) -> Result<PresentPeers, Failure> {
 }
 
 /// What names a peer, for people.
-fn word_of(source: &PeerSource) -> &'static str {
+fn word_of(source: &NamedBy) -> &'static str {
     match source {
-        PeerSource::Configured => "--peer",
-        PeerSource::Room => "room",
-        PeerSource::Saved => "known from before",
+        NamedBy::Configured => "--peer",
+        NamedBy::Room => "room",
+        NamedBy::Saved => "known from before",
     }
 }
 
@@ -166,7 +166,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = StateFile::<PresentPeers>::in_directory(dir.path());
         let node = NodeId([7; 32]);
-        let sources = vec![PeerSource::Configured, PeerSource::Room];
+        let sources = vec![NamedBy::Configured, NamedBy::Room];
         let peer = vec![PresentPeer { node, name: "rack7".into(), sources }];
         file.store(&PresentPeers { peer }).unwrap();
         let listed = || list(&TrustStore::default(), &present(dir.path()).unwrap());

@@ -15,7 +15,7 @@ use xmpp_parsers::jid::FullJid;
 use super::{Action, Link, Links};
 use crate::{
     notice::Notice,
-    peer::PeerSource,
+    peer::NamedBy,
     timed::Timer,
     trust::{Claim, Loss, Naming, NewNodes, Policy, Refusal, Standing},
     xmpp::room::Occupant,
@@ -123,7 +123,7 @@ impl Links {
             return;
         };
         let is_admitted = link.port.is_some();
-        self.trust.unname(node, PeerSource::Room);
+        self.trust.unname(node, NamedBy::Room);
         if !is_admitted {
             self.drop_link(now, node);
         }
@@ -211,7 +211,7 @@ impl Links {
         nodes.extend(self.memory.nodes_of(&lost).into_iter().filter(|node| !has_claimant(node)));
         for node in nodes {
             self.forget_saved(node);
-            self.trust.withdraw(node, PeerSource::Room, Loss::Removed);
+            self.trust.withdraw(node, NamedBy::Room, Loss::Removed);
             if !matches!(self.trust.standing(node), Standing::Admitted(_)) {
                 self.drop_link(now, node);
             }
@@ -268,7 +268,7 @@ impl Links {
             .collect();
         idle.sort_unstable();
         for (_, node) in idle.into_iter().take(self.chores.portless.len()) {
-            self.trust.unname(node, PeerSource::Room);
+            self.trust.unname(node, NamedBy::Room);
             self.chores.queue_for_port(node);
         }
     }

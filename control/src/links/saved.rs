@@ -6,7 +6,7 @@ use ipop_datapath::node_id::NodeId;
 
 use super::{Action, Links};
 use crate::{
-    peer::PeerSource,
+    peer::NamedBy,
     trust::{
         Claim, Naming, SavedPeers,
         saved::{DEFAULT_KEEP_S, Seen},
@@ -105,7 +105,7 @@ impl Links {
             self.remember_all(now);
             let unix_s = self.unix_s(now);
             for node in self.memory.saved.expire(DEFAULT_KEEP_S, unix_s) {
-                self.trust.unname(node, PeerSource::Saved);
+                self.trust.unname(node, NamedBy::Saved);
             }
             self.memory.changed = Changed::Yes;
         }
@@ -122,7 +122,7 @@ impl Links {
 
     /// The room took a node's right back.
     pub(super) fn forget_saved(&mut self, node: NodeId) {
-        self.trust.unname(node, PeerSource::Saved);
+        self.trust.unname(node, NamedBy::Saved);
         let room = self.memory.room.clone();
         if self.memory.saved.revoke(node, &room) {
             // At the next opportunity: a right that was taken back must not return with a restart.

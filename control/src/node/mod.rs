@@ -29,7 +29,7 @@ use crate::{
     ice::{StunServer, TurnServer},
     links::{Links, LinksConfig},
     notice::{Notice, Who},
-    peer::{PeerAddress, PeerSource, PeerSpec},
+    peer::{NamedBy, PeerAddress, PeerSpec},
     sessions::{self, BadLanes, Sessions, SessionsConfig},
     trust::{
         Change, Claim, Loss, Naming, NewNodes, Policy, PresentPeer, PresentPeers, SavedPeers,
@@ -326,7 +326,7 @@ impl Node {
             self.sessions.handle(now, sessions::Input::Secrets(secrets));
         }
         for node in removed {
-            self.trust.withdraw(node, PeerSource::Configured, Loss::NotConfigured);
+            self.trust.withdraw(node, NamedBy::Configured, Loss::NotConfigured);
         }
         added.into_iter().for_each(|peer| self.name_configured(peer));
     }

@@ -268,7 +268,7 @@ fn who_is_up_is_present_with_what_names_it() {
     let mut bench = Bench::new(denying(&[OTHER]));
     assert_eq!(bench.node.present(), PresentPeers::default());
     let (connection, _) = bench.answered(ONE);
-    let sources = vec![PeerSource::Configured];
+    let sources = vec![NamedBy::Configured];
     let peer = vec![PresentPeer { node: ONE, name: "rack9".into(), sources }];
     assert_eq!(bench.node.present(), PresentPeers { peer });
     bench.input(Input::Worker(Event::Connection(
@@ -286,7 +286,7 @@ fn who_is_named_for_a_moment_leaves_nothing_behind() {
     let added = vec![PeerSpec { node: stranger, address: None }];
     let there_and_gone = Configured { added, ..Configured::default() };
     bench.node.configure(bench.now, there_and_gone);
-    bench.node.trust().unname(stranger, PeerSource::Configured);
+    bench.node.trust().unname(stranger, NamedBy::Configured);
     bench.collect();
     assert!(bench.known().is_empty());
     bench.input(Input::Decisions(TrustStore::default()));

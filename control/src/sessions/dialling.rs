@@ -18,8 +18,8 @@ use super::{
     Action, Context, PeerPath,
     backoff::Backoff,
     canonical,
-    lane::{Link, Via},
-    peer::{Peer, Role},
+    lane::{DialledAt, Established},
+    peer::{Dialler, Peer},
 };
 use crate::{
     notice::{Notice, explain},
@@ -45,7 +45,7 @@ pub(super) enum Attempt {
     Resolving,
     Dialling {
         connection: ConnectionId,
-        via: Via,
+        dialled_at: DialledAt,
         remote: SocketAddr,
         /// Addresses not yet tried.
         rest: VecDeque<SocketAddr>,
@@ -63,7 +63,7 @@ pub(super) struct Due {
 }
 
 enum Target {
-    Known(Vec<SocketAddr>, Via),
+    Known(Vec<SocketAddr>, DialledAt),
     Configured,
 }
 
@@ -72,15 +72,18 @@ impl Peer {
     pub(super) fn due(&self, lane: usize) -> Option<Due> {
         let state = &self.lanes[lane];
         let at = state.not_before;
-        if let Some(link) = &state.active {
-            if link.move_to.is_empty() {
-                return self.takeover_by_path(lane, link);
+        if let Some(established) = &state.active {
+            if established.move_to.is_empty() {
+                return self.takeover_by_path(lane, established);
             }
-            let via = match link.direction {
-                Direction::Dialled => Via::Listener,
-                Direction::Accepted => Via::PeersSource,
+            let dialled_at = match established.direction {
+                Direction::Dialled => DialledAt::Listener,
+                Direction::Accepted => DialledAt::PeersSource,
             };
-            return Some(Due { at, target: Target::Known(link.move_to.clone(), via) });
+            return Some(Due {
+                at,
+                target: Target::Known(established.move_to.clone(), dialled_at),
+            });
         }
         if lane == 0 && !self.is_up() {
             return self.first_lane_due();
@@ -89,13 +92,13 @@ impl Peer {
             return None;
         }
         if let Some(remote) = self.listener_in_use() {
-            return Some(Due { at, target: Target::Known(vec![remote], Via::Listener) });
+            return Some(Due { at, target: Target::Known(vec![remote], DialledAt::Listener) });
         }
         if !self.is_up() {
             return None;
         }
-        if let (PeerPath::Listener(remote), Role::Dials) = (self.path, self.role) {
-            return Some(Due { at, target: Target::Known(vec![remote], Via::Listener) });
+        if let (PeerPath::Listener(remote), Dialler::ThisNode) = (self.path, self.dialler) {
+            return Some(Due { at, target: Target::Known(vec![remote], DialledAt::Listener) });
         }
         self.address.as_ref()?;
         let patient = state.missing_since.map(|since| since + PATIENCE);
@@ -112,21 +115,21 @@ impl Peer {
         if self.path == PeerPath::Down {
             known.extend(&self.last_addresses);
         }
-        (!known.is_empty()).then_some(Due { at, target: Target::Known(known, Via::Listener) })
+        (!known.is_empty()).then_some(Due { at, target: Target::Known(known, DialledAt::Listener) })
     }
 
     /// A peer that was found where it had been before goes over to path control, which follows it when addresses change.
-    fn takeover_by_path(&self, lane: usize, link: &Link) -> Option<Due> {
-        let alias = self.dialled_alias().filter(|alias| *alias != link.remote)?;
+    fn takeover_by_path(&self, lane: usize, established: &Established) -> Option<Due> {
+        let alias = self.dialled_alias().filter(|alias| *alias != established.remote)?;
         (lane == 0 && self.address.is_none()).then_some(Due {
             at: self.lanes[lane].not_before,
-            target: Target::Known(vec![alias], Via::Alias),
+            target: Target::Known(vec![alias], DialledAt::Alias),
         })
     }
 
     /// The peer's alias, if there is a way and it is this node's part to dial it.
     fn dialled_alias(&self) -> Option<SocketAddr> {
-        (self.path != PeerPath::Down && self.role == Role::Dials).then(|| alias(self.port))
+        (self.path != PeerPath::Down && self.dialler == Dialler::ThisNode).then(|| alias(self.port))
     }
 
     /// Acts on everything whose time has come.
@@ -190,7 +193,7 @@ impl Peer {
                 Ok(addresses) => {
                     let addresses =
                         self.dialled_alias().into_iter().chain(addresses.clone()).collect();
-                    self.dial_next(ctx, now, lane, Via::Listener, addresses, Vec::new());
+                    self.dial_next(ctx, now, lane, DialledAt::Listener, addresses, Vec::new());
                 }
                 Err(error) => self.round_failed(ctx, now, lane, error.clone()),
             }
@@ -231,23 +234,26 @@ impl Peer {
         removed_any: RemovedAny,
     ) {
         let literal = self.address.as_ref().and_then(super::PeerAddress::literal);
-        for link in self.lanes.iter_mut().filter_map(|lane| lane.active.as_mut()) {
-            if port_of_alias(link.remote).is_some() {
+        for established in self.lanes.iter_mut().filter_map(|lane| lane.active.as_mut()) {
+            if port_of_alias(established.remote).is_some() {
                 // Path control watches over it.
                 continue;
             }
-            let gone = link.local_ip.is_some_and(|ip| !is_local(ip));
-            match link.direction {
+            let gone = established.local_ip.is_some_and(|ip| !is_local(ip));
+            match established.direction {
                 Direction::Accepted if gone => {
-                    link.move_to = dialable([link.remote].into_iter().chain(literal).collect());
+                    established.move_to =
+                        dialable([established.remote].into_iter().chain(literal).collect());
                 }
-                Direction::Accepted if link.unproved_until.is_none() => link.move_to.clear(),
+                Direction::Accepted if established.unproved_until.is_none() => {
+                    established.move_to.clear()
+                }
                 Direction::Accepted => {}
                 Direction::Dialled => {
-                    let unsure = link.local_ip.is_none() && removed_any == RemovedAny::Yes;
+                    let unsure = established.local_ip.is_none() && removed_any == RemovedAny::Yes;
                     if gone || unsure {
-                        link.local_ip = None;
-                        ctx.connection(link.connection, ToConnection::Probe);
+                        established.local_ip = None;
+                        ctx.connection(established.connection, ToConnection::Probe);
                     }
                 }
             }
@@ -256,30 +262,34 @@ impl Peer {
 
     /// Where the peer listens, as proved by a connection that this node dialled.
     fn listener_in_use(&self) -> Option<SocketAddr> {
-        let links = self.lanes.iter().filter_map(|lane| lane.active.as_ref());
-        let mut dialled = links
-            .filter(|link| link.direction == Direction::Dialled && link.via == Via::Listener)
-            .filter(|link| link.move_to.is_empty());
-        dialled.next().map(|link| link.remote)
+        let all = self.lanes.iter().filter_map(|lane| lane.active.as_ref());
+        let mut dialled = all
+            .filter(|established| {
+                established.direction == Direction::Dialled
+                    && established.dialled_at == DialledAt::Listener
+            })
+            .filter(|established| established.move_to.is_empty());
+        dialled.next().map(|established| established.remote)
     }
 
     /// When the name of the peer is due to be looked up again although it is connected.
     fn recheck_at(&self) -> Option<Instant> {
-        let link = self.lanes[0].active.as_ref()?;
+        let established = self.lanes[0].active.as_ref()?;
         let by_name = self.address.as_ref()?.literal().is_none();
-        let dialled = link.direction == Direction::Dialled && link.via == Via::Listener;
+        let dialled = established.direction == Direction::Dialled
+            && established.dialled_at == DialledAt::Listener;
         (by_name && dialled && self.resolving.is_none())
-            .then(|| self.checked_at.max(link.since) + RECHECK_INTERVAL)
+            .then(|| self.checked_at.max(established.since) + RECHECK_INTERVAL)
     }
 
     /// The name leads elsewhere now: what still goes to the old address is to be taken over.
     fn notice_move(&mut self, addresses: &[SocketAddr]) {
-        let links = self.lanes.iter_mut().filter_map(|lane| lane.active.as_mut());
-        for link in links.filter(|link| link.direction == Direction::Dialled) {
-            if link.via == Via::Listener {
-                let remote = canonical(link.remote);
+        let all = self.lanes.iter_mut().filter_map(|lane| lane.active.as_mut());
+        for established in all.filter(|established| established.direction == Direction::Dialled) {
+            if established.dialled_at == DialledAt::Listener {
+                let remote = canonical(established.remote);
                 let still_there = addresses.iter().any(|address| canonical(*address) == remote);
-                link.move_to = if still_there { Vec::new() } else { addresses.to_vec() };
+                established.move_to = if still_there { Vec::new() } else { addresses.to_vec() };
             }
         }
     }
@@ -295,17 +305,17 @@ impl Peer {
 
     fn start_attempt(&mut self, ctx: &mut Context, now: Instant, lane: usize, target: Target) {
         let literal = self.address.as_ref().and_then(super::PeerAddress::literal);
-        let (addresses, via) = match (target, literal) {
-            (Target::Known(addresses, via), _) => (addresses, via),
+        let (addresses, dialled_at) = match (target, literal) {
+            (Target::Known(addresses, dialled_at), _) => (addresses, dialled_at),
             (Target::Configured, Some(literal)) => {
-                (self.dialled_alias().into_iter().chain([literal]).collect(), Via::Listener)
+                (self.dialled_alias().into_iter().chain([literal]).collect(), DialledAt::Listener)
             }
             (Target::Configured, None) => {
                 self.lanes[lane].attempt = Some(Attempt::Resolving);
                 return self.start_resolving(ctx, now);
             }
         };
-        self.dial_next(ctx, now, lane, via, addresses.into(), Vec::new());
+        self.dial_next(ctx, now, lane, dialled_at, addresses.into(), Vec::new());
     }
 
     /// Dials the first of these addresses; when there is none left, the round has failed.
@@ -314,7 +324,7 @@ impl Peer {
         ctx: &mut Context,
         now: Instant,
         lane: usize,
-        via: Via,
+        dialled_at: DialledAt,
         mut rest: VecDeque<SocketAddr>,
         errors: Vec<String>,
     ) {
@@ -323,18 +333,19 @@ impl Peer {
             return self.round_failed(ctx, now, lane, errors.join(", "));
         };
         let number = LaneNumber(lane as u8);
-        let via = if port_of_alias(remote).is_some() { Via::Alias } else { via };
+        let dialled_at =
+            if port_of_alias(remote).is_some() { DialledAt::Alias } else { dialled_at };
         let connection = ctx.new_connection(number, self.port);
         ctx.connection(connection, ToConnection::Dial { peer: self.node, lane: number, remote });
         ctx.refused_sends.forget_at(remote.ip());
         let deadline = now + DIAL_TIMEOUT;
         self.lanes[lane].attempt =
-            Some(Attempt::Dialling { connection, via, remote, rest, deadline, errors });
+            Some(Attempt::Dialling { connection, dialled_at, remote, rest, deadline, errors });
     }
 
     /// The address dialled now is no good: on to the next, if a connection is still wanted.
     fn address_failed(&mut self, ctx: &mut Context, now: Instant, lane: usize, error: &str) {
-        let Some(Attempt::Dialling { via, remote, rest, mut errors, .. }) =
+        let Some(Attempt::Dialling { dialled_at, remote, rest, mut errors, .. }) =
             self.lanes[lane].attempt.take()
         else {
             return;
@@ -347,7 +358,7 @@ impl Peer {
                     format!("{remote}: {error}, and the kernel does not send there ({cause})")
                 }
             });
-            self.dial_next(ctx, now, lane, via, rest, errors);
+            self.dial_next(ctx, now, lane, dialled_at, rest, errors);
         }
     }
 
@@ -368,7 +379,7 @@ impl Peer {
     fn close_retired(&mut self, ctx: &mut Context, now: Instant) {
         for lane in &mut self.lanes {
             for retired in lane.retiring.extract_if(.., |retiring| now >= retiring.close_at) {
-                ctx.close(retired.link.connection, retired.reason);
+                ctx.close(retired.established.connection, retired.reason);
             }
         }
     }
@@ -383,7 +394,7 @@ impl Timer for Peer {
                 Some(Attempt::Resolving) => None,
                 None => self.due(index).and_then(|due| due.at),
             };
-            let unproved = lane.active.as_ref().and_then(|link| link.unproved_until);
+            let unproved = lane.active.as_ref().and_then(|established| established.unproved_until);
             let closes = lane.retiring.iter().map(|retiring| retiring.close_at);
             closes.chain(attempt).chain(unproved)
         });

@@ -31,10 +31,10 @@ pub(super) const MAX_RETIRING: usize = 4;
 
 /// An established connection.
 #[derive(Debug)]
-pub(super) struct Link {
+pub(super) struct Established {
     pub(super) connection: ConnectionId,
     pub(super) direction: Direction,
-    pub(super) via: Via,
+    pub(super) dialled_at: DialledAt,
     pub(super) remote: SocketAddr,
     pub(super) local_ip: Option<IpAddr>,
     pub(super) instance: [u8; 16],
@@ -48,7 +48,7 @@ pub(super) struct Link {
 
 /// What is known of the address that a connection was dialled to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Via {
+pub(super) enum DialledAt {
     /// The peer's listening port: any lane may be dialled there.
     Listener,
     /// The port that the peer dialled this very lane from.
@@ -60,14 +60,14 @@ pub(super) enum Via {
 /// A connection that lost and will be closed.
 #[derive(Debug)]
 pub(super) struct Retiring {
-    pub(super) link: Link,
+    pub(super) established: Established,
     pub(super) close_at: Instant,
     pub(super) reason: CloseReason,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Lane {
-    pub(super) active: Option<Link>,
+    pub(super) active: Option<Established>,
     pub(super) retiring: Vec<Retiring>,
     pub(super) attempt: Option<Attempt>,
     pub(super) backoff: Backoff,
@@ -80,41 +80,52 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    pub(super) fn link_mut(&mut self, connection: ConnectionId) -> Option<&mut Link> {
-        let retiring = self.retiring.iter_mut().map(|retiring| &mut retiring.link);
-        self.active.iter_mut().chain(retiring).find(|link| link.connection == connection)
+    pub(super) fn established_mut(&mut self, connection: ConnectionId) -> Option<&mut Established> {
+        let retiring = self.retiring.iter_mut().map(|retiring| &mut retiring.established);
+        self.active
+            .iter_mut()
+            .chain(retiring)
+            .find(|established| established.connection == connection)
     }
 
     /// Takes the links that are not of this instance out of the lane.
-    pub(super) fn take_other_instances(&mut self, instance: [u8; 16]) -> Vec<Link> {
-        let mut taken: Vec<Link> =
-            self.active.take_if(|link| link.instance != instance).into_iter().collect();
-        let old = |retiring: &mut Retiring| retiring.link.instance != instance;
-        taken.extend(self.retiring.extract_if(.., old).map(|retiring| retiring.link));
+    pub(super) fn take_other_instances(&mut self, instance: [u8; 16]) -> Vec<Established> {
+        let mut taken: Vec<Established> = self
+            .active
+            .take_if(|established| established.instance != instance)
+            .into_iter()
+            .collect();
+        let old = |retiring: &mut Retiring| retiring.established.instance != instance;
+        taken.extend(self.retiring.extract_if(.., old).map(|retiring| retiring.established));
         taken
     }
 }
 
 /// Which of two connections of one lane stays.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Verdict {
+pub(super) enum Survivor {
     /// The existing one; the new one is closed with this reason.
-    KeepExisting(CloseReason),
+    Existing(CloseReason),
     /// The new one; the existing one is closed with this reason.
-    TakeNew(CloseReason),
+    New(CloseReason),
 }
 
 /// Decides between two connections of the same instance of the peer.
-pub(super) fn arbitrate(local: NodeId, peer: NodeId, existing: &Link, new: &Link) -> Verdict {
+pub(super) fn arbitrate(
+    local: NodeId,
+    peer: NodeId,
+    existing: &Established,
+    new: &Established,
+) -> Survivor {
     let age = new.since.saturating_duration_since(existing.since);
     if existing.direction == new.direction || age >= SIMULTANEOUS {
-        return Verdict::TakeNew(CloseReason::Replaced);
+        return Survivor::New(CloseReason::Replaced);
     }
     let lower_ids_direction = if local < peer { Direction::Dialled } else { Direction::Accepted };
     if existing.direction == lower_ids_direction {
-        Verdict::KeepExisting(CloseReason::Duplicate)
+        Survivor::Existing(CloseReason::Duplicate)
     } else {
-        Verdict::TakeNew(CloseReason::Duplicate)
+        Survivor::New(CloseReason::Duplicate)
     }
 }
 
@@ -128,11 +139,11 @@ pub(super) fn linger(local: NodeId, peer: NodeId, one: Direction, other: Directi
 mod tests {
     use super::*;
 
-    fn link(direction: Direction, since: Instant) -> Link {
-        Link {
+    fn established(direction: Direction, since: Instant) -> Established {
+        Established {
             connection: ConnectionId(0),
             direction,
-            via: Via::Listener,
+            dialled_at: DialledAt::Listener,
             remote: "10.0.0.2:5800".parse().unwrap(),
             local_ip: None,
             instance: [0; 16],
@@ -149,13 +160,14 @@ mod tests {
         let start = Instant::now();
         let soon = start + SIMULTANEOUS / 2;
         let dialled_then_accepted =
-            (link(Direction::Dialled, start), link(Direction::Accepted, soon));
+            (established(Direction::Dialled, start), established(Direction::Accepted, soon));
         let (existing, new) = &dialled_then_accepted;
-        let keep = Verdict::KeepExisting(CloseReason::Duplicate);
-        let take = Verdict::TakeNew(CloseReason::Duplicate);
+        let keep = Survivor::Existing(CloseReason::Duplicate);
+        let take = Survivor::New(CloseReason::Duplicate);
         assert_eq!(arbitrate(low, high, existing, new), keep);
         assert_eq!(arbitrate(high, low, existing, new), take);
-        let (existing, new) = (link(Direction::Accepted, start), link(Direction::Dialled, soon));
+        let (existing, new) =
+            (established(Direction::Accepted, start), established(Direction::Dialled, soon));
         assert_eq!(arbitrate(low, high, &existing, &new), take);
         assert_eq!(arbitrate(high, low, &existing, &new), keep);
     }
@@ -164,11 +176,11 @@ mod tests {
     fn otherwise_the_newer_one_takes_over() {
         let (low, high) = (NodeId([1; 32]), NodeId([2; 32]));
         let start = Instant::now();
-        let take = Verdict::TakeNew(CloseReason::Replaced);
-        let existing = link(Direction::Dialled, start);
-        let later = link(Direction::Accepted, start + SIMULTANEOUS);
+        let take = Survivor::New(CloseReason::Replaced);
+        let existing = established(Direction::Dialled, start);
+        let later = established(Direction::Accepted, start + SIMULTANEOUS);
         assert_eq!(arbitrate(low, high, &existing, &later), take);
-        let again = link(Direction::Dialled, start + LINGER);
+        let again = established(Direction::Dialled, start + LINGER);
         assert_eq!(arbitrate(low, high, &existing, &again), take);
     }
 

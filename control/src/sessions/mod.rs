@@ -46,7 +46,7 @@ pub use self::mesh::fuzz as reached_lists;
 pub(crate) use self::mesh::seeds as reached_seeds;
 use self::{
     dialling::RemovedAny,
-    lane::{Link, Via},
+    lane::{DialledAt, Established},
     mesh::{Mesh, Step},
     peer::Peer,
 };
@@ -329,10 +329,10 @@ impl Sessions {
         let owner = self.ctx.owners.get(&id).copied();
         match what {
             FromConnection::Connected { peer, direction, remote, local_ip, hello, proved } => {
-                let link = Link {
+                let established = Established {
                     connection: id,
                     direction,
-                    via: Via::PeersSource,
+                    dialled_at: DialledAt::PeersSource,
                     remote,
                     local_ip: local_ip.filter(|ip| !ip.is_unspecified()),
                     instance: hello.instance,
@@ -341,7 +341,7 @@ impl Sessions {
                     proved,
                     unproved_until: None,
                 };
-                self.handle_connected(now, peer, link, hello);
+                self.handle_connected(now, peer, established, hello);
             }
             FromConnection::Moved { remote } => {
                 if let Some(port) = owner {
@@ -368,12 +368,18 @@ impl Sessions {
         }
     }
 
-    fn handle_connected(&mut self, now: Instant, node: NodeId, link: Link, hello: Hello) {
-        let owner = self.ctx.owners.get(&link.connection).copied();
+    fn handle_connected(
+        &mut self,
+        now: Instant,
+        node: NodeId,
+        established: Established,
+        hello: Hello,
+    ) {
+        let owner = self.ctx.owners.get(&established.connection).copied();
         let known = self.port_of.get(&node).copied();
         let refuse = |ctx: &mut Context, reason: CloseReason, why: Trespass| {
-            ctx.close(link.connection, reason);
-            let notice = Notice::Refused { peer: node, remote: link.remote, why };
+            ctx.close(established.connection, reason);
+            let notice = Notice::Refused { peer: node, remote: established.remote, why };
             ctx.push(Action::Notice(notice));
         };
         let ctx = &mut self.ctx;
@@ -388,10 +394,12 @@ impl Sessions {
             let why = Trespass::NoSuchLane { lane: hello.lane, lanes: ctx.lanes };
             return refuse(ctx, CloseReason::BadHello, why);
         }
-        let dialled_lane = link.connection.worker();
-        match (link.direction, owner) {
+        let dialled_lane = established.connection.worker();
+        match (established.direction, owner) {
             // A dial that was given up while its answer was on the way.
-            (Direction::Dialled, None) => return ctx.close(link.connection, CloseReason::Replaced),
+            (Direction::Dialled, None) => {
+                return ctx.close(established.connection, CloseReason::Replaced);
+            }
             (Direction::Dialled, Some(owner)) if owner != port => {
                 return refuse(ctx, CloseReason::NotAdmitted, Trespass::AnotherNode);
             }
@@ -401,8 +409,8 @@ impl Sessions {
             }
             _ => {}
         }
-        ctx.owners.insert(link.connection, port);
-        self.with_peer(now, node, |peer, ctx| peer.connected(ctx, link, hello));
+        ctx.owners.insert(established.connection, port);
+        self.with_peer(now, node, |peer, ctx| peer.connected(ctx, established, hello));
     }
 
     fn handle_named(&mut self, now: Instant, named: NamedPeer) {

@@ -21,7 +21,9 @@ use super::{
     Action, Context, NamedPeer, PeerAddress, PeerPath,
     backoff::Backoff,
     dialling::{Attempt, dialable, is_duplicate},
-    lane::{Lane, Link, MAX_RETIRING, Retiring, STABLE, Verdict, Via, arbitrate, linger},
+    lane::{
+        DialledAt, Established, Lane, MAX_RETIRING, Retiring, STABLE, Survivor, arbitrate, linger,
+    },
 };
 use crate::{
     notice::{Down, Notice, Who},
@@ -43,11 +45,11 @@ const ALTERNATION_WINDOW: Duration = Duration::from_secs(30);
 
 /// This node's part in connections over a path that control chose.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Role {
+pub(super) enum Dialler {
     /// It has the lower node id.
-    Dials,
+    ThisNode,
     /// It has the higher one.
-    Waits,
+    Peer,
 }
 
 #[derive(Debug)]
@@ -61,7 +63,7 @@ pub(super) struct Peer {
     /// Where it listened before, by the memory of the room.
     pub(super) last_addresses: Vec<SocketAddr>,
     pub(super) path: PeerPath,
-    pub(super) role: Role,
+    pub(super) dialler: Dialler,
     /// What the resolver said last of the configured name.
     pub(super) resolved_addresses: Vec<SocketAddr>,
     /// Where it may come from, as the workers were told.
@@ -95,7 +97,7 @@ impl Peer {
             address: None,
             last_addresses: Vec::new(),
             path: PeerPath::Down,
-            role: if ctx.local < node { Role::Dials } else { Role::Waits },
+            dialler: if ctx.local < node { Dialler::ThisNode } else { Dialler::Peer },
             resolved_addresses: Vec::new(),
             told_addresses: Vec::new(),
             lanes: (0..ctx.lanes).map(|_| Lane::default()).collect(),
@@ -124,8 +126,8 @@ impl Peer {
 
     /// The connection that signals go over, if it is up: that of lane 0, as far as there is one.
     pub(super) fn signals_over(&self) -> Option<ConnectionId> {
-        let link = self.lanes.iter().find_map(|lane| lane.active.as_ref());
-        link.map(|link| link.connection)
+        let established = self.lanes.iter().find_map(|lane| lane.active.as_ref());
+        established.map(|established| established.connection)
     }
 
     /// It is named, again or for the first time.
@@ -161,8 +163,8 @@ impl Peer {
     /// The addresses that the configuration, the memory of the room, path control and live connections name. Where it moved to while it was down nobody knows.
     fn known_addresses(&self) -> Vec<IpAddr> {
         let configured = self.address.as_ref().and_then(PeerAddress::literal);
-        let links = self.lanes.iter().filter_map(|lane| lane.active.as_ref());
-        let connected = links.map(|link| link.remote);
+        let all = self.lanes.iter().filter_map(|lane| lane.active.as_ref());
+        let connected = all.map(|established| established.remote);
         let named = configured.into_iter().chain(self.path.address());
         let named = named.chain(self.resolved_addresses.iter().copied());
         let all = named.chain(self.last_addresses.iter().copied()).chain(connected);
@@ -195,9 +197,9 @@ impl Peer {
             if let Some(Attempt::Dialling { connection, .. }) = lane.attempt.take() {
                 ctx.close(connection, CloseReason::Replaced);
             }
-            let retiring = lane.retiring.drain(..).map(|retiring| retiring.link);
-            for link in retiring.chain(lane.active.take()) {
-                ctx.close(link.connection, reason);
+            let retiring = lane.retiring.drain(..).map(|retiring| retiring.established);
+            for established in retiring.chain(lane.active.take()) {
+                ctx.close(established.connection, reason);
             }
         }
     }
@@ -218,20 +220,20 @@ impl Peer {
     fn close_lanes_beside_path(&mut self, ctx: &mut Context, now: Instant) {
         let who = self.who();
         let Some((first, further)) = self.lanes.split_first_mut() else { return };
-        let follows_path = |link: &Link| port_of_alias(link.remote).is_some();
+        let follows_path = |established: &Established| port_of_alias(established.remote).is_some();
         if self.path == PeerPath::Down || !first.active.as_ref().is_some_and(follows_path) {
             return;
         }
         let ip_of = |address: SocketAddr| address.ip().to_canonical();
         let path_to = self.path.address().map(ip_of);
-        let is_beside = |link: &mut Link| match link.direction {
-            Direction::Dialled => Some(ip_of(link.remote)) != path_to,
+        let is_beside = |established: &mut Established| match established.direction {
+            Direction::Dialled => Some(ip_of(established.remote)) != path_to,
             // A peer that has moved brings its lanes along by itself.
             Direction::Accepted => path_to.is_none(),
         };
         for (lane, number) in further.iter_mut().zip(1..) {
-            let Some(link) = lane.active.take_if(is_beside) else { continue };
-            ctx.close(link.connection, CloseReason::Replaced);
+            let Some(established) = lane.active.take_if(is_beside) else { continue };
+            ctx.close(established.connection, CloseReason::Replaced);
             lane.missing_since = Some(now);
             let why = Down::BesidePath;
             let (peer, lane) = (who.clone(), LaneNumber(number));
@@ -241,20 +243,20 @@ impl Peer {
 
     /// Lanes that have proved no valid secret are dialled anew, by whichever end notices, and closed if that does not help.
     pub(super) fn secrets_changed(&mut self, ctx: &Context, now: Instant) {
-        let role = self.role;
-        for link in self.lanes.iter_mut().filter_map(|lane| lane.active.as_mut()) {
-            let dials = role == Role::Dials || port_of_alias(link.remote).is_none();
-            let good = match &link.proved {
+        let role = self.dialler;
+        for established in self.lanes.iter_mut().filter_map(|lane| lane.active.as_mut()) {
+            let dials = role == Dialler::ThisNode || port_of_alias(established.remote).is_none();
+            let good = match &established.proved {
                 _ if ctx.secrets.is_empty() => true,
                 Proved::KeyAlone => false,
                 Proved::Secrets(proved) => proved.iter().any(|id| ctx.secrets.contains(id)),
             };
             if good {
-                link.unproved_until = None;
-            } else if link.unproved_until.is_none() {
-                link.unproved_until = Some(now + UNPROVED_FOR);
-                if link.move_to.is_empty() && dials {
-                    link.move_to = vec![link.remote];
+                established.unproved_until = None;
+            } else if established.unproved_until.is_none() {
+                established.unproved_until = Some(now + UNPROVED_FOR);
+                if established.move_to.is_empty() && dials {
+                    established.move_to = vec![established.remote];
                 }
             }
         }
@@ -263,19 +265,21 @@ impl Peer {
     /// Closes lanes whose time to prove a valid secret is over.
     pub(super) fn close_unproved(&mut self, ctx: &mut Context, now: Instant) {
         for lane in 0..self.lanes.len() {
-            let over = |link: &mut Link| link.unproved_until.is_some_and(|until| now >= until);
-            if let Some(link) = self.lanes[lane].active.take_if(over) {
-                ctx.close(link.connection, CloseReason::NotProved);
+            let over = |established: &mut Established| {
+                established.unproved_until.is_some_and(|until| now >= until)
+            };
+            if let Some(established) = self.lanes[lane].active.take_if(over) {
+                ctx.close(established.connection, CloseReason::NotProved);
                 self.lane_lost(ctx, now, lane, &Ended::Closed(CloseReason::NotProved));
             }
         }
     }
 
     /// A connection of this peer is established. Its lane exists here.
-    pub(super) fn connected(&mut self, ctx: &mut Context, mut new: Link, hello: Hello) {
+    pub(super) fn connected(&mut self, ctx: &mut Context, mut new: Established, hello: Hello) {
         let (now, lane) = (new.since, usize::from(hello.lane));
-        if let Some(via) = self.finish_attempt(lane, new.connection) {
-            new.via = via;
+        if let Some(dialled_at) = self.finish_attempt(lane, new.connection) {
+            new.dialled_at = dialled_at;
         }
         self.warn_of_mtu(ctx, hello.inner_mtu);
         self.drop_former_instance(ctx, &new);
@@ -310,12 +314,12 @@ impl Peer {
     ) {
         for lane in 0..self.lanes.len() {
             let state = &mut self.lanes[lane];
-            state.retiring.retain(|retiring| retiring.link.connection != connection);
+            state.retiring.retain(|retiring| retiring.established.connection != connection);
             if matches!(&state.attempt, Some(Attempt::Dialling { connection: dialled, .. }) if *dialled == connection)
             {
                 return self.dial_ended(ctx, now, lane, why);
             }
-            if state.active.take_if(|link| link.connection == connection).is_some() {
+            if state.active.take_if(|established| established.connection == connection).is_some() {
                 return self.lane_lost(ctx, now, lane, why);
             }
         }
@@ -325,9 +329,9 @@ impl Peer {
     pub(super) fn moved(&mut self, ctx: &mut Context, connection: ConnectionId, to: SocketAddr) {
         let peer = self.who();
         for (lane, number) in self.lanes.iter_mut().zip(0u8..) {
-            let Some(link) = lane.link_mut(connection) else { continue };
-            let from = std::mem::replace(&mut link.remote, to);
-            for target in link.move_to.iter_mut().filter(|target| **target == from) {
+            let Some(established) = lane.established_mut(connection) else { continue };
+            let from = std::mem::replace(&mut established.remote, to);
+            for target in established.move_to.iter_mut().filter(|target| **target == from) {
                 *target = to;
             }
             if from != to {
@@ -340,18 +344,18 @@ impl Peer {
     /// The first lane stands for the peer: idle further ones would notice much later that nobody is there, so they are asked.
     pub(super) fn silent(&self, ctx: &mut Context, connection: ConnectionId) {
         let [first, further @ ..] = &self.lanes[..] else { return };
-        if first.active.as_ref().is_some_and(|link| link.connection == connection) {
-            for link in further.iter().filter_map(|lane| lane.active.as_ref()) {
-                ctx.connection(link.connection, ToConnection::Probe);
+        if first.active.as_ref().is_some_and(|established| established.connection == connection) {
+            for established in further.iter().filter_map(|lane| lane.active.as_ref()) {
+                ctx.connection(established.connection, ToConnection::Probe);
             }
         }
     }
 
     /// If this connection is the one being dialled, the dial is over; tells what was dialled.
-    fn finish_attempt(&mut self, lane: usize, connection: ConnectionId) -> Option<Via> {
+    fn finish_attempt(&mut self, lane: usize, connection: ConnectionId) -> Option<DialledAt> {
         let ours = |attempt: &mut Attempt| matches!(attempt, Attempt::Dialling { connection: dialled, .. } if *dialled == connection);
         match self.lanes[lane].attempt.take_if(ours)? {
-            Attempt::Dialling { via, .. } => Some(via),
+            Attempt::Dialling { dialled_at, .. } => Some(dialled_at),
             Attempt::Resolving => None,
         }
     }
@@ -375,23 +379,33 @@ impl Peer {
     }
 
     /// Two connections for one lane: one stays.
-    fn resolve_conflict(&mut self, ctx: &mut Context, lane: usize, existing: Link, new: Link) {
+    fn resolve_conflict(
+        &mut self,
+        ctx: &mut Context,
+        lane: usize,
+        existing: Established,
+        new: Established,
+    ) {
         let now = new.since;
         let linger = linger(ctx.local, self.node, existing.direction, new.direction);
         let reason = match arbitrate(ctx.local, self.node, &existing, &new) {
-            Verdict::KeepExisting(reason) => {
-                self.retire(ctx, lane, Retiring { link: new, close_at: now + linger, reason });
+            Survivor::Existing(reason) => {
+                self.retire(
+                    ctx,
+                    lane,
+                    Retiring { established: new, close_at: now + linger, reason },
+                );
                 self.lanes[lane].active = Some(existing);
                 if self.due(lane).is_some() {
                     self.lanes[lane].not_before = Some(now + TAKEOVER_RETRY);
                 }
                 return;
             }
-            Verdict::TakeNew(reason) => reason,
+            Survivor::New(reason) => reason,
         };
         let (from, to) = (existing.remote, new.remote);
-        let listener = new.direction == Direction::Dialled && new.via == Via::Listener;
-        self.retire(ctx, lane, Retiring { link: existing, close_at: now + linger, reason });
+        let listener = new.direction == Direction::Dialled && new.dialled_at == DialledAt::Listener;
+        self.retire(ctx, lane, Retiring { established: existing, close_at: now + linger, reason });
         self.activate(ctx, lane, new);
         if from != to && reason == CloseReason::Replaced {
             let number = LaneNumber(lane as u8);
@@ -405,21 +419,23 @@ impl Peer {
 
     /// The listener was found at another address on one lane: the others go there too.
     fn follow(&mut self, from: SocketAddr, to: SocketAddr) {
-        let links = self.lanes.iter_mut().filter_map(|lane| lane.active.as_mut());
-        let dialled =
-            links.filter(|link| link.direction == Direction::Dialled && link.via == Via::Listener);
-        for link in dialled.filter(|link| link.remote == from) {
-            link.move_to = vec![to];
+        let all = self.lanes.iter_mut().filter_map(|lane| lane.active.as_mut());
+        let dialled = all.filter(|established| {
+            established.direction == Direction::Dialled
+                && established.dialled_at == DialledAt::Listener
+        });
+        for established in dialled.filter(|established| established.remote == from) {
+            established.move_to = vec![to];
         }
     }
 
-    fn activate(&mut self, ctx: &mut Context, lane: usize, link: Link) {
-        let connection = link.connection;
+    fn activate(&mut self, ctx: &mut Context, lane: usize, established: Established) {
+        let connection = established.connection;
         let state = &mut self.lanes[lane];
-        state.stable_at = Some(link.since + STABLE);
+        state.stable_at = Some(established.since + STABLE);
         state.not_before = None;
         state.missing_since = None;
-        state.active = Some(link);
+        state.active = Some(established);
         ctx.connection(connection, ToConnection::Activate(self.port));
     }
 
@@ -427,7 +443,7 @@ impl Peer {
         let lane = &mut self.lanes[lane];
         if lane.retiring.len() == MAX_RETIRING {
             let oldest = lane.retiring.remove(0);
-            ctx.close(oldest.link.connection, oldest.reason);
+            ctx.close(oldest.established.connection, oldest.reason);
         }
         lane.retiring.push(retiring);
     }
@@ -435,7 +451,7 @@ impl Peer {
     /// The connection of a lane is gone. If the one it had won over is still there, that one takes over again.
     fn lane_lost(&mut self, ctx: &mut Context, now: Instant, lane: usize, why: &Ended) {
         if let Some(fallback) = self.lanes[lane].retiring.pop() {
-            return self.activate(ctx, lane, fallback.link);
+            return self.activate(ctx, lane, fallback.established);
         }
         if is_duplicate(why) {
             self.lanes[lane].not_before = Some(now + Backoff::pause(&mut ctx.rng));
@@ -457,16 +473,16 @@ impl Peer {
     }
 
     /// A new instance: the peer restarted, and whatever the old one had open is dead.
-    fn drop_former_instance(&mut self, ctx: &mut Context, new: &Link) {
+    fn drop_former_instance(&mut self, ctx: &mut Context, new: &Established) {
         let Some(known) = self.hello.as_ref().map(|hello| hello.instance) else { return };
         if known == new.instance {
             return;
         }
         let mut was_up = false;
         for lane in &mut self.lanes {
-            for link in lane.take_other_instances(new.instance) {
+            for established in lane.take_other_instances(new.instance) {
                 was_up = true;
-                ctx.close(link.connection, CloseReason::Replaced);
+                ctx.close(established.connection, CloseReason::Replaced);
             }
             if lane.active.is_none() {
                 lane.missing_since = Some(new.since);
@@ -480,7 +496,7 @@ impl Peer {
     }
 
     /// A restart brings an instance never seen; two programs with one key bring each other's back.
-    fn watch_for_duplicates(&mut self, ctx: &mut Context, known: [u8; 16], new: &Link) {
+    fn watch_for_duplicates(&mut self, ctx: &mut Context, known: [u8; 16], new: &Established) {
         let now = new.since;
         if self.former_instances.contains(&new.instance) {
             self.alternations.push(now);

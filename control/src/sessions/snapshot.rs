@@ -89,17 +89,19 @@ impl Peer {
 
     fn lane_snapshots(&self, now: Instant) -> impl Iterator<Item = LaneSnapshot> {
         self.lanes.iter().zip(0u8..).filter_map(move |(lane, number)| {
-            let link = lane.active.as_ref()?;
+            let established = lane.active.as_ref()?;
             Some(LaneSnapshot {
                 lane: number,
-                connection: link.connection.0,
-                remote: port_of_alias(link.remote).is_none().then(|| link.remote.to_string()),
-                local: link.local_ip.map(|ip| ip.to_string()),
-                direction: match link.direction {
+                connection: established.connection.0,
+                remote: port_of_alias(established.remote)
+                    .is_none()
+                    .then(|| established.remote.to_string()),
+                local: established.local_ip.map(|ip| ip.to_string()),
+                direction: match established.direction {
                     Direction::Dialled => "dialled",
                     Direction::Accepted => "accepted",
                 },
-                up_s: now.saturating_duration_since(link.since).as_secs_f64(),
+                up_s: now.saturating_duration_since(established.since).as_secs_f64(),
             })
         })
     }

@@ -41,7 +41,7 @@ use self::{
     named::Named,
     ports::{PortNumbers, Repute},
 };
-use crate::{network::Secrets, peer::PeerSource, sessions::NamedPeer};
+use crate::{network::Secrets, peer::NamedBy, sessions::NamedPeer};
 
 /// What decides about nodes that the room, or the memory of a room, names.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -193,12 +193,12 @@ impl Trust {
 
     /// A source no longer names a node. Once none does, it may not connect any more; what is connected is not the business of this. Its port
     /// stays its own until `Self::forgotten`.
-    pub fn unname(&self, node: NodeId, source: PeerSource) {
+    pub fn unname(&self, node: NodeId, source: NamedBy) {
         self.write().unname(node, source);
     }
 
     /// A source takes the right back that it gave to a node. If no other one gives it one, its tunnels are to be closed.
-    pub fn withdraw(&self, node: NodeId, source: PeerSource, why: Loss) {
+    pub fn withdraw(&self, node: NodeId, source: NamedBy, why: Loss) {
         let mut state = self.write();
         state.unname(node, source);
         if state.judge(node).is_err() {
@@ -233,7 +233,7 @@ impl Trust {
     }
 
     /// What names a node.
-    pub fn sources(&self, node: NodeId) -> Vec<PeerSource> {
+    pub fn sources(&self, node: NodeId) -> Vec<NamedBy> {
         let state = self.read();
         let named = state.named.get(&node);
         named.map(|named| named.sources.iter().copied().collect()).unwrap_or_default()
@@ -312,7 +312,7 @@ impl State {
         }
     }
 
-    fn unname(&mut self, node: NodeId, source: PeerSource) {
+    fn unname(&mut self, node: NodeId, source: NamedBy) {
         let Some(named) = self.named.get_mut(&node) else { return };
         named.remove(source);
         if named.sources.is_empty() {
@@ -341,7 +341,7 @@ impl State {
         let Some(named) = self.named.get(&node) else {
             return Err(Unfit::Refused(Refusal::Unnamed(node)));
         };
-        if named.sources.contains(&PeerSource::Configured) {
+        if named.sources.contains(&NamedBy::Configured) {
             return Ok(());
         }
         match &self.policy {

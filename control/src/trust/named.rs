@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::SocketAddr};
 
 use super::store::Claim;
-use crate::peer::{PeerAddress, PeerSource};
+use crate::peer::{NamedBy, PeerAddress};
 
 /// What a source says of a node that it names.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -24,7 +24,7 @@ pub enum Naming {
 /// A node that something names.
 #[derive(Debug, Default)]
 pub(super) struct Named {
-    pub(super) sources: BTreeSet<PeerSource>,
+    pub(super) sources: BTreeSet<NamedBy>,
     pub(super) claim: Option<Claim>,
     pub(super) address: Option<PeerAddress>,
     pub(super) last_addresses: Vec<SocketAddr>,
@@ -35,12 +35,12 @@ impl Named {
         let (source, claim) = match naming {
             Naming::Configured(address) => {
                 self.address = address;
-                (PeerSource::Configured, None)
+                (NamedBy::Configured, None)
             }
-            Naming::Room(claim) => (PeerSource::Room, Some(claim)),
+            Naming::Room(claim) => (NamedBy::Room, Some(claim)),
             Naming::Saved { claim, addresses } => {
                 self.last_addresses = addresses;
-                (PeerSource::Saved, claim)
+                (NamedBy::Saved, claim)
             }
         };
         self.sources.insert(source);
@@ -48,17 +48,17 @@ impl Named {
     }
 
     /// What the source knew of addresses goes with it.
-    pub(super) fn remove(&mut self, source: PeerSource) {
+    pub(super) fn remove(&mut self, source: NamedBy) {
         self.sources.remove(&source);
         match source {
-            PeerSource::Configured => self.address = None,
-            PeerSource::Saved => self.last_addresses.clear(),
-            PeerSource::Room => {}
+            NamedBy::Configured => self.address = None,
+            NamedBy::Saved => self.last_addresses.clear(),
+            NamedBy::Room => {}
         }
     }
 
     /// Whether something beside the room names it.
     pub(super) fn is_known(&self) -> bool {
-        self.sources.iter().any(|source| *source != PeerSource::Room)
+        self.sources.iter().any(|source| *source != NamedBy::Room)
     }
 }

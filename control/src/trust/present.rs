@@ -6,7 +6,7 @@ use ipop_datapath::node_id::NodeId;
 use serde::{Deserialize, Serialize};
 
 use super::file::{Versioned, node_text};
-use crate::peer::PeerSource;
+use crate::peer::NamedBy;
 
 /// A peer that is up.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -18,7 +18,7 @@ pub struct PresentPeer {
     /// The name that it gave itself.
     pub name: String,
     /// What names it.
-    pub sources: Vec<PeerSource>,
+    pub sources: Vec<NamedBy>,
 }
 
 /// All of them, in the order of their ports.

@@ -76,9 +76,9 @@ fn a_node_keeps_its_port_whatever_names_it_and_loses_its_right_with_the_last() {
     assert_eq!(trust.name(PEER, in_room("rack7")), Standing::Admitted(PortId(1)));
     assert_eq!(trust.name(OTHER, in_room("rack8")), Standing::Admitted(PortId(2)));
     assert_eq!(trust.name(PEER, SAVED), Standing::Admitted(PortId(1)));
-    trust.unname(PEER, PeerSource::Room);
+    trust.unname(PEER, NamedBy::Room);
     assert_eq!(trust.verdict(PEER), Verdict::Admitted(PortId(1)));
-    trust.unname(PEER, PeerSource::Saved);
+    trust.unname(PEER, NamedBy::Saved);
     refused(&trust, PEER);
 }
 
@@ -95,12 +95,12 @@ fn made_up_nodes_leave_ports_for_others_and_give_theirs_back() {
     assert!(admitted(5_000, CONFIGURED) && admitted(5_001, SAVED));
     // What is not named any more keeps its port until the sessions have forgotten it.
     let before = trust.standing(node(3));
-    trust.unname(node(3), PeerSource::Room);
+    trust.unname(node(3), NamedBy::Room);
     assert!(!admitted(1_998, in_room("a")));
     assert_eq!(trust.name(node(3), in_room("a")), before);
     trust.forgotten(node(3));
     assert_eq!(trust.standing(node(3)), before, "it was named again meanwhile");
-    trust.unname(node(3), PeerSource::Room);
+    trust.unname(node(3), NamedBy::Room);
     trust.forgotten(node(3));
     assert!(admitted(1_998, in_room("a")));
 }
@@ -119,11 +119,11 @@ fn a_right_that_is_taken_back_closes_tunnels_if_no_other_source_gives_it() {
     };
     assert_eq!(now().named, named(Some(address), last_addresses.clone()));
     // What a source said of addresses goes with it.
-    trust.withdraw(PEER, PeerSource::Configured, Loss::NotConfigured);
+    trust.withdraw(PEER, NamedBy::Configured, Loss::NotConfigured);
     assert_eq!(now(), Change { node: PEER, lost: None, named: named(None, last_addresses) });
-    trust.unname(PEER, PeerSource::Saved);
+    trust.unname(PEER, NamedBy::Saved);
     assert_eq!(now(), Change { node: PEER, lost: None, named: named(None, vec![]) });
-    trust.withdraw(PEER, PeerSource::Room, Loss::Removed);
+    trust.withdraw(PEER, NamedBy::Room, Loss::Removed);
     assert_eq!(now(), Change { node: PEER, lost: Some(Loss::Removed), named: None });
     assert_eq!(trust.sources(PEER), []);
 }
@@ -141,7 +141,7 @@ fn somebody_may_come_from_anywhere_while_more_than_the_room_names_who_may_connec
     assert!(!trust.knows_anybody());
     trust.name(OTHER, CONFIGURED);
     assert!(trust.knows_anybody());
-    trust.unname(OTHER, PeerSource::Configured);
+    trust.unname(OTHER, NamedBy::Configured);
     assert!(!trust.knows_anybody());
 }
 

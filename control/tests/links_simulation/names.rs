@@ -1,6 +1,6 @@
 //! Nodes that several sources name: the configuration comes and goes, the room stays, the operator decides.
 
-use ipop_control::{notice::Notice, peer::PeerSource, trust::Loss};
+use ipop_control::{notice::Notice, peer::NamedBy, trust::Loss};
 use ipop_datapath::node_id::NodeId;
 
 use crate::{chat::Door, connected, node::UNIX_S, seconds, world::World};
@@ -18,7 +18,7 @@ fn configure(world: &mut World, at: usize, of: usize) {
 }
 
 /// What names node 1 at node 0.
-fn sources(world: &World) -> Vec<PeerSource> {
+fn sources(world: &World) -> Vec<NamedBy> {
     let running = world.nodes[0].running.as_ref().unwrap();
     running.node.trust().sources(id(world, 1))
 }

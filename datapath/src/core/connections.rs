@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Instant};
 use ipop_learning::PortId;
 use quinn_proto::{ClientConfig, Connection, ConnectionHandle, Endpoint, TransportConfig};
 
-use super::{Core, door::Closing, paths::Way};
+use super::{Core, door::Closing, paths::NextHop};
 use crate::{
     channel_data,
     command::{
@@ -16,7 +16,7 @@ use crate::{
     io::{Io, SocketId},
     node_id::NodeId,
     path::port_of_alias,
-    quic::{InitialKey, LinkHealth, tls, transport},
+    quic::{InitialKey, TunnelHealth, tls, transport},
     tunnel::{Admitted, NewTunnel, Progress, Tunnel},
 };
 
@@ -79,7 +79,7 @@ impl Core {
         remote: SocketAddr,
         io: &mut impl Io,
     ) -> Result<(), Failure> {
-        if self.paths.way(SocketId::LISTEN, remote) == Way::Nowhere {
+        if self.paths.next_hop(SocketId::LISTEN, remote) == NextHop::Nowhere {
             return Err(Failure::NoPath);
         }
         let crypto = tls::client_config(&self.identity, peer)?;
@@ -109,7 +109,7 @@ impl Core {
     ) -> Result<ConnectionHandle, E> {
         let direction =
             if dialled_lane.is_some() { Direction::Dialled } else { Direction::Accepted };
-        let health = Arc::new(LinkHealth::default());
+        let health = Arc::new(TunnelHealth::default());
         let transport = self.transport_config(direction, remote, &health, io);
         let (handle, connection) = open(&mut self.endpoint, transport)?;
         let new = NewTunnel { id, handle, connection, dialled_lane, socket, health, now };
@@ -127,12 +127,12 @@ impl Core {
         &self,
         direction: Direction,
         remote: SocketAddr,
-        health: &Arc<LinkHealth>,
+        health: &Arc<TunnelHealth>,
         io: &impl Io,
     ) -> Arc<TransportConfig> {
-        let (first_hop, header_len) = match self.paths.way(SocketId::LISTEN, remote) {
-            Way::Over(path) => (path.flow().1, channel_data::HEADER_LEN),
-            Way::Plain(_) | Way::Nowhere => (remote, 0),
+        let (first_hop, header_len) = match self.paths.next_hop(SocketId::LISTEN, remote) {
+            NextHop::Over(path) => (path.flow().1, channel_data::HEADER_LEN),
+            NextHop::Plain(_) | NextHop::Nowhere => (remote, 0),
         };
         let mtu = io.first_hop_mtu(first_hop).saturating_sub(header_len as u16);
         let (congestion, lane) = (self.congestion, Lane(self.cx.worker));
@@ -188,8 +188,8 @@ impl Core {
         {
             // What is queued goes out first.
             tunnel.end_burst(&self.cx);
-            let way = self.paths.way(tunnel.socket, tunnel.remote);
-            transmit(now, tunnel, way, &self.cx.counters.io, io);
+            let next_hop = self.paths.next_hop(tunnel.socket, tunnel.remote);
+            transmit(now, tunnel, next_hop, &self.cx.counters.io, io);
             let why = why.into();
             tunnel.close(now, why.reason(), &why.to_string());
             self.lanes.agenda.add(handle);
@@ -271,7 +271,7 @@ impl Core {
 
     /// Sends what waits, train by train; true if there is more to send. Frames are taken from the queues of flows as late as possible.
     fn send_frames(&mut self, now: Instant, tunnel: &mut Tunnel, io: &mut impl Io) -> bool {
-        let way = self.paths.way(tunnel.socket, tunnel.remote);
+        let next_hop = self.paths.next_hop(tunnel.socket, tunnel.remote);
         let counters = &self.cx.counters;
         let is_shared = tunnel.sending().is_some_and(|(out, _)| out.is_shared(now));
         if is_shared {
@@ -281,14 +281,14 @@ impl Core {
             if let Some((out, connection)) = tunnel.sending() {
                 out.feed(connection, &mut self.lanes.scratch, &self.cx);
             }
-            match send_train(now, tunnel, way, &counters.io, io) {
+            match send_train(now, tunnel, next_hop, &counters.io, io) {
                 Sent::Train => {}
                 Sent::SocketIsFull => return true,
                 Sent::Nothing => {
                     let is_repeated = tunnel
                         .sending()
                         .is_some_and(|(out, connection)| out.repeat_tail(connection));
-                    return is_repeated && transmit(now, tunnel, way, &counters.io, io);
+                    return is_repeated && transmit(now, tunnel, next_hop, &counters.io, io);
                 }
             }
         }
@@ -402,12 +402,12 @@ pub(super) fn take_counts(tunnel: &mut Tunnel, counters: &WorkerCounters) {
 pub(super) fn transmit(
     now: Instant,
     tunnel: &mut Tunnel,
-    way: Way,
+    next_hop: NextHop,
     counters: &IoCounters,
     io: &mut impl Io,
 ) -> bool {
     for _ in 0..TRAINS_PER_ROUND {
-        match send_train(now, tunnel, way, counters, io) {
+        match send_train(now, tunnel, next_hop, counters, io) {
             Sent::Train => {}
             Sent::SocketIsFull => return true,
             Sent::Nothing => return false,
@@ -429,20 +429,20 @@ enum Sent {
 fn send_train(
     now: Instant,
     tunnel: &mut Tunnel,
-    way: Way,
+    next_hop: NextHop,
     counters: &IoCounters,
     io: &mut impl Io,
 ) -> Sent {
-    if !io.can_send(way.socket()) {
+    if !io.can_send(next_hop.socket()) {
         return Sent::SocketIsFull;
     }
-    let packet_len = usize::from(tunnel.connection.current_mtu()) + way.header_len();
+    let packet_len = usize::from(tunnel.connection.current_mtu()) + next_hop.header_len();
     // A train is one UDP send: at most 65,507 bytes.
-    let segments = io.max_segments(way.socket()).min(65_507 / packet_len).max(1);
+    let segments = io.max_segments(next_hop.socket()).min(65_507 / packet_len).max(1);
     let mut train = io.train_buffer();
     match tunnel.connection.poll_transmit(now, segments, &mut train) {
         Some(transmit) => {
-            way.send(transmit, train, counters, io);
+            next_hop.send(transmit, train, counters, io);
             Sent::Train
         }
         None => {

@@ -219,7 +219,7 @@ impl Core {
             .agenda
             .iter()
             .filter_map(|handle| self.lanes.tunnels[handle.0].as_ref())
-            .any(|tunnel| io.can_send(self.paths.way(tunnel.socket, tunnel.remote).socket()))
+            .any(|tunnel| io.can_send(self.paths.next_hop(tunnel.socket, tunnel.remote).socket()))
     }
 
     /// Frames that wait for their tunnels: neither sent nor dropped yet.

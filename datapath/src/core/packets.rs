@@ -15,7 +15,7 @@ use quinn_proto::{ConnectionEvent, ConnectionHandle, DatagramEvent, Transmit};
 
 use super::{
     Core,
-    paths::{Origin, PathChange},
+    paths::{PathChange, Sender},
 };
 use crate::{
     bucket::Bucket,
@@ -53,7 +53,7 @@ struct Arrival {
     socket: SocketId,
     remote: SocketAddr,
     local_ip: Option<IpAddr>,
-    origin: Origin,
+    sender: Sender,
 }
 
 /// What may still be handed to control now.
@@ -98,25 +98,25 @@ impl Core {
             self.cx.counters.io.strangers.add(1);
             return;
         }
-        let origin = match socket {
+        let sender = match socket {
             SocketId::LISTEN if is_stun(&packet) => {
-                let audience = match self.paths.origin(remote) {
-                    Origin::Unmapped => Audience::Stranger,
-                    Origin::Peer(port) | Origin::PeerOrPlain(port) => Audience::Peer(port),
+                let audience = match self.paths.sender(remote) {
+                    Sender::Unmapped => Audience::Stranger,
+                    Sender::Peer(port) | Sender::PeerOrPlain(port) => Audience::Peer(port),
                 };
                 self.tell_control(now, audience, &packet, |payload| {
                     Event::Packet(ControlPacket { socket, local_ip, remote, payload })
                 });
                 return;
             }
-            SocketId::LISTEN => self.paths.origin(remote),
+            SocketId::LISTEN => self.paths.sender(remote),
             SocketId::RELAY => match self.unwrap_relayed(now, remote, local_ip, &mut packet) {
-                Some(peer) => Origin::Peer(peer),
+                Some(peer) => Sender::Peer(peer),
                 None => return,
             },
-            _ => Origin::Unmapped,
+            _ => Sender::Unmapped,
         };
-        self.quic_packet(now, Arrival { socket, remote, local_ip, origin }, packet, io);
+        self.quic_packet(now, Arrival { socket, remote, local_ip, sender }, packet, io);
     }
 
     /// Takes the ChannelData header off; the peer that the packet comes from, unless the packet was for control.
@@ -166,21 +166,21 @@ impl Core {
     }
 
     fn quic_packet(&mut self, now: Instant, arrival: Arrival, packet: BytesMut, io: &mut impl Io) {
-        let Arrival { socket, remote, local_ip, origin } = arrival;
+        let Arrival { socket, remote, local_ip, sender } = arrival;
         let Some(mark) = mark_of(&packet, &self.initial_key, &self.cid_key) else {
             self.cx.counters.io.strangers.add(1);
             return;
         };
-        let ignored = origin == Origin::Unmapped && self.paths.strangers == Strangers::Ignored;
+        let ignored = sender == Sender::Unmapped && self.paths.strangers == Strangers::Ignored;
         if ignored && mark == Mark::Keyed {
             self.cx.counters.io.ignored_initials.add(1);
             return;
         }
-        let (from, reached) = match origin {
-            Origin::Unmapped => (remote, local_ip),
-            Origin::Peer(peer) | Origin::PeerOrPlain(peer) => (alias(peer), None),
+        let (from, reached) = match sender {
+            Sender::Unmapped => (remote, local_ip),
+            Sender::Peer(peer) | Sender::PeerOrPlain(peer) => (alias(peer), None),
         };
-        let spare = matches!(origin, Origin::PeerOrPlain(_)).then(|| packet.clone());
+        let spare = matches!(sender, Sender::PeerOrPlain(_)).then(|| packet.clone());
         let mut response = std::mem::take(&mut self.response);
         response.clear();
         let event = self.endpoint.handle(now, from, reached, None, packet, &mut response);
@@ -253,8 +253,8 @@ impl Core {
     ) {
         let mut train = io.train_buffer();
         train.extend_from_slice(&response[..transmit.size]);
-        let way = self.paths.way(socket, transmit.destination);
-        way.send(transmit, train, &self.cx.counters.io, io);
+        let next_hop = self.paths.next_hop(socket, transmit.destination);
+        next_hop.send(transmit, train, &self.cx.counters.io, io);
     }
 
     /// Sends a packet of control's.
@@ -323,11 +323,11 @@ impl Core {
     /// first, on the new path, as far as the socket takes it at once.
     fn leave_path(&mut self, now: Instant, index: usize, io: &mut impl Io) {
         let Some(tunnel) = self.lanes.tunnels[index].as_mut() else { return };
-        let way = self.paths.way(tunnel.socket, tunnel.remote);
+        let next_hop = self.paths.next_hop(tunnel.socket, tunnel.remote);
         let counters = &self.cx.counters.io;
         tunnel.end_burst(&self.cx);
-        if usize::from(tunnel.connection.current_mtu()) <= way.max_payload_len(io) {
-            super::connections::transmit(now, tunnel, way, counters, io);
+        if usize::from(tunnel.connection.current_mtu()) <= next_hop.max_payload_len(io) {
+            super::connections::transmit(now, tunnel, next_hop, counters, io);
         }
         counters.oversized_datagrams.add(tunnel.path_changed(now));
     }

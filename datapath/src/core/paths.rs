@@ -23,17 +23,17 @@ const MAX_SOURCES: usize = 16_384;
 /// The path and the sources of each peer whose path control chooses.
 #[derive(Default)]
 pub(super) struct Paths {
-    routes: HashMap<PortId, Route>,
+    chosen: HashMap<PortId, Chosen>,
     sources: HashMap<Source, PortId>,
     /// How many connections there are to each address that is no alias.
     plain_remotes: HashMap<SocketAddr, u32>,
-    /// The last answer of [`Paths::origin`]: packets come in trains.
-    last_origin: Option<(SocketAddr, Origin)>,
+    /// The last answer of [`Paths::sender`]: packets come in trains.
+    last_sender: Option<(SocketAddr, Sender)>,
     pub(super) strangers: Strangers,
 }
 
 /// A peer's path.
-struct Route {
+struct Chosen {
     /// The last path that control chose.
     path: Path,
     /// Cleared when control took it away.
@@ -42,7 +42,7 @@ struct Route {
 
 /// Whose packet it may be, by where it came from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Origin {
+pub(super) enum Sender {
     /// From no peer's source.
     Unmapped,
     /// From a source of this peer.
@@ -53,7 +53,7 @@ pub(super) enum Origin {
 
 /// How packets to a connection's remote address are sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Way {
+pub(super) enum NextHop {
     /// To that address, from this socket.
     Plain(SocketId),
     /// To the path of the peer that the address stands for.
@@ -72,15 +72,15 @@ pub(super) struct PathChange {
 
 impl Paths {
     pub(super) fn set(&mut self, port: PortId, path: Option<Path>) -> PathChange {
-        let before = self.routes.get(&port).map(|route| (route.path, route.is_open));
+        let before = self.chosen.get(&port).map(|chosen| (chosen.path, chosen.is_open));
         let old = before.filter(|(_, was_open)| *was_open).map(|(path, _)| path);
         match path {
             Some(path) => {
-                self.routes.insert(port, Route { path, is_open: true });
+                self.chosen.insert(port, Chosen { path, is_open: true });
             }
             None => {
-                if let Some(route) = self.routes.get_mut(&port) {
-                    route.is_open = false;
+                if let Some(chosen) = self.chosen.get_mut(&port) {
+                    chosen.is_open = false;
                 }
             }
         }
@@ -89,7 +89,7 @@ impl Paths {
     }
 
     pub(super) fn add_source(&mut self, source: Source, port: PortId) {
-        self.last_origin = None;
+        self.last_sender = None;
         let source = canonical(source);
         if self.sources.len() >= MAX_SOURCES && !self.sources.contains_key(&source) {
             tracing::warn!("more than {MAX_SOURCES} sources of peers: {source:?} is not heard");
@@ -99,19 +99,19 @@ impl Paths {
     }
 
     pub(super) fn remove_source(&mut self, source: Source) {
-        self.last_origin = None;
+        self.last_sender = None;
         self.sources.remove(&canonical(source));
     }
 
     /// A connection to this address begins; aliases do not matter here.
     pub(super) fn add_plain_remote(&mut self, remote: SocketAddr) {
-        self.last_origin = None;
+        self.last_sender = None;
         *self.plain_remotes.entry(remote).or_default() += 1;
     }
 
     /// It has ended.
     pub(super) fn remove_plain_remote(&mut self, remote: SocketAddr) {
-        self.last_origin = None;
+        self.last_sender = None;
         if let Some(count) = self.plain_remotes.get_mut(&remote) {
             *count -= 1;
             if *count == 0 {
@@ -121,20 +121,20 @@ impl Paths {
     }
 
     /// Whose a packet at the listening socket may be.
-    pub(super) fn origin(&mut self, remote: SocketAddr) -> Origin {
-        match self.last_origin {
-            Some((last, origin)) if last == remote => origin,
+    pub(super) fn sender(&mut self, remote: SocketAddr) -> Sender {
+        match self.last_sender {
+            Some((last, sender)) if last == remote => sender,
             _ => {
                 let port = self.sources.get(&Source::Direct(remote)).copied();
-                let origin = match port {
-                    None => Origin::Unmapped,
+                let sender = match port {
+                    None => Sender::Unmapped,
                     Some(port) if self.plain_remotes.contains_key(&remote) => {
-                        Origin::PeerOrPlain(port)
+                        Sender::PeerOrPlain(port)
                     }
-                    Some(port) => Origin::Peer(port),
+                    Some(port) => Sender::Peer(port),
                 };
-                self.last_origin = Some((remote, origin));
-                origin
+                self.last_sender = Some((remote, sender));
+                sender
             }
         }
     }
@@ -145,16 +145,16 @@ impl Paths {
     }
 
     /// The way to a remote address of QUIC's, for a connection of this socket.
-    pub(super) fn way(&self, socket: SocketId, remote: SocketAddr) -> Way {
-        let Some(port) = port_of_alias(remote) else { return Way::Plain(socket) };
-        match self.routes.get(&port) {
-            Some(Route { path, is_open: true }) => Way::Over(*path),
-            _ => Way::Nowhere,
+    pub(super) fn next_hop(&self, socket: SocketId, remote: SocketAddr) -> NextHop {
+        let Some(port) = port_of_alias(remote) else { return NextHop::Plain(socket) };
+        match self.chosen.get(&port) {
+            Some(Chosen { path, is_open: true }) => NextHop::Over(*path),
+            _ => NextHop::Nowhere,
         }
     }
 }
 
-impl Way {
+impl NextHop {
     /// The socket that packets leave from.
     pub(super) fn socket(self) -> SocketId {
         match self {
@@ -253,10 +253,10 @@ mod tests {
     fn mapped_sources_are_the_address_that_they_map() {
         let mut paths = Paths::default();
         paths.add_source(Source::Direct(address("[::ffff:192.0.2.1]:7")), PEER);
-        assert_eq!(paths.origin(address("192.0.2.1:7")), Origin::Peer(PEER));
-        assert_eq!(paths.origin(address("192.0.2.1:8")), Origin::Unmapped);
+        assert_eq!(paths.sender(address("192.0.2.1:7")), Sender::Peer(PEER));
+        assert_eq!(paths.sender(address("192.0.2.1:8")), Sender::Unmapped);
         paths.remove_source(Source::Direct(address("192.0.2.1:7")));
-        assert_eq!(paths.origin(address("192.0.2.1:7")), Origin::Unmapped);
+        assert_eq!(paths.sender(address("192.0.2.1:7")), Sender::Unmapped);
     }
 
     #[test]
@@ -266,11 +266,11 @@ mod tests {
         for number in 0..20_000 {
             paths.add_source(source(number), PEER);
         }
-        assert_eq!(paths.origin(address("192.0.2.1:16383")), Origin::Peer(PEER));
-        assert_eq!(paths.origin(address("192.0.2.1:16384")), Origin::Unmapped);
+        assert_eq!(paths.sender(address("192.0.2.1:16383")), Sender::Peer(PEER));
+        assert_eq!(paths.sender(address("192.0.2.1:16384")), Sender::Unmapped);
         paths.remove_source(source(0));
         paths.add_source(source(16_384), PEER);
-        assert_eq!(paths.origin(address("192.0.2.1:16384")), Origin::Peer(PEER));
+        assert_eq!(paths.sender(address("192.0.2.1:16384")), Sender::Peer(PEER));
     }
 
     #[test]
@@ -281,9 +281,9 @@ mod tests {
         paths.add_plain_remote(both);
         paths.add_plain_remote(both);
         paths.remove_plain_remote(both);
-        assert_eq!(paths.origin(both), Origin::PeerOrPlain(PEER));
+        assert_eq!(paths.sender(both), Sender::PeerOrPlain(PEER));
         paths.remove_plain_remote(both);
-        assert_eq!(paths.origin(both), Origin::Peer(PEER));
+        assert_eq!(paths.sender(both), Sender::Peer(PEER));
     }
 
     #[test]

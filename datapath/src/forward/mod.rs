@@ -16,7 +16,7 @@ pub(crate) use self::ingress::clear_loops;
 use self::{
     egress::Egress,
     ingress::Ingress,
-    relay::{Relay, Route},
+    relay::{Destination, Relay},
 };
 use crate::{
     context::Context,
@@ -76,12 +76,12 @@ impl Switch {
             self.ingress.learn(now_s, port, what, bytes.head(), cx)?;
             let frame = Frame { what, bytes: bytes.again() };
             let route = match only {
-                Some(to) => Route::To(to),
+                Some(to) => Destination::To(to),
                 None => self.relay.route((now, now_s), port, what, cx)?,
             };
             match route {
-                Route::To(to) => self.egress.send(to, frame, peers, cx, io),
-                Route::Flood => self.flood(port, frame, peers, cx, io),
+                Destination::To(to) => self.egress.send(to, frame, peers, cx, io),
+                Destination::Flood => self.flood(port, frame, peers, cx, io),
             }
         });
         if let Err(reason) = passed {

@@ -20,7 +20,7 @@ const STORM_BURST_FRAMES: u32 = 10_000;
 
 /// Where a frame goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Route {
+pub(super) enum Destination {
     /// To one port.
     To(PortId),
     /// To every port of the flood set.
@@ -43,7 +43,7 @@ impl Relay {
         from: PortId,
         what: &Description,
         cx: &Context,
-    ) -> Result<Route, DropReason> {
+    ) -> Result<Destination, DropReason> {
         let (shared, destination) = (&cx.shared, what.headers().destination);
         if !destination.is_group()
             && let Some(to) = shared.fdb.look_up(VlanId::UNTAGGED, destination, now_s)
@@ -54,13 +54,13 @@ impl Relay {
             if !may_pass(shared.ports.kind(from), shared.ports.kind(to)) {
                 return Err(DropReason::SplitHorizon);
             }
-            return Ok(Route::To(to));
+            return Ok(Destination::To(to));
         }
         let full = || Bucket::new(now, STORM_RATE_FRAMES, STORM_BURST_FRAMES);
         if !entry_of(&mut self.buckets, from, full).take(now, 1) {
             return Err(DropReason::Storm);
         }
-        Ok(Route::Flood)
+        Ok(Destination::Flood)
     }
 }
 

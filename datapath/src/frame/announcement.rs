@@ -19,7 +19,7 @@ const TARGET_LINK_LAYER_ADDRESS: u8 = 2;
 
 /// What a host does with packets that are not for itself.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum HostRole {
+pub enum HostOrRouter {
     /// It drops them.
     Host,
     /// It is an IPv6 router: one that says that it is none is not used as one any more (RFC 4861 section 7.2.5).
@@ -28,7 +28,7 @@ pub enum HostRole {
 
 /// That this address is at this MAC address: an ARP announcement (RFC 5227 section 2.3), or an unsolicited neighbour
 /// advertisement that overrides what is known (RFC 4861 section 7.2.6).
-pub fn announcement(mac: MacAddr, address: IpAddr, role: HostRole) -> Vec<u8> {
+pub fn announcement(mac: MacAddr, address: IpAddr, role: HostOrRouter) -> Vec<u8> {
     match address {
         IpAddr::V4(address) => arp(mac, address),
         IpAddr::V6(address) => neighbour_advertisement(mac, address, role),
@@ -47,10 +47,14 @@ fn arp(MacAddr(mac): MacAddr, address: Ipv4Addr) -> Vec<u8> {
     frame
 }
 
-fn neighbour_advertisement(MacAddr(mac): MacAddr, address: Ipv6Addr, role: HostRole) -> Vec<u8> {
+fn neighbour_advertisement(
+    MacAddr(mac): MacAddr,
+    address: Ipv6Addr,
+    role: HostOrRouter,
+) -> Vec<u8> {
     const OVERRIDE: u8 = 0x20;
     const ROUTER: u8 = 0x80;
-    let flags = OVERRIDE | if role == HostRole::Router { ROUTER } else { 0 };
+    let flags = OVERRIDE | if role == HostOrRouter::Router { ROUTER } else { 0 };
     let mut message = vec![NEIGHBOUR_ADVERTISEMENT, 0, 0, 0, flags, 0, 0, 0];
     message.extend_from_slice(&address.octets());
     message.extend_from_slice(&[TARGET_LINK_LAYER_ADDRESS, 1]);
@@ -79,7 +83,7 @@ mod tests {
 
     #[test]
     fn an_arp_announcement_asks_for_its_own_address() {
-        let frame = announcement(MAC, [10, 9, 0, 1].into(), HostRole::Host);
+        let frame = announcement(MAC, [10, 9, 0, 1].into(), HostOrRouter::Host);
         assert_eq!(frame.len(), 60);
         assert_eq!(frame[..14], [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xfe, 1, 2, 3, 4, 5, 8, 6]);
         assert_eq!(frame[14..22], [0, 1, 8, 0, 6, 4, 0, 1]);
@@ -90,7 +94,7 @@ mod tests {
     #[test]
     fn a_neighbour_advertisement_is_sound_and_says_whether_it_is_a_routers() {
         let address = "fd00::1".parse().unwrap();
-        for (role, flags) in [(HostRole::Host, 0x20), (HostRole::Router, 0xa0)] {
+        for (role, flags) in [(HostOrRouter::Host, 0x20), (HostOrRouter::Router, 0xa0)] {
             let frame = announcement(MAC, address, role);
             assert_eq!(frame.len(), 14 + 40 + 32);
             assert_eq!((frame[20], frame[21]), (58, 255));

@@ -19,7 +19,7 @@ mod segment;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use announcement::{HostRole, announcement};
+pub use announcement::{HostOrRouter, announcement};
 pub(crate) use bytes::Scratch;
 pub use bytes::{Frame, FrameBytes};
 pub use check::{Description, MAX_TCP_SEGMENTS, MAX_UDP_SEGMENTS, describe};

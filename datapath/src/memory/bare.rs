@@ -18,7 +18,7 @@ use crate::{
     command::{Direction, Lane},
     node_id::NodeId,
     quic::{
-        CidKey, Congestion, LinkHealth, TlsIdentity,
+        CidKey, Congestion, TlsIdentity, TunnelHealth,
         tls::{self, Preference},
         transport::{endpoint_config, transport_config},
     },
@@ -236,7 +236,7 @@ impl End {
 }
 
 fn settings(remote: SocketAddr) -> Arc<quinn_proto::TransportConfig> {
-    let health = Arc::new(LinkHealth::default());
+    let health = Arc::new(TunnelHealth::default());
     let first = (Lane(0), Direction::Dialled);
     transport_config(Congestion::Tunnel, first, health, &remote, FIRST_HOP_MTU)
 }

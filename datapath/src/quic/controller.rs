@@ -49,7 +49,7 @@ const UNPACED: u64 = u64::MAX / 4;
 
 /// What the controller saw, readable from outside the connection, and what it is told from there.
 #[derive(Debug, Default)]
-pub struct LinkHealth {
+pub struct TunnelHealth {
     /// Bytes declared lost since the start.
     pub lost_bytes: AtomicU64,
     /// Whether the breaker is open (the tunnel is a CUBIC flow).
@@ -60,11 +60,11 @@ pub struct LinkHealth {
     pub shared: AtomicBool,
 }
 
-/// Makes controllers that report to one [`LinkHealth`].
+/// Makes controllers that report to one [`TunnelHealth`].
 #[derive(Debug, Clone, Default)]
 pub struct TunnelControllerConfig {
     /// Where to report.
-    pub health: Arc<LinkHealth>,
+    pub health: Arc<TunnelHealth>,
 }
 
 impl ControllerFactory for TunnelControllerConfig {
@@ -85,7 +85,7 @@ impl ControllerFactory for TunnelControllerConfig {
 
 #[derive(Clone)]
 struct TunnelController {
-    health: Arc<LinkHealth>,
+    health: Arc<TunnelHealth>,
     mtu: u16,
     in_flight: u64,
     /// What may be in flight while flows share the tunnel: see [`in_flight_limit`].

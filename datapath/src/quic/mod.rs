@@ -8,7 +8,7 @@ pub mod tls;
 pub mod transport;
 
 pub use cid::{CidKey, InitialKey};
-pub use controller::{Congestion, LinkHealth};
+pub use controller::{Congestion, TunnelHealth};
 pub use tls::TlsIdentity;
 
 pub use crate::tunnel::explain;

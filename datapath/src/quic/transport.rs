@@ -10,7 +10,7 @@ use quinn_proto::{
 
 use super::{
     cid::CidKey,
-    controller::{Congestion, LinkHealth, TunnelControllerConfig},
+    controller::{Congestion, TunnelControllerConfig, TunnelHealth},
 };
 use crate::command::{Direction, Lane};
 
@@ -49,7 +49,7 @@ pub fn ip_udp_overhead(remote: &SocketAddr) -> u16 {
 pub fn transport_config(
     congestion: Congestion,
     (lane, direction): (Lane, Direction),
-    health: Arc<LinkHealth>,
+    health: Arc<TunnelHealth>,
     remote: &SocketAddr,
     first_hop_mtu: u16,
 ) -> Arc<TransportConfig> {

@@ -34,7 +34,7 @@ use super::{
     kind,
     partial::{Gap, Partial, gather_head},
     salvage::Salvager,
-    window::{Standing, Window},
+    window::{Age, Window},
 };
 
 /// Datagrams that may follow the first that shows a hole before the hole counts as a loss. As many as TCP goes by (RFC 5681 section 3.2):
@@ -258,12 +258,12 @@ impl Reassembler {
             return Err(DropReason::BadRecord);
         }
         match self.admit(whole.sequence, now, sink) {
-            Standing::Finished => return Err(DropReason::Repeated),
-            Standing::Stale => return Err(DropReason::BadPiece),
-            Standing::Late if self.held.late_index(whole.sequence).is_some() => {
+            Age::Finished => return Err(DropReason::Repeated),
+            Age::Stale => return Err(DropReason::BadPiece),
+            Age::Late if self.held.late_index(whole.sequence).is_some() => {
                 return Err(DropReason::BadPiece);
             }
-            Standing::Ahead | Standing::Late => {}
+            Age::Ahead | Age::Late => {}
         }
         let bytes = take(datagram, whole.frame.clone(), cursor);
         let waits = match self.held.front() {
@@ -293,9 +293,9 @@ impl Reassembler {
             return Err(DropReason::BadRecord);
         }
         let late = match self.admit(piece.sequence, now, sink) {
-            Standing::Finished | Standing::Stale => return Err(DropReason::BadPiece),
-            Standing::Late => self.held.late_index(piece.sequence),
-            Standing::Ahead => None,
+            Age::Finished | Age::Stale => return Err(DropReason::BadPiece),
+            Age::Late => self.held.late_index(piece.sequence),
+            Age::Ahead => None,
         };
         let bytes = if piece.template.is_empty() {
             take(datagram, piece.bytes.clone(), cursor)
@@ -330,25 +330,21 @@ impl Reassembler {
 
     /// How a record of this number stands to those before. The latest number overtakes all held frames.
     #[inline]
-    fn admit(&mut self, sequence: Sequence, now: Instant, sink: &mut impl FrameSink) -> Standing {
-        let standing = self.window.standing(sequence);
-        if standing == Standing::Ahead {
+    fn admit(&mut self, sequence: Sequence, now: Instant, sink: &mut impl FrameSink) -> Age {
+        let age = self.window.age(sequence);
+        if age == Age::Ahead {
             self.announced += u64::from(self.window.advance_to(sequence));
             if self.held.front().is_some() {
                 self.overtake(now, sink);
             }
         }
-        standing
+        age
     }
 
     fn overtake(&mut self, now: Instant, sink: &mut impl FrameSink) {
         self.held.overtake(Gap { at: now, datagrams: self.datagrams });
         // The order of sequence numbers is only known within the window.
-        while self
-            .held
-            .front()
-            .is_some_and(|front| self.window.standing(front.sequence) == Standing::Stale)
-        {
+        while self.held.front().is_some_and(|front| self.window.age(front.sequence) == Age::Stale) {
             self.pass_by_front(now, sink);
         }
         self.deliver_complete(sink);

@@ -9,7 +9,7 @@ const WORDS: usize = WINDOW_LEN as usize / 64;
 
 /// How a sequence number stands to those seen before.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Standing {
+pub(super) enum Age {
     /// After every one seen so far.
     Ahead,
     /// Before the latest, and still wanted.
@@ -34,16 +34,16 @@ impl Window {
     }
 
     #[inline]
-    pub(super) fn standing(&self, sequence: Sequence) -> Standing {
+    pub(super) fn age(&self, sequence: Sequence) -> Age {
         let ahead = sequence.distance_from(self.next);
         if ahead >= 0 {
-            Standing::Ahead
+            Age::Ahead
         } else if ahead < -WINDOW_LEN.cast_signed() {
-            Standing::Stale
+            Age::Stale
         } else if self.finished[word(sequence)] & bit(sequence) != 0 {
-            Standing::Finished
+            Age::Finished
         } else {
-            Standing::Late
+            Age::Late
         }
     }
 
@@ -63,7 +63,7 @@ impl Window {
     /// Nothing more of this frame is wanted. Numbers outside the window are finished anyway.
     #[inline]
     pub(super) fn finish(&mut self, sequence: Sequence) {
-        if self.standing(sequence) == Standing::Late {
+        if self.age(sequence) == Age::Late {
             self.finished[word(sequence)] |= bit(sequence);
         }
     }
@@ -106,9 +106,9 @@ mod tests {
     #[test]
     fn nothing_before_the_first_frame_is_wanted() {
         let window = Window::new();
-        assert_eq!(window.standing(Sequence(0)), Standing::Ahead);
-        assert_eq!(window.standing(Sequence(u32::MAX)), Standing::Finished);
-        assert_eq!(window.standing(Sequence(u32::MAX - WINDOW_LEN)), Standing::Stale);
+        assert_eq!(window.age(Sequence(0)), Age::Ahead);
+        assert_eq!(window.age(Sequence(u32::MAX)), Age::Finished);
+        assert_eq!(window.age(Sequence(u32::MAX - WINDOW_LEN)), Age::Stale);
     }
 
     proptest! {
@@ -124,20 +124,20 @@ mod tests {
                 let number = next + i64::from(step);
                 let sequence = Sequence(start.wrapping_add(number as u32));
                 let expected = if number >= next {
-                    Standing::Ahead
+                    Age::Ahead
                 } else if number < next - i64::from(WINDOW_LEN) {
-                    Standing::Stale
+                    Age::Stale
                 } else if number < 0 || finished.contains(&number) {
-                    Standing::Finished
+                    Age::Finished
                 } else {
-                    Standing::Late
+                    Age::Late
                 };
-                prop_assert_eq!(window.standing(sequence), expected);
-                if expected == Standing::Ahead {
+                prop_assert_eq!(window.age(sequence), expected);
+                if expected == Age::Ahead {
                     prop_assert_eq!(i64::from(window.advance_to(sequence)), number + 1 - next);
                     next = number + 1;
                 }
-                if finish && expected != Standing::Stale {
+                if finish && expected != Age::Stale {
                     window.finish(sequence);
                     finished.insert(number);
                 }
@@ -155,7 +155,7 @@ mod tests {
             let last = WINDOW_LEN - 1 + jump;
             prop_assert_eq!(window.advance_to(Sequence(last)), jump);
             for number in last + 1 - jump.min(WINDOW_LEN)..=last {
-                prop_assert_eq!(window.standing(Sequence(number)), Standing::Late);
+                prop_assert_eq!(window.age(Sequence(number)), Age::Late);
             }
         }
     }

@@ -32,7 +32,7 @@ use crate::{
     liveness::Liveness,
     node_id::NodeId,
     quic::{
-        LinkHealth, tls,
+        TunnelHealth, tls,
         transport::{IDLE_TIMEOUT, SEND_QUEUE_BYTES},
     },
     record::{FrameSink, Reassembler, ReassemblyStats},
@@ -54,7 +54,7 @@ pub(crate) struct Tunnel {
     pub(crate) socket: SocketId,
     pub(crate) remote: SocketAddr,
     life: Life,
-    health: Arc<LinkHealth>,
+    health: Arc<TunnelHealth>,
     signals: SignalStreams,
     /// What comes before the peer is admitted is put together too, to be counted.
     reassembler: Reassembler,
@@ -123,7 +123,7 @@ pub(crate) struct NewTunnel {
     /// The lane that control dialled it for; `None` if the far end dialled.
     pub(crate) dialled_lane: Option<Lane>,
     pub(crate) socket: SocketId,
-    pub(crate) health: Arc<LinkHealth>,
+    pub(crate) health: Arc<TunnelHealth>,
     pub(crate) now: Instant,
 }
 

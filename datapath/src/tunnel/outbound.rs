@@ -15,7 +15,7 @@ use crate::{
     frame::{Description, Frame, FrameBytes, Gso, Offload, Scratch, segment},
     hello::{Capabilities, Hello},
     queue::FlowQueue,
-    quic::{LinkHealth, transport::SEND_QUEUE_BYTES},
+    quic::{TunnelHealth, transport::SEND_QUEUE_BYTES},
     record::{RecordWriter, first_begun},
     repeat::Repeater,
     sharing::Sharing,
@@ -36,7 +36,7 @@ pub(crate) struct Outbound {
     /// What the far end takes, by its hello.
     capabilities: Capabilities,
     max_frame_len: usize,
-    health: Arc<LinkHealth>,
+    health: Arc<TunnelHealth>,
     queue: FlowQueue,
     sharing: Sharing,
     writer: RecordWriter,
@@ -49,7 +49,7 @@ impl Outbound {
     pub(super) fn new(
         port: PortId,
         hello: &Hello,
-        health: Arc<LinkHealth>,
+        health: Arc<TunnelHealth>,
         connection: &mut Connection,
     ) -> Self {
         Self {

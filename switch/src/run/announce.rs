@@ -16,7 +16,7 @@ use ipop_control::local_addresses::{self, interfaces};
 use ipop_datapath::{
     MacAddr, PortId,
     command::{Audience, Command, ToPort},
-    frame::{HostRole, announcement},
+    frame::{HostOrRouter, announcement},
     os::interface::Interface,
 };
 
@@ -33,7 +33,7 @@ pub(super) struct Own {
     tap: PortId,
     mac: MacAddr,
     address: IpAddr,
-    role: HostRole,
+    role: HostOrRouter,
 }
 
 /// What is announced to whom, and when next.
@@ -128,9 +128,9 @@ fn announced(
         .take(MAX_ADDRESSES)
 }
 
-fn mac_and_role(name: &str) -> Result<(MacAddr, HostRole), ipop_datapath::os::OsError> {
+fn mac_and_role(name: &str) -> Result<(MacAddr, HostOrRouter), ipop_datapath::os::OsError> {
     let interface = Interface::named(name)?;
-    let role = if interface.is_ipv6_router() { HostRole::Router } else { HostRole::Host };
+    let role = if interface.is_ipv6_router() { HostOrRouter::Router } else { HostOrRouter::Host };
     Ok((interface.mac()?, role))
 }
 
@@ -158,7 +158,7 @@ mod tests {
             tap: PortId(0),
             mac: MacAddr([2, 0, 0, 0, 0, mac]),
             address: [10, 9, 0, 1].into(),
-            role: HostRole::Host,
+            role: HostOrRouter::Host,
         }
     }
 

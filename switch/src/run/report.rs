@@ -12,7 +12,7 @@ use std::{
 
 use ipop_control::{
     links::{LinkReport, NetworkReport},
-    peer::PeerSource,
+    peer::NamedBy,
     sessions::{MeshReport, PeerSnapshot},
 };
 use ipop_datapath::{
@@ -76,7 +76,7 @@ struct PeerReport {
     #[serde(flatten)]
     session: PeerSnapshot,
     /// What names it.
-    sources: Vec<PeerSource>,
+    sources: Vec<NamedBy>,
     /// Nothing for peers that are not of the room.
     path: Option<LinkReport>,
     stations: usize,

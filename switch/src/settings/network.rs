@@ -21,7 +21,7 @@ use ipop_datapath::node_id::NodeId;
 
 use self::account::RoomJid;
 pub(crate) use self::account::{Account, Asked, BareJid, Missing, Password};
-use super::{Layers, Origin, SettingsError};
+use super::{KeyAt, Layers, SettingsError};
 use crate::config::TurnEntry;
 
 /// The names in systemd's `$CREDENTIALS_DIRECTORY`.
@@ -272,7 +272,7 @@ impl Layers<'_> {
 
     fn pinned(&self) -> Result<std::collections::BTreeSet<NodeId>, SettingsError> {
         let Some(file) = self.file else { return Ok(std::collections::BTreeSet::new()) };
-        let origin = Origin { key: "pinned", file: Some(&file.path) };
+        let origin = KeyAt { key: "pinned", file: Some(&file.path) };
         let nodes = file.beyond_flags.pinned.iter().flatten();
         nodes.map(|text| text.parse().map_err(|error| origin.error(error))).collect()
     }
@@ -280,10 +280,10 @@ impl Layers<'_> {
     fn ice(&self) -> Result<Ice, SettingsError> {
         let Some(file) = self.file else { return Ok(Ice::default()) };
         let (beyond, path) = (&file.beyond_flags, Some(&*file.path));
-        let stun_origin = Origin { key: "stun", file: path };
+        let stun_origin = KeyAt { key: "stun", file: path };
         let stun = beyond.stun.iter().flatten().map(|text| stun_server(text, "stun:"));
         let stun: Vec<_> = stun.collect::<Result<_, _>>().map_err(|why| stun_origin.error(why))?;
-        let turn_origin = Origin { key: "turn", file: path };
+        let turn_origin = KeyAt { key: "turn", file: path };
         let turn = beyond.turn.iter().flatten().map(|entry| turn_server(entry, turn_origin));
         let turn: Vec<_> = turn.collect::<Result<_, _>>()?;
         for (count, origin) in [(stun.len(), stun_origin), (turn.len(), turn_origin)] {
@@ -304,7 +304,7 @@ impl Layers<'_> {
         get: impl Fn(&crate::config::BeyondFlags) -> Option<&String>,
     ) -> Result<Option<T>, SettingsError> {
         let Some(file) = self.file else { return Ok(None) };
-        let origin = Origin { key, file: Some(&file.path) };
+        let origin = KeyAt { key, file: Some(&file.path) };
         let parsed = get(&file.beyond_flags).map(|text| text.parse()).transpose();
         parsed.map_err(|why| origin.error(why))
     }
@@ -326,7 +326,7 @@ fn stun_server(text: &str, scheme: &str) -> Result<ServerAddress, String> {
     with_port(address, Some(STUN_PORT))
 }
 
-fn turn_server(entry: &TurnEntry, origin: Origin<'_>) -> Result<TurnServer, SettingsError> {
+fn turn_server(entry: &TurnEntry, origin: KeyAt<'_>) -> Result<TurnServer, SettingsError> {
     let server = stun_server(&entry.server, "turn:").map_err(|why| origin.error(why))?;
     let password = match (&entry.password, &entry.password_file) {
         (Some(text), None) => text.parse().map_err(|why: String| origin.error(why))?,

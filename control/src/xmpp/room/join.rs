@@ -41,14 +41,14 @@ const MAX_NICK_LEN: usize = 64;
 pub(super) struct Joining {
     pub(super) deadline: Instant,
     /// The own presence came, which ends the list of occupants.
-    pub(super) listed: Option<Origin>,
+    pub(super) listed: Option<FoundOrMade>,
     /// The configuration came.
     pub(super) known: Option<Configuration>,
 }
 
 /// Where the room that was entered comes from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Origin {
+pub(super) enum FoundOrMade {
     /// It was there.
     Found,
     /// The server says that it made it for this entry. ejabberd says so, too, of a room that was there and that nobody
@@ -106,7 +106,7 @@ impl Room {
     }
 
     /// The own presence came back: the list of occupants is complete.
-    pub(super) fn listed(&mut self, now: Instant, origin: Origin) {
+    pub(super) fn listed(&mut self, now: Instant, origin: FoundOrMade) {
         if let State::Joining(joining) = &mut self.state {
             joining.listed = Some(origin);
             self.finish_join(now);
@@ -142,7 +142,7 @@ impl Room {
 
     /// Whether the server says that it made the room for the join that is under way.
     pub(super) fn has_made_room(&self) -> bool {
-        matches!(&self.state, State::Joining(Joining { listed: Some(Origin::Made), .. }))
+        matches!(&self.state, State::Joining(Joining { listed: Some(FoundOrMade::Made), .. }))
     }
 
     fn refuse_room(&mut self, now: Instant, faults: Vec<&'static str>) {
@@ -166,7 +166,7 @@ impl Room {
         let faults = known.faults(self.config.entry);
         // `room create` leaves a room that lasts and is as the mode needs it. One that a typing error made is not, unless the
         // server makes all its rooms so.
-        if origin == Origin::Made && (!known.persistent || !faults.is_empty()) {
+        if origin == FoundOrMade::Made && (!known.persistent || !faults.is_empty()) {
             return self.created_by_mistake(now);
         }
         if !faults.is_empty() {

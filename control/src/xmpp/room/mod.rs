@@ -171,9 +171,9 @@ impl RoomCounters {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Link {
-    Up,
-    Down,
+enum Connectivity {
+    Online,
+    Offline,
 }
 
 #[derive(Debug)]
@@ -208,7 +208,7 @@ pub struct Room {
     card: Card,
     /// The own JID, as of the last session.
     jid: Option<FullJid>,
-    link: Link,
+    connectivity: Connectivity,
     state: State,
     /// Nicks that were refused since the last success.
     nicks_refused: u8,
@@ -232,7 +232,7 @@ impl Room {
         Self {
             card: Card { node, name: config.name.clone(), version, capabilities: Vec::new() },
             jid: None,
-            link: Link::Down,
+            connectivity: Connectivity::Offline,
             state: State::Offline,
             nicks_refused: 0,
             join: 0,
@@ -252,7 +252,7 @@ impl Room {
     /// The stream is up.
     pub fn online(&mut self, now: Instant, jid: FullJid, stream: Stream) {
         self.jid = Some(jid);
-        self.link = Link::Up;
+        self.connectivity = Connectivity::Online;
         match self.state {
             State::Left => {}
             // The room may have restarted while the stream was down.
@@ -266,7 +266,7 @@ impl Room {
         if end == StreamEnd::Replaced {
             self.thrown_out(now, "another program logs in with the same JID and resource");
         }
-        self.link = Link::Down;
+        self.connectivity = Connectivity::Offline;
         // A resumed session is still in the room, and answers to questions still come; anything else joins anew.
         if !matches!(self.state, State::Left | State::Joined { .. }) {
             self.state = State::Offline;
@@ -334,7 +334,7 @@ impl Room {
     /// When [`Self::handle_timeout`] wants to be called.
     pub fn poll_timeout(&self) -> Option<Instant> {
         match &self.state {
-            _ if self.link == Link::Down => None,
+            _ if self.connectivity == Connectivity::Offline => None,
             State::Offline | State::Left => None,
             State::Waiting(until) => Some(*until),
             State::Joining(joining) => Some(joining.deadline),
@@ -345,7 +345,7 @@ impl Room {
     /// The time has come.
     pub fn handle_timeout(&mut self, now: Instant) {
         match &self.state {
-            _ if self.link == Link::Down => {}
+            _ if self.connectivity == Connectivity::Offline => {}
             State::Waiting(until) if *until <= now => self.start_join(now),
             State::Joining(joining) if joining.deadline <= now && self.has_made_room() => {
                 self.created_by_mistake(now);

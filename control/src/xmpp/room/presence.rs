@@ -13,7 +13,7 @@ use xmpp_parsers::{
 use super::{
     Event, Outcome, Room, State,
     card::Card,
-    join::Origin,
+    join::FoundOrMade,
     occupants::{Change, MAX_OCCUPANTS, Occupant},
     wire::{Affiliation, Item, MucUser, code},
 };
@@ -66,7 +66,7 @@ impl Room {
         if nick != self.nick() {
             self.counters.malformed += 1;
         }
-        let origin = if x.has(code::CREATED) { Origin::Made } else { Origin::Found };
+        let origin = if x.has(code::CREATED) { FoundOrMade::Made } else { FoundOrMade::Found };
         self.listed(now, origin);
     }
 
