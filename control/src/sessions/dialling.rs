@@ -246,7 +246,7 @@ impl Peer {
                         dialable([established.remote].into_iter().chain(literal).collect());
                 }
                 Direction::Accepted if established.unproved_until.is_none() => {
-                    established.move_to.clear()
+                    established.move_to.clear();
                 }
                 Direction::Accepted => {}
                 Direction::Dialled => {

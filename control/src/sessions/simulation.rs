@@ -359,7 +359,7 @@ impl World {
                 self.nodes[node].active.insert(worker, connection);
             }
             Command::Connection(connection, ToConnection::Close(reason)) => {
-                self.close(node, connection, reason)
+                self.close(node, connection, reason);
             }
             Command::Connection(_, ToConnection::Probe)
             | Command::Port(_, ToPort::KnowAddresses(_))

@@ -15,7 +15,7 @@ use std::{
 };
 
 use ipop_learning::PortId;
-use quinn_proto::{AcceptError, ConnectionHandle, Endpoint, EndpointEvent, Incoming, ServerConfig};
+use quinn_proto::{ConnectionHandle, Endpoint, EndpointEvent, Incoming, ServerConfig};
 
 use super::Core;
 use crate::{
@@ -193,7 +193,8 @@ impl Core {
         let accept = |endpoint: &mut Endpoint, transport| {
             let mut config = ServerConfig::with_crypto(crypto);
             config.transport_config(transport);
-            endpoint.accept(incoming, now, response, Some(Arc::new(config)))
+            let accepted = endpoint.accept(incoming, now, response, Some(Arc::new(config)));
+            accepted.map_err(|refused| refused.response)
         };
         match self.begin(now, (connection, None), (socket, remote), accept, io) {
             Ok(handle) => {
@@ -201,10 +202,8 @@ impl Core {
                 let began = Handshake { connection, handle, party, places, began: now, is_over };
                 self.handshakes.begun.push(began);
             }
-            Err(AcceptError { response: Some(transmit), .. }) => {
-                self.respond(socket, transmit, response, io);
-            }
-            Err(_) => {}
+            Err(Some(transmit)) => self.respond(socket, transmit, response, io),
+            Err(None) => {}
         }
     }
 
