@@ -13,7 +13,7 @@ use data_encoding::{BASE32_NOPAD, BASE32_NOPAD_NOCASE};
 
 use super::{
     pin::{MAX_PINS, PIN_LEN, Pin, ServerPins},
-    secret::{MAX_LEN, Secret, SecretError},
+    secret::{Secret, SecretError},
 };
 
 /// Every token begins so; the digit is the version.
@@ -189,7 +189,7 @@ fn checksum(fields: &[u8]) -> [u8; CHECKSUM_LEN] {
 pub fn fuzz(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     if let Ok(token) = text.parse::<JoinToken>() {
-        assert!(token.secret.reveal().len() <= MAX_LEN && !token.room.is_empty());
+        assert!(token.secret.reveal().len() <= super::secret::MAX_LEN && !token.room.is_empty());
         assert_eq!(token.to_string().parse(), Ok(token), "it round-trips");
     }
     // The same bytes as fields, past the checksum.

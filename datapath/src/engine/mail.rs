@@ -59,7 +59,7 @@ pub enum Order {
     Core(Command),
     /// A local port is there, which control has opened: this worker's queue of it.
     OpenPort(LocalPort, TapQueue),
-    /// Let go of a local port, which control has closed. [`Event::PortClosed`](crate::command::Event::PortClosed) tells when that is done.
+    /// Let go of a local port, which control has closed. [`FromPort::Closed`](crate::command::FromPort::Closed) tells when that is done.
     ClosePort(PortId),
 }
 

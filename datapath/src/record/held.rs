@@ -116,6 +116,7 @@ impl HeldFrames {
     }
 
     /// Bytes that are held, bookkeeping included.
+    #[cfg(feature = "testing")]
     pub(super) fn cost(&self) -> usize {
         self.cost
     }

@@ -208,11 +208,13 @@ impl Reassembler {
     }
 
     /// How many frames are held.
+    #[cfg(feature = "testing")]
     pub(super) fn held_len(&self) -> usize {
         self.held.len()
     }
 
     /// Bytes that held frames cost, bookkeeping included.
+    #[cfg(feature = "testing")]
     pub(super) fn held_cost(&self) -> usize {
         self.held.cost()
     }
