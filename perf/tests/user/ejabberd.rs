@@ -218,6 +218,8 @@ impl AsInTheManual {
             machine.host.enter(|| TcpStream::connect(address)).is_ok_and(|tcp| tcp.is_ok())
         });
         assert!(is_up && process.is_running(), "{}{}", process.stdout(), process.stderr());
+        // It listens before its tables are there. `systemctl restart` waits for it, as this does.
+        shell("ejabberdctl started");
         let said = shell(accounts);
         assert_eq!(said.matches("successfully registered").count(), 2, "{said}");
         Self { machine, etc, process }

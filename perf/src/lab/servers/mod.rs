@@ -34,7 +34,7 @@ pub use self::{
 use super::{Attached, Internet, Lab, Place, Process, wait_until};
 
 /// How long a server may take until it answers: much more than it does, on a machine that is busy with other things.
-const READY_LIMIT: Duration = Duration::from_secs(20);
+const READY_LIMIT: Duration = Duration::from_secs(60);
 /// The secret that a room's server and the TURN server share.
 const TURN_SECRET: &str = "turn-secret-of-the-lab";
 
