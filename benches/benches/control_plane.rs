@@ -397,7 +397,10 @@ fn hello(lane: u8) -> Hello {
 
 fn control_plane(c: &mut Criterion) {
     let mut group = c.benchmark_group("control_plane");
-    for count in PEERS {
+    // As a test it shows that it runs, for which a few peers do: the more there are, the longer they take to meet.
+    let is_measured = std::env::args().any(|argument| argument == "--bench");
+    let counts = if is_measured { &PEERS[..] } else { &PEERS[..1] };
+    for &count in counts {
         let mut world = World::new(count);
         group.bench_function(BenchmarkId::new("message", count), |b| {
             let (connection, remote) = world.connections[0];
