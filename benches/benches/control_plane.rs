@@ -13,29 +13,27 @@ use std::{
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use ipop_control::{
-    ice::{
-        Entropy, Ice, IceConfig, IceEvent, Loopback, Packet, RemoteDescription, Role, Timing, Via,
-    },
-    links::{LinksConfig, Servers},
+    ice::{Entropy, Ice, IceConfig, IceEvent, Loopback, Packet, Role, Timing, Via},
     node::{Action, Input, Node, NodeConfig},
+    rendezvous::{RendezvousConfig, Servers},
     sessions::SessionsConfig,
     trust::{Policy, SavedPeers, TrustStore},
     xmpp::{
         FullJid,
-        jingle::{self, IceDescription, Jingle, JingleConfig},
+        jingle::{self, Jingle, JingleConfig},
         request::{Ask, Token},
         room::{Entry, RoomConfig, Stream},
         stream::{FromStream, IqToken, Request, Resumed, ToStream},
     },
 };
 use ipop_datapath::{
-    admission::Proved,
     command::{
         Command, ConnectionId, ControlPacket, Direction, Event, FromConnection, ToConnection,
     },
-    hello::{Capabilities, Hello},
-    io::SocketId,
+    io::SocketKind,
     node_id::NodeId,
+    policy::admission::{Admission, ProofBinding},
+    tunnel::hello::{Capabilities, Hello},
 };
 use xmpp_parsers::{iq::Iq, minidom::Element, presence::Presence, stanza::Stanza};
 
@@ -60,7 +58,6 @@ struct Peer {
 struct World {
     now: Instant,
     node: Node,
-    policy: Policy,
     peers: Vec<Peer>,
     by_jid: HashMap<FullJid, usize>,
     wakes: BTreeSet<(Instant, usize)>,
@@ -112,9 +109,7 @@ impl Peer {
             }
             jingle::Event::Describe { .. } => self.ice.start(now, LOCAL, Role::Controlled),
             jingle::Event::Remote { ice, .. } => {
-                let IceDescription { ufrag, password, generation } = ice;
-                let remote = RemoteDescription { ufrag, password, generation };
-                self.ice.set_remote(now, LOCAL, &remote);
+                self.ice.set_remote(now, LOCAL, &ice);
             }
             jingle::Event::RemoteCandidates { generation, candidates, .. } => {
                 self.ice.add_remote_candidates(now, LOCAL, generation, &candidates);
@@ -125,8 +120,8 @@ impl Peer {
 
     fn found(&mut self, event: IceEvent) {
         match event {
-            IceEvent::LocalDescription { ufrag, password, generation, .. } => {
-                self.jingle.describe(&jid(0), IceDescription { ufrag, password, generation });
+            IceEvent::LocalDescription { description, .. } => {
+                self.jingle.describe(&jid(0), description);
             }
             IceEvent::LocalCandidates { generation, candidates, .. } => {
                 self.jingle.add_candidates(&jid(0), generation, &candidates);
@@ -145,10 +140,11 @@ impl World {
             local: LOCAL,
             sessions: SessionsConfig { inner_mtu: 1_500, lanes: 1, seed: 1 },
             first_port: 1,
-            policy: policy.clone(),
+            policy,
             decisions: TrustStore::default(),
             peers: Vec::new(),
-            links: Some(LinksConfig {
+            ice: ice(0),
+            rendezvous: Some(RendezvousConfig {
                 room: RoomConfig {
                     room: ROOM.parse().expect("a JID"),
                     entry: Entry::Password,
@@ -157,7 +153,6 @@ impl World {
                     seed: 1,
                 },
                 jingle: jingle(0),
-                ice: ice(0),
                 servers: Servers::Configured,
                 saved: SavedPeers::default(),
                 unix_s: 1_700_000_000,
@@ -167,7 +162,6 @@ impl World {
         let mut world = Self {
             now,
             node: Node::new(config, now).expect("a sound configuration"),
-            policy,
             by_jid: peers.iter().enumerate().map(|(at, peer)| (peer.jid.clone(), at)).collect(),
             peers,
             wakes: BTreeSet::new(),
@@ -300,13 +294,17 @@ impl World {
             }
             Command::Connection(id, ToConnection::Dial { peer, lane, remote }) => {
                 self.connections.push((id, remote));
+                let binding = ProofBinding::new(LOCAL, peer, Direction::Dialled, [7; 32]);
+                let trust = self.node.trust();
+                let proofs = trust.proofs(peer, &binding);
+                let proved = trust.verify(peer, &binding, &proofs).expect("the room's secret");
                 let connected = FromConnection::Connected {
                     peer,
                     direction: Direction::Dialled,
                     remote,
                     local_ip: None,
                     hello: hello(lane.0),
-                    proved: Proved::Secrets(self.policy.secret_ids()),
+                    proved,
                 };
                 self.inbox.push_back(Input::Worker(Event::Connection(id, connected)));
             }
@@ -343,7 +341,7 @@ impl World {
                 }
             } else if let Some(transmit) = peer.ice.poll_transmit() {
                 self.inbox.push_back(Input::Worker(Event::Packet(ControlPacket {
-                    socket: SocketId::LISTEN,
+                    socket: SocketKind::Listen,
                     local_ip: Some(ip(0)),
                     remote: SocketAddr::new(peer.ip, PORT),
                     payload: transmit.payload,

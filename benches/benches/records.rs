@@ -5,7 +5,7 @@ use std::{hint::black_box, time::Instant};
 use bytes::{Bytes, BytesMut};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use ipop_datapath::{
-    drops::DropReason,
+    counters::drops::DropReason,
     frame::{Description, Frame, FrameBytes, Gso, MAX_FRAME_LEN, Offload, describe},
     record::{FrameSink, Reassembler, RecordWriter},
 };

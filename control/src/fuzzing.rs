@@ -4,11 +4,11 @@
 //! corpora on stable Rust. A body panics when a promise is broken, and only then. A new target: its body, an entry in [`TARGETS`], a
 //! wrapper in `fuzz/fuzz_targets`, a `[[bin]]` in `fuzz/Cargo.toml`, seeds in `fuzz/corpus/<name>`.
 
-use ipop_datapath::admission::MAX_PROOFS;
+use ipop_datapath::policy::admission::MAX_PROOFS;
 
 pub use crate::{
     ice::fuzzing::{ice_candidates, stun_packets, turn_answers},
-    links::signal_message,
+    paths::signal_message,
     sessions::reached_lists,
     xmpp::fuzzing::{external_services, jingle_payload, room_configuration, room_presence},
 };
@@ -155,7 +155,7 @@ mod tests {
             "join_token" => tokens(),
             "reached_lists" => crate::sessions::reached_seeds(),
             "secret_file" => secret_files(),
-            "signal_message" => crate::links::signal_seeds(),
+            "signal_message" => crate::paths::signal_seeds(),
             "state_file" => state_files(),
             "ice_candidates" | "stun_packets" | "turn_answers" => {
                 crate::ice::fuzzing::seeds(target)

@@ -19,7 +19,7 @@ use ipop_datapath::node_id::NodeId;
 use rcgen::PublicKeyData;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject};
 
-use crate::private_file::{self, PrivateFileError, Readers};
+use crate::host::private_file::{self, PrivateFileError, Readers};
 
 /// A node's private key, its id, and its self-signed certificate.
 pub struct Identity {

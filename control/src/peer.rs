@@ -26,6 +26,20 @@ pub enum NamedBy {
     Room,
     /// It was connected before, by right of the room.
     Saved,
+    /// A controller made a link to it.
+    Controller,
+}
+
+impl NamedBy {
+    /// Whether it speaks for the operator: no policy asks more.
+    pub fn is_operators(self) -> bool {
+        matches!(self, Self::Configured | Self::Controller)
+    }
+
+    /// Whether it also passes on what two nodes need to find paths to each other.
+    pub fn signals(self) -> bool {
+        matches!(self, Self::Room | Self::Controller)
+    }
 }
 
 /// One configured peer.

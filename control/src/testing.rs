@@ -1,6 +1,14 @@
 //! What the tests of several modules need.
 
-use ipop_datapath::hello::{Capabilities, Hello};
+use ipop_datapath::tunnel::hello::{Capabilities, Hello};
+
+use crate::ice::{Entropy, IceConfig, Loopback, Timing};
+
+/// ICE without chance.
+pub(crate) fn ice(seed: u64) -> IceConfig {
+    let (loopback, entropy) = (Loopback::Refused, Entropy::seeded(seed));
+    IceConfig { listen_port: 5_800, loopback, entropy, timing: Timing::default() }
+}
 
 /// What a node of one lane says.
 pub(crate) fn hello() -> Hello {

@@ -8,8 +8,8 @@ use std::{
 };
 
 use ipop_control::ice::{
-    Candidate, CandidateKind, Entropy, Ice, IceConfig, IceEvent, Loopback, Packet, Path,
-    RemoteDescription, Role, Timing, Via,
+    Candidate, CandidateKind, Entropy, Ice, IceConfig, IceDescription, IceEvent, Loopback, Packet,
+    Path, Role, Timing, Via,
 };
 use ipop_datapath::node_id::NodeId;
 use is::{IceAgent, IceAgentEvent, IceCreds, Protocol, stun::StunMessage, stun::StunPacket};
@@ -45,7 +45,7 @@ impl Pair {
         other.set_controlling(role == Role::Controlled);
         other.add_local_candidate(is::Candidate::host(theirs, Protocol::Udp).unwrap());
         let description =
-            RemoteDescription { ufrag: creds.ufrag, password: creds.pass, generation: 0 };
+            IceDescription { ufrag: creds.ufrag, password: creds.pass, generation: 0 };
         ice.set_remote(now, PEER, &description);
         let candidate = Candidate::local(CandidateKind::Host, theirs, None, u16::MAX);
         ice.add_remote_candidates(now, PEER, 0, &[candidate]);
@@ -80,8 +80,9 @@ impl Pair {
 
     fn ours(&mut self, event: IceEvent) {
         match event {
-            IceEvent::LocalDescription { ufrag, password, .. } => {
-                self.other.set_remote_credentials(IceCreds { ufrag, pass: password });
+            IceEvent::LocalDescription { description, .. } => {
+                let IceDescription { ufrag, password: pass, .. } = description;
+                self.other.set_remote_credentials(IceCreds { ufrag, pass });
             }
             IceEvent::LocalCandidates { candidates, .. } => {
                 for candidate in candidates {

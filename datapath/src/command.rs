@@ -12,12 +12,14 @@ use ipop_learning::PortId;
 use quinn_proto::{ConnectError, ConnectionError, TransportErrorCode};
 
 use crate::{
-    admission::{Proved, Unproved},
-    hello::Hello,
-    io::SocketId,
-    moves::StationMoves,
+    io::SocketKind,
     node_id::NodeId,
     path::{Path, Source},
+    policy::{
+        admission::{Proved, Unproved},
+        moves::StationMoves,
+    },
+    tunnel::hello::Hello,
 };
 
 /// Names a connection for the life of the program; [`ConnectionIds`] makes it.
@@ -266,8 +268,8 @@ pub struct ConnectionStats {
 /// A STUN or TURN packet, in or out.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ControlPacket {
-    /// The socket.
-    pub socket: SocketId,
+    /// The socket, by what it is for.
+    pub socket: SocketKind,
     /// The local address, IPv4 as such, not mapped. Out: the kernel chooses if it is `None`. In: `None` if the kernel did not tell.
     pub local_ip: Option<IpAddr>,
     /// The far end.
@@ -313,7 +315,7 @@ pub enum Refusal {
     /// The peer's TLS refused this node, with this alert.
     #[error("the peer refused this node ({0}): is this node's id among its --peer options?")]
     ByPeer(TransportErrorCode),
-    /// This node's TLS refused the peer: wrong key, wrong key type, wrong ALPN, or [`Verdict::Refused`](crate::admission::Verdict::Refused). TLS passes
+    /// This node's TLS refused the peer: wrong key, wrong key type, wrong ALPN, or [`Verdict::Refused`](crate::policy::admission::Verdict::Refused). TLS passes
     /// on nothing but text.
     #[error("{0}")]
     ByTls(String),

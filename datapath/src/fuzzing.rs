@@ -8,15 +8,17 @@
 use std::time::Instant;
 
 use crate::{
-    channel_data,
     command::{MAX_LANES, MAX_SIGNAL_LEN},
     frame::{
         self, Description, Gso, Headers, IpVersion, MAX_HEADERS_LEN, Offload, Template, Transport,
         WIRE_OFFLOAD_LEN,
     },
-    hello::{Hello, HelloError, MAX_HELLO_LEN, MAX_NAME_LEN},
+    path::channel_data,
     record,
-    signal::{SignalQueue, SignalReader},
+    tunnel::{
+        hello::{Hello, HelloError, MAX_HELLO_LEN, MAX_NAME_LEN},
+        signal::{SignalQueue, SignalReader},
+    },
 };
 
 /// One fuzz target.
@@ -203,8 +205,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::frame::testing::{ACK, CWR, FIN, Family, PSH, Protocol, Recipe, recipe};
-    use crate::hello::Capabilities;
+    use crate::{
+        frame::testing::{ACK, CWR, FIN, Family, PSH, Protocol, Recipe, recipe},
+        tunnel::hello::Capabilities,
+    };
 
     fn input(offload: Offload, run: [u8; 2], frame: &[u8]) -> Vec<u8> {
         [&offload.to_wire()[..], &run, frame].concat()

@@ -26,6 +26,9 @@ pub const MAX_PORTS: usize = MAX_LOCAL_PORTS + 1_024;
 /// Numbers for which a table makes room together.
 const CHUNK: usize = 64;
 
+/// What stands before each frame at a TAP, bytes: `virtio_net_hdr_v1` (VIRTIO 1.2, section 5.1.6).
+pub const VNET_HEADER_LEN: usize = 12;
+
 /// What a port leads to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
@@ -62,7 +65,9 @@ pub struct LocalPort {
 
 /// A table by port number that grows while others read it. Its entries stay where they are, and a number that is given again finds its entry.
 #[derive(Debug)]
-pub(crate) struct PortTable<T>([OnceLock<Box<[CachePadded<T>]>>; MAX_PORTS / CHUNK]);
+pub(crate) struct PortTable<T>([OnceLock<Box<Chunk<T>>>; MAX_PORTS / CHUNK]);
+
+type Chunk<T> = [CachePadded<T>; CHUNK];
 
 impl<T> Default for PortTable<T> {
     fn default() -> Self {
@@ -75,17 +80,19 @@ impl<T: Default> PortTable<T> {
     #[inline]
     pub(crate) fn of(&self, PortId(number): PortId) -> &T {
         let number = usize::from(number);
-        let chunk = self.0[number / CHUNK].get_or_init(|| {
-            let empty = |_| CachePadded::default();
-            (0..CHUNK).map(empty).collect()
-        });
+        let chunk = self.0[number / CHUNK].get_or_init(empty_chunk);
         &chunk[number % CHUNK]
     }
 
     /// Every entry that there is room for yet.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
-        self.0.iter().filter_map(OnceLock::get).flatten().map(|entry| &**entry)
+        self.0.iter().filter_map(OnceLock::get).flat_map(|chunk| chunk.iter()).map(|entry| &**entry)
     }
+}
+
+#[cold]
+fn empty_chunk<T: Default>() -> Box<Chunk<T>> {
+    Box::new(std::array::from_fn(|_| CachePadded::default()))
 }
 
 /// The entry of a port in a worker's own table, which grows as far as it must.
@@ -110,7 +117,7 @@ pub struct SharedPort {
     lanes: AtomicU32,
     /// A loop was seen: frames in and out are dropped.
     blocked: AtomicBool,
-    /// When a probe that closes a loop came in last, seconds of [`Shared::now_s`](crate::shared::Shared::now_s) plus one; 0 if none did.
+    /// When a probe that closes a loop came in last, seconds of [`Shared::now_s`](crate::core::shared::Shared::now_s) plus one; 0 if none did.
     probe_seen_s: AtomicU32,
     /// The same for a probe of a loop that is broken elsewhere.
     foreign_probe_seen_s: AtomicU32,
@@ -131,16 +138,6 @@ impl SharedPorts {
     #[inline]
     pub fn of(&self, port: PortId) -> &SharedPort {
         self.table.of(port)
-    }
-
-    /// What a port leads to.
-    #[inline]
-    pub fn kind(&self, port: PortId) -> PortKind {
-        match self.of(port).kind.load(Ordering::Relaxed) {
-            1 => PortKind::Tap,
-            2 => PortKind::Closed,
-            _ => PortKind::Peer,
-        }
     }
 
     /// All peers that have a lane up.
@@ -176,6 +173,16 @@ impl SharedPorts {
 }
 
 impl SharedPort {
+    /// What the port leads to.
+    #[inline]
+    pub fn kind(&self) -> PortKind {
+        match self.kind.load(Ordering::Relaxed) {
+            1 => PortKind::Tap,
+            2 => PortKind::Closed,
+            _ => PortKind::Peer,
+        }
+    }
+
     /// Marks a lane up.
     fn lane_up(&self, lane: Lane) {
         self.lanes.fetch_or(1 << lane.0, Ordering::Release);
@@ -273,15 +280,15 @@ mod tests {
     #[test]
     fn a_number_is_what_it_was_given_to_last_and_begins_anew() {
         let (ports, number) = (SharedPorts::default(), PortId(9));
-        assert_eq!(ports.kind(number), PortKind::Peer);
+        assert_eq!(ports.of(number).kind(), PortKind::Peer);
         ports.open(number);
-        assert_eq!(ports.kind(number), PortKind::Tap);
+        assert_eq!(ports.of(number).kind(), PortKind::Tap);
         ports.of(number).set_blocked(true);
         ports.of(number).probe_seen(5);
         ports.close(number);
-        assert_eq!(ports.kind(number), PortKind::Closed);
+        assert_eq!(ports.of(number).kind(), PortKind::Closed);
         ports.free(number);
-        assert_eq!(ports.kind(number), PortKind::Peer);
+        assert_eq!(ports.of(number).kind(), PortKind::Peer);
         ports.open(number);
         assert!(!ports.of(number).is_blocked());
         assert_eq!(ports.of(number).probe_age_s(7), None);

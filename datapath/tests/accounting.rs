@@ -11,8 +11,7 @@ use common::identity;
 use ipop_datapath::{
     Observer, PortId,
     command::{CloseReason, Command, ConnectionId, ToConnection},
-    counters::PortCounters,
-    drops::DropReason,
+    counters::{PortCounters, drops::DropReason},
     frame::{Offload, VNET_HEADER_LEN, describe},
     memory::{Pair, TAP, TAP_WRITES_MAX, TapWrite, Train},
 };

@@ -1,6 +1,6 @@
 //! Workers on real sockets of the loopback: a peer over a relay, then direct, with STUN on the same port.
 //!
-//! Sockets that keep message boundaries stand in for TAPs.
+//! Every engine runs all of it ([`on_engine`] lists the tests). Sockets that keep message boundaries stand in for TAPs.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod common;
@@ -20,21 +20,23 @@ use std::{
 use common::identity;
 use crossbeam::channel::{Receiver, unbounded};
 use ipop_datapath::{
-    LocalPort, PortId, channel_data,
+    LocalPort, PortId,
     command::{
         Command, ConnectionId, ControlPacket, Event, FromConnection, FromPort, Lane, Strangers,
         ToConnection, ToPaths, ToWorker,
     },
-    core::CoreConfig,
-    engine::{Order, TapQueue, Worker, WorkerConfig, WorkerHandle},
+    core::{
+        CoreConfig,
+        shared::{NodeFacts, Shared},
+    },
+    engine::{Backend, LocalQueue, Order, TapQueue, Uring, Worker, WorkerConfig, WorkerHandle},
     frame::VNET_HEADER_LEN,
-    io::SocketId,
+    io::{SocketKind, Sockets},
     memory::{self, Only, PEER},
     node_id::NodeId,
     os::udp::{self, UdpPort},
-    path::{Path, Source, alias},
+    path::{Path, Source, alias, channel_data},
     quic::{Congestion, TlsIdentity},
-    shared::{NodeFacts, Shared},
 };
 use ipop_learning::{MacTable, MacTableConfig};
 
@@ -44,6 +46,25 @@ const CHANNELS: [u16; 2] = [0x4003, 0x4004];
 const DIALLED: ConnectionId = ConnectionId(1 << 55);
 /// Some 25 packets before the path MTU is known.
 const FRAME_LEN: usize = 30_000;
+
+/// Runs the tests on an engine.
+macro_rules! on_engine {
+    ($engine:ident: $backend:ty, $(fn $test:ident();)*) => {
+        mod $engine {
+            $(#[test]
+            fn $test() {
+                super::$test::<$backend>();
+            })*
+        }
+    };
+}
+
+on_engine! {
+    uring: super::Uring,
+    fn a_relayed_peer_becomes_a_direct_one_while_stun_shares_the_port();
+    fn a_local_port_comes_and_goes_and_its_descriptors_with_it();
+    fn what_the_kernel_dropped_at_a_full_socket_is_counted_by_its_worker();
+}
 
 struct Node {
     id: NodeId,
@@ -56,12 +77,16 @@ struct Node {
 }
 
 impl Node {
-    fn start(identity: TlsIdentity, peer: NodeId) -> Self {
-        Self::start_on(udp::listen(local(), WORKERS).unwrap(), identity, peer)
+    fn start<B: Backend>(identity: TlsIdentity, peer: NodeId) -> Self {
+        Self::start_on::<B>(udp::listen(local(), WORKERS).unwrap(), identity, peer)
     }
 
     /// On listening sockets that were there before.
-    fn start_on(mut sockets: Vec<UdpPort>, identity: TlsIdentity, peer: NodeId) -> Self {
+    fn start_on<B: Backend>(
+        mut sockets: Vec<UdpPort>,
+        identity: TlsIdentity,
+        peer: NodeId,
+    ) -> Self {
         let mut relay = Some(udp::ephemeral(local()).unwrap());
         let (tap, switch_end) = UnixDatagram::pair().unwrap();
         switch_end.set_nonblocking(true).unwrap();
@@ -86,27 +111,32 @@ impl Node {
         };
         let identity = Arc::new(identity);
         for worker in 0..WORKERS {
-            let mut own = vec![sockets.remove(0)];
-            if worker > 0 {
-                own.push(udp::ephemeral(local()).unwrap());
-            }
+            let own = if worker == 0 { relay.take() } else { udp::ephemeral(local()).ok() };
+            let kind = if worker == 0 { SocketKind::Relay } else { SocketKind::Dial };
+            let own = own.unwrap();
+            let table = Sockets::new(node.listen.port()).with(kind, own.local.port());
             let config = WorkerConfig {
-                core: node.core_config(worker, &identity, peer),
-                taps: vec![TapQueue { queue: tap_end.try_clone().unwrap(), read: worker == 0 }],
-                sockets: own,
-                relay: relay.take(),
+                core: node.core_config(worker, table, &identity, peer),
+                ports: vec![(memory::tap(1), queue_of(&tap_end, worker))],
+                sockets: vec![sockets.remove(0), own],
                 busy_poll: Duration::ZERO,
                 workers: handles.clone(),
                 events: events_in.clone(),
             };
             let handle = handles[usize::from(worker)].clone();
-            let thread = thread::spawn(move || Worker::new(config).unwrap().run().unwrap());
+            let thread = thread::spawn(move || Worker::<B>::new(config).unwrap().run().unwrap());
             node.workers.push((handle, thread));
         }
         node
     }
 
-    fn core_config(&self, worker: u8, identity: &Arc<TlsIdentity>, peer: NodeId) -> CoreConfig {
+    fn core_config(
+        &self,
+        worker: u8,
+        sockets: Sockets,
+        identity: &Arc<TlsIdentity>,
+        peer: NodeId,
+    ) -> CoreConfig {
         CoreConfig {
             worker,
             facts: Arc::new(NodeFacts {
@@ -121,7 +151,7 @@ impl Node {
             identity: identity.clone(),
             admission: Arc::new(Only(peer)),
             congestion: Congestion::Tunnel,
-            ports: vec![memory::tap(1)],
+            sockets,
             udp_ports: vec![self.listen.port(), self.relay.port()],
             rng_seed: None,
         }
@@ -169,6 +199,11 @@ impl Node {
             thread.join().unwrap();
         }
     }
+}
+
+/// A worker's part of a local port.
+fn queue_of(descriptor: &OwnedFd, worker: u8) -> LocalQueue {
+    LocalQueue::Tap(TapQueue { queue: descriptor.try_clone().unwrap(), read: worker == 0 })
 }
 
 fn local() -> SocketAddr {
@@ -242,11 +277,10 @@ fn exchange(from: &Node, to: &Node, frames: u8) {
     }
 }
 
-#[test]
-fn a_relayed_peer_becomes_a_direct_one_while_stun_shares_the_port() {
+fn a_relayed_peer_becomes_a_direct_one_while_stun_shares_the_port<B: Backend>() {
     let [a, b] = [identity(), identity()];
     let [a_id, b_id] = [a.node, b.node];
-    let nodes = [Node::start(a, b_id), Node::start(b, a_id)];
+    let nodes = [Node::start::<B>(a, b_id), Node::start::<B>(b, a_id)];
     let server = RelayServer::start([nodes[0].relay, nodes[1].relay]);
     let listening = [nodes[0].listen, nodes[1].listen];
     for ((node, channel), other) in nodes.iter().zip(CHANNELS).zip(listening.iter().rev()) {
@@ -307,7 +341,7 @@ fn stun_is_answered(node: &Node) {
     client.send_to(&request, node.listen).unwrap();
     let (local_ip, remote) = node.wait_for(|event| match event {
         Event::Packet(ControlPacket { socket, local_ip, remote, payload }) => {
-            assert_eq!((socket, payload), (SocketId::LISTEN, request.clone()));
+            assert_eq!((socket, payload), (SocketKind::Listen, request.clone()));
             Some((local_ip, remote))
         }
         _ => None,
@@ -317,7 +351,7 @@ fn stun_is_answered(node: &Node) {
     assert_eq!(of_others.get(), 0);
     let payload = b"an answer".to_vec();
     node.command(Command::Packet(ControlPacket {
-        socket: SocketId::LISTEN,
+        socket: SocketKind::Listen,
         local_ip,
         remote,
         payload,
@@ -327,9 +361,8 @@ fn stun_is_answered(node: &Node) {
     assert_eq!((&answer[..len], from), (&b"an answer"[..], node.listen));
 }
 
-#[test]
-fn a_local_port_comes_and_goes_and_its_descriptors_with_it() {
-    let node = Node::start(identity(), NodeId([9; 32]));
+fn a_local_port_comes_and_goes_and_its_descriptors_with_it<B: Backend>() {
+    let node = Node::start::<B>(identity(), NodeId([9; 32]));
     let mut received = [0; 2_000];
     for turn in 0..3 {
         // A number that was given back may be given again.
@@ -339,9 +372,8 @@ fn a_local_port_comes_and_goes_and_its_descriptors_with_it() {
         station.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
         let descriptor = OwnedFd::from(switch_end);
         node.shared.ports.open(local.port);
-        for (number, (worker, _)) in node.workers.iter().enumerate() {
-            let queue = TapQueue { queue: descriptor.try_clone().unwrap(), read: number == 0 };
-            worker.send(Order::OpenPort(local, queue)).unwrap();
+        for ((worker, _), number) in node.workers.iter().zip(0..) {
+            worker.send(Order::OpenPort(local, queue_of(&descriptor, number))).unwrap();
         }
         drop(descriptor);
         // Until both ports are read, there and back.
@@ -367,8 +399,7 @@ fn a_local_port_comes_and_goes_and_its_descriptors_with_it() {
     node.shut_down();
 }
 
-#[test]
-fn what_the_kernel_dropped_at_a_full_socket_is_counted_by_its_worker() {
+fn what_the_kernel_dropped_at_a_full_socket_is_counted_by_its_worker<B: Backend>() {
     let sockets = udp::listen(local(), WORKERS).unwrap();
     // Nobody reads yet. The second byte says which worker a packet is for.
     let (to, packet) = (sockets[1].local, [0x41; 1_000]);
@@ -378,7 +409,7 @@ fn what_the_kernel_dropped_at_a_full_socket_is_counted_by_its_worker() {
     }
     let dropped = udp::receive_drops(&sockets[1].fd).unwrap();
     assert!(dropped > 0);
-    let node = Node::start_on(sockets, identity(), NodeId([9; 32]));
+    let node = Node::start_on::<B>(sockets, identity(), NodeId([9; 32]));
     let counted = |worker: usize| node.shared.counters[worker].io.receive_overflows.get();
     let deadline = Instant::now() + SOON;
     while counted(1) == 0 && Instant::now() < deadline {

@@ -7,13 +7,13 @@ use std::{sync::Arc, time::Instant};
 use common::identity;
 use ipop_datapath::{
     LocalPort, MacAddr, PortId, VlanId,
-    drops::DropReason,
+    core::shared::Shared,
+    counters::drops::DropReason,
     frame::{FrameBytes, VNET_HEADER_LEN},
     io::TapFrame,
     memory::{MemoryIoConfig, Node, Only, TAP, node_of, tap},
     node_id::NodeId,
     port::MAX_PORTS,
-    shared::Shared,
 };
 
 /// The highest number that there is, which no table has made room for.

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use ipop_datapath::{
-    drops::DropReason,
+    counters::drops::DropReason,
     frame::{Frame, FrameBytes, Gso, MAX_FRAME_LEN, Offload, describe},
     record::{FrameSink, Reassembler, RecordWriter},
 };

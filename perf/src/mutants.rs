@@ -292,8 +292,8 @@ pub fn run(
 fn stale(copy: &Copied, mutants: &[Mutant]) -> anyhow::Result<BTreeMap<String, String>> {
     let mut binaries: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for mutant in mutants {
-        let (binary, name) = mutant.test.rsplit_once(' ').unwrap_or(("", &mutant.test));
-        binaries.entry(binary).or_default().insert(name);
+        let binary = mutant.binary();
+        binaries.entry(binary).or_default().insert(mutant.test[binary.len()..].trim_start());
     }
     let mut stale = BTreeMap::new();
     for (binary, names) in binaries {

@@ -25,7 +25,7 @@ use std::{
 };
 
 use clap::Parser;
-use ipop_control::state_directory;
+use ipop_control::host::state_directory;
 
 use crate::{
     cli::{Cli, Command, IdentityArgs, RoomCommand, RunArgs, TrustArgs, Values},

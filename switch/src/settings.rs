@@ -37,7 +37,7 @@ use ipop_control::{
     sessions::MAX_PEERS,
     trust::Policy,
 };
-use ipop_datapath::{command::MAX_LANES, hello::MAX_NAME_LEN};
+use ipop_datapath::{command::MAX_LANES, tunnel::hello::MAX_NAME_LEN};
 
 pub(crate) use self::{
     network::{

@@ -8,8 +8,8 @@ use std::{
 };
 
 use ipop_control::{
+    host::private_file::PrivateFileError,
     peer::NamedBy,
-    private_file::PrivateFileError,
     trust::{
         Patience, PresentPeers, StateFile, TrustStore,
         store::{Entry, StoreError},
@@ -90,6 +90,7 @@ fn word_of(source: &NamedBy) -> &'static str {
         NamedBy::Configured => "--peer",
         NamedBy::Room => "room",
         NamedBy::Saved => "known from before",
+        NamedBy::Controller => "controller",
     }
 }
 

@@ -8,10 +8,7 @@ use std::{
     process::Command,
 };
 
-use ipop_datapath::{
-    counters::{IoCounters, PortCounters},
-    drops::DropReason,
-};
+use ipop_datapath::counters::{IoCounters, PortCounters, drops::DropReason};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate is in the workspace")
@@ -54,7 +51,7 @@ fn every_reason_of_a_refusal_is_explained_and_no_other() {
     let documented = first_cells(&operations, "### Reasons of refusals");
     let dropped = ipop_control::xmpp::stream::Counters::default().dropped();
     let known: Vec<&str> =
-        ipop_control::links::refused_reasons().chain(dropped.map(|(name, _)| name)).collect();
+        ipop_control::node::refused_reasons().chain(dropped.map(|(name, _)| name)).collect();
     assert_eq!(documented[1..], known, "in the order of the counters");
 }
 
@@ -126,7 +123,8 @@ fn every_field_of_the_counters_is_explained() {
     let (_, counters) = operations.split_once("\n## Counters\n").unwrap();
     let mut fields = fields_of(&text("switch/src/run/report.rs"), "Report");
     fields.extend(fields_of(&text("control/src/sessions/snapshot.rs"), "Snapshot"));
-    fields.extend(fields_of(&text("control/src/links/report.rs"), "Report"));
+    fields.extend(fields_of(&text("control/src/rendezvous/report.rs"), "Report"));
+    fields.extend(fields_of(&text("control/src/paths/report.rs"), "Report"));
     fields.extend(fields_of(&text("control/src/sessions/mesh/mod.rs"), "Report"));
     let (ports, workers) = (PortCounters::default(), IoCounters::default());
     fields.extend(ports.by_name().chain(workers.by_name()).map(|(name, _)| name.to_owned()));

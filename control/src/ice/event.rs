@@ -8,24 +8,19 @@ use ipop_datapath::{
 };
 
 use super::{
-    Candidate, CandidateKind, Ice, IceState, PacedCheck,
-    agent::{MAX_REMOTE_CANDIDATES, Pacing},
-    pair::{Base, Pair},
+    Candidate, CandidateKind, Ice, IceDescription, IceState, PacedCheck,
+    agent::{MAX_CANDIDATES, Pacing},
 };
 
 /// Something happened.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum IceEvent {
     /// The peer must learn this.
     LocalDescription {
         /// Whom it is for.
         peer: NodeId,
-        /// This side's user name fragment.
-        ufrag: String,
-        /// This side's password.
-        password: String,
-        /// Grows with each restart of this side.
-        generation: u32,
+        /// This side's; its generation grows with each restart.
+        description: IceDescription,
     },
     /// The peer must learn these too: candidates that are new since the last such event.
     LocalCandidates {
@@ -89,33 +84,6 @@ pub enum IceEvent {
     },
 }
 
-impl std::fmt::Debug for IceEvent {
-    /// Without passwords.
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::LocalDescription { peer, ufrag, generation, .. } => {
-                write!(formatter, "LocalDescription({peer}, {ufrag}, {generation})")
-            }
-            Self::LocalCandidates { peer, candidates, .. } => {
-                write!(formatter, "LocalCandidates({peer}, {candidates:?})")
-            }
-            Self::EndOfCandidates { peer, .. } => write!(formatter, "EndOfCandidates({peer})"),
-            Self::Selected { peer, path, local, remote } => {
-                write!(formatter, "Selected({peer}, {path:?}, {local} to {remote})")
-            }
-            Self::SourceValid { peer, source } => {
-                write!(formatter, "SourceValid({peer}, {source:?})")
-            }
-            Self::SourceGone { peer, source } => {
-                write!(formatter, "SourceGone({peer}, {source:?})")
-            }
-            Self::Lost { peer, why } => write!(formatter, "Lost({peer}, {why})"),
-            Self::Failed { peer, why } => write!(formatter, "Failed({peer}, {why})"),
-            Self::Problem { text } => write!(formatter, "Problem({text})"),
-        }
-    }
-}
-
 /// What was said about one peer.
 #[derive(Debug)]
 pub(super) struct Announced {
@@ -173,7 +141,7 @@ impl Ice {
         announced.candidates.retain(|known| candidates.contains(known));
         let is_new = |candidate: &&Candidate| !announced.candidates.contains(candidate);
         let new: Vec<_> = candidates.iter().filter(is_new).copied().collect();
-        if announced.told + new.len() > MAX_REMOTE_CANDIDATES {
+        if announced.told + new.len() > MAX_CANDIDATES {
             // The peer takes no more of this description: a new one tells what holds now.
             self.restart(now, peer);
             return;
@@ -189,22 +157,22 @@ impl Ice {
         }
     }
 
-    fn is_gathered(&self) -> bool {
-        !self.stun.is_gathering() && !self.turn.is_allocating()
+    /// Whether all servers have answered or failed.
+    pub(crate) fn is_gathered(&self) -> bool {
+        self.gathering.is_done()
     }
 
     /// To be called whenever an agent was touched: passes on what it wants, says what is new, plans its next turn.
     pub(super) fn sync(&mut self, now: Instant, peer: NodeId) {
         let Some(entry) = self.peers.get_mut(&peer) else { return };
         for remote in entry.agent.take_wanted_channels() {
-            self.turn.want_channel(now, remote, &mut self.entropy);
-            if self.turn.channel(now, remote).is_some() {
+            self.gathering.turn.want_channel(now, remote, &mut self.entropy);
+            if self.gathering.turn.channel(now, remote).is_some() {
                 entry.agent.channel_bound(now, remote);
             }
         }
         if entry.agent.take_server_doubt() {
-            self.turn.suspect(now, &mut self.entropy);
-            self.stun.suspect(now);
+            self.gathering.suspect(now, &mut self.entropy);
         }
         match entry.agent.next_check_at(Pacing::Paced) {
             Some(due_at) => self.paced.insert(peer, PacedCheck { due_at }),
@@ -220,7 +188,7 @@ impl Ice {
         let proved = entry.agent.pairs().iter().filter(|pair| pair.is_proved());
         let mut sources: Vec<Source> = Vec::new();
         // Two pairs, of an old epoch and of the new one, can have one source.
-        for (_, source) in proved.filter_map(|pair| self.path_of(now, pair)) {
+        for (_, source) in proved.filter_map(|pair| self.gathering.path_of(now, pair)) {
             if !sources.contains(&source) {
                 sources.push(source);
             }
@@ -231,11 +199,8 @@ impl Ice {
         let mut new: Vec<_> = sources;
         new.retain(|source| !known.contains(source));
         for source in new {
-            // One address is one socket, so it is one node's. Who proved it first keeps it for as long as it answers.
-            let owner = *self.sources.entry(source).or_insert(peer);
-            if owner != peer {
+            if !self.sources.prove(peer, source) {
                 self.counters.contested_sources += 1;
-                self.contesting.insert(peer);
                 continue;
             }
             if let Some(entry) = self.peers.get_mut(&peer) {
@@ -253,9 +218,9 @@ impl Ice {
 
     /// `source` is not this peer's any more; those who claimed it too get another chance.
     pub(super) fn release_source(&mut self, now: Instant, peer: NodeId, source: Source) {
-        self.sources.remove(&source);
+        let contesting = self.sources.release(source);
         self.events.push_back(IceEvent::SourceGone { peer, source });
-        for contesting in std::mem::take(&mut self.contesting) {
+        for contesting in contesting {
             self.sync_sources(now, contesting);
         }
     }
@@ -263,7 +228,7 @@ impl Ice {
     fn sync_path(&mut self, now: Instant, peer: NodeId) {
         let Some(entry) = self.peers.get(&peer) else { return };
         let selected = entry.agent.selected().and_then(|pair| {
-            let (path, source) = self.path_of(now, pair)?;
+            let (path, source) = self.gathering.path_of(now, pair)?;
             let is_own = entry.announced.sources.contains(&source);
             is_own.then_some((path, pair.local_kind, pair.remote_kind))
         });
@@ -288,21 +253,6 @@ impl Ice {
             }
             (_, Some(why)) => self.events.push_back(IceEvent::Failed { peer, why }),
             _ => {}
-        }
-    }
-
-    /// The path to and the source of a pair's remote address, or `None` if the relay has no channel for it.
-    pub(super) fn path_of(&self, now: Instant, pair: &Pair) -> Option<(Path, Source)> {
-        match pair.base {
-            Base::Host(ip) => Some((
-                Path::Direct { remote: pair.remote, local_ip: Some(ip) },
-                Source::Direct(pair.remote),
-            )),
-            Base::Relay => {
-                let server = self.turn.server()?;
-                let channel = self.turn.channel(now, pair.remote)?;
-                Some((Path::Relay { server, channel }, Source::Channel(channel)))
-            }
         }
     }
 }

@@ -9,8 +9,8 @@ use std::{
 use ipop_datapath::node_id::NodeId;
 
 use super::{
-    Candidate, CandidateKind, Entropy, Ice, IceConfig, IceEvent, Loopback, Packet,
-    RemoteDescription, Role, Socket, StunServer, Timing, TurnServer, Via, check_address,
+    Candidate, CandidateKind, Entropy, Ice, IceConfig, IceDescription, IceEvent, Loopback, Packet,
+    Role, Socket, StunServer, Timing, TurnServer, Via, check_address,
     stun::{Builder, ClaimedRole, Class, IntegrityKey, Message, Method, TransactionId},
 };
 
@@ -38,11 +38,11 @@ fn busy_node(now: Instant) -> (Ice, String, String) {
     ice.start(now, PEER, Role::Controlled);
     let (mut own_ufrag, mut own_password) = (String::new(), String::new());
     while let Some(event) = ice.poll_event() {
-        if let IceEvent::LocalDescription { ufrag, password, .. } = event {
-            (own_ufrag, own_password) = (ufrag, password);
+        if let IceEvent::LocalDescription { description, .. } = event {
+            (own_ufrag, own_password) = (description.ufrag, description.password);
         }
     }
-    let remote = RemoteDescription {
+    let remote = IceDescription {
         ufrag: "peer".to_owned(),
         password: "0123456789abcdef012345".to_owned(),
         generation: 0,

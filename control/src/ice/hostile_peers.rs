@@ -8,8 +8,8 @@ use std::{
 use ipop_datapath::{node_id::NodeId, path::Source};
 
 use super::{
-    Candidate, CandidateKind, Entropy, Ice, IceConfig, IceEvent, Loopback, Packet,
-    RemoteDescription, Role, Timing, Transmit, Via,
+    Candidate, CandidateKind, Entropy, Ice, IceConfig, IceDescription, IceEvent, Loopback, Packet,
+    Role, Timing, Transmit, Via,
     stun::{Builder, ClaimedRole, Class, IntegrityKey, Message, Method, TransactionId},
 };
 
@@ -59,8 +59,8 @@ impl Bench {
         ice.start(now, B, role);
         let mut own = Vec::new();
         while let Some(event) = ice.poll_event() {
-            if let IceEvent::LocalDescription { peer, ufrag, password, .. } = event {
-                own.push((peer, ufrag, password));
+            if let IceEvent::LocalDescription { peer, description } = event {
+                own.push((peer, description.ufrag, description.password));
             }
         }
         Self { ice, now, events: Vec::new(), answering: Vec::new(), checks: 0, own }
@@ -68,7 +68,7 @@ impl Bench {
 
     fn describe(&mut self, peer: NodeId) {
         let (ufrag, password) = (format!("peer{}", peer.0[0]), PASSWORD.to_owned());
-        let remote = RemoteDescription { ufrag, password, generation: 0 };
+        let remote = IceDescription { ufrag, password, generation: 0 };
         self.ice.set_remote(self.now, peer, &remote);
     }
 

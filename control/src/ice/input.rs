@@ -5,7 +5,7 @@ use std::{
     time::Instant,
 };
 
-use ipop_datapath::{channel_data, path::is_of_aliases};
+use ipop_datapath::path::{channel_data, is_of_aliases};
 
 use super::{
     Ice,
@@ -58,7 +58,7 @@ impl Ice {
             Via::RelaySocket { remote } => {
                 self.handle_relay_socket(now, canonical(remote), packet.payload);
             }
-            Via::Channel { channel } => match self.turn.remote_of(channel) {
+            Via::Channel { channel } => match self.gathering.turn.remote_of(channel) {
                 Some(remote) => self.handle_relayed(now, remote, packet.payload),
                 None => self.counters.unknown_channel += 1,
             },
@@ -74,24 +74,17 @@ impl Ice {
     ) {
         let Some(message) = self.parse(payload) else { return };
         if matches!(message.class, Class::Success | Class::Error) {
-            match self.stun.handle_response(now, remote, local_ip, &message) {
+            match self.gathering.stun.handle_response(now, remote, local_ip, &message) {
                 Some(MappingChanged::Yes) => self.local_candidates_changed(now),
                 Some(MappingChanged::No) => self.announce_candidates(now),
                 None => self.handle_check_response(now, local_ip.map(Base::Host), remote, &message),
             }
             return;
         }
-        // Without PKTINFO the address is clear only if there is but one of the family.
-        let of_family = |ip: &&IpAddr| ip.is_ipv4() == remote.is_ipv4();
-        let mut fitting = self.addresses.iter().filter(of_family);
-        let base = match (local_ip, fitting.next(), fitting.next()) {
-            (Some(ip), _, _) if self.addresses.contains(&ip) => Base::Host(ip),
-            (None, Some(ip), None) => Base::Host(*ip),
-            _ => {
-                // An address of the overlay, for example: a path through itself must not come about.
-                self.counters.unknown_destination += 1;
-                return;
-            }
+        let Some(base) = self.gathering.base_at(local_ip, remote) else {
+            // An address of the overlay, for example: a path through itself must not come about.
+            self.counters.unknown_destination += 1;
+            return;
         };
         self.handle_request(now, base, remote, &message);
     }
@@ -99,7 +92,11 @@ impl Ice {
     fn handle_relay_socket(&mut self, now: Instant, remote: SocketAddr, payload: &[u8]) {
         if let Some((channel, content)) = channel_data::parse(payload) {
             // The datapath did not know the channel (yet).
-            let peer = self.turn.remote_of(channel).filter(|_| self.turn.server() == Some(remote));
+            let peer = self
+                .gathering
+                .turn
+                .remote_of(channel)
+                .filter(|_| self.gathering.turn.server() == Some(remote));
             match peer {
                 Some(peer) => self.handle_relayed(now, peer, &payload[content]),
                 None => self.counters.unknown_channel += 1,
@@ -107,7 +104,7 @@ impl Ice {
             return;
         }
         let Some(message) = self.parse(payload) else { return };
-        let relayed = self.turn.handle_message(now, remote, &message, &mut self.entropy);
+        let relayed = self.gathering.turn.handle_message(now, remote, &message, &mut self.entropy);
         if let Some((peer, content)) = relayed {
             self.handle_relayed(now, canonical(peer), content);
         }
@@ -140,7 +137,7 @@ impl Ice {
         remote: SocketAddr,
         message: &Message<'_>,
     ) {
-        let peer = self.transactions.get(&message.transaction).copied();
+        let peer = self.transactions.peer_of(message.transaction);
         let entry = peer.and_then(|peer| Some((peer, self.peers.get_mut(&peer)?)));
         let Some((peer, entry)) = entry else {
             self.counters.unknown_response += 1;

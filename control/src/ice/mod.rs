@@ -17,13 +17,16 @@ mod entropy;
 mod event;
 #[cfg(feature = "testing")]
 pub(crate) mod fuzzing;
+mod gathering;
 #[cfg(test)]
 mod hostile_peers;
 mod input;
+mod pace;
 mod pair;
 mod probe;
 mod report;
 mod servers;
+mod sources;
 mod stun;
 mod timing;
 mod turn;
@@ -35,21 +38,24 @@ use std::{
 };
 
 pub use ipop_datapath::path::{Path, Source};
-use ipop_datapath::{channel_data, node_id::NodeId};
+use ipop_datapath::{node_id::NodeId, path::channel_data};
 
+pub(crate) use self::credentials::is_ice;
 use self::{
-    agent::{Agent, LocalBase, Pacing, Triggered, Word},
-    candidate::{canonical, check_ip, host_preference},
+    agent::{Agent, Pacing, Triggered, Word},
+    candidate::canonical,
     credentials::Credentials,
     event::Announced,
+    gathering::Gathering,
+    pace::{Pacer, Transactions},
     pair::Base,
-    servers::StunServers,
-    stun::TransactionId,
-    turn::{Turn, TurnEvent},
+    sources::Sources,
+    turn::TurnEvent,
 };
 pub use self::{
-    agent::{IceState, Watch},
+    agent::{IceState, MAX_CANDIDATES, Watch},
     candidate::{AddressRefused, Candidate, CandidateKind, Loopback, check_address},
+    credentials::IceDescription,
     entropy::Entropy,
     event::IceEvent,
     input::{Packet, Via},
@@ -59,18 +65,13 @@ pub use self::{
     timing::Timing,
 };
 use crate::{
-    refused_sends::RefusedSends,
+    host::refused_sends::RefusedSends,
     sessions::MAX_PEERS,
     timed::{Timed, Timer},
 };
 
 /// Addresses of this host of which candidates are made; the others are left.
 const MAX_LOCAL_ADDRESSES: usize = 8;
-/// Paced checks that may leave at once after a pause.
-const BURST: u32 = 4;
-/// Transactions of checks are forgotten after this: nobody waits for later answers.
-const TRANSACTION_LIFETIME: Duration = Duration::from_secs(8);
-
 /// What is fixed from the start.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct IceConfig {
@@ -115,28 +116,6 @@ pub struct Transmit {
     pub payload: Vec<u8>,
 }
 
-/// What the peer says about itself.
-#[derive(Clone, PartialEq, Eq)]
-pub struct RemoteDescription {
-    /// Its user name fragment.
-    pub ufrag: String,
-    /// Its password.
-    pub password: String,
-    /// Grows with each restart of the peer's side; older ones are ignored.
-    pub generation: u32,
-}
-
-impl std::fmt::Debug for RemoteDescription {
-    /// Without the password.
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter
-            .debug_struct("RemoteDescription")
-            .field("ufrag", &self.ufrag)
-            .field("generation", &self.generation)
-            .finish_non_exhaustive()
-    }
-}
-
 #[derive(Debug)]
 struct Peer {
     agent: Agent,
@@ -168,28 +147,18 @@ impl Timer for PacedCheck {
 /// ICE for all peers.
 #[derive(Debug)]
 pub struct Ice {
-    listen_port: u16,
-    loopback: Loopback,
     entropy: Entropy,
     timing: Timing,
-    addresses: Vec<IpAddr>,
+    gathering: Gathering,
     peers: Timed<NodeId, Peer>,
     /// The first of each peer that has one.
     paced: Timed<NodeId, PacedCheck>,
     by_ufrag: HashMap<String, NodeId>,
-    transactions: HashMap<TransactionId, NodeId>,
-    transactions_by_age: VecDeque<(Instant, TransactionId)>,
-    sources: HashMap<Source, NodeId>,
-    /// Peers that proved a source which belongs to another one.
-    contesting: BTreeSet<NodeId>,
-    /// All servers that were named; those of families that this host has are used.
-    named_servers: (Vec<StunServer>, Vec<TurnServer>),
-    stun: StunServers,
-    turn: Turn,
+    transactions: Transactions,
+    pacer: Pacer,
+    sources: Sources,
     /// The candidates that all peers have been told, and whether they are all.
     announced: (Vec<Candidate>, bool),
-    /// When the checks sent so far are paid for.
-    paced_until: Instant,
     transmits: VecDeque<Transmit>,
     events: VecDeque<IceEvent>,
     refused_sends: RefusedSends,
@@ -201,23 +170,16 @@ impl Ice {
     #[must_use]
     pub fn new(config: IceConfig, now: Instant) -> Self {
         Self {
-            listen_port: config.listen_port,
-            loopback: config.loopback,
+            gathering: Gathering::new(&config),
+            pacer: Pacer::new(config.timing.pace, now),
             entropy: config.entropy,
             timing: config.timing,
-            addresses: Vec::new(),
             peers: Timed::default(),
             paced: Timed::default(),
             by_ufrag: HashMap::new(),
-            transactions: HashMap::new(),
-            transactions_by_age: VecDeque::new(),
-            sources: HashMap::new(),
-            contesting: BTreeSet::new(),
-            named_servers: (Vec::new(), Vec::new()),
-            stun: StunServers::default(),
-            turn: Turn::new(),
+            transactions: Transactions::default(),
+            sources: Sources::default(),
             announced: (Vec::new(), false),
-            paced_until: now,
             transmits: VecDeque::new(),
             events: VecDeque::new(),
             refused_sends: RefusedSends::default(),
@@ -227,27 +189,25 @@ impl Ice {
 
     /// The addresses that this host has now, best first, without those of the overlay and of ignored interfaces.
     pub fn set_local_addresses(&mut self, now: Instant, addresses: &[IpAddr]) {
-        let mut taken: Vec<IpAddr> = Vec::new();
-        for ip in addresses.iter().map(IpAddr::to_canonical) {
-            if check_ip(ip, self.loopback).is_err() || taken.contains(&ip) {
-                continue;
-            }
-            if taken.len() < MAX_LOCAL_ADDRESSES {
-                taken.push(ip);
-            } else {
-                self.counters.local_addresses_left += 1;
-            }
-        }
-        if taken == self.addresses {
+        let mut taken = self.gathering.usable(addresses);
+        self.counters.local_addresses_left +=
+            taken.len().saturating_sub(MAX_LOCAL_ADDRESSES) as u64;
+        taken.truncate(MAX_LOCAL_ADDRESSES);
+        if taken == self.gathering.addresses {
             return;
         }
-        self.addresses = taken;
         self.refused_sends.forget();
-        let (stun, turn) = self.reachable_servers();
-        self.stun.set_servers(now, &stun);
-        self.stun.ask_again(now);
-        self.turn.address_changed(now, turn, &mut self.entropy);
+        self.gathering.set_addresses(now, taken, &mut self.entropy);
         self.local_candidates_changed(now);
+    }
+
+    /// The servers to use. TURN servers are tried in order; an allocation that stands stays.
+    pub fn set_servers(&mut self, now: Instant, stun: &[StunServer], turn: Vec<TurnServer>) {
+        for address in self.gathering.set_servers(now, stun, turn, &mut self.entropy) {
+            let text = format!("the STUN or TURN server {address} cannot be right and is not used");
+            self.events.push_back(IceEvent::Problem { text });
+        }
+        self.advance_servers(now);
     }
 
     /// Begins to look for ways to `peer`. Nothing happens if it has been begun, or if there are too many peers, which is
@@ -280,25 +240,18 @@ impl Ice {
 
     /// The peer's description by way of a server. One that is older than the known one, or that cannot be right, is counted and
     /// ignored.
-    pub fn set_remote(&mut self, now: Instant, peer: NodeId, remote: &RemoteDescription) {
+    pub fn set_remote(&mut self, now: Instant, peer: NodeId, remote: &IceDescription) {
         self.describe_remote(now, peer, remote, Word::Passed);
     }
 
     /// The peer's description by its own word, inside the tunnel: it holds whatever a server said before.
-    pub fn set_remote_inside(&mut self, now: Instant, peer: NodeId, remote: &RemoteDescription) {
+    pub fn set_remote_inside(&mut self, now: Instant, peer: NodeId, remote: &IceDescription) {
         self.describe_remote(now, peer, remote, Word::Own);
     }
 
-    fn describe_remote(
-        &mut self,
-        now: Instant,
-        peer: NodeId,
-        remote: &RemoteDescription,
-        word: Word,
-    ) {
+    fn describe_remote(&mut self, now: Instant, peer: NodeId, remote: &IceDescription, word: Word) {
         let Some(entry) = self.peers.get_mut(&peer) else { return };
-        let parsed = Credentials::parse(&remote.ufrag, &remote.password);
-        let Some(credentials) = parsed else {
+        let Some(credentials) = Credentials::parse(remote) else {
             self.counters.bad_descriptions += 1;
             return;
         };
@@ -316,7 +269,7 @@ impl Ice {
         generation: u32,
         candidates: &[Candidate],
     ) {
-        let loopback = self.loopback;
+        let loopback = self.gathering.loopback;
         let Some(entry) = self.peers.get_mut(&peer) else { return };
         if entry.agent.remote_generation() != Some(generation) {
             self.counters.old_candidates += candidates.len() as u64;
@@ -352,8 +305,7 @@ impl Ice {
     /// Packets may leave by other ways than before, or arrive where they did not: paths and servers are asked at once.
     pub fn network_changed(&mut self, now: Instant) {
         self.refused_sends.forget();
-        self.stun.check_soon(now);
-        self.turn.network_changed(now, &mut self.entropy);
+        self.gathering.network_changed(now, &mut self.entropy);
         self.collect_turn_transmits();
         self.for_agents(now, |_| true, |agent| agent.network_changed(now));
     }
@@ -365,7 +317,7 @@ impl Ice {
             self.by_ufrag.remove(ufrag);
         }
         self.paced.remove(&peer);
-        self.contesting.remove(&peer);
+        self.sources.forget(peer);
         for source in entry.announced.sources {
             self.release_source(now, peer, source);
         }
@@ -373,17 +325,14 @@ impl Ice {
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
-        while self.transactions_by_age.front().is_some_and(|(until, _)| *until <= now) {
-            if let Some((_, transaction)) = self.transactions_by_age.pop_front() {
-                self.transactions.remove(&transaction);
-            }
-        }
-        self.stun.handle_timeout(now, &mut self.entropy);
-        self.turn.handle_timeout(now, &mut self.entropy);
+        self.transactions.expire(now);
+        self.gathering.handle_timeout(now, &mut self.entropy);
         self.advance_servers(now);
         let mut due = BTreeSet::from_iter(self.peers.due(now));
-        // A pair that was checked often enough fails when its next check is due.
-        due.extend(self.paced.due(now));
+        // A pair that was checked often enough fails when its next check is due, which is not before the pacer lets one go.
+        if self.pacer.ready_at() <= now {
+            due.extend(self.paced.due(now));
+        }
         for peer in due {
             let Some(entry) = self.peers.get_mut(&peer) else { continue };
             entry.agent.handle_timeout(now);
@@ -396,9 +345,9 @@ impl Ice {
     /// When [`Ice::handle_timeout`] is to be called; may be in the past.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let paced = self.paced.next_wake().map(|at| at.max(self.pacer_ready_at()));
-        let servers = [self.stun.poll_timeout(), self.turn.poll_timeout()];
-        servers.into_iter().chain([self.peers.next_wake(), paced]).flatten().min()
+        let paced = self.paced.next_wake().map(|at| at.max(self.pacer.ready_at()));
+        let timers = [self.gathering.poll_timeout(), self.peers.next_wake(), paced];
+        timers.into_iter().flatten().min()
     }
 
     /// The next packet to send.
@@ -414,14 +363,9 @@ impl Ice {
 
 /// Checks and their pace.
 impl Ice {
-    fn pacer_ready_at(&self) -> Instant {
-        let burst = self.timing.pace * BURST;
-        self.paced_until.checked_sub(burst).unwrap_or(self.paced_until)
-    }
-
     /// Sends checks of unproved pairs as far as the pace allows: the peers' triggered ones first, then by time.
     fn send_paced_checks(&mut self, now: Instant) {
-        while self.pacer_ready_at() <= now {
+        while self.pacer.ready_at() <= now {
             let check_of = |peer: NodeId| {
                 let (triggered, at) = self.peers.get(&peer)?.agent.due_check(now, Pacing::Paced)?;
                 Some((triggered, at, peer))
@@ -429,7 +373,7 @@ impl Ice {
             let next: Option<(Triggered, Instant, NodeId)> =
                 self.paced.due(now).into_iter().filter_map(check_of).min();
             let Some((_, _, peer)) = next else { return };
-            self.paced_until = self.paced_until.max(now) + self.timing.pace;
+            self.pacer.take(now);
             self.send_check(now, peer, Pacing::Paced);
             self.sync(now, peer);
         }
@@ -440,8 +384,7 @@ impl Ice {
         let Some(check) = entry.agent.make_check(now, pacing, &mut self.entropy) else {
             return false;
         };
-        self.transactions.insert(check.transaction, peer);
-        self.transactions_by_age.push_back((now + TRANSACTION_LIFETIME, check.transaction));
+        self.transactions.insert(now, check.transaction, peer);
         self.counters.checks_sent += 1;
         self.send_from(now, check.base, check.remote, check.payload);
         true
@@ -457,7 +400,7 @@ impl Ice {
                 payload,
             }),
             Base::Relay => {
-                match (self.turn.server(), self.turn.channel(now, remote)) {
+                match (self.gathering.turn.server(), self.gathering.turn.channel(now, remote)) {
                     (Some(server), Some(channel)) => {
                         let len = payload.len();
                         channel_data::wrap(&mut payload, len, channel);
@@ -470,7 +413,7 @@ impl Ice {
                     }
                     _ => self.counters.without_channel += 1,
                 }
-                self.turn.want_channel(now, remote, &mut self.entropy);
+                self.gathering.turn.want_channel(now, remote, &mut self.entropy);
             }
         }
     }
@@ -480,12 +423,12 @@ impl Ice {
 impl Ice {
     /// Collects what the servers' state machines want to send and say.
     fn advance_servers(&mut self, now: Instant) {
-        while let Some((remote, payload)) = self.stun.poll_transmit() {
+        while let Some((remote, payload)) = self.gathering.stun.poll_transmit() {
             let socket = Socket::Listen;
             self.transmits.push_back(Transmit { socket, local_ip: None, remote, payload });
         }
         let mut candidates_changed = false;
-        while let Some(event) = self.turn.poll_event() {
+        while let Some(event) = self.gathering.turn.poll_event() {
             match event {
                 TurnEvent::Allocated { .. } | TurnEvent::Gone => candidates_changed = true,
                 TurnEvent::ChannelBound { remote } => {
@@ -504,12 +447,12 @@ impl Ice {
         } else {
             self.announce_candidates(now);
         }
-        self.counters.turn_ignored = self.turn.ignored();
+        self.counters.turn_ignored = self.gathering.turn.ignored();
         self.collect_turn_transmits();
     }
 
     fn collect_turn_transmits(&mut self) {
-        while let Some((remote, payload)) = self.turn.poll_transmit() {
+        while let Some((remote, payload)) = self.gathering.turn.poll_transmit() {
             let socket = Socket::Relay;
             self.transmits.push_back(Transmit { socket, local_ip: None, remote, payload });
         }
@@ -532,7 +475,7 @@ impl Ice {
     }
 
     fn local_candidates_changed(&mut self, now: Instant) {
-        let (bases, reflexive) = (self.bases(), self.stun.mappings());
+        let (bases, reflexive) = (self.gathering.bases(), self.gathering.stun.mappings());
         self.for_agents(
             now,
             |_| true,
@@ -543,68 +486,26 @@ impl Ice {
         self.announce_candidates(now);
     }
 
-    fn bases(&self) -> Vec<LocalBase> {
-        let hosts = self.addresses.iter().enumerate().map(|(position, ip)| LocalBase {
-            base: Base::Host(*ip),
-            address: SocketAddr::new(*ip, self.listen_port),
-            preference: host_preference(*ip, position),
-        });
-        let relay = self.turn.relayed().map(|address| LocalBase {
-            base: Base::Relay,
-            address,
-            preference: u16::MAX,
-        });
-        hosts.chain(relay).collect()
-    }
-
     /// All candidates of this node, best first.
     #[must_use]
     pub fn local_candidates(&self) -> Vec<Candidate> {
-        let mappings = self.stun.mappings();
-        let mapped = |is_ipv4| mappings.iter().map(|m| m.mapped).find(|a| a.is_ipv4() == is_ipv4);
-        let hosts = self.bases().into_iter().map(|base| match base.base {
-            Base::Host(_) => {
-                Candidate::local(CandidateKind::Host, base.address, None, base.preference)
-            }
-            Base::Relay => {
-                let related = mapped(base.address.is_ipv4());
-                Candidate::local(CandidateKind::Relayed, base.address, related, base.preference)
-            }
-        });
-        let is_host = |address: &SocketAddr| {
-            self.addresses.contains(&address.ip()) && address.port() == self.listen_port
-        };
-        let mapped = mappings
-            .iter()
-            .enumerate()
-            .filter(|(_, m)| !is_host(&m.mapped) && check_address(m.mapped, self.loopback).is_ok());
-        let reflexive = mapped.map(|(position, mapping)| {
-            let related = mapping.base.map(|ip| SocketAddr::new(ip, self.listen_port));
-            let preference = host_preference(mapping.mapped.ip(), position);
-            Candidate::local(CandidateKind::ServerReflexive, mapping.mapped, related, preference)
-        });
-        let mut candidates: Vec<_> = hosts.chain(reflexive).collect();
-        candidates.sort_by_key(|candidate| std::cmp::Reverse(candidate.priority));
-        candidates
+        self.gathering.candidates()
     }
 
     /// Announces a peer's description and candidates, from the start.
     fn describe(&mut self, now: Instant, peer: NodeId) {
-        let (bases, reflexive) = (self.bases(), self.stun.mappings());
+        let (bases, reflexive) = (self.gathering.bases(), self.gathering.stun.mappings());
         if let Some(entry) = self.peers.get_mut(&peer) {
             entry.agent.set_bases(now, bases, reflexive);
             let (local, generation) = entry.agent.local();
+            let (ufrag, password) = (local.ufrag.clone(), local.password.clone());
+            let description = IceDescription { ufrag, password, generation };
             for ufrag in entry.ufrags.drain(..) {
                 self.by_ufrag.remove(&ufrag);
             }
             entry.ufrags.extend(entry.agent.local_ufrags().map(str::to_owned));
             self.by_ufrag.extend(entry.ufrags.iter().map(|ufrag| (ufrag.clone(), peer)));
-            self.events.push_back(IceEvent::LocalDescription {
-                peer,
-                ufrag: local.ufrag.clone(),
-                password: local.password.clone(),
-                generation,
-            });
+            self.events.push_back(IceEvent::LocalDescription { peer, description });
         }
         self.announce_candidates_to(now, peer);
         self.sync(now, peer);

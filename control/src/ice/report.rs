@@ -152,7 +152,7 @@ impl Ice {
                 (Unknown, Unknown) => Unknown,
             })
         };
-        match self.stun.nat_mapping() {
+        match self.gathering.nat_mapping() {
             Unknown => of_peers(),
             known => known,
         }
@@ -164,7 +164,7 @@ impl Ice {
         let entry = self.peers.get(&peer)?;
         let pair = entry.agent.selected();
         let selected = pair.and_then(|pair| {
-            let (path, _) = self.path_of(now, pair)?;
+            let (path, _) = self.gathering.path_of(now, pair)?;
             let (local, remote) = (pair.local_kind, pair.remote_kind);
             Some(SelectedPair { path, local, remote, remote_address: pair.remote, rtt: pair.rtt })
         });
@@ -207,17 +207,14 @@ impl Ice {
         }
         let is_relayed = entry.agent.selected().is_some_and(Pair::is_relayed);
         if !is_relayed {
-            parts.push(match (self.turn.relayed(), self.turn.last_problem()) {
-                (Some(_), _) => "the relay does not reach the peer either".to_owned(),
-                (None, Some(problem)) => problem.to_owned(),
-                (None, None) if self.turn.has_servers() => "no relay yet".to_owned(),
-                (None, None) if self.named_servers.1.is_empty() => {
-                    "no TURN server is known, so nothing can be relayed".to_owned()
-                }
-                (None, None) => "no TURN server has IPv4 or IPv6 as this host has".to_owned(),
-            });
+            parts.push(self.gathering.why_not_relayed().to_owned());
         }
         parts.join("; ")
+    }
+
+    /// Of the description of `peer` that holds.
+    pub(crate) fn remote_generation(&self, peer: NodeId) -> Option<u32> {
+        self.peers.get(&peer)?.agent.remote_generation()
     }
 
     /// User name fragments under which requests are looked at.
@@ -229,7 +226,7 @@ impl Ice {
     /// Channels bound at the TURN server.
     #[must_use]
     pub fn bound_channels(&self) -> usize {
-        self.turn.bound_channels()
+        self.gathering.turn.bound_channels()
     }
 
     /// Which role this end has towards `peer`.

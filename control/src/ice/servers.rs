@@ -13,8 +13,7 @@ use std::{
 use ipop_datapath::path::is_of_aliases;
 
 use super::{
-    Ice, IceEvent,
-    candidate::{canonical, check_address},
+    candidate::canonical,
     entropy::Entropy,
     stun::{Builder, Class, Message, Method, TransactionId},
 };
@@ -249,39 +248,6 @@ impl StunServers {
 
     pub(super) fn poll_transmit(&mut self) -> Option<(SocketAddr, Vec<u8>)> {
         self.transmits.pop_front()
-    }
-}
-
-impl Ice {
-    /// The servers to use. TURN servers are tried in order; an allocation that stands stays.
-    pub fn set_servers(&mut self, now: Instant, stun: &[StunServer], turn: Vec<TurnServer>) {
-        let usable = |address| check_address(address, self.loopback).is_ok();
-        let (stun, unusable): (Vec<_>, Vec<_>) =
-            stun.iter().copied().partition(|server| usable(server.address));
-        let (turn, unusable_turn): (Vec<_>, Vec<_>) =
-            turn.into_iter().partition(|server| usable(server.address));
-        let unusable = unusable.iter().map(|server| server.address);
-        for address in unusable.chain(unusable_turn.iter().map(|server| server.address)) {
-            let text = format!("the STUN or TURN server {address} cannot be right and is not used");
-            self.events.push_back(IceEvent::Problem { text });
-        }
-        self.named_servers = (stun, turn);
-        let (stun, turn) = self.reachable_servers();
-        self.stun.set_servers(now, &stun);
-        self.turn.set_servers(now, turn, &mut self.entropy);
-        self.advance_servers(now);
-    }
-
-    /// The named servers without those of a family that this host has not: they would only be waited for in vain.
-    pub(super) fn reachable_servers(&self) -> (Vec<StunServer>, Vec<TurnServer>) {
-        let is_reachable = |address: SocketAddr| {
-            let of_family = |ip: &IpAddr| ip.is_ipv4() == canonical(address).is_ipv4();
-            self.addresses.is_empty() || self.addresses.iter().any(of_family)
-        };
-        let (stun, turn) = &self.named_servers;
-        let stun = stun.iter().filter(|server| is_reachable(server.address));
-        let turn = turn.iter().filter(|server| is_reachable(server.address));
-        (stun.copied().collect(), turn.cloned().collect())
     }
 }
 

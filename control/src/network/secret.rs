@@ -8,8 +8,8 @@ use std::{fmt, str::FromStr};
 use aws_lc_rs::{hkdf, hmac, rand::SecureRandom};
 use data_encoding::BASE32_NOPAD;
 use ipop_datapath::{
-    admission::{MAX_PROOFS, PROOF_LEN, Proof, ProofBinding, SecretId},
     node_id::NodeId,
+    policy::admission::{MAX_PROOFS, PROOF_LEN, Proof, ProofBinding, SecretId},
 };
 
 /// Fewer characters than this cannot hold 128 bits: base64 has 6 bits a character.

@@ -1,15 +1,19 @@
-//! A node: trust, sessions and links as one state machine, without I/O and without a clock.
+//! A node: trust, sessions, paths and rendezvous as one state machine, without I/O and without a clock.
 //!
 //! Whoever runs it feeds it what happened ([`Input`]), calls [`Node::handle_timeout`] when [`Node::poll_timeout`] says so, and carries out
-//! each [`Action`] in the order in which it is polled. What the three parts are to tell one another is told here, so that a simulation runs
+//! each [`Action`] in the order in which it is polled. What the parts are to tell one another is told here, so that a simulation runs
 //! the very same wiring as the program:
 //!
-//! * What a worker reports is told to the links first: what they learn of a path, the sessions find there.
-//! * What the links ask for comes before what the sessions ask for: a path is there before it is dialled.
+//! * What a worker reports is told to the paths first: what they learn, the sessions find there.
+//! * What paths and rendezvous ask for comes before what the sessions ask for: a path is there before it is dialled.
 //! * Who names whom stands in one list, which trust keeps. Whatever changes it, here the sessions are told what holds now, and close the
 //!   tunnels of those who lost their right.
+//! * Who may connect, and is named by somebody who can signal with it, has a link: paths to it are looked for.
 //! * A peer that the sessions have forgotten gives its port back, and its link.
 
+mod controller;
+mod lines;
+mod report;
 #[cfg(test)]
 mod tests;
 
@@ -25,12 +29,18 @@ use ipop_datapath::{
     node_id::NodeId,
 };
 
+use self::lines::Lines;
+pub use self::{
+    controller::{LinkNews, LinkOrder, LinkRefused},
+    report::refused_reasons,
+};
 use crate::{
-    ice::{StunServer, TurnServer},
-    links::{Links, LinksConfig},
+    ice::{IceConfig, StunServer, TurnServer},
     notice::{Notice, Who},
+    paths::{FromLink, Paths},
     peer::{NamedBy, PeerAddress, PeerSpec},
-    sessions::{self, BadLanes, Sessions, SessionsConfig},
+    rendezvous::{Rendezvous, RendezvousConfig},
+    sessions::{self, BadLanes, PeerPath, Sessions, SessionsConfig},
     trust::{
         Change, Claim, Loss, Naming, NewNodes, Policy, PresentPeer, PresentPeers, SavedPeers,
         Standing, Trust, TrustStore,
@@ -56,8 +66,10 @@ pub struct NodeConfig {
     pub decisions: TrustStore,
     /// Peers that the configuration names, in its order.
     pub peers: Vec<PeerSpec>,
-    /// The room where nodes find each other, if there is one.
-    pub links: Option<LinksConfig>,
+    /// The paths' part. Nothing is sent before servers or addresses are known.
+    pub ice: IceConfig,
+    /// How nodes find each other over XMPP, if there is an account.
+    pub rendezvous: Option<RendezvousConfig>,
 }
 
 /// Something happened.
@@ -95,6 +107,13 @@ pub enum Input {
     RoomPassword(Option<String>),
     /// The settings of the XMPP account are others.
     Account(Account),
+    /// A controller wants something of the link to a node.
+    Controller {
+        /// Which node.
+        peer: NodeId,
+        /// What.
+        order: LinkOrder,
+    },
     /// The program ends: the tunnels are closed, the room is left.
     ShutDown,
 }
@@ -140,19 +159,27 @@ pub enum Action {
     },
     /// Write this to the file of saved peers.
     Save(SavedPeers),
+    /// Tell the controller.
+    Controller {
+        /// Of the link to which node.
+        peer: NodeId,
+        /// What.
+        news: LinkNews,
+    },
     /// Tell the operator.
     Notice(Notice),
     /// The account was refused at the first log-in, and there is nobody to connect to without it: end the program.
     GiveUp(Failure),
 }
 
-/// One node of the overlay: trust, sessions, links, and what they want done.
+/// One node of the overlay: trust, sessions, paths, rendezvous, and what they want done.
 #[derive(Debug)]
 pub struct Node {
     trust: Arc<Trust>,
     sessions: Sessions,
-    links: Option<Links>,
-    /// What is to be told of configured peers.
+    paths: Paths,
+    pub(crate) rendezvous: Option<Rendezvous>,
+    lines: Lines,
     actions: VecDeque<Action>,
 }
 
@@ -162,16 +189,23 @@ impl Node {
     /// # Errors
     /// When the number of lanes cannot be right.
     pub fn new(config: NodeConfig, now: Instant) -> Result<Self, BadLanes> {
-        let NodeConfig { local, sessions, first_port, policy, decisions, peers, links } = config;
+        let NodeConfig { local, first_port, policy, decisions, .. } = config;
         let secrets = policy.secret_ids();
         let trust = Arc::new(Trust::new(local, first_port, policy, decisions));
-        let sessions = Sessions::new(local, sessions, now)?;
-        let mut node = Self { trust, sessions, links: None, actions: VecDeque::new() };
+        let mut node = Self {
+            sessions: Sessions::new(local, config.sessions, now)?,
+            paths: Paths::new(local, config.ice, now),
+            rendezvous: None,
+            lines: Lines::new(now),
+            actions: VecDeque::new(),
+            trust,
+        };
         node.sessions.handle(now, sessions::Input::Secrets(secrets));
-        for peer in peers {
+        for peer in config.peers {
             node.name_configured(peer);
         }
-        node.links = links.map(|links| Links::new(links, node.trust.clone(), now));
+        node.rendezvous =
+            config.rendezvous.map(|config| Rendezvous::new(config, node.trust.clone(), now));
         node.follow_trust(now);
         Ok(node)
     }
@@ -180,34 +214,43 @@ impl Node {
     pub fn handle(&mut self, now: Instant, input: Input) {
         match input {
             Input::Worker(event) => {
-                self.with_links(|links| links.handle_worker(now, &event));
+                self.paths.handle_worker(now, &event);
                 self.sessions.handle(now, sessions::Input::Event(event));
             }
             Input::PeerResolved { peer, result } => {
                 self.sessions.handle(now, sessions::Input::Resolved { peer, result });
             }
             Input::ServersResolved { stun, turn } => {
-                self.with_links(|links| links.set_servers(now, stun, turn));
+                self.paths.set_servers(now, stun, turn);
             }
             Input::LocalAddresses(addresses) => {
                 self.sessions.handle(now, sessions::Input::LocalAddresses(addresses));
             }
             Input::OfferedAddresses(addresses) => {
-                self.with_links(|links| links.set_local_addresses(now, &addresses));
+                self.paths.set_local_addresses(now, &addresses);
+                self.with_rendezvous(Rendezvous::network_changed);
             }
-            Input::RoutesChanged => self.with_links(|links| links.network_changed(now)),
-            Input::Stream(event) => self.with_links(|links| links.handle_stream(now, event)),
+            Input::RoutesChanged => {
+                self.with_rendezvous(Rendezvous::network_changed);
+                self.paths.network_changed(now);
+            }
+            Input::Stream(event) => {
+                self.with_rendezvous(|rendezvous| rendezvous.handle_stream(now, event));
+            }
             Input::Decisions(store) => {
                 let gained = self.trust.decide(store);
                 self.admit(now, &gained);
             }
             Input::Configured(configured) => self.configure(now, configured),
             Input::RoomPassword(password) => {
-                self.with_links(|links| links.set_password(now, password));
+                self.with_rendezvous(|rendezvous| rendezvous.set_password(now, password));
             }
-            Input::Account(account) => self.with_links(|links| links.set_account(account)),
+            Input::Account(account) => {
+                self.with_rendezvous(|rendezvous| rendezvous.set_account(account));
+            }
+            Input::Controller { peer, order } => self.obey(now, peer, order),
             Input::ShutDown => {
-                self.with_links(|links| links.shut_down(now));
+                self.with_rendezvous(|rendezvous| rendezvous.shut_down(now));
                 self.sessions.shut_down();
             }
         }
@@ -217,30 +260,27 @@ impl Node {
     /// Does what is due by now.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.sessions.handle_timeout(now);
-        self.with_links(|links| links.handle_timeout(now));
+        self.paths.handle_timeout(now);
+        self.with_rendezvous(|rendezvous| rendezvous.handle_timeout(now));
         self.follow_trust(now);
     }
 
     /// When [`Self::handle_timeout`] is to be called, if nothing happens before.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let links = self.links.as_ref().and_then(Links::poll_timeout);
-        self.sessions.poll_timeout().into_iter().chain(links).min()
+        let rendezvous = self.rendezvous.as_ref().and_then(Rendezvous::poll_timeout);
+        let parts = [self.sessions.poll_timeout(), self.paths.poll_timeout(), rendezvous];
+        parts.into_iter().flatten().min()
     }
 
     /// The next thing to do; poll until there is none after each call of another method.
     pub fn poll_action(&mut self, now: Instant) -> Option<Action> {
         loop {
-            if let Some(action) = self.actions.pop_front() {
+            if let Some(action) = self.own_action(now) {
                 return Some(action);
             }
-            let of_links = self.links.as_mut().and_then(|links| links.poll_action(now));
-            // The sessions know a peer before they hear of a path to it.
-            self.follow_trust(now);
-            while let Some((peer, path)) = self.links.as_mut().and_then(Links::poll_path) {
-                self.sessions.handle(now, sessions::Input::Path { peer, path });
-            }
-            if of_links.is_some() {
-                return of_links;
+            self.settle(now);
+            if let Some(action) = self.own_action(now) {
+                return Some(action);
             }
             match self.sessions.poll_action()? {
                 sessions::Action::Forgotten { peer, .. } => self.forgotten(now, peer),
@@ -255,6 +295,65 @@ impl Node {
         }
     }
 
+    /// What paths, rendezvous and this itself want done, and no more lines about the network than anybody reads.
+    fn own_action(&mut self, now: Instant) -> Option<Action> {
+        loop {
+            if let Some(action) = self.actions.pop_front() {
+                return Some(action);
+            }
+            let rendezvous = &mut self.rendezvous;
+            let of_rendezvous = || rendezvous.as_mut().and_then(Rendezvous::poll_action);
+            match self.paths.poll_action().or_else(of_rendezvous)? {
+                Action::Notice(mut notice) => {
+                    self.name_peer(&mut notice);
+                    let told = self.lines.told(now, notice).into_iter().flatten();
+                    self.actions.extend(told.map(Action::Notice));
+                }
+                action => return Some(action),
+            }
+        }
+    }
+
+    /// Paths know peers by their ids.
+    fn name_peer(&self, notice: &mut Notice) {
+        if let (Notice::Path { peer, .. } | Notice::NoPath { peer, .. }, Some(rendezvous)) =
+            (notice, &self.rendezvous)
+        {
+            peer.name = rendezvous.name_of(peer.node).map(str::to_owned);
+        }
+    }
+
+    /// Brings what the parts have to say to one another where it belongs, until none has anything. The sessions know a peer before they
+    /// hear of a path to it, and it has a link before anybody says something to that.
+    fn settle(&mut self, now: Instant) {
+        loop {
+            self.follow_trust(now);
+            if let Some((peer, what)) = self.paths.poll_event() {
+                self.follow_link(now, peer, what);
+            } else if let Some((peer, what)) =
+                self.rendezvous.as_mut().and_then(|rendezvous| rendezvous.poll_link(now))
+            {
+                self.paths.handle(now, peer, what);
+            } else {
+                return;
+            }
+        }
+    }
+
+    /// A link tells something.
+    fn follow_link(&mut self, now: Instant, peer: NodeId, what: FromLink) {
+        let path = match &what {
+            FromLink::Path(path) => Some(*path),
+            FromLink::NoPath { .. } => Some(PeerPath::Down),
+            _ => None,
+        };
+        if let Some(path) = path {
+            self.sessions.handle(now, sessions::Input::Path { peer, path });
+        }
+        self.with_rendezvous(|rendezvous| rendezvous.handle_link(now, peer, &what));
+        self.tell_controller(peer, what);
+    }
+
     /// Who may connect, for the workers to ask.
     pub fn trust(&self) -> &Arc<Trust> {
         &self.trust
@@ -263,11 +362,6 @@ impl Node {
     /// The sessions with all peers.
     pub fn sessions(&self) -> &Sessions {
         &self.sessions
-    }
-
-    /// The links to the peers of the room, if there is one.
-    pub fn links(&self) -> Option<&Links> {
-        self.links.as_ref()
     }
 
     /// Peers that are up, with what names them.
@@ -280,13 +374,13 @@ impl Node {
         PresentPeers { peer: present.collect() }
     }
 
-    fn with_links(&mut self, call: impl FnOnce(&mut Links)) {
-        if let Some(links) = &mut self.links {
-            call(links);
+    fn with_rendezvous(&mut self, call: impl FnOnce(&mut Rendezvous)) {
+        if let Some(rendezvous) = &mut self.rendezvous {
+            call(rendezvous);
         }
     }
 
-    /// Tells sessions and links what is new about nodes.
+    /// Tells sessions and paths what is new about nodes.
     fn follow_trust(&mut self, now: Instant) {
         let mut any = false;
         while let Some(Change { node: peer, lost, named }) = self.trust.poll_change() {
@@ -295,7 +389,12 @@ impl Node {
                 self.sessions.handle(now, sessions::Input::Revoked { peer, why });
             }
             match named {
-                Some(named) => self.sessions.handle(now, sessions::Input::Named(named)),
+                Some(named) => {
+                    if self.trust.sources(peer).into_iter().any(NamedBy::signals) {
+                        self.paths.start(now, peer, named.port);
+                    }
+                    self.sessions.handle(now, sessions::Input::Named(named));
+                }
                 None if self.sessions.knows(peer) => {
                     self.sessions.handle(now, sessions::Input::Unnamed { peer });
                 }
@@ -304,7 +403,7 @@ impl Node {
             }
         }
         if any {
-            self.with_links(Links::follow_strangers);
+            self.with_rendezvous(Rendezvous::follow_strangers);
         }
     }
 
@@ -312,7 +411,8 @@ impl Node {
     fn forgotten(&mut self, now: Instant, peer: NodeId) {
         if self.trust.forgotten(peer) {
             self.actions.push_back(Action::Notice(Notice::Forgotten { peer }));
-            self.with_links(|links| links.forgotten(now, peer));
+            self.paths.stop(now, peer);
+            self.with_rendezvous(|rendezvous| rendezvous.forgotten(now, peer));
         }
     }
 
@@ -340,6 +440,8 @@ impl Node {
 
     /// Those who may connect now are looked for in the room.
     fn admit(&mut self, now: Instant, gained: &[NodeId]) {
-        self.with_links(|links| gained.iter().for_each(|node| links.admit(now, *node)));
+        self.with_rendezvous(|rendezvous| {
+            gained.iter().for_each(|node| rendezvous.admit(now, *node));
+        });
     }
 }

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use ipop_datapath::{
     PortId,
-    admission::{Admission, Proved, Verdict},
     command::{
         CloseReason, ConnectionId, Direction, Ended, FromConnection, ToConnection, ToWorker,
     },
-    hello::Hello,
+    policy::admission::{Admission, Proved, Verdict},
+    tunnel::hello::Hello,
 };
 
 use super::*;
@@ -50,7 +50,8 @@ impl Bench {
             policy: Policy::ConfiguredAlone,
             decisions,
             peers: vec![spec(0), spec(1)],
-            links: None,
+            ice: testing::ice(1),
+            rendezvous: None,
         };
         let mut bench = Self { node: Node::new(config, now).unwrap(), now, actions: Vec::new() };
         bench.collect();

@@ -7,9 +7,9 @@ use std::{net::SocketAddr, time::Duration};
 use ipop_datapath::{
     PortId,
     command::{Direction, Ended, Lane},
-    hello::Hello,
     node_id::NodeId,
     path::Path,
+    tunnel::hello::Hello,
 };
 use xmpp_parsers::jid::FullJid;
 

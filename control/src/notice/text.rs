@@ -210,7 +210,21 @@ impl Notice {
                 write!(f, "{lines} lines about the room and its nodes were left out")
             }
             // Those of tunnels have their words above.
-            other => write!(f, "{other:?}"),
+            Self::PeerUp { .. }
+            | Self::PeerDown { .. }
+            | Self::PeerRestarted { .. }
+            | Self::LaneUp { .. }
+            | Self::LaneDown { .. }
+            | Self::LaneMoved { .. }
+            | Self::DialFailed { .. }
+            | Self::Refused { .. }
+            | Self::Revoked { .. }
+            | Self::MtuMismatch { .. }
+            | Self::DuplicateNode { .. }
+            | Self::PairMissing { .. }
+            | Self::PairConnected { .. }
+            | Self::BeyondMissing { .. }
+            | Self::BeyondConnected { .. } => Ok(()),
         }
     }
 }

@@ -11,9 +11,9 @@ use std::{
 };
 
 use ipop_datapath::{
-    admission::Proved,
     command::{CloseReason, ConnectionId, Direction},
     node_id::NodeId,
+    policy::admission::Proved,
 };
 
 use super::{backoff::Backoff, dialling::Attempt};

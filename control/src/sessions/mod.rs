@@ -31,13 +31,13 @@ use std::{
 
 use ipop_datapath::{
     PortId,
-    admission::SecretId,
     command::{
         CloseReason, Command, ConnectionId, ConnectionIds, Direction, Event, FromConnection,
         FromWorker, Lane as LaneNumber, MAX_LANES, ToConnection, ToPort, ToWorker,
     },
-    hello::Hello,
     node_id::NodeId,
+    policy::admission::SecretId,
+    tunnel::hello::Hello,
 };
 
 #[cfg(feature = "testing")]
@@ -55,9 +55,9 @@ pub use self::{
     snapshot::{LaneSnapshot, PeerSnapshot, PeerState},
 };
 use crate::{
+    host::refused_sends::RefusedSends,
     notice::{Notice, Trespass, Who},
     peer::PeerAddress,
-    refused_sends::RefusedSends,
     rng::Rng,
     timed::Timed,
     trust::Loss,
@@ -151,7 +151,7 @@ pub enum PeerPath {
 
 impl PeerPath {
     /// The peer's address, if the way is straight.
-    fn address(self) -> Option<SocketAddr> {
+    pub(crate) fn address(self) -> Option<SocketAddr> {
         match self {
             Self::Down | Self::Relayed => None,
             Self::Direct(address) | Self::Listener(address) => Some(address),

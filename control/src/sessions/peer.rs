@@ -7,14 +7,14 @@ use std::{
 
 use ipop_datapath::{
     PortId,
-    admission::Proved,
     command::{
         CloseReason, Command, ConnectionId, Direction, Ended, Lane as LaneNumber, ToConnection,
         ToPort,
     },
-    hello::Hello,
     node_id::NodeId,
     path::port_of_alias,
+    policy::admission::Proved,
+    tunnel::hello::Hello,
 };
 
 use super::{

@@ -5,9 +5,9 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use ipop_datapath::{
-    admission::{Proved, Unproved},
     command::{Ended, ToConnection, ToPort, ToWorker},
     path::alias,
+    policy::admission::{Proved, Unproved},
 };
 use proptest::prelude::*;
 

@@ -8,8 +8,8 @@ mod names;
 use std::time::Duration;
 
 use ipop_datapath::{
-    admission::Proved,
     command::{Ended, Failure, ToConnection, ToWorker},
+    policy::admission::Proved,
 };
 
 use super::*;
@@ -153,6 +153,21 @@ impl Bench {
         let connection = self.accepted.next(hello.lane);
         self.connected(connection, Direction::Accepted, hello);
         connection
+    }
+
+    fn answered(&mut self, connection: ConnectionId, remote: SocketAddr, proved: Proved) {
+        let lane = connection.worker() as u8;
+        self.input(Input::Event(Event::Connection(
+            connection,
+            FromConnection::Connected {
+                peer: PEER,
+                direction: Direction::Dialled,
+                remote,
+                local_ip: None,
+                hello: hello(lane),
+                proved,
+            },
+        )));
     }
 
     fn dial_succeeds(&mut self) -> ConnectionId {
@@ -453,19 +468,8 @@ fn a_peer_whose_name_leads_elsewhere_is_followed_on_every_lane() {
     let dials = bench.dials();
     assert_eq!(dials.len(), 2);
     for (connection, lane, remote) in dials {
-        assert_eq!(remote, "10.0.7.7:5800".parse().unwrap());
-        let event = Event::Connection(
-            connection,
-            FromConnection::Connected {
-                peer: PEER,
-                direction: Direction::Dialled,
-                remote,
-                local_ip: None,
-                hello: hello(lane),
-                proved: Proved::KeyAlone,
-            },
-        );
-        bench.input(Input::Event(event));
+        assert_eq!((remote, lane), ("10.0.7.7:5800".parse().unwrap(), connection.worker() as u8));
+        bench.answered(connection, remote, Proved::KeyAlone);
     }
     bench.advance_ms(1_000);
     let replaced = [first, second].map(|connection| (connection, CloseReason::Replaced));

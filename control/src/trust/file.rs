@@ -14,7 +14,7 @@ use std::{
 use rustix::fs::{FlockOperation, flock};
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::private_file::{self, PrivateFileError, Readers};
+use crate::host::private_file::{self, PrivateFileError, Readers};
 
 /// More than this is no state file of ours: bounds of the content keep it far smaller.
 const MAX_LEN: u64 = 4 << 20;

@@ -1,7 +1,7 @@
 //! Who may connect.
 //!
-//! Two questions, and both must be answered with yes. Is the node *named* by a source: the configuration, the room, the peers known from
-//! before? And does the [`Policy`] accept it? Nodes of the configuration are accepted by every policy, denied ones by none. With a
+//! Two questions, and both must be answered with yes. Is the node *named* by a source: the configuration, a controller, the room, the peers
+//! known from before? And does the [`Policy`] accept it? Nodes of the configuration or of a controller are accepted by every policy, denied ones by none. With a
 //! [`Policy::Secret`] each connection must besides prove the secret, whoever named the peer; that is asked when its hello was read,
 //! before any frame passes.
 //!
@@ -25,8 +25,8 @@ use std::{
 
 use ipop_datapath::{
     PortId,
-    admission::{Admission, Proof, ProofBinding, Proved, SecretId, Unproved, Verdict},
     node_id::NodeId,
+    policy::admission::{Admission, Proof, ProofBinding, Proved, SecretId, Unproved, Verdict},
 };
 
 pub use self::{
@@ -111,6 +111,9 @@ pub enum Loss {
     /// The configuration does not name it any more.
     #[error("it is no longer configured")]
     NotConfigured,
+    /// The controller that named it does so no longer.
+    #[error("the controller removed its link")]
+    LinkRemoved,
     /// The room took its account's right.
     #[error("its account was removed from the room")]
     Removed,
@@ -220,6 +223,11 @@ impl Trust {
     pub(crate) fn forgotten(&self, node: NodeId) -> bool {
         let mut state = self.write();
         state.judge(node).is_err() && state.ports.release(node)
+    }
+
+    /// Whether a node that only the room names, and that has no port, can have one.
+    pub(crate) fn has_port_for_room(&self) -> bool {
+        self.read().ports.is_left(Repute::Unproved)
     }
 
     /// A number for another local port; none if there are as many as may be.
@@ -341,7 +349,7 @@ impl State {
         let Some(named) = self.named.get(&node) else {
             return Err(Unfit::Refused(Refusal::Unnamed(node)));
         };
-        if named.sources.contains(&NamedBy::Configured) {
+        if named.sources.iter().any(|source| source.is_operators()) {
             return Ok(());
         }
         match &self.policy {

@@ -19,6 +19,8 @@ pub enum Naming {
         /// Where it listened when it was connected last, best first.
         addresses: Vec<SocketAddr>,
     },
+    /// A controller.
+    Controller,
 }
 
 /// A node that something names.
@@ -42,6 +44,7 @@ impl Named {
                 self.last_addresses = addresses;
                 (NamedBy::Saved, claim)
             }
+            Naming::Controller => (NamedBy::Controller, None),
         };
         self.sources.insert(source);
         self.claim = claim.or(self.claim.take());
@@ -53,7 +56,7 @@ impl Named {
         match source {
             NamedBy::Configured => self.address = None,
             NamedBy::Saved => self.last_addresses.clear(),
-            NamedBy::Room => {}
+            NamedBy::Room | NamedBy::Controller => {}
         }
     }
 

@@ -80,15 +80,15 @@ impl PortNumbers {
             held.repute = held.repute.max(repute);
             return Some(held.port);
         }
-        if repute == Repute::Unproved && self.unproved() >= MAX_UNPROVED {
-            return None;
-        }
-        if self.of_node.len() >= MAX_PORTS {
-            return None;
-        }
-        let port = self.unused()?;
+        let port = if self.is_left(repute) { self.unused()? } else { return None };
         self.of_node.insert(node, Held { port, repute });
         Some(port)
+    }
+
+    /// Whether a node of that repute, which has none yet, may have a number.
+    pub(super) fn is_left(&self, repute: Repute) -> bool {
+        let are_kept = repute == Repute::Unproved && self.unproved() >= MAX_UNPROVED;
+        !are_kept && self.of_node.len() < MAX_PORTS
     }
 
     /// The node connected.

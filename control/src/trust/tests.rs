@@ -6,7 +6,7 @@ use ipop_datapath::command::Direction;
 use proptest::prelude::*;
 
 use super::{file::Patience, *};
-use crate::{peer::PeerAddress, private_file::PrivateFileError};
+use crate::{host::private_file::PrivateFileError, peer::PeerAddress};
 
 const LOCAL: NodeId = NodeId([1; 32]);
 const PEER: NodeId = NodeId([2; 32]);

@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use ipop_datapath::bucket::Bucket;
+use ipop_datapath::policy::bucket::Bucket;
 use xmpp_parsers::{
     disco::{DiscoInfoQuery, DiscoInfoResult, Identity},
     iq::Iq,

@@ -6,7 +6,7 @@ use xmpp_parsers::jid::BareJid;
 
 use super::stream::ChannelBinding;
 use crate::{
-    private_file::PrivateFileError,
+    host::private_file::PrivateFileError,
     trust::{Patience, StateFile, Versioned},
 };
 

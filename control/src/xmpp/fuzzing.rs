@@ -11,11 +11,11 @@ use xmpp_parsers::{
 };
 
 use super::{
-    jingle::{self, Jingle, JingleConfig, MAX_CANDIDATES},
+    jingle::{self, Jingle, JingleConfig},
     room::{self, Card, Entry, MAX_NAME_LEN, Room, RoomConfig, Stream},
     services::Services,
 };
-use crate::ice::{Loopback, check_address};
+use crate::ice::{Loopback, MAX_CANDIDATES, check_address};
 
 fn element(bytes: &[u8]) -> Option<Element> {
     std::str::from_utf8(bytes).ok()?.parse().ok()

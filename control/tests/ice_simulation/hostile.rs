@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use ipop_control::ice::{Candidate, CandidateKind, IceEvent, RemoteDescription, Role};
+use ipop_control::ice::{Candidate, CandidateKind, IceDescription, IceEvent, Role};
 
 use crate::{
     network::{Datagram, Hairpin, INTERNET, NatKind},
@@ -38,7 +38,7 @@ fn candidates_that_point_at_third_parties_get_few_packets() {
         let peer = world.nodes[1].id;
         let (now, ice) = (world.now, &mut world.nodes[0].ice);
         ice.start(now, peer, Role::Controlling);
-        let remote = RemoteDescription {
+        let remote = IceDescription {
             ufrag: "ufrag".to_owned(),
             password: "0123456789abcdef012345".to_owned(),
             generation: 0,
@@ -177,7 +177,7 @@ fn false_descriptions_harm_no_path_that_works() {
         for generation in [0, 0, 5, 1_000, u32::MAX] {
             for node in 0..2 {
                 let peer = world.nodes[1 - node].id;
-                let remote = RemoteDescription {
+                let remote = IceDescription {
                     ufrag: format!("false{generation}"),
                     password: "0123456789abcdef012345".to_owned(),
                     generation,
@@ -208,7 +208,7 @@ fn a_restart_that_the_other_end_never_hears_of_loses_nothing() {
                 world.drain(side);
                 if generation % 2 == 0 {
                     let own = world.nodes[side].id;
-                    let remote = RemoteDescription {
+                    let remote = IceDescription {
                         ufrag: format!("false{generation}"),
                         password: "0123456789abcdef012345".to_owned(),
                         generation: 1_000 + generation,
@@ -241,7 +241,7 @@ fn a_changed_address_is_survived_after_false_descriptions() {
             for turn in 0..30 {
                 for node in 0..2 {
                     let (now, peer) = (world.now, world.nodes[1 - node].id);
-                    let remote = RemoteDescription {
+                    let remote = IceDescription {
                         ufrag: format!("false{turn}"),
                         password: "0123456789abcdef012345".to_owned(),
                         generation: 1_000 + turn,

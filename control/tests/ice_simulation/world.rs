@@ -9,7 +9,7 @@ use std::{
 };
 
 use ipop_control::ice::{
-    Candidate, Entropy, Ice, IceConfig, IceEvent, Loopback, Packet, Path, RemoteDescription, Role,
+    Candidate, Entropy, Ice, IceConfig, IceDescription, IceEvent, Loopback, Packet, Path, Role,
     Socket, Source, StunServer, Timing, TurnServer as TurnAccess, Via,
 };
 use ipop_datapath::node_id::NodeId;
@@ -26,7 +26,7 @@ const PAYLOAD: &[u8] = b"\x40payload";
 
 #[derive(Clone, Debug)]
 enum Signal {
-    Description(RemoteDescription),
+    Description(IceDescription),
     Candidates(u32, Vec<Candidate>),
 }
 
@@ -428,8 +428,7 @@ impl World {
         let number =
             |world: &Self, id: NodeId| world.nodes.iter().position(|n| n.id == id).unwrap();
         match event {
-            IceEvent::LocalDescription { peer, ufrag, password, generation } => {
-                let description = RemoteDescription { ufrag, password, generation };
+            IceEvent::LocalDescription { peer, description } => {
                 self.signal(at, peer, Signal::Description(description));
             }
             IceEvent::LocalCandidates { peer, generation, mut candidates } => {

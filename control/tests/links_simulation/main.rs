@@ -7,6 +7,7 @@
 //!
 //! * `plan`: worlds by a seed, in which everything may go wrong.
 //! * `servers_that_harm`, `members_that_harm`: one harm each.
+//! * `controlled`: nodes without accounts, and a controller.
 //! * `names`: what the configuration and the operator change while it runs.
 
 #![expect(clippy::unwrap_used, reason = "a test ends where it is wrong")]
@@ -14,6 +15,7 @@
 #[allow(dead_code, reason = "other simulations share it")]
 #[path = "../common/chat.rs"]
 mod chat;
+mod controlled;
 #[path = "../common/identity.rs"]
 mod identity;
 mod members_that_harm;

@@ -216,7 +216,7 @@ fn whoever_is_not_in_the_room_is_not_heard() {
     assert_eq!(world.disagreement(&NODES), None);
     assert!(world.silence(0, 1).as_millis() < 300);
     assert_eq!(world.to_nobody.get(&"192.0.2.200".parse().unwrap()), None);
-    let report = world.nodes[0].running.as_ref().unwrap().node.links().unwrap().report();
+    let report = world.nodes[0].running.as_ref().unwrap().node.network_report().unwrap();
     let strangers = report.refused.get("jingle_strangers").copied();
     assert!(strangers.is_some_and(|strangers| strangers >= 200), "{strangers:?}");
 }

@@ -9,11 +9,11 @@ use std::{
 
 use ipop_control::{
     ice::{Entropy, IceConfig, Loopback, StunServer, Timing, TurnServer},
-    links::{LinksConfig, Servers},
     network::Secrets,
-    node::{self, Action, Configured, Input, NodeConfig},
+    node::{self, Action, Configured, Input, LinkNews, NodeConfig},
     notice::{Level, Notice},
     peer::PeerSpec,
+    rendezvous::{RendezvousConfig, Servers},
     sessions::SessionsConfig,
     trust::{Policy, SavedPeers, Standing, TrustStore},
     xmpp::{
@@ -27,13 +27,15 @@ use ipop_control::{
 use ipop_datapath::{
     LocalPort, PortId, TapOffload,
     command::Command,
-    core::{Core, CoreConfig},
+    core::{
+        Core, CoreConfig,
+        shared::{NodeFacts, Shared},
+    },
     frame::{FrameBytes, VNET_HEADER_LEN},
-    io::{SocketId, TapFrame},
+    io::{SocketKind, Sockets, TapFrame},
     memory::{MemoryIo, MemoryIoConfig, ReceiveBuffers},
     node_id::NodeId,
     quic::{Congestion, TlsIdentity},
-    shared::{NodeFacts, Shared},
 };
 use ipop_learning::{MacTable, MacTableConfig};
 use xmpp_parsers::{iq::Iq, jid::BareJid, minidom::Element, stanza::Stanza};
@@ -54,12 +56,21 @@ pub(crate) const UNIX_S: u64 = 1_700_000_000;
 /// Rounds with nothing new coming in, above which a node spins.
 const MAX_ROUNDS: usize = 2_000;
 
+/// How a node finds others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Meets {
+    InTheRoom,
+    /// It has no account.
+    ByController,
+}
+
 /// What stays when the program restarts.
 pub(crate) struct Node {
     pub(crate) number: usize,
     pub(crate) identity: Arc<TlsIdentity>,
     pub(crate) jid: FullJid,
     pub(crate) policy: Policy,
+    pub(crate) meets: Meets,
     pub(crate) realm: Realm,
     pub(crate) address: IpAddr,
     /// What its state directory holds.
@@ -99,6 +110,8 @@ pub(crate) enum Effect {
     Stanza(Box<Stanza>),
     /// Names of servers are to be resolved.
     Resolve(Vec<Service>),
+    /// To the controller, of the link to that node.
+    News(NodeId, LinkNews),
     /// A frame for the stations behind the TAP.
     Frame(Vec<u8>),
 }
@@ -141,11 +154,19 @@ impl Node {
             policy: self.policy.clone(),
             decisions: self.trusted.clone(),
             peers: Vec::new(),
-            links: Some(self.links_config(self.clock_s + (now - begin).as_secs(), rng)),
+            rendezvous: (self.meets == Meets::InTheRoom)
+                .then(|| self.rendezvous(self.clock_s + (now - begin).as_secs(), rng)),
+            ice: IceConfig {
+                listen_port: LISTEN_PORT,
+                loopback: Loopback::Refused,
+                entropy: Entropy::seeded(rng.next()),
+                timing: Timing::default(),
+            },
         };
         let mut node = node::Node::new(config, now).expect("a sound configuration");
         node.handle(now, Input::LocalAddresses([self.address].into()));
         node.handle(now, Input::OfferedAddresses(vec![self.address]));
+        let sockets = Sockets::new(LISTEN_PORT).with(SocketKind::Relay, RELAY_PORT);
         let core = CoreConfig {
             worker: 0,
             facts,
@@ -153,16 +174,18 @@ impl Node {
             identity: self.identity.clone(),
             admission: node.trust().clone(),
             congestion: Congestion::Tunnel,
-            ports: vec![tap],
+            sockets: sockets.clone(),
             udp_ports: vec![LISTEN_PORT],
             rng_seed: seed_of_core,
         };
-        let io = MemoryIoConfig { relay_port: Some(RELAY_PORT), ..MemoryIoConfig::default() };
+        let io = MemoryIoConfig { sockets, ..MemoryIoConfig::default() };
+        let mut core = Core::new(core, now).expect("the identity is sound");
+        core.open_port(tap);
         self.starts += 1;
         self.running = Some(Running {
             node,
             is_online: false,
-            core: Core::new(core, now).expect("the identity is sound"),
+            core,
             io: MemoryIo::new(io),
             buffers: ReceiveBuffers::default(),
             questions: BTreeMap::new(),
@@ -182,7 +205,7 @@ impl Node {
         }
     }
 
-    fn links_config(&self, unix_s: u64, rng: &mut Rng) -> LinksConfig {
+    fn rendezvous(&self, unix_s: u64, rng: &mut Rng) -> RendezvousConfig {
         let entry = match self.door() {
             Door::Password => Entry::Password,
             Door::Members => Entry::Members,
@@ -191,7 +214,7 @@ impl Node {
             Policy::Secret(secrets) => Some(secrets.first().room_password().to_owned()),
             _ => None,
         };
-        LinksConfig {
+        RendezvousConfig {
             room: RoomConfig {
                 room: BareJid::new(ROOM).expect("a JID"),
                 entry,
@@ -203,12 +226,6 @@ impl Node {
                 fingerprint: Some(random_bytes(rng)),
                 loopback: Loopback::Refused,
                 seed: rng.next(),
-            },
-            ice: IceConfig {
-                listen_port: LISTEN_PORT,
-                loopback: Loopback::Refused,
-                entropy: Entropy::seeded(rng.next()),
-                timing: Timing::default(),
             },
             servers: Servers::Offered,
             saved: self.saved.clone(),
@@ -281,6 +298,7 @@ impl Node {
                 running.files_written += 1;
                 self.saved = saved;
             }
+            Action::Controller { peer, news } => effects.push(Effect::News(peer, news)),
             Action::Notice(notice) if notice.level() > Level::Debug => running.tell(now, notice),
             Action::Notice(_) => {}
             Action::GiveUp(why) => panic!("the simulated account is right, but: {why}"),
@@ -403,11 +421,7 @@ impl Running {
     }
 
     pub(crate) fn datagram(&mut self, now: Instant, datagram: &Datagram) {
-        let socket = match datagram.to.port() {
-            LISTEN_PORT => SocketId::LISTEN,
-            RELAY_PORT => SocketId::RELAY,
-            _ => return,
-        };
+        let Some(socket) = self.io.sockets().bound_to(datagram.to.port()) else { return };
         let bytes = self.buffers.fill(std::iter::once(&datagram.payload[..]));
         let local_ip = Some(datagram.to.ip());
         self.core.packet(now, socket, datagram.from, local_ip, bytes, &mut self.io);
@@ -424,7 +438,7 @@ impl Running {
         let mut any = false;
         while let Some(train) = self.io.trains.pop_front() {
             any = true;
-            let port = if train.socket == SocketId::RELAY { RELAY_PORT } else { LISTEN_PORT };
+            let port = if train.socket == SocketKind::Relay { RELAY_PORT } else { LISTEN_PORT };
             // A source address that the host has no more is refused by the kernel.
             if train.source_ip.is_none_or(|ip| ip.to_canonical() == address) {
                 for packet in train.packets() {

@@ -9,20 +9,21 @@ use std::{
 };
 
 use ipop_control::{
-    links::LinkReport,
-    node::Input,
+    node::{Input, LinkNews},
     notice::Notice,
+    paths::LinkReport,
     sessions::{PeerSnapshot, PeerState},
     trust::{Policy, SavedPeers, TrustStore},
     xmpp::services::Service,
 };
+use ipop_datapath::node_id::NodeId;
 use xmpp_parsers::{minidom::Element, stanza::Stanza};
 
 use crate::{
     chat::{self, Chat, Delivery, Door},
     identity::identity,
     network::{Datagram, INTERNET, Network, Realm},
-    node::{Effect, Node, UNIX_S},
+    node::{Effect, Meets, Node, UNIX_S},
     rng::Rng,
     servers::{PASSWORD, STUN, TurnServer, USER, binding_answer},
 };
@@ -72,6 +73,8 @@ pub(crate) struct World {
     pub(crate) chat: Chat,
     pub(crate) nodes: Vec<Node>,
     pub(crate) turn: TurnServer,
+    /// What links told the controller: at which node, to which other one.
+    pub(crate) news: Vec<(usize, NodeId, LinkNews)>,
     pub(crate) stun: StunServers,
     /// Nobody logs in while it is down.
     pub(crate) is_chat_up: bool,
@@ -103,6 +106,7 @@ impl World {
             chat,
             nodes: Vec::new(),
             turn: TurnServer::new(now, TURN),
+            news: Vec::new(),
             stun: StunServers::Honest,
             is_chat_up: true,
             to_nobody: BTreeMap::new(),
@@ -125,6 +129,7 @@ impl World {
             identity: Arc::new(identity(&mut self.rng)),
             jid: chat::user(number),
             policy: policy.clone(),
+            meets: Meets::InTheRoom,
             realm,
             address,
             saved: SavedPeers::default(),
@@ -236,6 +241,7 @@ impl World {
                     let starts = self.nodes[node].starts;
                     self.note(RESOLUTION, Happening::Resolved(node, starts, offer));
                 }
+                Effect::News(peer, news) => self.news.push((node, peer, news)),
                 Effect::Frame(frame) => self.hear(node, &frame),
             }
         }
@@ -353,7 +359,8 @@ impl World {
     fn log_in(&mut self, node: usize) {
         let (now, jid) = (self.now, self.nodes[node].jid.clone());
         let node_ = &mut self.nodes[node];
-        let running = node_.running.as_mut().filter(|_| self.is_chat_up);
+        let has_account = self.is_chat_up && node_.meets == Meets::InTheRoom;
+        let running = node_.running.as_mut().filter(|_| has_account);
         if let Some(running) = running.filter(|running| !running.is_online) {
             node_.session += 1;
             running.online(now, jid);
@@ -488,7 +495,7 @@ impl World {
     }
 
     pub(crate) fn path(&self, at: usize, of: usize) -> Option<LinkReport> {
-        self.nodes[at].running.as_ref()?.node.links()?.report_of(self.now, self.nodes[of].id())
+        self.nodes[at].running.as_ref()?.node.link_report(self.now, self.nodes[of].id())
     }
 
     pub(crate) fn is_direct(&self, one: usize, other: usize) -> bool {

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use ipop_datapath::{MacAddr, TapOffload, drops::DropReason};
+use ipop_datapath::{MacAddr, TapOffload, counters::drops::DropReason};
 
 use crate::{
     frames::Kind,

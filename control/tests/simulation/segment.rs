@@ -11,7 +11,7 @@ use std::{
     time::Instant,
 };
 
-use ipop_datapath::{MacAddr, frame::Offload, loop_probe::LoopProbe};
+use ipop_datapath::{MacAddr, frame::Offload, policy::loop_probe::LoopProbe};
 
 use crate::frames::{Frame, Kind, MAX_FRAMES, identify};
 

@@ -8,6 +8,7 @@ use std::{
 };
 
 use ipop_control::{
+    ice::{Entropy, IceConfig, Loopback, Timing},
     network::Secrets,
     node::{Node, NodeConfig},
     notice::Notice,
@@ -17,16 +18,17 @@ use ipop_control::{
 };
 use ipop_datapath::{
     LocalPort, MacAddr, PortId, TapOffload,
-    admission::{Admission, Proof, ProofBinding, Verdict},
     command::ConnectionId,
-    core::{Core, CoreConfig},
-    counters::PortCounters,
-    drops::DropReason,
-    io::SocketId,
+    core::{
+        Core, CoreConfig,
+        shared::{NodeFacts, Shared},
+    },
+    counters::{PortCounters, drops::DropReason},
+    io::{SocketId, SocketKind, Sockets},
     memory::{MemoryIo, MemoryIoConfig, ReceiveBuffers},
     node_id::NodeId,
+    policy::admission::{Admission, Proof, ProofBinding, Verdict},
     quic::{Congestion, TlsIdentity},
-    shared::{NodeFacts, Shared},
 };
 use ipop_learning::{MacTable, MacTableConfig};
 
@@ -141,32 +143,39 @@ impl Site {
             policy,
             decisions: self.trusted.clone(),
             peers: self.peers.iter().map(|(_, peer)| peer.clone()).collect(),
-            links: None,
+            ice: IceConfig {
+                listen_port: LISTEN_PORT,
+                loopback: Loopback::Refused,
+                entropy: Entropy::seeded(seed),
+                timing: Timing::default(),
+            },
+            rendezvous: None,
         };
         let node = Node::new(config, now).expect("a sound configuration");
         let admission: Arc<dyn Admission> = match self.honesty {
             Honesty::Honest => node.trust().clone(),
             Honesty::Liar => Arc::new(Gullible(peers.to_vec(), taps)),
         };
-        let core_config = |worker: u8| CoreConfig {
+        let core_config = |worker: u8, sockets: Sockets| CoreConfig {
             worker,
             facts: facts.clone(),
             shared: shared.clone(),
             identity: self.identity.clone(),
             admission: admission.clone(),
             congestion: Congestion::Tunnel,
-            ports: ports.clone(),
+            sockets,
             udp_ports: (1..self.workers).map(dial_port).chain([LISTEN_PORT]).collect(),
             rng_seed: Some(seeds[usize::from(worker)]),
         };
         let workers = (0..self.workers).map(|worker| {
             let mut io = self.io.clone();
-            io.ports.extend((worker > 0).then(|| dial_port(worker)));
-            Worker {
-                core: Core::new(core_config(worker), now).expect("the identity is sound"),
-                io: MemoryIo::new(io),
-                buffers: ReceiveBuffers::default(),
+            if worker > 0 {
+                io.sockets = io.sockets.with(SocketKind::Dial, dial_port(worker));
             }
+            let config = core_config(worker, io.sockets.clone());
+            let mut core = Core::new(config, now).expect("the identity is sound");
+            ports.iter().for_each(|port| core.open_port(*port));
+            Worker { core, io: MemoryIo::new(io), buffers: ReceiveBuffers::default() }
         });
         let workers = workers.collect();
         self.starts += 1;
@@ -196,13 +205,14 @@ impl Site {
 impl Running {
     /// The worker and socket that a packet to this port reaches, as the kernel steers it (`docs/WIRE.md`).
     pub(crate) fn steer(&self, port: u16, packet: &[u8]) -> Option<(usize, SocketId)> {
-        let own = usize::from(port.wrapping_sub(DIAL_PORT));
-        if port != LISTEN_PORT {
-            return (1..self.workers.len()).contains(&own).then_some((own, SocketId(1)));
-        }
-        let at = if packet.first()? & 0x80 == 0 { 1 } else { 6 };
-        let worker = usize::from(*packet.get(at)?) % self.workers.len();
-        Some((worker, SocketId::LISTEN))
+        let worker = if port == LISTEN_PORT {
+            let at = if packet.first()? & 0x80 == 0 { 1 } else { 6 };
+            usize::from(*packet.get(at)?) % self.workers.len()
+        } else {
+            usize::from(port.wrapping_sub(DIAL_PORT))
+        };
+        let socket = self.workers.get(worker)?.io.sockets().bound_to(port)?;
+        Some((worker, socket))
     }
 
     /// When something is to be done at the latest.
@@ -250,14 +260,13 @@ impl Running {
 
 /// The source of what a socket sends, unless the core chose another.
 pub(crate) fn source_of(
-    io: &MemoryIoConfig,
     worker: usize,
-    socket: SocketId,
+    socket: SocketKind,
     chosen: Option<IpAddr>,
     own: Ipv4Addr,
 ) -> SocketAddr {
     let port = match socket {
-        SocketId::LISTEN => io.ports[0],
+        SocketKind::Listen => LISTEN_PORT,
         _ => dial_port(worker as u8),
     };
     SocketAddr::new(chosen.map_or(IpAddr::V4(own), |ip| ip.to_canonical()), port)

@@ -310,7 +310,7 @@ impl World {
         let io = &mut running.workers[index].io;
         let mut arrivals = Vec::new();
         while let Some(train) = io.trains.pop_front() {
-            let source = source_of(&self.sites[site].io, index, train.socket, train.source_ip, own);
+            let source = source_of(index, train.socket, train.source_ip, own);
             for packet in train.packets() {
                 self.network.send(
                     self.now,
@@ -365,6 +365,7 @@ impl World {
             | Action::ResolveServers(_)
             | Action::Observe { .. }
             | Action::Save(_)
+            | Action::Controller { .. }
             | Action::GiveUp(_) => panic!("there is no room: {action:?}"),
         }
     }

@@ -7,15 +7,14 @@ use quinn_proto::{ClientConfig, Connection, ConnectionHandle, Endpoint, Transpor
 
 use super::{Core, door::Closing, paths::NextHop};
 use crate::{
-    channel_data,
     command::{
         CloseReason, ConnectionId, Direction, Ended, Event, Failure, FromConnection, FromWorker,
         Lane, ToConnection,
     },
     counters::{IoCounters, WorkerCounters},
-    io::{Io, SocketId},
+    io::{Io, SocketId, SocketKind},
     node_id::NodeId,
-    path::port_of_alias,
+    path::{channel_data, port_of_alias},
     quic::{InitialKey, TunnelHealth, tls, transport},
     tunnel::{Admitted, NewTunnel, Progress, Tunnel},
 };
@@ -79,12 +78,14 @@ impl Core {
         remote: SocketAddr,
         io: &mut impl Io,
     ) -> Result<(), Failure> {
-        if self.paths.next_hop(SocketId::LISTEN, remote) == NextHop::Nowhere {
+        let listen = self.sockets.listen();
+        if self.paths.next_hop(listen, remote).is_nowhere() {
             return Err(Failure::NoPath);
         }
         let crypto = tls::client_config(&self.identity, peer)?;
         let initial = InitialKey::of(peer);
-        let socket = if lane.0 == 0 { SocketId::LISTEN } else { io.dial_socket() };
+        let further = self.sockets.of(SocketKind::Dial).filter(|_| lane.0 > 0);
+        let socket = further.unwrap_or(listen);
         let dial = |endpoint: &mut Endpoint, transport| {
             let mut config = ClientConfig::new(crypto);
             config.initial_dst_cid_provider(Arc::new(move || initial.generate(lane)));
@@ -114,7 +115,7 @@ impl Core {
         let (handle, connection) = open(&mut self.endpoint, transport)?;
         let new = NewTunnel { id, handle, connection, dialled_lane, socket, health, now };
         if port_of_alias(remote).is_none() {
-            self.cx.shared.add_own_flow(io.local_port(socket), remote);
+            self.cx.shared.add_own_flow(self.sockets.port(socket), remote);
             self.paths.add_plain_remote(remote);
         }
         self.lanes.insert(Tunnel::new(new));
@@ -130,9 +131,10 @@ impl Core {
         health: &Arc<TunnelHealth>,
         io: &impl Io,
     ) -> Arc<TransportConfig> {
-        let (first_hop, header_len) = match self.paths.next_hop(SocketId::LISTEN, remote) {
-            NextHop::Over(path) => (path.flow().1, channel_data::HEADER_LEN),
-            NextHop::Plain(_) | NextHop::Nowhere => (remote, 0),
+        let next_hop = self.paths.next_hop(self.sockets.listen(), remote);
+        let (first_hop, header_len) = match next_hop.first_host() {
+            Some(host) => (host, channel_data::HEADER_LEN),
+            None => (remote, 0),
         };
         let mtu = io.first_hop_mtu(first_hop).saturating_sub(header_len as u16);
         let (congestion, lane) = (self.congestion, Lane(self.cx.worker));
@@ -210,7 +212,7 @@ impl Core {
             self.cx.events.push(Event::Connection(tunnel.id, FromConnection::Silent { rtt }));
         }
         let more = self.send_frames(now, &mut tunnel, io);
-        self.follow_move(&mut tunnel, io);
+        self.follow_move(&mut tunnel);
         let is_dead = tunnel.is_dead(now);
         let mut drained = false;
         while let Some(event) = tunnel.connection.poll_endpoint_events() {
@@ -337,12 +339,12 @@ impl Core {
         }
     }
 
-    fn follow_move(&mut self, tunnel: &mut Tunnel, io: &mut impl Io) {
+    fn follow_move(&mut self, tunnel: &mut Tunnel) {
         let remote = tunnel.connection.remote_address();
         if remote == tunnel.remote {
             return;
         }
-        let local_port = io.local_port(tunnel.socket);
+        let local_port = self.sockets.port(tunnel.socket);
         self.cx.shared.remove_own_flow(local_port, tunnel.remote);
         self.cx.shared.add_own_flow(local_port, remote);
         self.paths.remove_plain_remote(tunnel.remote);
@@ -357,7 +359,8 @@ impl Core {
             tunnel.abandon(&mut self.inbound(now, &tunnel, io));
             take_counts(&mut tunnel, &self.cx.counters);
             if port_of_alias(tunnel.remote).is_none() {
-                self.cx.shared.remove_own_flow(io.local_port(tunnel.socket), tunnel.remote);
+                let local_port = self.sockets.port(tunnel.socket);
+                self.cx.shared.remove_own_flow(local_port, tunnel.remote);
                 self.paths.remove_plain_remote(tunnel.remote);
             }
         }
@@ -433,12 +436,12 @@ fn send_train(
     counters: &IoCounters,
     io: &mut impl Io,
 ) -> Sent {
-    if !io.can_send(next_hop.socket()) {
+    if !io.can_send(next_hop.socket) {
         return Sent::SocketIsFull;
     }
     let packet_len = usize::from(tunnel.connection.current_mtu()) + next_hop.header_len();
     // A train is one UDP send: at most 65,507 bytes.
-    let segments = io.max_segments(next_hop.socket()).min(65_507 / packet_len).max(1);
+    let segments = io.max_segments(next_hop.socket).min(65_507 / packet_len).max(1);
     let mut train = io.train_buffer();
     match tunnel.connection.poll_transmit(now, segments, &mut train) {
         Some(transmit) => {

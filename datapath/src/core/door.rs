@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use crate::{
-    admission::{Admission, ProofBinding, Unproved, Verdict},
     command::{CloseReason, Ended, Event, FromConnection},
-    context::Context,
+    core::context::Context,
     frame::MAX_FRAME_LEN,
-    hello::{Capabilities, Hello, HelloError},
     path::port_of_alias,
+    policy::admission::{Admission, ProofBinding, Unproved, Verdict},
     port::{LocalPort, TapOffload},
-    tunnel::Tunnel,
+    tunnel::{
+        Tunnel,
+        hello::{Capabilities, Hello, HelloError},
+    },
 };
 
 const AGENT: &str = concat!("ipop-switch ", env!("CARGO_PKG_VERSION"));

@@ -7,8 +7,8 @@ use ipop_learning::PortId;
 
 use super::{Core, lanes::Lanes};
 use crate::{
-    context::Context,
-    drops::DropReason,
+    core::context::Context,
+    counters::drops::DropReason,
     forward::{Ingoing, Switch},
     frame::{FrameBytes, Offload},
     io::Io,

@@ -8,8 +8,8 @@ use quinn_proto::ConnectionHandle;
 use super::agenda::Agenda;
 use crate::{
     command::{ConnectionId, ConnectionStats, Lane},
-    context::Context,
-    drops::{DropReason, Passed},
+    core::context::Context,
+    counters::drops::{DropReason, Passed},
     forward::Peers,
     frame::{Frame, Scratch},
     io::Io,

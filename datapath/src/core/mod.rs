@@ -5,12 +5,14 @@
 
 mod agenda;
 mod connections;
+pub(crate) mod context;
 mod door;
 mod handshakes;
 mod inbound;
 mod lanes;
 mod packets;
 mod paths;
+pub mod shared;
 
 use std::{
     sync::Arc,
@@ -30,22 +32,25 @@ use self::{
 };
 
 use crate::{
-    admission::Admission,
-    bucket::Bucket,
     command::{
         Answer, Audience, Command, ConnectionId, ConnectionIds, Direction, Event, Query, ToPaths,
         ToPort, ToWorker,
     },
-    context::{Context, Observer},
-    counters::WorkerCounters,
-    drops::DropReason,
+    core::{
+        context::{Context, Observer},
+        shared::{NodeFacts, Shared},
+    },
+    counters::{WorkerCounters, drops::DropReason},
     forward::{Ingoing, Switch, clear_loops},
     frame::{Frame, FrameBytes, Offload, VNET_HEADER_LEN, describe},
-    io::{Io, TapFrame},
-    loop_probe::{LoopProbe, PROBE_INTERVAL},
+    io::{Io, Sockets, TapFrame},
+    policy::{
+        admission::Admission,
+        bucket::Bucket,
+        loop_probe::{LoopProbe, PROBE_INTERVAL},
+    },
     port::LocalPort,
     quic::{CidKey, Congestion, InitialKey, TlsIdentity, tls, transport},
-    shared::{NodeFacts, Shared},
     tunnel::Tunnel,
 };
 
@@ -68,8 +73,8 @@ pub struct CoreConfig {
     pub admission: Arc<dyn Admission>,
     /// Congestion control of the tunnels.
     pub congestion: Congestion,
-    /// The local ports that are there from the start, which control has opened.
-    pub ports: Vec<LocalPort>,
+    /// The worker's UDP sockets.
+    pub sockets: Sockets,
     /// The UDP ports of all workers' sockets, for the own-packet guard.
     pub udp_ports: Vec<u16>,
     /// Seed of QUIC's random numbers; `None` outside simulations.
@@ -81,6 +86,7 @@ pub struct Core {
     cx: Context,
     switch: Switch,
     lanes: Lanes,
+    sockets: Sockets,
     identity: Arc<TlsIdentity>,
     door: Door,
     congestion: Congestion,
@@ -105,7 +111,7 @@ pub struct Core {
 }
 
 impl Core {
-    /// A worker without connections.
+    /// A worker without ports and connections.
     ///
     /// # Errors
     /// If the identity's certificate and key do not belong together.
@@ -118,10 +124,11 @@ impl Core {
         server.max_incoming(MAX_HANDSHAKES).incoming_buffer_size_total(1 << 20);
         let endpoint =
             Endpoint::new(Arc::new(endpoint_config), Some(Arc::new(server)), true, config.rng_seed);
-        let mut core = Self {
+        Ok(Self {
             cx: Context::new(worker, facts, shared),
             switch: Switch::new(config.udp_ports),
             lanes: Lanes::default(),
+            sockets: config.sockets,
             door: Door::new(admission),
             congestion: config.congestion,
             initial_key: InitialKey::of(identity.node),
@@ -138,9 +145,7 @@ impl Core {
             ids: ConnectionIds::new(Direction::Accepted),
             response: Vec::new(),
             identity,
-        };
-        config.ports.into_iter().for_each(|port| core.open_port(port));
-        Ok(core)
+        })
     }
 
     /// A local port is there from now on. Control has opened it, and no worker has a port of this number.
@@ -219,7 +224,7 @@ impl Core {
             .agenda
             .iter()
             .filter_map(|handle| self.lanes.tunnels[handle.0].as_ref())
-            .any(|tunnel| io.can_send(self.paths.next_hop(tunnel.socket, tunnel.remote).socket()))
+            .any(|tunnel| io.can_send(self.paths.next_hop(tunnel.socket, tunnel.remote).socket))
     }
 
     /// Frames that wait for their tunnels: neither sent nor dropped yet.

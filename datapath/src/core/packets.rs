@@ -18,11 +18,10 @@ use super::{
     paths::{PathChange, Sender},
 };
 use crate::{
-    bucket::Bucket,
-    channel_data,
     command::{ControlPacket, Event, Strangers},
-    io::{Io, SocketId},
-    path::{Path, alias, is_of_aliases, port_of_alias},
+    io::{Io, SocketId, SocketKind},
+    path::{Path, alias, channel_data, is_of_aliases, port_of_alias},
+    policy::bucket::Bucket,
     port::entry_of,
     quic::cid::{Mark, mark_of},
 };
@@ -98,23 +97,24 @@ impl Core {
             self.cx.counters.io.strangers.add(1);
             return;
         }
-        let sender = match socket {
-            SocketId::LISTEN if is_stun(&packet) => {
+        let kind = self.sockets.kind(socket);
+        let sender = match kind {
+            SocketKind::Listen if is_stun(&packet) => {
                 let audience = match self.paths.sender(remote) {
                     Sender::Unmapped => Audience::Stranger,
                     Sender::Peer(port) | Sender::PeerOrPlain(port) => Audience::Peer(port),
                 };
                 self.tell_control(now, audience, &packet, |payload| {
-                    Event::Packet(ControlPacket { socket, local_ip, remote, payload })
+                    Event::Packet(ControlPacket { socket: kind, local_ip, remote, payload })
                 });
                 return;
             }
-            SocketId::LISTEN => self.paths.sender(remote),
-            SocketId::RELAY => match self.unwrap_relayed(now, remote, local_ip, &mut packet) {
+            SocketKind::Listen => self.paths.sender(remote),
+            SocketKind::Relay => match self.unwrap_relayed(now, remote, local_ip, &mut packet) {
                 Some(peer) => Sender::Peer(peer),
                 None => return,
             },
-            _ => Sender::Unmapped,
+            SocketKind::Dial => Sender::Unmapped,
         };
         self.quic_packet(now, Arrival { socket, remote, local_ip, sender }, packet, io);
     }
@@ -132,7 +132,12 @@ impl Core {
         });
         let Some((peer, channel, content)) = peer else {
             self.tell_control(now, Audience::Relay, packet, |payload| {
-                Event::Packet(ControlPacket { socket: SocketId::RELAY, local_ip, remote, payload })
+                Event::Packet(ControlPacket {
+                    socket: SocketKind::Relay,
+                    local_ip,
+                    remote,
+                    payload,
+                })
             });
             return None;
         };
@@ -262,10 +267,11 @@ impl Core {
         let ControlPacket { socket, local_ip, remote, payload } = packet;
         let counters = &self.cx.counters.io;
         let fits = (1..=MAX_CONTROL_PACKET_LEN).contains(&payload.len());
-        if !fits || !io.can_send_packet(*socket) {
+        let socket = self.sockets.of(*socket);
+        let Some(socket) = socket.filter(|socket| fits && io.can_send_packet(*socket)) else {
             counters.dropped_control_packets.add(1);
             return;
-        }
+        };
         let mut train = io.train_buffer();
         train.extend_from_slice(payload);
         let transmit = Transmit {
@@ -276,7 +282,7 @@ impl Core {
             src_ip: *local_ip,
         };
         counters.sent_control_packets.add(1);
-        io.send(*socket, &transmit, train);
+        io.send(socket, &transmit, train);
     }
 
     /// Moves a peer's packets to another path.
@@ -287,12 +293,12 @@ impl Core {
         path: Option<Path>,
         io: &mut impl Io,
     ) {
-        let usable = path.filter(|path| io.has_socket(path.flow().0));
-        if usable != path {
+        let usable = path.and_then(|path| Some((self.sockets.of(path.flow().0)?, path)));
+        if usable.is_none() && path.is_some() {
             tracing::warn!("this worker has no relay socket: {port:?} is left without a path");
         }
         let change = self.paths.set(port, usable);
-        self.guard_flows(&change, io);
+        self.guard_flows(&change);
         if change.is_elsewhere {
             self.cx.counters.io.path_changes.add(1);
         }
@@ -309,13 +315,13 @@ impl Core {
     }
 
     /// The own-packet guard knows the real addresses of the paths.
-    fn guard_flows(&self, change: &PathChange, io: &mut impl Io) {
-        let shared = &self.cx.shared;
-        if let Some((socket, remote)) = change.new.map(Path::flow) {
-            shared.add_own_flow(io.local_port(socket), remote);
+    fn guard_flows(&self, change: &PathChange) {
+        let (shared, sockets) = (&self.cx.shared, &self.sockets);
+        if let Some((socket, path)) = change.new {
+            shared.add_own_flow(sockets.port(socket), path.flow().1);
         }
-        if let Some((socket, remote)) = change.old.map(Path::flow) {
-            shared.remove_own_flow(io.local_port(socket), remote);
+        if let Some((socket, path)) = change.old {
+            shared.remove_own_flow(sockets.port(socket), path.flow().1);
         }
     }
 

@@ -9,11 +9,10 @@ use ipop_learning::PortId;
 use quinn_proto::Transmit;
 
 use crate::{
-    channel_data,
     command::Strangers,
     counters::IoCounters,
-    io::{Io, SocketId},
-    path::{Path, Source, port_of_alias},
+    io::{Io, SocketId, SocketKind},
+    path::{Path, Source, channel_data, port_of_alias},
     quic::transport::ip_udp_overhead,
 };
 
@@ -34,7 +33,8 @@ pub(super) struct Paths {
 
 /// A peer's path.
 struct Chosen {
-    /// The last path that control chose.
+    /// The last path that control chose, and the socket that it leaves from.
+    socket: SocketId,
     path: Path,
     /// Cleared when control took it away.
     is_open: bool,
@@ -53,9 +53,16 @@ pub(super) enum Sender {
 
 /// How packets to a connection's remote address are sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum NextHop {
-    /// To that address, from this socket.
-    Plain(SocketId),
+pub(super) struct NextHop {
+    /// The socket that they leave from.
+    pub(super) socket: SocketId,
+    way: Way,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Way {
+    /// To that address.
+    Plain,
     /// To the path of the peer that the address stands for.
     Over(Path),
     /// The address stands for a peer that has no path now.
@@ -64,19 +71,22 @@ pub(super) enum NextHop {
 
 /// What became of a peer's path.
 pub(super) struct PathChange {
-    pub(super) old: Option<Path>,
-    pub(super) new: Option<Path>,
+    pub(super) old: Option<(SocketId, Path)>,
+    pub(super) new: Option<(SocketId, Path)>,
     /// Whether QUIC has to forget what it measured: packets go elsewhere than the last ones did.
     pub(super) is_elsewhere: bool,
 }
 
 impl Paths {
-    pub(super) fn set(&mut self, port: PortId, path: Option<Path>) -> PathChange {
-        let before = self.chosen.get(&port).map(|chosen| (chosen.path, chosen.is_open));
-        let old = before.filter(|(_, was_open)| *was_open).map(|(path, _)| path);
-        match path {
-            Some(path) => {
-                self.chosen.insert(port, Chosen { path, is_open: true });
+    /// The path of a peer, and the socket that it leaves from.
+    pub(super) fn set(&mut self, port: PortId, new: Option<(SocketId, Path)>) -> PathChange {
+        let before = self.chosen.get(&port);
+        let last_path = before.map(|chosen| chosen.path);
+        let old = before.filter(|chosen| chosen.is_open);
+        let old = old.map(|chosen| (chosen.socket, chosen.path));
+        match new {
+            Some((socket, path)) => {
+                self.chosen.insert(port, Chosen { socket, path, is_open: true });
             }
             None => {
                 if let Some(chosen) = self.chosen.get_mut(&port) {
@@ -84,8 +94,8 @@ impl Paths {
                 }
             }
         }
-        let is_elsewhere = before.zip(path).is_some_and(|((last_path, _), path)| last_path != path);
-        PathChange { old, new: path, is_elsewhere }
+        let is_elsewhere = last_path.zip(new).is_some_and(|(last, (_, path))| last != path);
+        PathChange { old, new, is_elsewhere }
     }
 
     pub(super) fn add_source(&mut self, source: Source, port: PortId) {
@@ -146,36 +156,39 @@ impl Paths {
 
     /// The way to a remote address of QUIC's, for a connection of this socket.
     pub(super) fn next_hop(&self, socket: SocketId, remote: SocketAddr) -> NextHop {
-        let Some(port) = port_of_alias(remote) else { return NextHop::Plain(socket) };
+        let Some(port) = port_of_alias(remote) else { return NextHop { socket, way: Way::Plain } };
         match self.chosen.get(&port) {
-            Some(Chosen { path, is_open: true }) => NextHop::Over(*path),
-            _ => NextHop::Nowhere,
+            Some(Chosen { socket, path, is_open: true }) => {
+                NextHop { socket: *socket, way: Way::Over(*path) }
+            }
+            _ => NextHop { socket, way: Way::Nowhere },
         }
     }
 }
 
 impl NextHop {
-    /// The socket that packets leave from.
-    pub(super) fn socket(self) -> SocketId {
-        match self {
-            Self::Plain(socket) => socket,
-            Self::Over(Path::Direct { .. }) | Self::Nowhere => SocketId::LISTEN,
-            Self::Over(Path::Relay { .. }) => SocketId::RELAY,
-        }
+    /// Whether the address stands for a peer that has no path now.
+    pub(super) fn is_nowhere(self) -> bool {
+        self.way == Way::Nowhere
+    }
+
+    /// The first host that packets go to, if the address stands for a peer with a path.
+    pub(super) fn first_host(self) -> Option<SocketAddr> {
+        let Way::Over(path) = self.way else { return None };
+        Some(path.flow().1)
     }
 
     /// Bytes that each packet grows by.
     pub(super) fn header_len(self) -> usize {
-        match self {
-            Self::Over(Path::Relay { .. }) => channel_data::HEADER_LEN,
+        match self.way {
+            Way::Over(Path::Relay { .. }) => channel_data::HEADER_LEN,
             _ => 0,
         }
     }
 
     /// The largest QUIC packet that the first hop takes, bytes.
     pub(super) fn max_payload_len(self, io: &impl Io) -> usize {
-        let Self::Over(path) = self else { return usize::MAX };
-        let (_, remote) = path.flow();
+        let Some(remote) = self.first_host() else { return usize::MAX };
         let headers_len = usize::from(ip_udp_overhead(&remote)) + self.header_len();
         usize::from(io.first_hop_mtu(remote)).saturating_sub(headers_len)
     }
@@ -189,17 +202,17 @@ impl NextHop {
         io: &mut impl Io,
     ) {
         let packets = transmit.segment_size.map_or(1, |size| transmit.size.div_ceil(size)) as u64;
-        match self {
-            Self::Plain(_) => {}
-            Self::Nowhere => {
+        match self.way {
+            Way::Plain => {}
+            Way::Nowhere => {
                 counters.pathless_packets.add(packets);
                 io.return_buffer(train);
                 return;
             }
-            Self::Over(Path::Direct { remote, local_ip }) => {
+            Way::Over(Path::Direct { remote, local_ip }) => {
                 (transmit.destination, transmit.src_ip) = (remote, local_ip);
             }
-            Self::Over(Path::Relay { server, channel }) => {
+            Way::Over(Path::Relay { server, channel }) => {
                 (transmit.destination, transmit.src_ip) = (server, None);
                 train.truncate(transmit.size);
                 channel_data::wrap(
@@ -214,16 +227,16 @@ impl NextHop {
         }
         counters.sent_packets.add(packets);
         counters.sent_trains.add(1);
-        io.send(self.socket(), &transmit, train);
+        io.send(self.socket, &transmit, train);
     }
 }
 
 impl Path {
-    /// The UDP flow that packets of the path form: its socket, and the first host that they go to.
-    pub(super) fn flow(self) -> (SocketId, SocketAddr) {
+    /// The UDP flow that packets of the path form: what its socket is for, and the first host that they go to.
+    pub(super) fn flow(self) -> (SocketKind, SocketAddr) {
         match self {
-            Self::Direct { remote, .. } => (SocketId::LISTEN, remote),
-            Self::Relay { server, .. } => (SocketId::RELAY, server),
+            Self::Direct { remote, .. } => (SocketKind::Listen, remote),
+            Self::Relay { server, .. } => (SocketKind::Relay, server),
         }
     }
 }
@@ -291,6 +304,7 @@ mod tests {
         let mut paths = Paths::default();
         let direct = Path::Direct { remote: address("192.0.2.1:7"), local_ip: None };
         let relay = Path::Relay { server: address("192.0.2.9:3478"), channel: 0x4000 };
+        let [direct, relay] = [(SocketId(0), direct), (SocketId(1), relay)];
         let mut elsewhere = |path| paths.set(PEER, path).is_elsewhere;
         assert!(!elsewhere(None));
         assert!(!elsewhere(Some(relay)), "the first one");

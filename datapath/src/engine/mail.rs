@@ -9,10 +9,10 @@ use crossbeam::queue::ArrayQueue;
 use ipop_learning::PortId;
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::tap::TapQueue;
+use super::backend::LocalQueue;
 use crate::{
     command::Command,
-    drops::{DropReason, Passed},
+    counters::drops::{DropReason, Passed},
     frame::{Description, Frame, FrameBytes},
     os::OsError,
     port::LocalPort,
@@ -57,8 +57,8 @@ impl Doorbell {
 pub enum Order {
     /// For its core.
     Core(Command),
-    /// A local port is there, which control has opened: this worker's queue of it.
-    OpenPort(LocalPort, TapQueue),
+    /// A local port is there, which control has opened: this worker's part of it.
+    OpenPort(LocalPort, LocalQueue),
     /// Let go of a local port, which control has closed. [`FromPort::Closed`](crate::command::FromPort::Closed) tells when that is done.
     ClosePort(PortId),
 }
@@ -108,7 +108,7 @@ impl WorkerHandle {
         self.mail.pop()
     }
 
-    pub(crate) fn bell(&self) -> &Doorbell {
+    pub(crate) fn bell(&self) -> &Arc<Doorbell> {
         &self.bell
     }
 }
@@ -139,7 +139,7 @@ impl Batch {
 }
 
 /// Batches on their way to the other workers.
-pub(crate) struct Outbox {
+pub struct Outbox {
     workers: Vec<WorkerHandle>,
     open: Vec<Batch>,
 }

@@ -1,15 +1,17 @@
-//! The io_uring engine: one thread a worker, one ring a thread.
+//! The engine: one thread a worker.
 //!
-//! [`Worker`] feeds the pure [`crate::core::Core`] what its ring completes and carries out what the core asks for. Each file holds one kind of
-//! operation: [`ring`] the ring itself, `receive` UDP in, `send` UDP out, `tap` frames to and from the TAPs, `mail` frames between workers.
+//! [`Worker`] goes round: it feeds the pure [`crate::core::Core`] what a [`Backend`] brings and has that carry out what the core asks for. `mail` is
+//! what comes from other threads. [`Uring`] is the backend that there is: io_uring, one ring a thread.
 
+mod backend;
 mod mail;
-mod receive;
-pub mod ring;
-mod send;
-mod tap;
-mod worker;
+mod round;
+#[allow(unsafe_code, reason = "the kernel reads and writes buffers of its ring's operations")]
+mod uring;
 
-pub use mail::{Doorbell, Order, WorkerHandle};
-pub use tap::TapQueue;
-pub use worker::{Worker, WorkerConfig};
+pub use self::{
+    backend::{Backend, Completed, LocalQueue, NotWritten, Parts, TapQueue},
+    mail::{Doorbell, Order, Outbox, WorkerHandle},
+    round::{Worker, WorkerConfig},
+    uring::Uring,
+};

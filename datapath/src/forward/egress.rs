@@ -5,11 +5,11 @@ use ipop_learning::PortId;
 
 use super::Peers;
 use crate::{
-    context::Context,
-    drops::{DropReason, Passed},
+    core::context::Context,
+    counters::drops::{DropReason, Passed},
     frame::{Description, Frame, FrameBytes, Gso, Joined, Scratch, UdpJoin, segment},
     io::Io,
-    port::{LocalPort, PortKind, TapOffload},
+    port::{LocalPort, PortKind, SharedPort, TapOffload},
     record::arena::{Arena, Exhausted, WhenFull},
 };
 
@@ -55,13 +55,14 @@ impl Egress {
     /// Sends a frame out of a port.
     pub(super) fn send(
         &mut self,
-        to: PortId,
+        (to, port): (PortId, &SharedPort),
         frame: Frame<'_>,
         peers: &mut impl Peers,
         cx: &Context,
         io: &mut impl Io,
     ) -> Passed {
-        match cx.shared.ports.kind(to) {
+        match port.kind() {
+            PortKind::Tap if port.is_blocked() => Err(DropReason::Blocked),
             PortKind::Tap => self.write(to, frame, cx, io),
             PortKind::Peer => peers.send(to, frame, cx, io),
             PortKind::Closed => Err(DropReason::TapDown),
@@ -93,9 +94,6 @@ impl Egress {
         let index = self.taps.iter().position(|open| open.port == tap);
         // Control has opened it, and this worker is about to hear of that.
         let index = index.ok_or(DropReason::TapDown)?;
-        if cx.shared.ports.of(tap).is_blocked() {
-            return Err(DropReason::Blocked);
-        }
         if self.join(index, &mut frame, cx, io) {
             return Ok(());
         }

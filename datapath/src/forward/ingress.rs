@@ -6,11 +6,13 @@ use ipop_learning::{Learned, PortId, VlanId};
 
 use crate::{
     command::{Event, FromPort, FromWorker},
-    context::Context,
-    drops::{DropReason, Passed},
-    frame::{Description, ETHERNET_HEADER_LEN, FrameBytes, Headers, udp_endpoints},
-    loop_probe::{CLEAR_AFTER_S, LoopProbe},
-    moves::Moves,
+    core::context::Context,
+    counters::drops::{DropReason, Passed},
+    frame::{Description, ETHERNET_HEADER_LEN, Headers, udp_endpoints},
+    policy::{
+        loop_probe::{CLEAR_AFTER_S, LoopProbe},
+        moves::Moves,
+    },
     port::{LocalPort, PortKind},
 };
 
@@ -31,12 +33,12 @@ impl Ingress {
     pub(super) fn learn(
         &mut self,
         now_s: u32,
-        port: PortId,
+        (port, kind): (PortId, PortKind),
         what: &Description,
         head: &[u8],
         cx: &Context,
     ) -> Passed {
-        match cx.shared.ports.kind(port) {
+        match kind {
             PortKind::Tap if self.is_own_packet(what, head, cx) => {
                 return Err(DropReason::OwnPacket);
             }
@@ -73,15 +75,20 @@ impl Ingress {
     }
 }
 
-/// Counts a frame and checks what is seen at once.
+/// Counts a frame and checks what is seen at once. Tells what the port leads to.
 #[inline]
-pub(super) fn check(now_s: u32, port: PortId, bytes: &FrameBytes<'_>, cx: &mut Context) -> Passed {
-    let head = bytes.head();
-    cx.came_in(port, bytes.len(), head);
+pub(super) fn check(
+    now_s: u32,
+    port: PortId,
+    (head, len): (&[u8], usize),
+    cx: &mut Context,
+) -> Result<PortKind, DropReason> {
+    cx.came_in(port, len, head);
     if head.len() < ETHERNET_HEADER_LEN {
         return Err(DropReason::Runt);
     }
-    let kind = cx.shared.ports.kind(port);
+    let shared = cx.shared.ports.of(port);
+    let (kind, is_blocked) = (shared.kind(), shared.is_blocked());
     if kind == PortKind::Closed {
         return Err(DropReason::TapDown);
     }
@@ -91,10 +98,10 @@ pub(super) fn check(now_s: u32, port: PortId, bytes: &FrameBytes<'_>, cx: &mut C
         }
         return Err(DropReason::LoopProbe);
     }
-    if cx.shared.ports.of(port).is_blocked() {
+    if is_blocked {
         return Err(DropReason::Blocked);
     }
-    Ok(())
+    Ok(kind)
 }
 
 /// How long a frame of a peer may be: the kernel takes longer ones, and its bridges drop them without a word.
@@ -159,9 +166,9 @@ mod tests {
 
     use super::*;
     use crate::{
+        core::shared::{NodeFacts, Shared},
         frame::{Offload, describe},
         node_id::NodeId,
-        shared::{NodeFacts, Shared},
     };
 
     #[test]
@@ -182,7 +189,7 @@ mod tests {
             let mut frame = [&[0xff; 6][..], &[2, 0, 0, 0, 0, 7], types].concat();
             frame.resize(len, 0);
             let what = describe(Offload::NONE, &frame, len).unwrap();
-            Ingress::new(Vec::new()).learn(0, PortId(1), &what, &frame, &cx)
+            Ingress::new(Vec::new()).learn(0, (PortId(1), PortKind::Peer), &what, &frame, &cx)
         };
         let (plain, tagged) = ([0x08, 0x06], [0x81, 0, 0, 5, 0x08, 0x06]);
         let twice = [0x88, 0xa8, 0, 5, 0x81, 0, 0, 6, 0x08, 0x06];

@@ -19,10 +19,11 @@ use self::{
     relay::{Destination, Relay},
 };
 use crate::{
-    context::Context,
-    drops::{DropReason, Passed},
+    core::context::Context,
+    counters::drops::{DropReason, Passed},
     frame::{Frame, FrameBytes, Offload, describe},
     io::Io,
+    port::PortKind,
 };
 
 /// What carries frames to peers.
@@ -62,37 +63,47 @@ impl Switch {
     pub(crate) fn forward(
         &mut self,
         now: Instant,
-        frame: Ingoing<'_>,
+        mut frame: Ingoing<'_>,
         only: Option<PortId>,
         peers: &mut impl Peers,
         cx: &mut Context,
         io: &mut impl Io,
     ) {
-        let Ingoing { port, offload, mut bytes } = frame;
+        if let Err(reason) = self.pass(now, &mut frame, only, peers, cx, io) {
+            cx.drop(frame.port, reason, frame.bytes.head());
+        }
+    }
+
+    #[inline]
+    fn pass(
+        &mut self,
+        now: Instant,
+        frame: &mut Ingoing<'_>,
+        only: Option<PortId>,
+        peers: &mut impl Peers,
+        cx: &mut Context,
+        io: &mut impl Io,
+    ) -> Passed {
         let now_s = cx.shared.now_s(now);
-        let described = ingress::check(now_s, port, &bytes, cx)
-            .and_then(|()| describe(offload?, bytes.head(), bytes.len()));
-        let passed = described.as_ref().map_err(|reason| *reason).and_then(|what| {
-            self.ingress.learn(now_s, port, what, bytes.head(), cx)?;
-            let frame = Frame { what, bytes: bytes.again() };
-            let route = match only {
-                Some(to) => Destination::To(to),
-                None => self.relay.route((now, now_s), port, what, cx)?,
-            };
-            match route {
-                Destination::To(to) => self.egress.send(to, frame, peers, cx, io),
-                Destination::Flood => self.flood(port, frame, peers, cx, io),
-            }
-        });
-        if let Err(reason) = passed {
-            cx.drop(port, reason, bytes.head());
+        let (head, len) = (frame.bytes.head(), frame.bytes.len());
+        let from = (frame.port, ingress::check(now_s, frame.port, (head, len), cx)?);
+        let what = &describe(frame.offload?, head, len)?;
+        self.ingress.learn(now_s, from, what, head, cx)?;
+        let frame = Frame { what, bytes: frame.bytes.again() };
+        let route = match only {
+            Some(to) => Destination::To(to, cx.shared.ports.of(to)),
+            None => self.relay.route((now, now_s), from, what, cx)?,
+        };
+        match route {
+            Destination::To(to, port) => self.egress.send((to, port), frame, peers, cx, io),
+            Destination::Flood => self.flood(from, frame, peers, cx, io),
         }
     }
 
     /// Sends a copy to each port that gets what is flooded. One that its port does not take is dropped there.
     fn flood(
         &mut self,
-        from: PortId,
+        from: (PortId, PortKind),
         mut frame: Frame<'_>,
         peers: &mut impl Peers,
         cx: &Context,
@@ -108,7 +119,8 @@ impl Switch {
                 }
                 _ => frame.again(),
             };
-            if let Err(reason) = self.egress.send(to, copy, peers, cx, io) {
+            let port = cx.shared.ports.of(to);
+            if let Err(reason) = self.egress.send((to, port), copy, peers, cx, io) {
                 cx.drop(to, reason, frame.bytes.head());
             }
             has_ports = Ok(());

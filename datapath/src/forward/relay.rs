@@ -5,11 +5,11 @@ use std::time::Instant;
 use ipop_learning::{PortId, VlanId};
 
 use crate::{
-    bucket::Bucket,
-    context::Context,
-    drops::DropReason,
+    core::context::Context,
+    counters::drops::DropReason,
     frame::Description,
-    port::{PortKind, entry_of},
+    policy::bucket::Bucket,
+    port::{PortKind, SharedPort, entry_of},
 };
 
 /// Flooded frames (broadcast, multicast, unknown destination) a second that one port may send into the switch: 100 times what a busy
@@ -19,10 +19,10 @@ const STORM_RATE_FRAMES: u32 = 20_000;
 const STORM_BURST_FRAMES: u32 = 10_000;
 
 /// Where a frame goes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Destination {
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Destination<'a> {
     /// To one port.
-    To(PortId),
+    To(PortId, &'a SharedPort),
     /// To every port of the flood set.
     Flood,
 }
@@ -37,13 +37,13 @@ pub(super) struct Relay {
 impl Relay {
     /// The way of a frame by its destination.
     #[inline]
-    pub(super) fn route(
+    pub(super) fn route<'a>(
         &mut self,
         (now, now_s): (Instant, u32),
-        from: PortId,
+        (from, kind): (PortId, PortKind),
         what: &Description,
-        cx: &Context,
-    ) -> Result<Destination, DropReason> {
+        cx: &'a Context,
+    ) -> Result<Destination<'a>, DropReason> {
         let (shared, destination) = (&cx.shared, what.headers().destination);
         if !destination.is_group()
             && let Some(to) = shared.fdb.look_up(VlanId::UNTAGGED, destination, now_s)
@@ -51,10 +51,11 @@ impl Relay {
             if to == from {
                 return Err(DropReason::SamePort);
             }
-            if !may_pass(shared.ports.kind(from), shared.ports.kind(to)) {
+            let port = shared.ports.of(to);
+            if !may_pass(kind, port.kind()) {
                 return Err(DropReason::SplitHorizon);
             }
-            return Ok(Destination::To(to));
+            return Ok(Destination::To(to, port));
         }
         let full = || Bucket::new(now, STORM_RATE_FRAMES, STORM_BURST_FRAMES);
         if !entry_of(&mut self.buckets, from, full).take(now, 1) {
@@ -65,11 +66,13 @@ impl Relay {
 }
 
 /// The ports that get what comes from `from` and is for everybody, or for a station that nobody knows.
-pub(super) fn flood_set(cx: &Context, from: PortId) -> impl Iterator<Item = PortId> {
-    let ports = &cx.shared.ports;
-    let to = |kind| may_pass(ports.kind(from), kind);
+pub(super) fn flood_set(
+    cx: &Context,
+    (from, kind): (PortId, PortKind),
+) -> impl Iterator<Item = PortId> {
+    let to = |other| may_pass(kind, other);
     let local = to(PortKind::Tap).then(|| cx.local.iter().map(|local| local.port));
-    let peers = to(PortKind::Peer).then(|| ports.live_peers());
+    let peers = to(PortKind::Peer).then(|| cx.shared.ports.live_peers());
     let ports = local.into_iter().flatten().chain(peers.into_iter().flatten());
     ports.filter(move |port| *port != from)
 }

@@ -15,7 +15,7 @@ use super::{
     headers::{Fragment, is_dhcp},
     rewrite::{TCP_CHECKSUM, TCP_FLAGS, UDP_CHECKSUM, UDP_LENGTH, tcp_flag, u16_at},
 };
-use crate::drops::{DropReason, Passed};
+use crate::counters::drops::{DropReason, Passed};
 
 /// Most segments in a TCP superframe: 64 KiB in pieces of 8 bytes, Linux's own least GSO size. A limit on segments
 /// rather than on their size, since GRO merges smaller ones (a few keystrokes) as well.

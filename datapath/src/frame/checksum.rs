@@ -4,7 +4,7 @@
 //! machine's order, many at a time, and the result is swapped once.
 
 use super::{Gso, Headers, IpHeaders, IpVersion, Offload, rewrite::put_u16};
-use crate::drops::DropReason;
+use crate::counters::drops::DropReason;
 
 /// The internet checksum over these bytes, ready for a header field that was zero in them.
 pub fn internet_checksum(bytes: &[u8]) -> u16 {

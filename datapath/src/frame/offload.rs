@@ -3,8 +3,8 @@
 //! `virtio_net_hdr_v1` (VIRTIO 1.2, section 5.1.6), 12 bytes, little-endian at the TAP (`TUNSETVNETLE`);
 //! the tunnel carries the 8 bytes that the receiver cannot recompute, big-endian (`docs/WIRE.md`).
 
-/// Bytes of the header at the TAP.
-pub const VNET_HEADER_LEN: usize = 12;
+pub use crate::port::VNET_HEADER_LEN;
+
 /// Bytes of the header in a record.
 pub const WIRE_OFFLOAD_LEN: usize = 8;
 

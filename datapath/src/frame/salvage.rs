@@ -17,7 +17,7 @@ use super::{
     headers::Fragment,
     rewrite::{Part, TCP_CHECKSUM, TCP_FLAGS, put_u16, rewrite_headers, tcp_flag},
 };
-use crate::drops::DropReason;
+use crate::counters::drops::DropReason;
 
 /// The headers of a TCP frame with holes.
 #[derive(Clone, Copy, Debug)]

@@ -10,7 +10,7 @@ use super::{
     checksum::{complete_until, finish, sum},
     rewrite::{Part, put_u16, rewrite_headers},
 };
-use crate::drops::DropReason;
+use crate::counters::drops::DropReason;
 
 /// Hands `emit` each frame of which the checked one consists, in order, with complete checksums.
 ///

@@ -14,9 +14,9 @@ use quinn_proto::{
 
 use super::{FIRST_HOP_MTU, MAX_SEGMENTS, ReceiveBuffers};
 use crate::{
-    admission::{Admission, Verdict},
     command::{Direction, Lane},
     node_id::NodeId,
+    policy::admission::{Admission, Verdict},
     quic::{
         CidKey, Congestion, TlsIdentity, TunnelHealth,
         tls::{self, Preference},

@@ -22,9 +22,9 @@ use quinn_proto::Transmit;
 
 use crate::{
     core::Core,
-    drops::{DropReason, Passed},
+    counters::drops::{DropReason, Passed},
     frame::{Description, Frame, FrameBytes},
-    io::{Io, SocketId},
+    io::{Io, SocketId, SocketKind, Sockets},
 };
 
 pub use self::{
@@ -49,8 +49,8 @@ const RECEIVE_BUFFERS_MAX: usize = 64;
 /// Packets of equal length (the last may be shorter) to one address.
 #[derive(Debug)]
 pub struct Train {
-    /// The socket that sends it.
-    pub socket: SocketId,
+    /// What the socket is for that sends it.
+    pub socket: SocketKind,
     /// Where to.
     pub destination: SocketAddr,
     /// The source address that the core asked for.
@@ -116,10 +116,8 @@ pub struct MemoryIoConfig {
     pub max_segments: usize,
     /// MTU of every interface, bytes of IP packet.
     pub first_hop_mtu: u16,
-    /// UDP ports: the listening one, and one to dial from if it is another.
-    pub ports: Vec<u16>,
-    /// Port of the relay socket, if there is one.
-    pub relay_port: Option<u16>,
+    /// The sockets; the core is given the same table.
+    pub sockets: Sockets,
 }
 
 impl Default for MemoryIoConfig {
@@ -127,8 +125,7 @@ impl Default for MemoryIoConfig {
         Self {
             max_segments: MAX_SEGMENTS,
             first_hop_mtu: FIRST_HOP_MTU,
-            ports: vec![5_800],
-            relay_port: None,
+            sockets: Sockets::new(5_800),
         }
     }
 }
@@ -158,6 +155,11 @@ impl MemoryIo {
             free_trains: Vec::new(),
             free_pieces: Vec::new(),
         }
+    }
+
+    /// The sockets.
+    pub fn sockets(&self) -> &Sockets {
+        &self.config.sockets
     }
 
     /// Gives a train's buffer back once its packets are on their way.
@@ -210,7 +212,7 @@ impl Io for MemoryIo {
     fn send(&mut self, socket: SocketId, transmit: &Transmit, mut train: Vec<u8>) {
         train.truncate(transmit.size);
         self.trains.push_back(Train {
-            socket,
+            socket: self.config.sockets.kind(socket),
             destination: transmit.destination,
             source_ip: transmit.src_ip,
             segment_len: transmit.segment_size.unwrap_or(transmit.size).max(1),
@@ -218,19 +220,12 @@ impl Io for MemoryIo {
         });
     }
 
-    fn can_send(&self, socket: SocketId) -> bool {
-        self.has_socket(socket) && self.trains.len() < TRAINS_MAX
+    fn can_send(&self, _: SocketId) -> bool {
+        self.trains.len() < TRAINS_MAX
     }
 
-    fn has_socket(&self, socket: SocketId) -> bool {
-        match socket {
-            SocketId::RELAY => self.config.relay_port.is_some(),
-            SocketId(number) => usize::from(number) < self.config.ports.len(),
-        }
-    }
-
-    fn can_send_packet(&self, socket: SocketId) -> bool {
-        self.has_socket(socket) && self.trains.len() < 2 * TRAINS_MAX
+    fn can_send_packet(&self, _: SocketId) -> bool {
+        self.trains.len() < 2 * TRAINS_MAX
     }
 
     fn max_segments(&self, _: SocketId) -> usize {
@@ -239,17 +234,6 @@ impl Io for MemoryIo {
 
     fn first_hop_mtu(&self, _: SocketAddr) -> u16 {
         self.config.first_hop_mtu
-    }
-
-    fn dial_socket(&self) -> SocketId {
-        SocketId(self.config.ports.len() as u8 - 1)
-    }
-
-    fn local_port(&self, socket: SocketId) -> u16 {
-        match socket {
-            SocketId::RELAY => self.config.relay_port.unwrap_or(0),
-            SocketId(number) => self.config.ports[usize::from(number)],
-        }
     }
 }
 
@@ -303,21 +287,25 @@ impl Node {
 
     /// Shows the core a train that `from` sent.
     pub fn receive(&mut self, now: Instant, from: SocketAddr, train: &Train) {
-        let to_relay_port = self.io.config.relay_port == Some(train.destination.port());
-        let socket = if to_relay_port { SocketId::RELAY } else { SocketId::LISTEN };
+        let sockets = &self.io.config.sockets;
+        let socket = sockets.bound_to(train.destination.port()).unwrap_or(sockets.listen());
         let received = self.buffers.fill(train.packets());
         let lens = train.packets().map(<[u8]>::len);
         self.receive_buffer(now, socket, from, Some(train.destination.ip()), received, lens);
     }
 
-    /// Shows the core packets that came in one buffer, of whatever lengths.
+    /// Shows the core packets that came in one buffer, of whatever lengths, at a socket for this.
+    ///
+    /// # Panics
+    /// If there is no such socket.
     pub fn receive_packets(
         &mut self,
         now: Instant,
-        socket: SocketId,
+        socket: SocketKind,
         from: SocketAddr,
         packets: &[&[u8]],
     ) {
+        let socket = self.io.config.sockets.of(socket).expect("there is such a socket");
         let received = self.buffers.fill(packets.iter().copied());
         let lens = packets.iter().map(|packet| packet.len());
         self.receive_buffer(now, socket, from, Some(self.address.ip()), received, lens);

@@ -10,15 +10,17 @@ use ipop_learning::{MacAddr, MacTable, MacTableConfig, PortId};
 
 use super::{MemoryIo, MemoryIoConfig, Node};
 use crate::{
-    admission::{Admission, Verdict},
     command::{Command, ConnectionId, Event, FromConnection, Lane, ToConnection},
-    core::{Core, CoreConfig},
+    core::{
+        Core, CoreConfig,
+        shared::{NodeFacts, Shared},
+    },
     frame::{FrameBytes, Offload, VNET_HEADER_LEN},
     io::TapFrame,
     node_id::NodeId,
+    policy::admission::{Admission, Verdict},
     port::{LocalPort, TapOffload},
     quic::{Congestion, TlsIdentity},
-    shared::{NodeFacts, Shared},
 };
 
 /// The TAP of a [`node`].
@@ -178,11 +180,12 @@ pub fn node_of(
         identity: Arc::new(identity),
         admission,
         congestion: Congestion::Tunnel,
-        ports: vec![tap(number)],
-        udp_ports: io.ports.iter().copied().chain(io.relay_port).collect(),
+        udp_ports: io.sockets.ports().collect(),
+        sockets: io.sockets.clone(),
         rng_seed: Some([number; 32]),
     };
-    let core = Core::new(config, now).expect("certificate and key belong together");
+    let mut core = Core::new(config, now).expect("certificate and key belong together");
+    core.open_port(tap(number));
     let address = SocketAddr::from(([10, 0, 0, number], 5_800));
     (Node::new(core, MemoryIo::new(io), address), shared)
 }

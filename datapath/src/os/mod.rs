@@ -25,17 +25,16 @@ const RELEASED_WITHIN: Duration = Duration::from_secs(2);
 pub struct OsError {
     /// What was tried, for the operator.
     pub action: String,
-    /// The kernel's answer.
-    #[source]
-    pub source: io::Error,
+    /// The kernel's answer. It stands in the text, so it is not told as the source too.
+    pub cause: io::Error,
     /// What to do about it; empty if nothing sensible can be said.
     pub hint: &'static str,
 }
 
 impl OsError {
     /// A system call that was made elsewhere.
-    pub fn failed(action: &str, source: io::Error) -> Self {
-        Self::new(action, source)
+    pub fn failed(action: &str, cause: io::Error) -> Self {
+        Self::new(action, cause)
     }
 
     /// Whether the kernel lacks the address family.
@@ -43,8 +42,8 @@ impl OsError {
         self.errno() == libc::EAFNOSUPPORT
     }
 
-    pub(crate) fn new(action: impl Into<String>, source: impl Into<io::Error>) -> Self {
-        Self { action: action.into(), source: source.into(), hint: "" }
+    pub(crate) fn new(action: impl Into<String>, cause: impl Into<io::Error>) -> Self {
+        Self { action: action.into(), cause: cause.into(), hint: "" }
     }
 
     pub(crate) fn last(action: impl Into<String>) -> Self {
@@ -58,13 +57,13 @@ impl OsError {
 
     /// The kernel's number.
     pub fn errno(&self) -> i32 {
-        self.source.raw_os_error().unwrap_or(0)
+        self.cause.raw_os_error().unwrap_or(0)
     }
 }
 
 impl fmt::Display for OsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.action, self.source)?;
+        write!(f, "{}: {}", self.action, self.cause)?;
         if self.hint.is_empty() { Ok(()) } else { write!(f, " ({})", self.hint) }
     }
 }
@@ -84,5 +83,23 @@ pub(crate) fn once_released<T>(
             }
             result => return result,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+
+    use super::*;
+
+    #[test]
+    fn the_kernels_answer_is_told_once() {
+        let error = OsError::new("cannot use lo as a TAP device", io::ErrorKind::InvalidInput);
+        let whole = error.hint("it is none");
+        assert_eq!(
+            whole.to_string(),
+            "cannot use lo as a TAP device: invalid input parameter (it is none)"
+        );
+        assert!(whole.source().is_none());
     }
 }

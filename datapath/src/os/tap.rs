@@ -18,7 +18,7 @@ use super::{
     interface::{Cidr, Interface, Ipv6Setting, LinkLocal, ifreq_named},
     once_released, trial,
 };
-use crate::{frame::VNET_HEADER_LEN, port::TapOffload};
+use crate::port::{TapOffload, VNET_HEADER_LEN};
 
 /// How a TAP should be.
 #[derive(Clone, Debug)]

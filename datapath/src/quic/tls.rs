@@ -20,8 +20,8 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
 use crate::{
-    admission::{Admission, Verdict},
     node_id::NodeId,
+    policy::admission::{Admission, Verdict},
 };
 
 const ALPN: &[u8] = b"ipop-switch/1";

@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use crate::{
-    drops::DropReason,
+    counters::drops::DropReason,
     frame::{Offload, WIRE_OFFLOAD_LEN},
 };
 

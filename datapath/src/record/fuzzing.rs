@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::{drops::DropReason, frame::Offload};
+use crate::{counters::drops::DropReason, frame::Offload};
 
 use super::{FrameSink, Reassembler, Record, held::HELD_MAX, partial::HEAD_LEN, records as parse};
 
@@ -15,7 +15,7 @@ const MAX_FRAME_LEN: usize = 4_000;
 ///
 /// # Panics
 /// When that does not hold.
-pub(crate) fn records(bytes: &[u8]) {
+pub fn records(bytes: &[u8]) {
     let mut at = 0;
     let mut dropped = 0;
     for record in parse(bytes) {
@@ -59,7 +59,7 @@ pub(crate) fn records(bytes: &[u8]) {
 ///
 /// # Panics
 /// When that does not hold.
-pub(crate) fn reassembly(bytes: &[u8]) {
+pub fn reassembly(bytes: &[u8]) {
     let mut now = Instant::now();
     let mut reassembler = Reassembler::new(MAX_FRAME_LEN);
     let mut sink = Checker::default();

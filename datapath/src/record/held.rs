@@ -4,7 +4,7 @@ use std::{collections::VecDeque, time::Instant};
 
 use bytes::Bytes;
 
-use crate::{drops::DropReason, frame::Offload};
+use crate::{counters::drops::DropReason, frame::Offload};
 
 use super::{
     Piece, Sequence, WholeFrame,

@@ -12,7 +12,7 @@ pub(crate) mod arena;
 mod decode;
 mod encode;
 #[cfg(feature = "testing")]
-pub(crate) mod fuzzing;
+pub mod fuzzing;
 mod held;
 mod partial;
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::{ops::Range, time::Instant};
 
 use bytes::{Buf, Bytes};
 
-use crate::{drops::DropReason, frame::MAX_HEADERS_LEN};
+use crate::{counters::drops::DropReason, frame::MAX_HEADERS_LEN};
 
 use super::{
     FrameShape,

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use crate::{
-    drops::DropReason,
+    counters::drops::DropReason,
     frame::{Gso, MAX_FRAME_LEN, Offload},
 };
 

@@ -24,7 +24,7 @@ use std::{
 
 use bytes::{Buf, Bytes};
 
-use crate::{drops::DropReason, frame::Offload};
+use crate::{counters::drops::DropReason, frame::Offload};
 
 use super::{
     Piece, RecordCursor, Sequence, WholeFrame,

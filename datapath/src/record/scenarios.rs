@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 
 use crate::{
-    drops::DropReason,
+    counters::drops::DropReason,
     frame::{self, Description, FrameBytes, Gso, MAX_FRAME_LEN, Offload},
 };
 

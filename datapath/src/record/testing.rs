@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::{
-    drops::DropReason,
+    counters::drops::DropReason,
     frame::{Offload, testing::Recipe},
 };
 

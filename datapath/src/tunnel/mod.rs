@@ -1,9 +1,16 @@
 //! One QUIC connection to a peer: handshake, hello, then frames both ways.
 //!
-//! [`Life`] says how far it has come, and owns what exists only then: the hello that is being read, and later the sending half ([`Outbound`]).
+//! `Life` says how far it has come, and owns what exists only then: the hello that is being read, and later the sending half (`Outbound`).
 //! So no frame and no message can pass before the peer is admitted, or after the connection has ended.
 
+pub mod hello;
+mod liveness;
 mod outbound;
+pub(crate) mod queue;
+mod repeat;
+mod sharing;
+pub(crate) mod signal;
+mod unsent;
 
 use std::{
     net::SocketAddr,
@@ -20,23 +27,24 @@ use quinn_proto::{
 use rustls_pki_types::CertificateDer;
 
 use crate::{
-    admission::EXPORTER_LABEL,
     command::{
         CloseReason, ConnectionId, ConnectionStats, Direction, Ended, Failure, Lane, Refusal,
     },
-    context::Context,
-    core::HANDSHAKE_TIME,
+    core::{HANDSHAKE_TIME, context::Context},
     frame::MAX_FRAME_LEN,
-    hello::{Capabilities, Hello, HelloError, MAX_HELLO_LEN},
     io::SocketId,
-    liveness::Liveness,
     node_id::NodeId,
+    policy::admission::EXPORTER_LABEL,
     quic::{
         TunnelHealth, tls,
         transport::{IDLE_TIMEOUT, SEND_QUEUE_BYTES},
     },
     record::{FrameSink, Reassembler, ReassemblyStats},
-    signal::SignalStreams,
+    tunnel::{
+        hello::{Capabilities, Hello, HelloError, MAX_HELLO_LEN},
+        liveness::Liveness,
+        signal::SignalStreams,
+    },
 };
 
 use self::outbound::Outbound;

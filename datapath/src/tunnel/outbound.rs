@@ -10,16 +10,18 @@ use ipop_learning::PortId;
 use quinn_proto::Connection;
 
 use crate::{
-    context::Context,
-    drops::{DropReason, Passed},
+    core::context::Context,
+    counters::drops::{DropReason, Passed},
     frame::{Description, Frame, FrameBytes, Gso, Offload, Scratch, segment},
-    hello::{Capabilities, Hello},
-    queue::FlowQueue,
     quic::{TunnelHealth, transport::SEND_QUEUE_BYTES},
     record::{RecordWriter, first_begun},
-    repeat::Repeater,
-    sharing::Sharing,
-    unsent::Unsent,
+    tunnel::{
+        hello::{Capabilities, Hello},
+        queue::FlowQueue,
+        repeat::Repeater,
+        sharing::Sharing,
+        unsent::Unsent,
+    },
 };
 
 /// Records and their headers cost this much of the queue at most, for each datagram that a frame begins or continues in.

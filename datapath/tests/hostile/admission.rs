@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use ipop_datapath::{
-    admission::{Unproved, Verdict},
     command::{CloseReason, Event, FromConnection, Lane},
-    drops::DropReason,
-    hello::Hello,
+    counters::drops::DropReason,
     memory::PEER,
     node_id::NodeId,
+    policy::admission::{Unproved, Verdict},
     quic::{InitialKey, TlsIdentity},
+    tunnel::hello::Hello,
 };
 use quinn_proto::{ConnectionError, crypto::rustls::QuicClientConfig};
 use rustls::{

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ipop_datapath::{
-    admission::Verdict,
     command::{Audience, Command, Ended, Event, FromConnection, ToPort},
-    drops::DropReason,
+    counters::drops::DropReason,
     frame::{Gso, Offload},
     memory::{PEER, TAP},
+    policy::admission::Verdict,
 };
 use quinn_proto::{Dir, VarInt};
 

@@ -12,17 +12,19 @@ use std::{
 use bytes::BytesMut;
 use ipop_datapath::{
     PortId,
-    admission::{Admission, ProofBinding, Proved, Unproved, Verdict},
     command::{Command, Event, FromConnection, FromWorker, Lane, ToConnection},
-    core::{Core, CoreConfig},
+    core::{
+        Core, CoreConfig,
+        shared::{NodeFacts, Shared},
+    },
     counters::PortCounters,
     frame::Offload,
-    hello::{Capabilities, Hello},
-    io::SocketId,
+    io::SocketKind,
     memory::{MemoryIo, MemoryIoConfig, Node, PEER, tap},
     node_id::NodeId,
+    policy::admission::{Admission, ProofBinding, Proved, Unproved, Verdict},
     quic::{Congestion, InitialKey, TlsIdentity, tls},
-    shared::{NodeFacts, Shared},
+    tunnel::hello::{Capabilities, Hello},
 };
 use ipop_learning::{MacTable, MacTableConfig};
 use quinn_proto::{
@@ -117,11 +119,12 @@ impl Scene {
             identity: identity.clone(),
             admission: gate.clone(),
             congestion: Congestion::Tunnel,
-            ports: vec![tap(1)],
-            udp_ports: io.ports.clone(),
+            sockets: io.sockets.clone(),
+            udp_ports: io.sockets.ports().collect(),
             rng_seed: Some([1; 32]),
         };
-        let core = Core::new(config, now).unwrap();
+        let mut core = Core::new(config, now).unwrap();
+        core.open_port(tap(1));
         let address = SocketAddr::from(([10, 0, 0, 1], 5_800));
         let node = Node::new(core, MemoryIo::new(io), address);
         Self { node, gate, events: vec![], now, id: identity.node, strangers: vec![] }
@@ -192,7 +195,7 @@ impl Scene {
     /// A packet of no connection, from somewhere.
     pub(crate) fn send_packet(&mut self, packet: &[u8]) {
         let from = SocketAddr::from(([10, 0, 2, 1], 5_800));
-        self.node.receive_packets(self.now, SocketId::LISTEN, from, &[packet]);
+        self.node.receive_packets(self.now, SocketKind::Listen, from, &[packet]);
         self.exchange();
     }
 
@@ -309,7 +312,7 @@ impl Scene {
             while let Some(transmit) = stranger.connection.poll_transmit(now, 1, &mut packet) {
                 carried = true;
                 let packets = [&packet[..transmit.size]];
-                node.receive_packets(now, SocketId::LISTEN, stranger.address, &packets);
+                node.receive_packets(now, SocketKind::Listen, stranger.address, &packets);
                 packet.clear();
             }
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use ipop_datapath::{
     MacAddr, VlanId,
     command::{CloseReason, Command, ToConnection},
-    drops::DropReason,
+    counters::drops::DropReason,
     memory::{PEER, Train},
 };
 
@@ -32,7 +32,7 @@ fn frames_that_wait_when_a_connection_is_closed_are_dropped_and_teach_nothing() 
     let (now, from) = (net.now, net.nodes[0].address);
     // All but the second packet come, so the frame behind waits.
     let came: Vec<&[u8]> = [&packets[..1], &packets[2..4], &packets[packets.len() - 1..]].concat();
-    net.nodes[1].receive_packets(now, ipop_datapath::io::SocketId::LISTEN, from, &came);
+    net.nodes[1].receive_packets(now, ipop_datapath::io::SocketKind::Listen, from, &came);
     assert_eq!(net.take_frames(1), 0);
     let connection = net.connections[1].expect("a connection");
     net.shared[1].fdb.flush_port(PEER);

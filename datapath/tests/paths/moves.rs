@@ -7,8 +7,8 @@ use ipop_datapath::{
         CloseReason, Command, ControlPacket, Ended, Event, FromConnection, Strangers, ToPaths,
         ToWorker,
     },
-    drops::DropReason,
-    io::SocketId,
+    counters::drops::DropReason,
+    io::SocketKind,
     memory::{PEER, TAP},
     path::{Path, Source, alias},
 };
@@ -178,7 +178,7 @@ fn packets_of_a_peer_from_elsewhere_are_dropped_and_the_path_stays() {
     }
     assert_eq!(net.io(1).strangers.get(), 2 * packets);
     assert_eq!(net.take_frames(1), 0);
-    net.nodes[1].receive_packets(now, SocketId::LISTEN, aliases[0], &[&crate::packets::stun(1)]);
+    net.nodes[1].receive_packets(now, SocketKind::Listen, aliases[0], &[&crate::packets::stun(1)]);
     assert_eq!(net.io(1).received_control_packets.get(), 0);
     // The same from the source that was validated.
     let [sender, receiver] = &mut net.nodes;
@@ -313,7 +313,7 @@ fn a_node_without_relay_socket_does_not_take_a_relayed_path() {
     let path = Some(Path::Relay { server: server(), channel: CHANNELS[0] });
     node.core.command(now, Command::Path(ToPaths::Set { port: PEER, path }), &mut node.io);
     let packet = Command::Packet(ControlPacket {
-        socket: SocketId::RELAY,
+        socket: SocketKind::Relay,
         local_ip: None,
         remote: server(),
         payload: vec![0; 20],

@@ -7,19 +7,18 @@ use std::{
 };
 
 use ipop_datapath::{
-    admission::Admission,
-    channel_data,
     command::{
         Command, ConnectionId, Event, FromConnection, Lane, Strangers, ToConnection, ToPaths,
         ToWorker,
     },
+    core::shared::Shared,
     counters::{IoCounters, PortCounters},
     frame::{FrameBytes, VNET_HEADER_LEN},
-    io::{SocketId, TapFrame},
+    io::{SocketKind, Sockets, TapFrame},
     memory::{MemoryIoConfig, Node, Only, PEER, TAP, Train, node_of},
     node_id::NodeId,
-    path::{Path, Source, alias},
-    shared::Shared,
+    path::{Path, Source, alias, channel_data},
+    policy::admission::Admission,
 };
 
 use crate::common::identity;
@@ -65,7 +64,8 @@ impl Net {
         let now = Instant::now();
         let [a, b] = [identity(), identity()];
         let ids = [a.node, b.node];
-        let io = || MemoryIoConfig { relay_port: Some(RELAY_PORT), ..MemoryIoConfig::default() };
+        let sockets = Sockets::new(5_800).with(SocketKind::Relay, RELAY_PORT);
+        let io = || MemoryIoConfig { sockets: sockets.clone(), ..MemoryIoConfig::default() };
         let only = |peer| Arc::new(Only(peer)) as Arc<dyn Admission>;
         let (first, of_first) = node_of(a, only(ids[1]), 1, io(), now);
         let (second, of_second) = node_of(b, only(ids[0]), 2, io(), now);
@@ -233,13 +233,13 @@ impl Net {
         let receiver = &mut self.nodes[1 - sender];
         let packets = train.packets().count() as u64;
         if train.destination == receiver.address {
-            assert_eq!(train.socket, SocketId::LISTEN);
+            assert_eq!(train.socket, SocketKind::Listen);
             self.direct_packets += packets;
             if !self.cut.contains(&Way::Direct) {
                 receiver.receive(now, from, train);
             }
         } else if train.destination == server() {
-            assert_eq!(train.socket, SocketId::RELAY);
+            assert_eq!(train.socket, SocketKind::Relay);
             self.relayed_packets += packets;
             // What a node's own network, of MTU 1,500, takes.
             assert!(train.packets().all(|packet| packet.len() <= 1_472));
@@ -250,7 +250,7 @@ impl Net {
                     .map(|packet| relay(packet, CHANNELS[sender], CHANNELS[1 - sender]))
                     .collect();
                 let relayed: Vec<&[u8]> = relayed.iter().map(Vec::as_slice).collect();
-                receiver.receive_packets(now, SocketId::RELAY, server(), &relayed);
+                receiver.receive_packets(now, SocketKind::Relay, server(), &relayed);
             }
         }
     }

@@ -6,11 +6,10 @@ use std::{
 };
 
 use ipop_datapath::{
-    channel_data,
     command::{Command, ControlPacket, Event, ToPaths},
-    io::SocketId,
+    io::SocketKind,
     memory::TAP,
-    path::Source,
+    path::{Source, channel_data},
 };
 
 use crate::net::{CHANNELS, Net, Way, server};
@@ -57,7 +56,7 @@ fn stun_in_the_middle_of_a_buffer_goes_to_control_and_the_rest_to_quic() {
     let [first, second] = [(); 2].map(|()| quic(&mut net, Way::Direct));
     let (now, from) = (net.now, net.nodes[0].address);
     let packets: [&[u8]; 4] = [&first, &stun(7), &second, &stun(8)];
-    net.nodes[1].receive_packets(now, SocketId::LISTEN, from, &packets);
+    net.nodes[1].receive_packets(now, SocketKind::Listen, from, &packets);
     net.exchange();
     assert_eq!(net.take_frames(1), 2);
     let told: Vec<_> = net.events[1]
@@ -70,7 +69,7 @@ fn stun_in_the_middle_of_a_buffer_goes_to_control_and_the_rest_to_quic() {
         })
         .collect();
     let local_ip = Some(IpAddr::from([10, 0, 0, 2]));
-    let expected = [stun(7), stun(8)].map(|payload| (SocketId::LISTEN, local_ip, from, payload));
+    let expected = [stun(7), stun(8)].map(|payload| (SocketKind::Listen, local_ip, from, payload));
     assert_eq!(told, expected);
     assert_eq!(net.io(1).received_control_packets.get(), 2);
 }
@@ -84,12 +83,12 @@ fn a_relays_buffer_holds_several_peers_and_packets_for_control() {
     padded.extend_from_slice(&[0; 3]);
     let packets: [&[u8]; 5] = [&first, &padded, &unknown, &stun(4), &second];
     let now = net.now;
-    net.nodes[1].receive_packets(now, SocketId::RELAY, server(), &packets);
+    net.nodes[1].receive_packets(now, SocketKind::Relay, server(), &packets);
     net.exchange();
     assert_eq!(net.take_frames(1), 2);
     let from_server = |payload: Vec<u8>| {
         Event::Packet(ControlPacket {
-            socket: SocketId::RELAY,
+            socket: SocketKind::Relay,
             local_ip: Some([10, 0, 0, 2].into()),
             remote: server(),
             payload,
@@ -112,25 +111,25 @@ fn floods_of_strangers_are_cut_and_leave_peers_their_part() {
     let flood = stun(1);
     for _ in 0..100 {
         let packets = [&flood[..]; 50];
-        net.nodes[1].receive_packets(now, SocketId::LISTEN, stranger, &packets);
+        net.nodes[1].receive_packets(now, SocketKind::Listen, stranger, &packets);
     }
     let told = drain(&mut net, 1).len() as u64;
     assert_eq!(told, 1_000);
     assert_eq!(net.io(1).dropped_control_packets.get(), 5_000 - told);
-    net.nodes[1].receive_packets(now, SocketId::LISTEN, peer, &[&stun(2)]);
-    net.nodes[1].receive_packets(now, SocketId::RELAY, server(), &[&stun(3)]);
+    net.nodes[1].receive_packets(now, SocketKind::Listen, peer, &[&stun(2)]);
+    net.nodes[1].receive_packets(now, SocketKind::Relay, server(), &[&stun(3)]);
     assert_eq!(drain(&mut net, 1).len(), 2);
     // 100 more in a tenth of a second.
     let now = now + Duration::from_millis(100);
     for _ in 0..10 {
-        net.nodes[1].receive_packets(now, SocketId::LISTEN, stranger, &[&flood[..]; 50]);
+        net.nodes[1].receive_packets(now, SocketKind::Listen, stranger, &[&flood[..]; 50]);
     }
     assert!((99..=100).contains(&drain(&mut net, 1).len()));
     // A message that no path's MTU takes.
     let mut giant = stun(4);
     giant.resize(20 + 4_000, 0);
     giant[2..4].copy_from_slice(&4_000_u16.to_be_bytes());
-    net.nodes[1].receive_packets(now, SocketId::LISTEN, peer, &[&giant]);
+    net.nodes[1].receive_packets(now, SocketKind::Listen, peer, &[&giant]);
     assert_eq!(drain(&mut net, 1), []);
 }
 
@@ -144,17 +143,17 @@ fn a_peer_that_floods_leaves_other_peers_their_part() {
     let flood = stun(1);
     for _ in 0..100 {
         let packets = [&flood[..]; 50];
-        net.nodes[1].receive_packets(now, SocketId::LISTEN, peer, &packets);
+        net.nodes[1].receive_packets(now, SocketKind::Listen, peer, &packets);
     }
     assert_eq!(drain(&mut net, 1).len(), 200);
     let later = now + Duration::from_secs(1);
     for _ in 0..10 {
-        net.nodes[1].receive_packets(later, SocketId::LISTEN, peer, &[&flood[..]; 50]);
+        net.nodes[1].receive_packets(later, SocketKind::Listen, peer, &[&flood[..]; 50]);
     }
     assert_eq!(drain(&mut net, 1).len(), 50, "in a second");
     let now = later;
     for from in [other, "10.0.0.66:1".parse().unwrap()] {
-        net.nodes[1].receive_packets(now, SocketId::LISTEN, from, &[&stun(2)]);
+        net.nodes[1].receive_packets(now, SocketKind::Listen, from, &[&stun(2)]);
         assert_eq!(drain(&mut net, 1).len(), 1, "{from}");
     }
     // Its own tunnel does not suffer from it.
@@ -173,7 +172,7 @@ fn noise_at_either_socket_is_survived() {
             if let Some(byte) = packet.get_mut(3) {
                 *byte = len as u8;
             }
-            for socket in [SocketId::LISTEN, SocketId::RELAY, SocketId::DIAL] {
+            for socket in [SocketKind::Listen, SocketKind::Relay] {
                 net.nodes[1].receive_packets(now, socket, from, &[&packet]);
             }
         }
@@ -188,8 +187,8 @@ fn noise_at_either_socket_is_survived() {
 fn control_sends_from_the_socket_and_address_that_it_names() {
     let mut net = Net::strangers();
     for (socket, local_ip, remote) in [
-        (SocketId::LISTEN, Some(IpAddr::from([10, 0, 0, 1])), "10.0.0.77:9"),
-        (SocketId::RELAY, None, "10.0.9.9:3478"),
+        (SocketKind::Listen, Some(IpAddr::from([10, 0, 0, 1])), "10.0.0.77:9"),
+        (SocketKind::Relay, None, "10.0.9.9:3478"),
     ] {
         let remote = remote.parse().unwrap();
         net.command(
@@ -205,7 +204,7 @@ fn control_sends_from_the_socket_and_address_that_it_names() {
         net.command(
             0,
             Command::Packet(ControlPacket {
-                socket: SocketId::RELAY,
+                socket: SocketKind::Relay,
                 local_ip: None,
                 remote,
                 payload,

@@ -12,12 +12,12 @@ use std::{
 
 use ipop_datapath::{
     PortId,
-    admission::{Admission, Verdict},
     command::{CloseReason, Command, ConnectionId, Event, FromConnection, Lane, ToConnection},
     counters::IoCounters,
-    io::SocketId,
+    io::SocketKind,
     memory::{MemoryIo, MemoryIoConfig, Node, PEER, node, node_of},
     node_id::NodeId,
+    policy::admission::{Admission, Verdict},
 };
 
 use crate::{attackers::Attackers, common::identity};
@@ -230,12 +230,12 @@ impl Siege {
         let now = self.now;
         if packet.to == self.listener.address {
             self.seen.push(packet.clone());
-            let (socket, bytes) = (SocketId::LISTEN, &packet.bytes[..]);
+            let (socket, bytes) = (SocketKind::Listen, &packet.bytes[..]);
             self.listener.receive_packets(now, socket, packet.from, &[bytes]);
         } else if let Some(dialler) =
             self.diallers.iter_mut().find(|dialler| dialler.node.address == packet.to)
         {
-            let (socket, bytes) = (SocketId::LISTEN, &packet.bytes[..]);
+            let (socket, bytes) = (SocketKind::Listen, &packet.bytes[..]);
             dialler.node.receive_packets(now, socket, packet.from, &[bytes]);
         } else {
             self.attackers.receive(now, &packet.bytes);

@@ -9,8 +9,8 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 use aws_lc_rs::rand;
 use ipop_datapath::{
-    hello::{Capabilities, Hello, HelloError, MAX_HELLO_LEN},
     node_id::NodeId,
+    tunnel::hello::{Capabilities, Hello, HelloError, MAX_HELLO_LEN},
 };
 use quinn::{ClientConfig, Connection, Endpoint, VarInt};
 use rustls::pki_types::CertificateDer;

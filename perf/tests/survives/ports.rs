@@ -148,7 +148,7 @@ fn a_tap_that_was_attached_is_left_as_found_and_one_that_cannot_be_opened_harms_
 
     // The loopback is no TAP.
     near.reload("tap = [\"ipop0\", \"lo\", \"ipop1\"]\n");
-    wait_for_log(&mut near.running, "TAP lo is left out until the next SIGHUP", SOON);
+    wait_for_log(&mut near.running, "TAP lo is left out; SIGHUP tries it again", SOON);
     near.wait_for_tap(SECOND);
     assert_eq!(near.taps(), [FIRST, SECOND]);
     near.running.wait_for_answer(inner(2).into()).unwrap();

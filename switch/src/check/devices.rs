@@ -3,7 +3,7 @@
 
 use std::{fs, io, net::IpAddr};
 
-use ipop_control::local_addresses::{self, Network};
+use ipop_control::host::local_addresses::{self, Network};
 use ipop_datapath::os::{
     OsError,
     interface::{Interface, Kind},
@@ -84,8 +84,8 @@ fn udp_port(settings: &Settings, holders: &Holders, running: Option<u32>) -> Row
         }
         Err(error) => error,
     };
-    let code = ExitCode::of(error.source.kind());
-    let (found, cure) = match error.source.kind() {
+    let code = ExitCode::of(error.cause.kind());
+    let (found, cure) = match error.cause.kind() {
         io::ErrorKind::AddrInUse => {
             let whose = holder_or_unknown(holders.port.as_ref());
             (
@@ -146,13 +146,13 @@ fn tap_row(
         Ok(()) => {
             Row::ok(TAP, format!("{name} is there; it is attached, and left as it was found"))
         }
-        Err(error) if error.source.kind() == io::ErrorKind::ResourceBusy => taken(None),
+        Err(error) if error.cause.kind() == io::ErrorKind::ResourceBusy => taken(None),
         Err(error) => refused(name, &error),
     }
 }
 
 fn refused(name: &InterfaceName, error: &OsError) -> Row {
-    let code = ExitCode::of(error.source.kind());
+    let code = ExitCode::of(error.cause.kind());
     Row::failed(TAP, code, error.to_string(), format!("`ip -d link show {name}` tells more"))
 }
 

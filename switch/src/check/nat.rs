@@ -10,8 +10,8 @@ use std::{
 };
 
 use ipop_control::{
+    host::local_addresses::local_addresses,
     ice::{Allocation, Entropy, NatMapping, Probe, Socket, TurnServer},
-    local_addresses::local_addresses,
     xmpp::services::{Service, ServiceKind},
 };
 use tokio::{

@@ -15,11 +15,11 @@ use ipop_control::{
     trust::{Naming, Standing, Trust},
 };
 use ipop_datapath::{
-    admission::{Admission, EXPORTER_LABEL, ProofBinding},
     command::{CloseReason, Direction, Ended, Lane},
-    hello::{Hello, HelloError, MAX_HELLO_LEN},
     node_id::NodeId,
+    policy::admission::{Admission, EXPORTER_LABEL, ProofBinding},
     quic::{self, InitialKey, TlsIdentity, tls},
+    tunnel::hello::{Hello, HelloError, MAX_HELLO_LEN},
 };
 use quinn::{ClientConfig, Connection, Endpoint, VarInt};
 use tokio::{net::lookup_host, sync::Semaphore, time::timeout};

@@ -3,9 +3,8 @@
 use std::path::Path;
 
 use ipop_control::{
+    host::{private_file::PrivateFileError, state_directory},
     identity::Identity,
-    private_file::PrivateFileError,
-    state_directory,
     trust::{SavedPeers, StateFile, TrustStore},
 };
 

@@ -64,10 +64,10 @@ fn offloads_row(probed: Result<TapFeatures, OsError>) -> Row {
     const WHAT: &str = OFFLOADS;
     let features = match probed {
         Ok(features) => features,
-        Err(error) if error.source.kind() == io::ErrorKind::PermissionDenied => {
+        Err(error) if error.cause.kind() == io::ErrorKind::PermissionDenied => {
             return Row::not_tried(WHAT, "needs CAP_NET_ADMIN and /dev/net/tun");
         }
-        Err(error) if error.source.kind() == io::ErrorKind::NotFound => {
+        Err(error) if error.cause.kind() == io::ErrorKind::NotFound => {
             return Row::not_tried(WHAT, "needs /dev/net/tun");
         }
         Err(error) => {

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ipop_control::local_addresses::{self, interfaces};
+use ipop_control::host::local_addresses::{self, interfaces};
 use ipop_datapath::{
     MacAddr, PortId,
     command::{Audience, Command, ToPort},

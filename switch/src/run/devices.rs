@@ -7,7 +7,8 @@ use std::{
 
 use ipop_datapath::{
     LocalPort, PortId, TapOffload,
-    engine::TapQueue,
+    engine::{LocalQueue, TapQueue},
+    io::{SocketKind, Sockets},
     node_id::NodeId,
     os::{
         OsError,
@@ -26,11 +27,9 @@ pub(super) struct Devices {
     pub(super) taps: Vec<OpenTap>,
     /// What the bridge that holds them is kept from. It goes after them.
     _bridge: Option<QuietBridge>,
-    /// By worker: the listening socket, and one to dial from for every lane but the first.
-    sockets: VecDeque<Vec<UdpPort>>,
+    /// By worker, until it takes them.
+    sockets: VecDeque<(Sockets, Vec<UdpPort>)>,
     listen: SocketAddr,
-    /// What the first worker speaks to TURN servers with, if there is a network.
-    relay: Option<UdpPort>,
     udp_ports: Vec<u16>,
 }
 
@@ -45,19 +44,17 @@ pub(super) struct OpenTap {
 impl Devices {
     /// Sockets first: if the port is taken, no device was touched.
     pub(super) fn open(settings: &Settings, node: NodeId, workers: u8) -> Result<Self, OsError> {
-        let sockets = open_sockets(settings.listen, workers)?;
+        let sockets = open_sockets(settings, workers)?;
         let bridge = settings.bridge.as_ref().map(|bridge| Interface::named(bridge.as_str()));
         let bridge = bridge.transpose()?.map(QuietBridge::new);
         let mut taps = Vec::new();
         for (name, port) in settings.taps.iter().zip((0..).map(PortId)) {
             taps.push(OpenTap::open(port, name, settings, node, workers)?);
         }
-        let ports = sockets.iter().flatten().map(|socket| socket.local);
-        let listen = ports.clone().next().unwrap_or_else(|| ([0; 4], 0).into());
-        let relay = settings.network.as_ref().map(|_| udp::ephemeral(listen)).transpose()?;
-        let relay_port = relay.as_ref().map(|relay| relay.local);
-        let udp_ports = ports.chain(relay_port).map(|local| local.port()).collect();
-        Ok(Self { taps, _bridge: bridge, sockets, listen, relay, udp_ports })
+        let mut opened = sockets.iter().flat_map(|(_, opened)| opened);
+        let listen = opened.next().map_or_else(|| ([0; 4], 0).into(), |socket| socket.local);
+        let udp_ports = sockets.iter().flat_map(|(table, _)| table.ports()).collect();
+        Ok(Self { taps, _bridge: bridge, sockets, listen, udp_ports })
     }
 
     /// The ports of all sockets.
@@ -84,19 +81,14 @@ impl Devices {
         self.taps.iter().map(OpenTap::local_port).collect()
     }
 
-    /// One worker's queue of each TAP.
-    pub(super) fn queues_of(&self, worker: u8) -> Result<Vec<TapQueue>, OsError> {
-        self.taps.iter().map(|open| open.queue_of(worker)).collect()
+    /// The local ports, and one worker's part of each.
+    pub(super) fn ports_of(&self, worker: u8) -> Result<Vec<(LocalPort, LocalQueue)>, OsError> {
+        self.taps.iter().map(|open| Ok((open.local_port(), open.queue_of(worker)?))).collect()
     }
 
-    /// The first worker's relay socket, once.
-    pub(super) fn take_relay(&mut self) -> Option<UdpPort> {
-        self.relay.take()
-    }
-
-    /// The sockets of the next worker.
-    pub(super) fn take_sockets(&mut self) -> Vec<UdpPort> {
-        self.sockets.pop_front().unwrap_or_default()
+    /// The sockets of the next worker: their table, and what is open in the same order.
+    pub(super) fn take_sockets(&mut self) -> Option<(Sockets, Vec<UdpPort>)> {
+        self.sockets.pop_front()
     }
 }
 
@@ -137,25 +129,34 @@ impl OpenTap {
     }
 
     /// One worker's queue; a single-queue TAP is read by the first worker and written by all.
-    pub(super) fn queue_of(&self, worker: u8) -> Result<TapQueue, OsError> {
+    pub(super) fn queue_of(&self, worker: u8) -> Result<LocalQueue, OsError> {
         let own = self.tap.queues.get(usize::from(worker));
         let queue = own.or(self.tap.queues.first()).map(std::os::fd::OwnedFd::try_clone);
         let queue = queue
             .unwrap_or_else(|| Err(std::io::ErrorKind::NotFound.into()))
             .map_err(|error| OsError::failed("cannot duplicate a descriptor", error))?;
-        Ok(TapQueue { queue, read: own.is_some() })
+        Ok(LocalQueue::Tap(TapQueue { queue, read: own.is_some() }))
     }
 }
 
-fn open_sockets(address: Listen, workers: u8) -> Result<VecDeque<Vec<UdpPort>>, OsError> {
+/// By worker: the listening socket, and one to dial from for every lane but the first. If there is a network, the first worker speaks to TURN servers
+/// from one more.
+fn open_sockets(
+    settings: &Settings,
+    workers: u8,
+) -> Result<VecDeque<(Sockets, Vec<UdpPort>)>, OsError> {
     let mut sockets = VecDeque::new();
-    for (worker, listening) in listen(address, workers)?.into_iter().enumerate() {
+    for (worker, listening) in listen(settings.listen, workers)?.into_iter().enumerate() {
         let local = listening.local;
-        let mut own = vec![listening];
-        if worker > 0 {
-            own.push(udp::ephemeral(local)?);
+        let (mut table, mut opened) = (Sockets::new(local.port()), vec![listening]);
+        let dial = (worker > 0).then_some(SocketKind::Dial);
+        let relay = settings.network.as_ref().filter(|_| worker == 0).map(|_| SocketKind::Relay);
+        for kind in dial.into_iter().chain(relay) {
+            let socket = udp::ephemeral(local)?;
+            table = table.with(kind, socket.local.port());
+            opened.push(socket);
         }
-        sockets.push_back(own);
+        sockets.push_back((table, opened));
     }
     Ok(sockets)
 }

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::Context as _;
 use crossbeam::channel::Sender;
-use ipop_control::{local_addresses::local_addresses, node::Input};
+use ipop_control::{host::local_addresses::local_addresses, node::Input};
 use ipop_datapath::os::network::{Change, NetworkChanges};
 
 use super::{Message, Switch, os_failure};

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ipop_control::refused_sends::{cause, is_unreachable};
+use ipop_control::host::refused_sends::{cause, is_unreachable};
 use ipop_datapath::os::neighbours::{Family, NeighbourTable, neighbour_tables};
 
 /// How long nothing is said of what was told.

@@ -39,13 +39,15 @@ use ipop_control::{
 use ipop_datapath::{
     PortId,
     command::{Answer, Command, Event, FromPort, FromWorker, ToWorker},
-    core::CoreConfig,
-    engine::{Order, Worker, WorkerConfig, WorkerHandle},
+    core::{
+        CoreConfig,
+        shared::{NodeFacts, Shared},
+    },
+    engine::{Backend, Order, Uring, Worker, WorkerConfig, WorkerHandle},
     node_id::NodeId,
     os::{OsError, network::Change},
     path::port_of_alias,
     quic::{Congestion, TlsIdentity, cid::fill_random},
-    shared::{NodeFacts, Shared},
 };
 use ipop_learning::{MacTable, MacTableConfig};
 use signal_hook::consts::{SIGHUP, SIGUSR1};
@@ -70,6 +72,8 @@ use crate::{
     settings::{self, Settings, Workers},
 };
 
+/// What moves frames and packets here, as operators read it.
+const ENGINE: &str = Uring::NAME;
 /// More workers than this are never started by themselves: one carries several Gbit/s, and the host has other work.
 const AUTO_WORKERS_MAX: usize = 4;
 /// Messages to the control thread that may wait; workers keep what does not fit.
@@ -130,7 +134,8 @@ pub(crate) fn run(
         policy: settings.policy.clone(),
         decisions,
         peers: settings.peers.clone(),
-        links: network::links_config(&settings, &identity, &facts.name, &devices)?,
+        ice: network::ice_config(&devices),
+        rendezvous: network::rendezvous(&settings, &identity, &facts.name)?,
     };
     let node =
         Node::new(config, Instant::now()).map_err(|error| Failure::new(ExitCode::Usage, error))?;
@@ -210,6 +215,8 @@ impl Switch {
         forward_events(worker_events, self.messages.clone())?;
         let (ready, readiness) = bounded(usize::from(count));
         for worker in 0..count {
+            let (table, sockets) =
+                self.devices.take_sockets().context("a worker lacks its sockets")?;
             let core = CoreConfig {
                 worker,
                 facts: self.facts.clone(),
@@ -217,15 +224,14 @@ impl Switch {
                 identity: identity.clone(),
                 admission: self.node.trust().clone(),
                 congestion,
-                ports: self.devices.local_ports(),
+                sockets: table,
                 udp_ports: self.devices.udp_ports(),
                 rng_seed: None,
             };
             let config = WorkerConfig {
                 core,
-                taps: self.devices.queues_of(worker).map_err(os_failure)?,
-                sockets: self.devices.take_sockets(),
-                relay: if worker == 0 { self.devices.take_relay() } else { None },
+                ports: self.devices.ports_of(worker).map_err(os_failure)?,
+                sockets,
                 workers: handles.clone(),
                 events: events.clone(),
                 busy_poll: self.settings.busy_poll.0,
@@ -245,7 +251,7 @@ impl Switch {
         let facts = &self.facts;
         let workers = facts.lanes;
         tracing::info!(
-            "node {} listens on {}, {workers} worker{}, engine io_uring",
+            "node {} listens on {}, {workers} worker{}, engine {ENGINE}",
             facts.node,
             self.devices.listen_address(),
             if workers == 1 { "" } else { "s" },
@@ -424,6 +430,8 @@ impl Switch {
                 Action::Save(saved) => self.save(&saved),
                 Action::GiveUp(why) => self.given_up = Some(why.to_string()),
                 Action::Notice(notice) => self.tell(&notice),
+                // Nobody can connect to this program as a controller.
+                Action::Controller { .. } => {}
             }
         }
     }
@@ -441,7 +449,7 @@ impl Switch {
                 let is_of_room = port_of_alias(*remote).is_some();
                 let way = if is_of_room { self.way_to(peer.node) } else { None };
                 let told = way.map_or_else(|| notice.to_string(), |way| notice.told_over(&way));
-                tracing::info!("{told}, engine io_uring");
+                tracing::info!("{told}, engine {ENGINE}");
             }
             Notice::Refused { peer, remote, why } => {
                 let why = format!("peer {peer}: {why}");
@@ -525,7 +533,7 @@ fn spawn_worker(
 ) -> Result<JoinHandle<()>, Failure> {
     let run = move || {
         // The ring belongs to the thread that made it.
-        let worker = match Worker::new(config) {
+        let worker = match Worker::<Uring>::new(config) {
             Ok(worker) => worker,
             Err(error) => {
                 let _ = ready.send(Err(error));
@@ -611,7 +619,7 @@ pub(crate) fn worker_count(workers: Workers) -> u8 {
 
 /// An error of the kernel, with the exit code that it stands for.
 fn os_failure(error: OsError) -> Failure {
-    Failure::new(ExitCode::of(error.source.kind()), anyhow::anyhow!("{error}"))
+    Failure::new(ExitCode::of(error.cause.kind()), anyhow::anyhow!("{error}"))
 }
 
 /// What is wrong, if one of the peers is this node.

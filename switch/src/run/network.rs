@@ -1,6 +1,6 @@
-//! The network in the running switch: the XMPP stream's thread, and what the node's links start with and ask for.
+//! The network in the running switch: the XMPP stream's thread, and what paths and rendezvous start with and ask for.
 //!
-//! The links decide; here are the channels, the names to be resolved, the files and the host's interfaces.
+//! The node decides; here are the channels, the names to be resolved, the files and the host's interfaces.
 
 use std::{
     net::{IpAddr, SocketAddr, ToSocketAddrs},
@@ -11,12 +11,14 @@ use std::{
 use anyhow::Context as _;
 use crossbeam::channel::Sender;
 use ipop_control::{
+    host::{
+        local_addresses::{Interface, interfaces, stacked_on},
+        private_file::PrivateFileError,
+    },
     ice::{Entropy, IceConfig, Loopback, StunServer, Timing, TurnServer},
     identity::Identity,
-    links::{LinksConfig, NetworkReport, Servers},
-    local_addresses::{Interface, interfaces, stacked_on},
     node::Input,
-    private_file::PrivateFileError,
+    rendezvous::{NetworkReport, RendezvousConfig, Servers},
     trust::{Patience, Policy, SavedPeers, StateFile},
     xmpp::{
         BareJid,
@@ -40,7 +42,7 @@ pub(super) struct Network {
     stream: Handle,
     saved: StateFile<SavedPeers>,
     bound: StateFile<BoundAccounts>,
-    /// Addresses that the links know now.
+    /// Addresses that the node knows now.
     addresses: Vec<IpAddr>,
 }
 
@@ -85,8 +87,7 @@ impl Network {
 impl Switch {
     /// What operators see.
     pub(super) fn network_report(&self) -> Option<NetworkReport> {
-        let (network, links) = self.network.as_ref().zip(self.node.links())?;
-        let mut report = links.report();
+        let (network, mut report) = self.network.as_ref().zip(self.node.network_report())?;
         let dropped = network.stream.counters().dropped();
         report.refused.extend(dropped.into_iter().filter(|(_, count)| *count > 0));
         Some(report)
@@ -111,7 +112,7 @@ impl Switch {
 
     /// How a peer of the room is reached now.
     pub(super) fn way_to(&self, peer: NodeId) -> Option<String> {
-        let report = self.node.links()?.report_of(Instant::now(), peer)?;
+        let report = self.node.link_report(Instant::now(), peer)?;
         let remote = report.remote?;
         Some(match report.kind {
             "direct" => format!("direct UDP to {remote}"),
@@ -162,27 +163,30 @@ impl Switch {
     }
 }
 
-/// What the links start with; `None` if no network is configured.
-pub(super) fn links_config(
+/// What the paths start with.
+pub(super) fn ice_config(devices: &Devices) -> IceConfig {
+    IceConfig {
+        listen_port: devices.listen_address().port(),
+        loopback: Loopback::Refused,
+        entropy: Entropy::System,
+        timing: Timing::default(),
+    }
+}
+
+/// What the rendezvous starts with; `None` if no network is configured.
+pub(super) fn rendezvous(
     settings: &Settings,
     identity: &Identity,
     name: &str,
-    devices: &Devices,
-) -> Result<Option<LinksConfig>, Failure> {
+) -> Result<Option<RendezvousConfig>, Failure> {
     let Some(network) = &settings.network else { return Ok(None) };
     let saved = StateFile::<SavedPeers>::in_directory(&settings.state);
-    Ok(Some(LinksConfig {
+    Ok(Some(RendezvousConfig {
         room: room(settings, network, name)?,
         jingle: JingleConfig {
             fingerprint: Some(identity.certificate_fingerprint()),
             loopback: Loopback::Refused,
             seed: random(),
-        },
-        ice: IceConfig {
-            listen_port: devices.listen_address().port(),
-            loopback: Loopback::Refused,
-            entropy: Entropy::System,
-            timing: Timing::default(),
         },
         servers: servers(&settings.ice),
         saved: saved.load().map_err(of_file)?,

@@ -28,7 +28,7 @@ impl Switch {
                 continue;
             }
             if let Err(error) = self.open_port(name) {
-                tracing::error!("{error:#}; TAP {name} is left out until the next SIGHUP");
+                tracing::error!("{error:#}; TAP {name} is left out; SIGHUP tries it again");
             }
         }
         self.look_at_addresses(Instant::now());

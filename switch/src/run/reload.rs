@@ -7,8 +7,8 @@
 use std::{path::Path, time::Instant};
 
 use ipop_control::{
+    host::private_file::PrivateFileError,
     node::Input,
-    private_file::PrivateFileError,
     trust::{Claim, NewNodes, Patience, Stamp, StateFile, TrustStore},
 };
 use ipop_datapath::node_id::NodeId;

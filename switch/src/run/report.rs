@@ -11,19 +11,19 @@ use std::{
 };
 
 use ipop_control::{
-    links::{LinkReport, NetworkReport},
+    paths::LinkReport,
     peer::NamedBy,
+    rendezvous::NetworkReport,
     sessions::{MeshReport, PeerSnapshot},
 };
 use ipop_datapath::{
     PortId,
     command::{Command, ConnectionId, ConnectionStats, Query, Token},
-    counters::Drops,
-    drops::DropReason,
+    counters::{Drops, drops::DropReason},
 };
 use serde::Serialize;
 
-use super::{Switch, devices::OpenTap};
+use super::{ENGINE, Switch, devices::OpenTap};
 
 /// The whole report.
 #[derive(Serialize)]
@@ -77,7 +77,7 @@ struct PeerReport {
     session: PeerSnapshot,
     /// What names it.
     sources: Vec<NamedBy>,
-    /// Nothing for peers that are not of the room.
+    /// Nothing for peers that nobody signals with.
     path: Option<LinkReport>,
     stations: usize,
     tunnels: Vec<TunnelReport>,
@@ -188,7 +188,7 @@ impl Report {
         Self {
             version: env!("CARGO_PKG_VERSION"),
             node: switch.facts.node.to_string(),
-            engine: "io_uring",
+            engine: ENGINE,
             listen: switch.devices.listen_address().to_string(),
             neighbour_overflows: switch.kernel.overflows(),
             network: switch.network_report(),
@@ -258,8 +258,7 @@ impl PeerReport {
         let port = PortId(session.port);
         let node = session.node.parse().ok();
         let sources = node.map(|node| switch.node.trust().sources(node)).unwrap_or_default();
-        let path = switch.node.links().zip(node);
-        let path = path.and_then(|(links, node)| links.report_of(now, node));
+        let path = node.and_then(|node| switch.node.link_report(now, node));
         let (total, workers) = CountsReport::of_port(switch, port);
         let tunnels = session
             .lanes

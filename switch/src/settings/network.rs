@@ -12,9 +12,9 @@ use std::{
 };
 
 use ipop_control::{
+    host::private_file::{self, PrivateFileError, Readers},
     network::{JoinToken, Secret, Secrets, secret, token},
     peer::{Host, PeerAddress},
-    private_file::{self, PrivateFileError, Readers},
     trust::{NewNodes, Policy},
 };
 use ipop_datapath::node_id::NodeId;

@@ -36,8 +36,8 @@ use super::{
     timing::Timing,
 };
 
-/// Remote candidates that are taken from one description; more are refused.
-pub(in crate::ice) const MAX_REMOTE_CANDIDATES: usize = 24;
+/// Candidates that are taken from one description; more are refused: each costs checks.
+pub const MAX_CANDIDATES: usize = 24;
 /// Pairs of one peer, those that requests from unknown addresses make included.
 const MAX_PAIRS: usize = 72;
 /// Pairs of the last agreed epoch, beside those of a newer one.
@@ -318,7 +318,7 @@ impl Agent {
         let Some(Epoch { candidates, told_at, .. }) = self.epochs.last_mut() else { return false };
         match candidates.iter().position(|known| known.address == candidate.address) {
             Some(known) => told_at[known] = now,
-            None if candidates.len() >= MAX_REMOTE_CANDIDATES => return false,
+            None if candidates.len() >= MAX_CANDIDATES => return false,
             None => {
                 candidates.push(candidate);
                 told_at.push(now);

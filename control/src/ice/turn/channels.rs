@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ipop_datapath::channel_data::CHANNELS;
+use ipop_datapath::path::channel_data::CHANNELS;
 
 use crate::timed::{Timed, Timer};
 

@@ -20,10 +20,10 @@ use std::{
 };
 
 use ipop_datapath::{
-    bucket::Bucket,
     command::ConnectionId,
-    hello::{Capabilities, Hello},
     node_id::NodeId,
+    policy::bucket::Bucket,
+    tunnel::hello::{Capabilities, Hello},
 };
 use serde::Serialize;
 

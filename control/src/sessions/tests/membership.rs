@@ -44,21 +44,6 @@ impl Bench {
         (bench, connection)
     }
 
-    fn answered(&mut self, connection: ConnectionId, remote: SocketAddr, proved: Proved) {
-        let lane = connection.worker() as u8;
-        self.input(Input::Event(Event::Connection(
-            connection,
-            FromConnection::Connected {
-                peer: PEER,
-                direction: Direction::Dialled,
-                remote,
-                local_ip: None,
-                hello: hello(lane),
-                proved,
-            },
-        )));
-    }
-
     fn forgotten(&mut self) -> Vec<(NodeId, PortId)> {
         self.take(|action| match action {
             Action::Forgotten { peer, port } => Some((*peer, *port)),

@@ -1,22 +1,15 @@
-//! Candidates (RFC 8445 section 5.3) and the credentials that go with them, as a peer may and may not write them.
+//! Candidates (RFC 8445 section 5.3), as a peer may and may not write them.
 
 use std::{
-    fmt,
     net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
 };
 
 use super::wire;
-use crate::ice::{Candidate, CandidateKind, Loopback, check_address};
+use crate::ice::{Candidate, CandidateKind, Loopback, check_address, is_ice};
 
-/// Candidates in one message, and of one peer in one generation. More are ignored: each costs checks.
-pub const MAX_CANDIDATES: usize = 24;
 /// Lengths of a foundation, RFC 8839 section 5.1.
 const FOUNDATION_LEN: RangeInclusive<usize> = 1..=32;
-/// Lengths of ufrag and password, RFC 8839 section 5.4.
-const UFRAG_LEN: RangeInclusive<usize> = 4..=256;
-const PWD_LEN: RangeInclusive<usize> = 22..=256;
-
 /// The kinds by their names in XEP-0176.
 const KINDS: [(CandidateKind, &str); 4] = [
     (CandidateKind::Host, "host"),
@@ -24,31 +17,6 @@ const KINDS: [(CandidateKind, &str); 4] = [
     (CandidateKind::PeerReflexive, "prflx"),
     (CandidateKind::Relayed, "relay"),
 ];
-
-/// Credentials of one end of an ICE session.
-#[derive(Clone, PartialEq, Eq)]
-pub struct IceDescription {
-    /// 4 to 256 characters.
-    pub ufrag: String,
-    /// 22 to 256 characters.
-    pub password: String,
-    /// Counts restarts of this end: of two descriptions in one session the higher one holds.
-    pub generation: u32,
-}
-
-impl fmt::Debug for IceDescription {
-    /// Without the password.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "IceDescription({}, generation {})", self.ufrag, self.generation)
-    }
-}
-
-impl IceDescription {
-    /// Whether ufrag and password are what RFC 8839 allows.
-    pub fn is_sound(&self) -> bool {
-        is_ice(&self.ufrag, &UFRAG_LEN) && is_ice(&self.password, &PWD_LEN)
-    }
-}
 
 /// The candidate in this element; none if it is not for us, or nobody should be made to send packets there.
 pub(super) fn read(wire: &wire::Candidate, loopback: Loopback) -> Option<Candidate> {
@@ -91,12 +59,6 @@ pub(super) fn write(candidate: &Candidate, generation: u32, id: usize) -> wire::
 fn address(ip: &str, port: &str) -> Option<SocketAddr> {
     let ip: IpAddr = ip.parse().ok()?;
     Some(SocketAddr::new(ip.to_canonical(), port.parse().ok()?))
-}
-
-/// The characters of RFC 8839's `ice-char`.
-fn is_ice(text: &str, len: &RangeInclusive<usize>) -> bool {
-    len.contains(&text.len())
-        && text.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'+' | b'/'))
 }
 
 #[cfg(test)]
@@ -176,16 +138,5 @@ mod tests {
         for wire in bad {
             assert_eq!(read(&wire, Loopback::Refused), None, "{wire:?}");
         }
-    }
-
-    #[test]
-    fn credentials_have_lengths_and_characters() {
-        let sound = |ufrag: &str, pwd: &str| {
-            IceDescription { ufrag: ufrag.into(), password: pwd.into(), generation: 0 }.is_sound()
-        };
-        let pwd = "p".repeat(22);
-        assert!(sound("abc+", &pwd) && sound(&"u".repeat(256), &"p".repeat(256)));
-        assert!(!sound("abc", &pwd) && !sound("abcd", &pwd[1..]) && !sound("ab:d", &pwd));
-        assert!(!sound(&"u".repeat(257), &pwd) && !sound("abcd", &"p".repeat(257)));
     }
 }

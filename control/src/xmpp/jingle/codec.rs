@@ -4,10 +4,10 @@ use ipop_datapath::node_id::NodeId;
 use xmpp_parsers::minidom::Element;
 
 use super::{
-    candidate::{self, IceDescription, MAX_CANDIDATES},
+    candidate,
     wire::{self, APPLICATION},
 };
-use crate::ice::{Candidate, Loopback};
+use crate::ice::{Candidate, IceDescription, Loopback, MAX_CANDIDATES};
 
 /// Longest session id. Ours have 16 characters.
 const MAX_SID_LEN: usize = 64;

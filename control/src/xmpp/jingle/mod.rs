@@ -29,7 +29,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ipop_datapath::{bucket::Bucket, node_id::NodeId};
+use ipop_datapath::{node_id::NodeId, policy::bucket::Bucket};
 use xmpp_parsers::{
     iq::Iq,
     jid::{FullJid, Jid},
@@ -39,10 +39,7 @@ use xmpp_parsers::{
     stanza_error::{DefinedCondition as Condition, ErrorType},
 };
 
-pub use self::{
-    candidate::{IceDescription, MAX_CANDIDATES},
-    wire::APPLICATION,
-};
+pub use self::wire::APPLICATION;
 use self::{
     codec::{Content, Fault, Nudge},
     peer::{Heard, Own, Peer, Refusal},
@@ -52,7 +49,7 @@ use super::{
     room::Stream,
 };
 use crate::{
-    ice::{Candidate, Loopback},
+    ice::{Candidate, IceDescription, Loopback},
     rng::Rng,
     sessions::MAX_PEERS,
     timed::Timed,
@@ -121,7 +118,7 @@ pub enum Event {
         node: NodeId,
         /// Of the credentials that they go with.
         generation: u32,
-        /// At most [`MAX_CANDIDATES`] in one generation.
+        /// At most [`MAX_CANDIDATES`](crate::ice::MAX_CANDIDATES) in one generation.
         candidates: Vec<Candidate>,
     },
     /// The peer has ended the session. A tunnel to it stays.
@@ -291,7 +288,7 @@ impl Jingle {
         }
     }
 
-    /// Own candidates, for this peer and these credentials. At most [`MAX_CANDIDATES`] are told.
+    /// Own candidates, for this peer and these credentials. At most [`MAX_CANDIDATES`](crate::ice::MAX_CANDIDATES) are told.
     pub fn add_candidates(&mut self, jid: &FullJid, generation: u32, candidates: &[Candidate]) {
         if let Some(peer) = self.peers.get_mut(jid) {
             peer.add_candidates(generation, candidates);
@@ -410,9 +407,9 @@ impl Jingle {
         Some(self.peers.next_wake()?.max(self.outgoing.ready_at(0)))
     }
 
-    /// The time has come.
+    /// The time has come. While the server reads nothing more a thousand may be due: none of them is looked at before [`Self::poll_timeout`] says so.
     pub fn handle_timeout(&mut self, now: Instant) {
-        if self.own.is_none() {
+        if self.own.is_none() || self.outgoing.ready_at(0) > now {
             return;
         }
         let mut nudges = Vec::new();
@@ -496,7 +493,7 @@ impl Jingle {
 pub(crate) fn fuzz_round_trip(payload: &Element) {
     let Ok(message) = codec::Message::read(payload, Loopback::Refused) else { return };
     if let Content::Offer(offer) = &message.content {
-        assert!(offer.candidates.len() <= MAX_CANDIDATES);
+        assert!(offer.candidates.len() <= crate::ice::MAX_CANDIDATES);
         let sender =
             codec::Sender { side: codec::Side::Initiator, fingerprint: None, jid: "a@x/r" };
         let written = codec::write_offer(&message.sid, offer, sender, 0);

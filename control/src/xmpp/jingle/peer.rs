@@ -10,7 +10,7 @@
 
 use std::time::{Duration, Instant};
 
-use ipop_datapath::{bucket::Bucket, node_id::NodeId};
+use ipop_datapath::{node_id::NodeId, policy::bucket::Bucket};
 use xmpp_parsers::{
     jid::FullJid,
     minidom::Element,
@@ -19,11 +19,10 @@ use xmpp_parsers::{
 
 use super::{
     Event, JingleCounters,
-    candidate::{IceDescription, MAX_CANDIDATES},
     codec::{self, Nudge, Offer, Sender, Sid, Side, Step},
 };
 use crate::{
-    ice::Candidate,
+    ice::{Candidate, IceDescription, MAX_CANDIDATES},
     rng::Rng,
     timed::Timer,
     xmpp::request::{Answer, Failure, Token},

@@ -26,7 +26,7 @@ use self::{
 };
 use super::*;
 use crate::{
-    ice::CandidateKind,
+    ice::{CandidateKind, MAX_CANDIDATES},
     xmpp::{
         request::Failure,
         room::{self, Entry, Room, RoomConfig, RoomPassword, StreamEnd},

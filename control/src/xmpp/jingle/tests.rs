@@ -3,7 +3,10 @@
 use xmpp_parsers::stanza_error::StanzaError;
 
 use super::*;
-use crate::{ice::CandidateKind, xmpp::request::Failure};
+use crate::{
+    ice::{CandidateKind, MAX_CANDIDATES},
+    xmpp::request::Failure,
+};
 
 /// Two keys, of which the first has the lower id.
 fn ids() -> (NodeId, NodeId) {

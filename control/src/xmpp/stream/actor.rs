@@ -17,7 +17,7 @@ use tokio::{
 };
 use xmpp_parsers::jid::FullJid;
 
-use crate::{local_addresses::local_addresses, rng::Rng};
+use crate::{host::local_addresses::local_addresses, rng::Rng};
 
 use super::{
     Counters, FromStream, Limits, Resumed, ToStream,

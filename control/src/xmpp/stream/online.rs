@@ -15,7 +15,7 @@ use std::{
 };
 
 use bytes::{Buf, BytesMut};
-use ipop_datapath::bucket::Bucket;
+use ipop_datapath::policy::bucket::Bucket;
 use xmpp_parsers::{
     iq::Iq,
     jid::FullJid,

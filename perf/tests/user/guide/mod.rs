@@ -131,10 +131,11 @@ impl Machine {
         }
         fs::copy(switch_binary(), root.join("usr/local/bin/ipop-switch")).unwrap();
         let binds = OWN.map(|own| format!("mount --bind {}{own} {own}\n", root.display()));
-        // What `ip netns exec` put into /etc goes with it. The device is open to everybody, as udev makes it.
+        // What `ip netns exec` put into /etc goes with it. The device is open to everybody, as udev makes it. Two programs may be begun at once.
         let script = format!(
-            "#!/bin/sh\nset -e\ncp --remove-destination /etc/resolv.conf /etc/nsswitch.conf {root}/etc/\n\
-             test -e {root}/tun || mknod -m 666 {root}/tun c 10 200\nmount --bind {root}/tun /dev/net/tun\n\
+            "#!/bin/sh\nset -e\nfor file in resolv.conf nsswitch.conf; do\n\
+             cp /etc/$file {root}/etc/$file.$$\nmv -f {root}/etc/$file.$$ {root}/etc/$file\ndone\n\
+             test -e {root}/tun || mknod -m 666 {root}/tun c 10 200 || test -e {root}/tun\nmount --bind {root}/tun /dev/net/tun\n\
              {}cd /root\nexport HOME=/root PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\nexec \"$@\"\n",
             binds.concat(),
             root = root.display(),

@@ -7,8 +7,8 @@ use std::{
 };
 
 use ipop_control::{
+    host::private_file::{self, Readers},
     network::{JoinToken, MAX_PINS, Pin, ServerPins},
-    private_file::{self, Readers},
     trust::StateFile,
     xmpp::{
         bound::BoundAccounts,

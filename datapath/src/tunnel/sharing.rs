@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::queue::KEEP_FROM;
+use crate::tunnel::queue::KEEP_FROM;
 
 /// Frames longer than that, bytes, are not sparse: they fill the tunnel too.
 const SPARSE_MAX: usize = 2_048;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::admission::{MAX_PROOFS, PROOF_LEN, Proof};
+use crate::policy::admission::{MAX_PROOFS, PROOF_LEN, Proof};
 
 /// The hello's version that this program speaks.
 pub const VERSION: u16 = 1;

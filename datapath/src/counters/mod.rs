@@ -2,12 +2,14 @@
 //!
 //! A worker owns its block, so an increment is a plain load and store; blocks of different ports sit on different cache lines.
 
+pub mod drops;
+
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crossbeam::utils::CachePadded;
 use ipop_learning::PortId;
 
-use crate::{drops::DropReason, port::PortTable};
+use crate::{counters::drops::DropReason, port::PortTable};
 
 /// A number that one thread adds to and others read.
 #[derive(Debug, Default)]

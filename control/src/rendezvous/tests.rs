@@ -1,25 +1,27 @@
 //! What the room makes this node write and name, without a room: occupants and connections are told by the test.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+};
 
 use ipop_datapath::{
-    admission::Proved,
-    command::{Direction, Event, FromConnection, ToConnection},
+    command::{ConnectionId, Direction, Event, FromConnection, ToConnection},
+    policy::admission::{Admission, ProofBinding, Proved},
 };
 
 use super::*;
 use crate::{
-    ice::{Entropy, Loopback, Timing},
-    sessions::NamedPeer,
-    testing::hello,
+    ice::{Candidate, MAX_CANDIDATES},
+    node::{Input, Node, NodeConfig},
+    paths::{Signal, read_signal},
+    sessions::SessionsConfig,
+    testing::{hello, ice},
     trust::{
-        NewNodes, Policy, TrustStore,
+        MAX_UNPROVED, NewNodes, Policy, TrustStore,
         saved::{DEFAULT_KEEP_S, Seen},
     },
-    xmpp::{
-        jingle::MAX_CANDIDATES,
-        room::{Affiliation, Card, Entry, Occupant},
-    },
+    xmpp::room::{Affiliation, Card, Entry, Occupant},
 };
 
 const LOCAL: NodeId = NodeId([1; 32]);
@@ -29,15 +31,14 @@ const UNIX_S: u64 = 1_700_000_000;
 const STEP: Duration = Duration::from_millis(10);
 
 struct Bench {
-    links: Links,
-    trust: Arc<Trust>,
+    node: Node,
     now: Instant,
     /// What was written: lists of those observed, and of those saved.
     observed: Vec<Vec<NodeId>>,
     saved: Vec<SavedPeers>,
-    named: Vec<NamedPeer>,
+    dialled: Vec<(NodeId, SocketAddr)>,
     /// What was said inside tunnels.
-    said: Vec<signal::Message>,
+    said: Vec<Signal>,
 }
 
 fn node(number: u32) -> NodeId {
@@ -56,9 +57,8 @@ fn card(node: NodeId) -> Card {
 impl Bench {
     fn new(policy: Policy, saved: SavedPeers, store: TrustStore) -> Self {
         let now = Instant::now();
-        let trust = Arc::new(Trust::new(LOCAL, 1, policy, store));
-        let (loopback, seed) = (Loopback::Refused, 1);
-        let config = LinksConfig {
+        let (ice, seed) = (ice(1), 1);
+        let config = RendezvousConfig {
             room: RoomConfig {
                 room: ROOM.parse().unwrap(),
                 entry: Entry::Password,
@@ -66,51 +66,57 @@ impl Bench {
                 name: "rack1".into(),
                 seed,
             },
-            jingle: JingleConfig { fingerprint: None, loopback, seed },
-            ice: IceConfig {
-                listen_port: 5_800,
-                loopback,
-                entropy: Entropy::seeded(seed),
-                timing: Timing::default(),
-            },
+            jingle: JingleConfig { fingerprint: None, loopback: ice.loopback, seed },
             servers: Servers::Configured,
             saved,
             unix_s: UNIX_S,
         };
-        let links = Links::new(config, trust.clone(), now);
-        let (observed, saved, named, said) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let mut bench = Self { links, trust, now, observed, saved, named, said };
+        let config = NodeConfig {
+            local: LOCAL,
+            sessions: SessionsConfig { inner_mtu: 1_500, lanes: 1, seed },
+            first_port: 1,
+            policy,
+            decisions: store,
+            peers: Vec::new(),
+            ice,
+            rendezvous: Some(config),
+        };
+        let node = Node::new(config, now).unwrap();
+        let (observed, saved, dialled, said) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut bench = Self { node, now, observed, saved, dialled, said };
         bench.collect();
         bench
     }
 
     fn collect(&mut self) {
-        while let Some(action) = self.links.poll_action(self.now) {
+        while let Some(action) = self.node.poll_action(self.now) {
             match action {
                 Action::Observe { seen, .. } => {
                     self.observed.push(seen.into_iter().map(|(node, _)| node).collect());
                 }
                 Action::Save(saved) => self.saved.push(saved),
-                Action::Worker {
-                    command: Command::Connection(_, ToConnection::Signal(message)),
-                    ..
-                } => {
-                    self.said.extend(signal::read(&message));
-                }
+                Action::Worker { command: Command::Connection(_, what), .. } => match what {
+                    ToConnection::Signal(message) => self.said.extend(read_signal(&message)),
+                    ToConnection::Dial { peer, remote, .. } => self.dialled.push((peer, remote)),
+                    _ => {}
+                },
                 _ => {}
             }
         }
-        let changes = std::iter::from_fn(|| self.trust.poll_change());
-        self.named.extend(changes.filter_map(|change| change.named));
+    }
+
+    /// Nodes that the sessions know.
+    fn known(&self) -> usize {
+        self.node.sessions().snapshot(self.now).len()
     }
 
     fn run(&mut self, time: Duration) {
         let end = self.now + time;
         self.collect();
-        while let Some(at) = self.links.poll_timeout().filter(|at| *at <= end) {
+        while let Some(at) = self.node.poll_timeout().filter(|at| *at <= end) {
             // A simulated microsecond for what is due now.
             self.now = at.max(self.now + Duration::from_micros(1));
-            self.links.handle_timeout(self.now);
+            self.node.handle_timeout(self.now);
             self.collect();
         }
         self.now = end;
@@ -120,7 +126,9 @@ impl Bench {
         let jid = FullJid::new(&format!("u{number}@x/r")).unwrap();
         let card = card(node(number));
         let affiliation = Affiliation::Member;
-        self.links.occupant(self.now, Occupant { jid, affiliation, card });
+        let rendezvous = self.node.rendezvous.as_mut().unwrap();
+        rendezvous.occupant(self.now, Occupant { jid, affiliation, card });
+        self.collect();
     }
 
     fn connects(&mut self, number: u32) {
@@ -132,10 +140,15 @@ impl Bench {
                 remote: "192.0.2.7:5800".parse().unwrap(),
                 local_ip: None,
                 hello: hello(),
-                proved: Proved::KeyAlone,
+                proved: Proved::Secrets(secret().secret_ids()),
             },
         );
-        self.links.handle_worker(self.now, &event);
+        self.input(Input::Worker(event));
+    }
+
+    fn input(&mut self, input: Input) {
+        self.node.handle(self.now, input);
+        self.collect();
     }
 }
 
@@ -183,16 +196,10 @@ fn a_saved_peer_that_the_operator_lets_in_again_is_named_with_its_addresses() {
         denied.deny(&node(number).to_string(), UNIX_S).unwrap();
     }
     let mut bench = Bench::new(secret(), saved, denied);
-    assert_eq!(bench.named, []);
-    bench.trust.decide(TrustStore::default());
-    for number in [1, 2] {
-        bench.links.admit(bench.now, node(number));
-    }
-    bench.collect();
+    assert_eq!((bench.known(), bench.dialled.len()), (0, 0));
+    bench.input(Input::Decisions(TrustStore::default()));
     // The right of the other one has ended.
-    let (port, last_addresses) = (PortId(1), vec![address]);
-    let named = NamedPeer { node: node(1), port, address: None, last_addresses };
-    assert_eq!(bench.named, [named]);
+    assert_eq!((bench.known(), &bench.dialled[..]), (1, &[(node(1), address)][..]));
 }
 
 /// A peer takes 24 candidates of a description, those included that are gone. A host that moves on and on describes itself anew before that.
@@ -204,7 +211,7 @@ fn a_host_that_moves_often_is_told_of_wherever_it_is() {
     let mut of_generation: BTreeMap<u32, BTreeSet<SocketAddr>> = BTreeMap::new();
     for number in 1..=60 {
         let address = IpAddr::from([198, 51, 100, number]);
-        bench.links.set_local_addresses(bench.now, &[address]);
+        bench.input(Input::OfferedAddresses(vec![address]));
         bench.run(Duration::from_secs(1));
         let said = bench.said.last().unwrap();
         let is_new = |candidate: &Candidate| candidate.address.ip() == address;
@@ -217,4 +224,21 @@ fn a_host_that_moves_often_is_told_of_wherever_it_is() {
     assert!(of_generation.len() > 1, "{of_generation:?}");
     let most = of_generation.values().map(BTreeSet::len).max();
     assert!(most <= Some(MAX_CANDIDATES), "{most:?}");
+}
+
+#[test]
+fn a_room_of_a_thousand_gets_in_once_the_first_have_connected() {
+    let mut bench = Bench::new(secret(), SavedPeers::default(), TrustStore::default());
+    (1..=1_000).for_each(|number| bench.enters(number));
+    bench.run(STEP);
+    assert_eq!(bench.known(), MAX_UNPROVED);
+    for number in 1..=500 {
+        let binding = ProofBinding::new(LOCAL, node(number), Direction::Accepted, [7; 32]);
+        let trust = bench.node.trust();
+        let proofs = trust.proofs(node(number), &binding);
+        trust.verify(node(number), &binding, &proofs).expect("the secret");
+        bench.connects(number);
+    }
+    bench.run(Duration::from_secs(5));
+    assert_eq!(bench.known(), 1_000);
 }

@@ -14,9 +14,10 @@ use xmpp_parsers::{
     stanza::Stanza,
 };
 
-use super::{Action, Links, Servers, report::News};
+use super::{Action, Rendezvous, Servers, report::News};
 use crate::{
     notice::Notice,
+    paths::ToLink,
     xmpp::{
         jingle::{self, ANSWER_TIMEOUT, Taken},
         request::{Answer, Failure, Request, Token},
@@ -40,9 +41,19 @@ pub(super) struct Questions {
     open: HashMap<IqToken, (Part, Token)>,
 }
 
-impl Links {
+impl Questions {
+    fn ask(&mut self, part: Part, request: Request) -> Question {
+        self.last += 1;
+        let token = IqToken(self.last);
+        self.open.insert(token, (part, request.token));
+        let (to, request) = (Some(request.to), request.ask.into());
+        Question { to, request, token, timeout: ANSWER_TIMEOUT }
+    }
+}
+
+impl Rendezvous {
     /// The stream tells something.
-    pub fn handle_stream(&mut self, now: Instant, event: FromStream) {
+    pub(crate) fn handle_stream(&mut self, now: Instant, event: FromStream) {
         match event {
             FromStream::Online { jid, resumed } => self.online(now, jid, resumed),
             FromStream::Offline { why, retry_in } => self.lost(now, why, retry_in),
@@ -64,7 +75,7 @@ impl Links {
         };
         let account = jid.to_bare();
         self.stream_state.online(jid.to_string());
-        self.tell(now, Notice::Online { jid: jid.clone() });
+        self.tell(Notice::Online { jid: jid.clone() });
         self.jingle.online(now, jid.clone(), session);
         if session == Stream::New && self.servers == Servers::Offered {
             self.services.online(now, &account);
@@ -86,7 +97,7 @@ impl Links {
             News::Yes => Notice::Offline { why },
             News::No => Notice::StillOffline { why, retry_in },
         };
-        self.tell(now, notice);
+        self.tell(notice);
     }
 
     /// The stream does not come back by itself.
@@ -98,7 +109,7 @@ impl Links {
         if why.is_of_settings() && !self.stream_state.was_online() && alone {
             self.actions.push_back(Action::GiveUp(why));
         } else {
-            self.tell(now, Notice::AccountRefused { why });
+            self.tell(Notice::AccountRefused { why });
         }
     }
 
@@ -139,9 +150,9 @@ impl Links {
             Part::Room => self.room.handle_answer(now, token, answer),
             Part::Jingle => self.jingle.handle_answer(now, token, &answer),
             Part::Services => {
-                let unix_s = self.unix_s(now) as i64;
+                let unix_s = self.clock.unix_s(now) as i64;
                 if let Some(offer) = self.services.handle_answer(now, unix_s, token, &answer) {
-                    self.tell(now, Notice::Offered(offer.clone()));
+                    self.tell(Notice::Offered(offer.clone()));
                     self.actions.push_back(Action::ResolveServers(offer));
                 }
             }
@@ -153,16 +164,8 @@ impl Links {
     }
 
     fn ask(&mut self, part: Part, request: Request) {
-        self.questions.last += 1;
-        let token = IqToken(self.questions.last);
-        self.questions.open.insert(token, (part, request.token));
-        let question = Question {
-            to: Some(request.to),
-            request: request.ask.into(),
-            token,
-            timeout: ANSWER_TIMEOUT,
-        };
-        self.actions.push_back(Action::Stream(ToStream::Iq(Box::new(question))));
+        let question = Box::new(self.questions.ask(part, request));
+        self.actions.push_back(Action::Stream(ToStream::Iq(question)));
     }
 
     /// What room, Jingle and services have to say; true if there was anything.
@@ -182,7 +185,7 @@ impl Links {
                 jingle::Action::Request(request) => self.ask(Part::Jingle, request),
                 jingle::Action::Reply(iq) => self.send(Stanza::Iq(*iq)),
                 jingle::Action::Message(message) => self.send(Stanza::Message(*message)),
-                jingle::Action::Event(event) => self.handle_jingle(now, event),
+                jingle::Action::Event(event) => self.handle_jingle(event),
             }
         }
         if self.servers == Servers::Offered
@@ -198,13 +201,13 @@ impl Links {
         match event {
             room::Event::Joined { nick } => {
                 self.stream_state.joined();
-                self.tell(now, Notice::Joined { nick });
+                self.tell(Notice::Joined { nick });
             }
             room::Event::Occupant(occupant) => self.occupant(now, occupant),
             room::Event::OccupantGone(jid) => self.occupant_gone(now, &jid),
             room::Event::Revoked(account) => {
                 let account = account.to_string();
-                self.tell(now, Notice::AccountRemoved { account: account.clone() });
+                self.tell(Notice::AccountRemoved { account: account.clone() });
                 self.revoke(now, |other| other == account);
             }
             room::Event::Entitled(accounts) => {
@@ -216,25 +219,22 @@ impl Links {
             }
             room::Event::Problem(problem) => {
                 self.stream_state.problem(problem.text.clone());
-                self.tell(now, Notice::Room(problem));
+                self.tell(Notice::Room(problem));
             }
         }
     }
 
-    fn handle_jingle(&mut self, now: Instant, event: jingle::Event) {
-        match event {
-            jingle::Event::Describe { jid, node } => self.describe(now, &jid, node),
-            jingle::Event::Remote { jid, node, ice } => {
-                if self.is_current(&jid, node) {
-                    self.remote_description(now, node, &ice);
-                }
-            }
+    fn handle_jingle(&mut self, event: jingle::Event) {
+        let (jid, node, what) = match event {
+            jingle::Event::Describe { jid, node } => (jid, node, ToLink::Describe),
+            jingle::Event::Remote { jid, node, ice } => (jid, node, ToLink::Remote(ice)),
             jingle::Event::RemoteCandidates { jid, node, generation, candidates } => {
-                if self.is_current(&jid, node) {
-                    self.ice.add_remote_candidates(now, node, generation, &candidates);
-                }
+                (jid, node, ToLink::RemoteCandidates { generation, candidates })
             }
-            jingle::Event::Ended { .. } => {}
+            jingle::Event::Ended { .. } => return,
+        };
+        if self.is_current(&jid, node) {
+            self.to_links.push_back((node, what));
         }
     }
 }

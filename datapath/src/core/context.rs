@@ -8,11 +8,13 @@ use ipop_learning::PortId;
 
 use crate::{
     command::Event,
-    counters::WorkerCounters,
-    drops::{DropReason, Passed},
+    core::shared::{NodeFacts, Shared},
+    counters::{
+        WorkerCounters,
+        drops::{DropReason, Passed},
+    },
     frame::{Description, Frame, Gso},
     port::LocalPort,
-    shared::{NodeFacts, Shared},
 };
 
 /// Sees frames as they pass, by their first bytes.

@@ -5,6 +5,8 @@
 //! the [`Source`] of a packet becomes the alias. Control fills both with pairs that ICE has validated and with nothing else, so the path
 //! never moves because a packet came from somewhere.
 
+pub mod channel_data;
+
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use ipop_learning::PortId;

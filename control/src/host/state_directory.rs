@@ -9,7 +9,7 @@ use std::{
 
 use rustix::process::{getegid, getgid};
 
-use crate::private_file::{PrivateFileError, Temporary};
+use crate::host::private_file::{PrivateFileError, Temporary};
 
 /// Refuses a directory that others can write. One that does not exist is as well: it is made with mode 0700.
 ///

@@ -209,7 +209,7 @@ impl Drop for Ring {
 }
 
 /// Says why there is no ring, and how to get one.
-pub fn explain(error: io::Error) -> OsError {
+fn explain(error: io::Error) -> OsError {
     let hint = match error.raw_os_error() {
         Some(libc::ENOSYS) => "the kernel was built without io_uring; Linux 6.1 or later is needed",
         Some(libc::EPERM) => {

@@ -8,10 +8,13 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use io_uring::{opcode, types::Fixed};
+use io_uring::opcode;
 use quinn_proto::Transmit;
 
-use super::ring::{Op, Ring};
+use super::{
+    ring::{Op, Ring},
+    socket_file,
+};
 use crate::{
     counters::IoCounters,
     io::SocketId,
@@ -26,32 +29,31 @@ const CONTROL_PACKETS_IN_FLIGHT: usize = 256;
 const MAX_SEGMENTS: usize = 64;
 const TRAIN_BYTES: usize = 65_536;
 
-/// What `sendmsg` reads; boxed, because the kernel keeps pointers until it completes.
-struct Slot {
+/// What is sent, but for the bytes.
+#[derive(Clone, Copy)]
+struct Packets {
     socket: SocketId,
     destination: SocketAddr,
+    /// The address to send from; the kernel chooses if it is `None`.
+    source: Option<IpAddr>,
+    /// Length of each packet but the last, if there are several.
+    segment_len: Option<usize>,
+}
+
+/// What `sendmsg` reads; boxed, because the kernel keeps pointers until it completes.
+struct Slot {
+    packets: Packets,
     train: Vec<u8>,
     len: usize,
-    segment_len: Option<usize>,
-    source: Option<IpAddr>,
     address: RawAddress,
     control: Control,
     iovec: libc::iovec,
     header: libc::msghdr,
 }
 
-/// A packet that the kernel did not send.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct SendRefused {
-    pub(crate) remote: SocketAddr,
-    pub(crate) errno: i32,
-}
-
 /// One socket's state.
 pub(crate) struct Outlet {
-    pub(crate) id: SocketId,
     pub(crate) port: UdpPort,
-    pub(crate) file: u32,
     blocked: bool,
     /// Refused with EAGAIN, in order.
     waiting: VecDeque<usize>,
@@ -61,14 +63,25 @@ pub(crate) struct Outlet {
 }
 
 impl Outlet {
-    pub(crate) fn new(id: SocketId, port: UdpPort, file: u32) -> Self {
-        let waiting = VecDeque::new();
-        Self { id, port, file, blocked: false, waiting, in_flight: 0, overflows: 0 }
+    pub(crate) fn new(port: UdpPort) -> Self {
+        Self { port, blocked: false, waiting: VecDeque::new(), in_flight: 0, overflows: 0 }
+    }
+
+    fn block(&mut self, ring: &mut Ring, socket: SocketId) {
+        if std::mem::replace(&mut self.blocked, true) {
+            return;
+        }
+        let entry = opcode::PollAdd::new(socket_file(socket), libc::POLLOUT as u32)
+            .build()
+            .user_data(Op::Writable.user_data(u32::from(socket.0)));
+        // SAFETY: a poll points to nothing.
+        unsafe { ring.push(&entry) };
     }
 }
 
 /// The sending side of a worker's sockets, and the trains that are on their way.
 pub(crate) struct Sender {
+    /// In the order of the worker's table of sockets.
     pub(crate) outlets: Vec<Outlet>,
     /// Boxed: the kernel holds pointers into a slot while the vector grows.
     #[expect(clippy::vec_box)]
@@ -77,9 +90,6 @@ pub(crate) struct Sender {
     /// Last in, first out: the warmest first.
     free_trains: Vec<Vec<u8>>,
 }
-
-// SAFETY: the pointers in the slots point into the slots themselves and their trains, which move with them.
-unsafe impl Send for Sender {}
 
 impl Sender {
     pub(crate) fn new(outlets: Vec<Outlet>) -> Self {
@@ -98,24 +108,23 @@ impl Sender {
     }
 
     pub(crate) fn can_send(&self, socket: SocketId) -> bool {
-        let outlet = &self.outlets[self.index(socket)];
-        outlet.id == socket && !outlet.blocked && outlet.in_flight < TRAINS_IN_FLIGHT
+        let outlet = self.outlet(socket);
+        !outlet.blocked && outlet.in_flight < TRAINS_IN_FLIGHT
     }
 
     /// Whether a socket takes one more packet of control's, even while it is full.
     pub(crate) fn can_send_packet(&self, socket: SocketId) -> bool {
-        let outlet = &self.outlets[self.index(socket)];
+        let outlet = self.outlet(socket);
         let on_their_way = outlet.in_flight + outlet.waiting.len();
-        outlet.id == socket && on_their_way < TRAINS_IN_FLIGHT + CONTROL_PACKETS_IN_FLIGHT
-    }
-
-    /// A socket's place; the listening socket's for one that is not there.
-    pub(crate) fn index(&self, socket: SocketId) -> usize {
-        index_of(&self.outlets, socket)
+        on_their_way < TRAINS_IN_FLIGHT + CONTROL_PACKETS_IN_FLIGHT
     }
 
     pub(crate) fn max_segments(&self, socket: SocketId) -> usize {
-        if self.outlets[self.index(socket)].port.gso { MAX_SEGMENTS } else { 1 }
+        if self.outlet(socket).port.gso { MAX_SEGMENTS } else { 1 }
+    }
+
+    fn outlet(&self, SocketId(place): SocketId) -> &Outlet {
+        &self.outlets[usize::from(place)]
     }
 
     pub(crate) fn send(
@@ -125,26 +134,13 @@ impl Sender {
         transmit: &Transmit,
         train: Vec<u8>,
     ) {
-        let v6 = self.outlets[self.index(socket)].port.local.is_ipv6();
-        let (address, address_len) = raw_address(transmit.destination, v6);
-        let index = self.slot();
-        let slot = &mut self.slots[index];
-        slot.socket = socket;
-        slot.destination = transmit.destination;
-        slot.train = train;
-        slot.len = transmit.size.min(slot.train.len());
-        slot.segment_len = transmit.segment_size.filter(|size| *size < transmit.size);
-        slot.address = address;
-        slot.source = transmit.src_ip;
-        slot.control.clear();
-        if let Some(source) = slot.source {
-            slot.control.put_source(source, v6);
-        }
-        if let Some(segment_len) = slot.segment_len {
-            slot.control.put_segment_len(segment_len as u16);
-        }
-        slot.prepare(address_len);
-        self.submit(ring, index);
+        let packets = Packets {
+            socket,
+            destination: transmit.destination,
+            source: transmit.src_ip,
+            segment_len: transmit.segment_size.filter(|size| *size < transmit.size),
+        };
+        self.start(ring, packets, train, transmit.size);
     }
 
     /// Adds what the kernel has dropped at the sockets since the last call.
@@ -158,19 +154,18 @@ impl Sender {
         }
     }
 
-    /// A send has completed. If the kernel refused it for good, tells what.
+    /// A send has completed. If the kernel refused it for good, tells where it was to go, and the kernel's reason.
     pub(crate) fn completed(
         &mut self,
         ring: &mut Ring,
         index: u32,
         result: i32,
         counters: &IoCounters,
-    ) -> Option<SendRefused> {
+    ) -> Option<(SocketAddr, i32)> {
         let index = index as usize;
-        let slot = &self.slots[index];
-        let (socket, segmented) = (slot.socket, slot.segment_len.is_some());
-        let at = self.index(socket);
-        let outlet = &mut self.outlets[at];
+        let Packets { socket, destination, segment_len, .. } = self.slots[index].packets;
+        let segmented = segment_len.is_some();
+        let outlet = &mut self.outlets[usize::from(socket.0)];
         outlet.in_flight -= 1;
         let mut refused = None;
         match -result {
@@ -178,7 +173,7 @@ impl Sender {
             libc::EAGAIN => {
                 counters.send_blocked.add(1);
                 outlet.waiting.push_back(index);
-                self.block(ring, socket);
+                outlet.block(ring, socket);
                 return None;
             }
             // A segment is larger than the interface takes (the path MTU was found on another route): one by one, the small ones
@@ -200,7 +195,7 @@ impl Sender {
             libc::EMSGSIZE => counters.send_too_large.add(1),
             errno => {
                 count_refused(counters, errno);
-                refused = Some(SendRefused { remote: slot.destination, errno });
+                refused = Some((destination, errno));
             }
         }
         self.release(index);
@@ -217,25 +212,11 @@ impl Sender {
         }
     }
 
-    fn block(&mut self, ring: &mut Ring, socket: SocketId) {
-        let index = self.index(socket);
-        let outlet = &mut self.outlets[index];
-        if std::mem::replace(&mut outlet.blocked, true) {
-            return;
-        }
-        let entry = opcode::PollAdd::new(Fixed(outlet.file), libc::POLLOUT as u32)
-            .build()
-            .user_data(Op::Writable.user_data(index as u32));
-        // SAFETY: a poll points to nothing.
-        unsafe { ring.push(&entry) };
-    }
-
     fn submit(&mut self, ring: &mut Ring, index: usize) {
         let slot = &self.slots[index];
-        let at = index_of(&self.outlets, slot.socket);
-        let outlet = &mut self.outlets[at];
+        let outlet = &mut self.outlets[usize::from(slot.packets.socket.0)];
         outlet.in_flight += 1;
-        let entry = opcode::SendMsg::new(Fixed(outlet.file), &raw const slot.header)
+        let entry = opcode::SendMsg::new(socket_file(slot.packets.socket), &raw const slot.header)
             .flags(libc::MSG_DONTWAIT as u32)
             .build()
             .user_data(Op::Send.user_data(index as u32));
@@ -243,57 +224,44 @@ impl Sender {
         unsafe { ring.push(&entry) };
     }
 
+    /// Sends the first `len` bytes of a train.
+    fn start(&mut self, ring: &mut Ring, packets: Packets, train: Vec<u8>, len: usize) {
+        let v6 = self.outlet(packets.socket).port.local.is_ipv6();
+        let (address, address_len) = raw_address(packets.destination, v6);
+        let index = self.free_slots.pop().unwrap_or(self.slots.len());
+        if index == self.slots.len() {
+            // SAFETY: all-zero is valid for these C structures (integers and null pointers).
+            let (iovec, header) = unsafe { std::mem::zeroed() };
+            let (train, len, control) = (Vec::new(), 0, Control::new());
+            let slot = Slot { packets, train, len, address, control, iovec, header };
+            self.slots.push(Box::new(slot));
+        }
+        let slot = &mut self.slots[index];
+        slot.len = len.min(train.len());
+        (slot.packets, slot.train, slot.address) = (packets, train, address);
+        slot.control.clear();
+        if let Some(source) = packets.source {
+            slot.control.put_source(source, v6);
+        }
+        if let Some(segment_len) = packets.segment_len {
+            slot.control.put_segment_len(segment_len as u16);
+        }
+        slot.prepare(address_len);
+        self.submit(ring, index);
+    }
+
     /// Sends a train that the kernel refused packet by packet.
     fn send_singly(&mut self, ring: &mut Ring, index: usize) {
-        let slot = &self.slots[index];
-        let segment_len = slot.segment_len.unwrap_or(slot.len).max(1);
-        let (socket, len) = (slot.socket, slot.len);
-        let v6 = self.outlets[self.index(socket)].port.local.is_ipv6();
+        let (packets, len) = (self.slots[index].packets, self.slots[index].len);
+        let segment_len = packets.segment_len.unwrap_or(len).max(1);
+        let single = Packets { segment_len: None, ..packets };
         for start in (0..len).step_by(segment_len) {
-            let single = self.slot();
             let mut train = self.train_buffer();
-            let [from, to] = self.two_slots(index, single);
-            train.extend_from_slice(&from.train[start..len.min(start + segment_len)]);
-            to.socket = socket;
-            to.destination = from.destination;
-            to.len = train.len();
-            to.train = train;
-            to.segment_len = None;
-            to.address = from.address;
-            to.source = from.source;
-            to.control.clear();
-            if let Some(source) = to.source {
-                to.control.put_source(source, v6);
-            }
-            to.prepare(from.header.msg_namelen);
-            self.submit(ring, single);
+            train.extend_from_slice(&self.slots[index].train[start..len.min(start + segment_len)]);
+            let len = train.len();
+            self.start(ring, single, train, len);
         }
         self.release(index);
-    }
-
-    fn two_slots(&mut self, a: usize, b: usize) -> [&mut Slot; 2] {
-        let slots = self.slots.get_disjoint_mut([a, b]);
-        slots.expect("a fresh slot is not the one in use").map(|slot| &mut **slot)
-    }
-
-    fn slot(&mut self) -> usize {
-        self.free_slots.pop().unwrap_or_else(|| {
-            // SAFETY: all-zero is valid for these C structures (integers and null pointers).
-            let (address, iovec, header) = unsafe { std::mem::zeroed() };
-            self.slots.push(Box::new(Slot {
-                socket: SocketId::LISTEN,
-                destination: SocketAddr::from(([0; 4], 0)),
-                train: Vec::new(),
-                len: 0,
-                segment_len: None,
-                source: None,
-                address,
-                control: Control::new(),
-                iovec,
-                header,
-            }));
-            self.slots.len() - 1
-        })
     }
 
     fn release(&mut self, index: usize) {
@@ -312,10 +280,6 @@ fn count_refused(counters: &IoCounters, errno: i32) {
         libc::ENOBUFS | libc::ENOMEM => counters.send_no_room.add(1),
         _ => {}
     }
-}
-
-fn index_of(outlets: &[Outlet], socket: SocketId) -> usize {
-    outlets.iter().position(|outlet| outlet.id == socket).unwrap_or(0)
 }
 
 impl Slot {
@@ -344,7 +308,7 @@ mod tests {
     /// Of one socket on the loopback.
     fn sender() -> Sender {
         let port = udp::ephemeral("127.0.0.1:0".parse().unwrap()).unwrap();
-        Sender::new(vec![Outlet::new(SocketId::LISTEN, port, 0)])
+        Sender::new(vec![Outlet::new(port)])
     }
 
     #[test]
@@ -357,7 +321,7 @@ mod tests {
             let (destination, size) = (remote, 100);
             let transmit =
                 Transmit { destination, ecn: None, size, segment_size: None, src_ip: None };
-            sender.send(&mut ring, SocketId::LISTEN, &transmit, vec![0; size]);
+            sender.send(&mut ring, SocketId(0), &transmit, vec![0; size]);
             sender.completed(&mut ring, 0, result, &counters)
         };
         let counts = || {
@@ -378,7 +342,7 @@ mod tests {
             (libc::ENOMEM, [6, 4, 2, 0]),
             (libc::EPERM, [7, 4, 2, 0]),
         ] {
-            assert_eq!(ends(-errno), Some(SendRefused { remote, errno }));
+            assert_eq!(ends(-errno), Some((remote, errno)));
             assert_eq!(counts(), counted, "{errno}");
         }
         // The path MTU is QUIC's business.

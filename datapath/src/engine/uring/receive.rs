@@ -14,13 +14,19 @@ use std::{
 use bytes::BytesMut;
 use io_uring::{
     opcode,
-    types::{BufRingEntry, Fixed, RecvMsgOut},
+    types::{BufRingEntry, RecvMsgOut},
 };
 
-use super::ring::{Op, Ring};
-use crate::os::{
-    OsError,
-    udp::{CONTROL_LEN, RawAddress, parse_address, parse_control},
+use super::{
+    ring::{Op, Ring},
+    socket_file,
+};
+use crate::{
+    io::SocketId,
+    os::{
+        OsError,
+        udp::{CONTROL_LEN, RawAddress, parse_address, parse_control},
+    },
 };
 
 /// Buffers provided: half a megabyte, a quarter of a common L2 cache. With twice as many the receiving end takes a tenth more CPU time. A power of
@@ -68,9 +74,6 @@ impl Train {
     }
 }
 
-// SAFETY: the ring entries belong to this value alone (and the kernel); nothing in it is tied to a thread.
-unsafe impl Send for Receiver {}
-
 fn ring_layout() -> Layout {
     let bytes = usize::from(BUFFERS) * size_of::<BufRingEntry>();
     Layout::from_size_align(bytes.next_multiple_of(PAGE), PAGE).expect("a small constant")
@@ -115,10 +118,10 @@ impl Receiver {
     }
 
     /// Arms a multishot receive on a socket.
-    pub(crate) fn arm(&self, ring: &mut Ring, file: u32, socket: u32) {
-        let entry = opcode::RecvMsgMulti::new(Fixed(file), &raw const *self.header, GROUP)
+    pub(crate) fn arm(&self, ring: &mut Ring, socket: SocketId) {
+        let entry = opcode::RecvMsgMulti::new(socket_file(socket), &raw const *self.header, GROUP)
             .build()
-            .user_data(Op::Receive.user_data(socket));
+            .user_data(Op::Receive.user_data(u32::from(socket.0)));
         // SAFETY: the header is boxed and lives as long as the receiver, which outlives the ring's use of it.
         unsafe { ring.push(&entry) };
     }

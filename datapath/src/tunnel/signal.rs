@@ -5,8 +5,8 @@ use std::time::Instant;
 use quinn_proto::{Connection, Dir, StreamId, VarInt, WriteError};
 
 use crate::{
-    bucket::Bucket,
     command::{CloseReason, MAX_SIGNAL_LEN},
+    policy::bucket::Bucket,
 };
 
 /// Length of a message, in front of it, bytes.

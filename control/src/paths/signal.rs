@@ -1,22 +1,21 @@
-//! What two nodes say to each other inside a tunnel, so that they find another way when the one in use ends and the XMPP
-//! server is away (docs/WIRE.md, Signalling): ICE description and candidates, as JSON.
+//! What two nodes say to each other inside a tunnel, so that they find another way when the one in use ends and nobody
+//! else passes on what they say (docs/WIRE.md, Signalling): ICE description and candidates, as JSON.
 
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    ice::{Candidate, CandidateKind, Loopback, check_address},
-    xmpp::jingle::{IceDescription, MAX_CANDIDATES},
+use crate::ice::{
+    Candidate, CandidateKind, IceDescription, Loopback, MAX_CANDIDATES, check_address,
 };
 
 /// Description and candidates of one end.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Message {
+pub(crate) struct Message {
     /// Its credentials.
-    pub(super) description: IceDescription,
+    pub(crate) description: IceDescription,
     /// Its candidates, at most [`MAX_CANDIDATES`].
-    pub(super) candidates: Vec<Candidate>,
+    pub(crate) candidates: Vec<Candidate>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -71,7 +70,7 @@ pub(super) fn write(description: &IceDescription, candidates: &[Candidate]) -> V
 }
 
 /// The message in these bytes; none if it makes no sense. Candidates at addresses where nobody should be sent are left out.
-pub(super) fn read(bytes: &[u8]) -> Option<Message> {
+pub(crate) fn read(bytes: &[u8]) -> Option<Message> {
     let Wire { ice } = serde_json::from_slice(bytes).ok()?;
     let WireIce { ufrag, pwd, generation, candidates } = ice;
     let description = IceDescription { ufrag, password: pwd, generation };

@@ -1,0 +1,42 @@
+//! What operators see of the network and of the way to each peer.
+
+use std::time::Instant;
+
+use ipop_datapath::node_id::NodeId;
+
+use super::Node;
+use crate::{
+    ice::IceCounters,
+    paths::{self, LinkReport},
+    rendezvous::{self, NetworkReport},
+    xmpp::{jingle::JingleCounters, room::RoomCounters},
+};
+
+impl Node {
+    /// The network now; none without an account.
+    pub fn network_report(&self) -> Option<NetworkReport> {
+        let mut report = self.rendezvous.as_ref()?.report();
+        report.nat = self.paths.nat();
+        report.refused.extend(self.paths.refused().chain(lines(self.lines.left_out())));
+        report.refused.retain(|_, count| *count > 0);
+        Some(report)
+    }
+
+    /// The way to a peer now; none for one that nobody signals with.
+    pub fn link_report(&self, now: Instant, node: NodeId) -> Option<LinkReport> {
+        let account = self.rendezvous.as_ref().and_then(|rendezvous| rendezvous.account_of(node));
+        let report = self.paths.report_of(now, node)?;
+        Some(LinkReport { account: account.map(str::to_owned), ..report })
+    }
+}
+
+fn lines(left_out: u64) -> [(&'static str, u64); 1] {
+    [("log_lines", left_out)]
+}
+
+/// The reasons that [`NetworkReport::refused`] can have.
+pub fn refused_reasons() -> impl Iterator<Item = &'static str> {
+    let of_rendezvous = rendezvous::refused(RoomCounters::default(), JingleCounters::default());
+    let of_paths = paths::refused(0, IceCounters::default());
+    lines(0).into_iter().chain(of_rendezvous).chain(of_paths).map(|(name, _)| name)
+}

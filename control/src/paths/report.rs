@@ -1,0 +1,75 @@
+//! What operators see of the way to each peer.
+
+use std::time::Instant;
+
+use ipop_datapath::{node_id::NodeId, path::Path};
+use serde::Serialize;
+
+use super::Paths;
+use crate::ice::{CandidateKind, IceCounters, NatMapping};
+
+/// The way to one peer.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct LinkReport {
+    /// `direct`, `relayed` or `none`.
+    pub kind: &'static str,
+    /// Where packets go: the peer's address, or the relay's.
+    pub remote: Option<String>,
+    /// Kinds of both ends' candidates, such as `srflx to host`.
+    pub candidates: Option<String>,
+    /// Why it is relayed, or not there.
+    pub why: Option<String>,
+    /// Round-trip time by the checks, microseconds.
+    pub rtt_us: Option<u64>,
+    /// The account that the node is in the room with, if it is or was there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub account: Option<String>,
+}
+
+impl Paths {
+    /// The way to a peer now; none for a node without a link.
+    pub(crate) fn report_of(&self, now: Instant, node: NodeId) -> Option<LinkReport> {
+        let link = self.links.get(&node)?;
+        let snapshot = self.ice.snapshot(now, node);
+        let selected = snapshot.as_ref().and_then(|snapshot| snapshot.selected);
+        // The relay may be this end's or the peer's.
+        let (kind, remote) = match selected.map(|pair| (pair.path, pair.remote)) {
+            Some((Path::Direct { remote, .. }, CandidateKind::Relayed)) => {
+                ("relayed", Some(remote.to_string()))
+            }
+            Some((Path::Direct { remote, .. }, _)) => ("direct", Some(remote.to_string())),
+            Some((Path::Relay { server, .. }, _)) => ("relayed", Some(server.to_string())),
+            None => ("none", None),
+        };
+        let why = snapshot.and_then(|snapshot| snapshot.why);
+        Some(LinkReport {
+            kind,
+            remote,
+            candidates: selected.map(|pair| format!("{} to {}", pair.local, pair.remote)),
+            why: why.or_else(|| link.last_error.clone().filter(|_| kind == "none")),
+            rtt_us: selected.and_then(|pair| pair.rtt).map(|rtt| rtt.as_micros() as u64),
+            account: None,
+        })
+    }
+
+    /// What is known of the NAT in front of this host.
+    pub(crate) fn nat(&self) -> &'static str {
+        match self.ice.nat_mapping() {
+            NatMapping::Unknown => "unknown",
+            NatMapping::EndpointIndependent => "endpoint_independent",
+            NatMapping::EndpointDependent => "symmetric",
+        }
+    }
+
+    /// What was not believed, or was too much; by reason.
+    pub(crate) fn refused(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        refused(self.malformed_signals, self.ice.counters())
+    }
+}
+
+pub(crate) fn refused(
+    malformed_signals: u64,
+    ice: IceCounters,
+) -> impl Iterator<Item = (&'static str, u64)> {
+    [("signal_malformed", malformed_signals)].into_iter().chain(ice.entries())
+}
