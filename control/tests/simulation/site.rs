@@ -27,7 +27,7 @@ use ipop_datapath::{
     io::{SocketId, SocketKind, Sockets},
     memory::{MemoryIo, MemoryIoConfig, ReceiveBuffers},
     node_id::NodeId,
-    policy::admission::{Admission, Proof, ProofBinding, Verdict},
+    policy::admission::{Admission, Proof, ProofBinding, Proved, Unproved, Verdict},
     quic::{Congestion, TlsIdentity},
 };
 use ipop_learning::{MacTable, MacTableConfig};
@@ -85,6 +85,10 @@ impl Admission for Gullible {
 
     fn proofs(&self, _: NodeId, _: &ProofBinding) -> Vec<Proof> {
         vec![[0; 32], [0xff; 32]]
+    }
+
+    fn verify(&self, _: NodeId, _: &ProofBinding, _: &[Proof]) -> Result<Proved, Unproved> {
+        Ok(Proved::KeyAlone)
     }
 }
 

@@ -16,7 +16,7 @@ use super::{FIRST_HOP_MTU, MAX_SEGMENTS, ReceiveBuffers};
 use crate::{
     command::{Direction, Lane},
     node_id::NodeId,
-    policy::admission::{Admission, Verdict},
+    policy::admission::{Admission, Proof, ProofBinding, Proved, Unproved, Verdict},
     quic::{
         CidKey, Congestion, TlsIdentity, TunnelHealth,
         tls::{self, Preference},
@@ -246,5 +246,13 @@ struct Anyone;
 impl Admission for Anyone {
     fn verdict(&self, _: NodeId) -> Verdict {
         Verdict::Admitted(PortId(1))
+    }
+
+    fn proofs(&self, _: NodeId, _: &ProofBinding) -> Vec<Proof> {
+        Vec::new()
+    }
+
+    fn verify(&self, _: NodeId, _: &ProofBinding, _: &[Proof]) -> Result<Proved, Unproved> {
+        Ok(Proved::KeyAlone)
     }
 }

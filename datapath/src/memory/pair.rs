@@ -18,7 +18,7 @@ use crate::{
     frame::{FrameBytes, Offload, VNET_HEADER_LEN},
     io::TapFrame,
     node_id::NodeId,
-    policy::admission::{Admission, Verdict},
+    policy::admission::{Admission, Proof, ProofBinding, Proved, Unproved, Verdict},
     port::{LocalPort, TapOffload},
     quic::{Congestion, TlsIdentity},
 };
@@ -129,6 +129,14 @@ pub struct Only(pub NodeId);
 impl Admission for Only {
     fn verdict(&self, node: NodeId) -> Verdict {
         if node == self.0 { Verdict::Admitted(PEER) } else { Verdict::Refused(String::new()) }
+    }
+
+    fn proofs(&self, _: NodeId, _: &ProofBinding) -> Vec<Proof> {
+        Vec::new()
+    }
+
+    fn verify(&self, _: NodeId, _: &ProofBinding, _: &[Proof]) -> Result<Proved, Unproved> {
+        Ok(Proved::KeyAlone)
     }
 }
 

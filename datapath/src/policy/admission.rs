@@ -83,10 +83,7 @@ pub trait Admission: Send + Sync + 'static {
     fn verdict(&self, node: NodeId) -> Verdict;
 
     /// What `prover`, this node, shows of the secrets that it knows, at most [`MAX_PROOFS`]. Who sends proofs asks for them too.
-    fn proofs(&self, prover: NodeId, binding: &ProofBinding) -> Vec<Proof> {
-        let _ = (prover, binding);
-        Vec::new()
-    }
+    fn proofs(&self, prover: NodeId, binding: &ProofBinding) -> Vec<Proof>;
 
     /// Whether what `prover`, the peer, has shown is enough.
     ///
@@ -97,8 +94,5 @@ pub trait Admission: Send + Sync + 'static {
         prover: NodeId,
         binding: &ProofBinding,
         proofs: &[Proof],
-    ) -> Result<Proved, Unproved> {
-        let _ = (prover, binding, proofs);
-        Ok(Proved::KeyAlone)
-    }
+    ) -> Result<Proved, Unproved>;
 }

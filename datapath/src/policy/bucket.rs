@@ -81,5 +81,8 @@ mod tests {
         assert_eq!(bucket.ready_at(0), start + Duration::from_millis(500));
         bucket.draw(start, u32::MAX);
         assert_eq!(bucket.ready_at(0), start + Duration::from_millis(500));
+        let mut full = Bucket::new(start, 100, 50);
+        full.draw(start, u32::MAX);
+        assert_eq!(full.ready_at(0), start + Duration::from_millis(500), "at one draw too");
     }
 }

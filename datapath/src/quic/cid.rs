@@ -185,6 +185,17 @@ mod tests {
         }
         assert_eq!(mark(&[0x40; CID_LEN + 1]), Some(Mark::Short));
         assert_eq!(mark(&[0x40; CID_LEN]), None);
+        assert_eq!(mark(&[0x3f; CID_LEN + 1]), None, "not QUIC: RFC 9000, 17.3.1");
+        assert_eq!(mark(&long_header(0x80, 1, &keyed)), None, "not QUIC: RFC 9000, 17.2");
+    }
+
+    #[test]
+    fn no_two_issued_ids_are_the_same() {
+        let mut generator = CidKey::new(&[5; 32]).generator(0);
+        let (one, other) = (generator.generate_cid(), generator.generate_cid());
+        assert_ne!(one[1..CID_NONCE_LEN], other[1..CID_NONCE_LEN]);
+        assert_eq!(generator.cid_len(), one.len());
+        assert_eq!(generator.cid_lifetime(), None, "an id lives as long as its connection");
     }
 
     #[test]

@@ -297,12 +297,21 @@ mod tests {
     use rustls_pki_types::PrivatePkcs8KeyDer;
 
     use super::*;
+    use crate::policy::admission::{Proof, ProofBinding, Proved, Unproved};
 
     struct Anybody;
 
     impl Admission for Anybody {
         fn verdict(&self, _: NodeId) -> Verdict {
             Verdict::Admitted(ipop_learning::PortId(1))
+        }
+
+        fn proofs(&self, _: NodeId, _: &ProofBinding) -> Vec<Proof> {
+            Vec::new()
+        }
+
+        fn verify(&self, _: NodeId, _: &ProofBinding, _: &[Proof]) -> Result<Proved, Unproved> {
+            Ok(Proved::KeyAlone)
         }
     }
 

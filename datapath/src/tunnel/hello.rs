@@ -296,6 +296,15 @@ mod tests {
     }
 
     #[test]
+    fn offloads_are_named() {
+        let named = |bits| Capabilities(bits).to_string();
+        assert_eq!(named(Capabilities::REPEATS), "plain frames only");
+        assert_eq!(named(Capabilities::CSUM | Capabilities::USO), "offloads checksums, USO");
+        assert_eq!(named(Capabilities::TSO4), "plain frames only", "TSO is both versions of IP");
+        assert_eq!(Capabilities::ALL.to_string(), "offloads checksums, TSO, USO");
+    }
+
+    #[test]
     fn round_trip_and_every_prefix_is_incomplete() {
         let bytes = sample().encode();
         assert_eq!(Hello::decode(&bytes), Ok(sample()));

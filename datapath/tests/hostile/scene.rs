@@ -22,7 +22,7 @@ use ipop_datapath::{
     io::SocketKind,
     memory::{MemoryIo, MemoryIoConfig, Node, PEER, tap},
     node_id::NodeId,
-    policy::admission::{Admission, ProofBinding, Proved, Unproved, Verdict},
+    policy::admission::{Admission, Proof, ProofBinding, Proved, Unproved, Verdict},
     quic::{Congestion, InitialKey, TlsIdentity, tls},
     tunnel::hello::{Capabilities, Hello},
 };
@@ -64,7 +64,11 @@ impl Admission for Gate {
         self.verdict.lock().unwrap().clone()
     }
 
-    fn verify(&self, _: NodeId, _: &ProofBinding, _: &[[u8; 32]]) -> Result<Proved, Unproved> {
+    fn proofs(&self, _: NodeId, _: &ProofBinding) -> Vec<Proof> {
+        Vec::new()
+    }
+
+    fn verify(&self, _: NodeId, _: &ProofBinding, _: &[Proof]) -> Result<Proved, Unproved> {
         let believes = self.believes.load(Relaxed);
         believes.then_some(Proved::KeyAlone).ok_or(Unproved::Different)
     }

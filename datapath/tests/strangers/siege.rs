@@ -17,7 +17,7 @@ use ipop_datapath::{
     io::SocketKind,
     memory::{MemoryIo, MemoryIoConfig, Node, PEER, node, node_of},
     node_id::NodeId,
-    policy::admission::{Admission, Verdict},
+    policy::admission::{Admission, Proof, ProofBinding, Proved, Unproved, Verdict},
 };
 
 use crate::{attackers::Attackers, common::identity};
@@ -79,6 +79,14 @@ impl Admission for Members {
             Some(index) if !refuses => Verdict::Admitted(PortId(PEER.0 + index as u16)),
             _ => Verdict::Refused("it is not a member".into()),
         }
+    }
+
+    fn proofs(&self, _: NodeId, _: &ProofBinding) -> Vec<Proof> {
+        Vec::new()
+    }
+
+    fn verify(&self, _: NodeId, _: &ProofBinding, _: &[Proof]) -> Result<Proved, Unproved> {
+        Ok(Proved::KeyAlone)
     }
 }
 
