@@ -4,7 +4,8 @@
 //! each [`Action`] in the order in which it is polled. What the parts are to tell one another is told here, so that a simulation runs
 //! the very same wiring as the program:
 //!
-//! * What a worker reports is told to the paths first: what they learn, the sessions find there.
+//! * What a worker reports goes to the part that it concerns. What becomes of a connection concerns the sessions; they know over which one
+//!   signals go, and paths and rendezvous hear of that from here.
 //! * What paths and rendezvous ask for comes before what the sessions ask for: a path is there before it is dialled.
 //! * Who names whom stands in one list, which trust keeps. Whatever changes it, here the sessions are told what holds now, and close the
 //!   tunnels of those who lost their right.
@@ -25,7 +26,7 @@ use std::{
 };
 
 use ipop_datapath::{
-    command::{Command, Event},
+    command::{Command, Event, FromConnection, FromWorker},
     node_id::NodeId,
 };
 
@@ -213,10 +214,7 @@ impl Node {
     /// Takes note of what happened.
     pub fn handle(&mut self, now: Instant, input: Input) {
         match input {
-            Input::Worker(event) => {
-                self.paths.handle_worker(now, &event);
-                self.sessions.handle(now, sessions::Input::Event(event));
-            }
+            Input::Worker(event) => self.handle_worker(now, event),
             Input::PeerResolved { peer, result } => {
                 self.sessions.handle(now, sessions::Input::Resolved { peer, result });
             }
@@ -257,6 +255,28 @@ impl Node {
         self.follow_trust(now);
     }
 
+    /// A worker reports: to each part what concerns it.
+    fn handle_worker(&mut self, now: Instant, event: Event) {
+        match event {
+            // Descriptions begin with a brace; everything else that peers say in-band is for the sessions.
+            Event::Connection(_, FromConnection::Signal { peer, ref message })
+                if message.starts_with(b"{") =>
+            {
+                self.paths.handle_signal(now, peer, message);
+            }
+            Event::Connection(..) => self.sessions.handle(now, sessions::Input::Event(event)),
+            Event::Packet(packet) => self.paths.handle_packet(now, &packet),
+            Event::ChannelPacket { channel, payload } => {
+                self.paths.handle_channel_packet(now, channel, &payload);
+            }
+            Event::Worker(FromWorker::SendRefused { remote, errno }) => {
+                self.paths.send_refused(now, remote, errno);
+                self.sessions.handle(now, sessions::Input::Event(event));
+            }
+            Event::Port(..) | Event::Worker(_) | Event::Answer(..) => {}
+        }
+    }
+
     /// Does what is due by now.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.sessions.handle_timeout(now);
@@ -283,6 +303,9 @@ impl Node {
                 return Some(action);
             }
             match self.sessions.poll_action()? {
+                sessions::Action::Tunnel { peer, news } => {
+                    self.paths.handle_tunnel(now, peer, news);
+                }
                 sessions::Action::Forgotten { peer, .. } => self.forgotten(now, peer),
                 sessions::Action::Command { worker, command } => {
                     return Some(Action::Worker { worker, command });
@@ -390,8 +413,10 @@ impl Node {
             }
             match named {
                 Some(named) => {
-                    if self.trust.sources(peer).into_iter().any(NamedBy::signals) {
-                        self.paths.start(now, peer, named.port);
+                    let has_signals = self.trust.sources(peer).into_iter().any(NamedBy::signals);
+                    if has_signals && self.paths.start(now, peer, named.port) {
+                        let tunnel = self.sessions.tunnel(peer);
+                        tunnel.into_iter().for_each(|up| self.paths.handle_tunnel(now, peer, up));
                     }
                     self.sessions.handle(now, sessions::Input::Named(named));
                 }

@@ -15,17 +15,14 @@ mod signal;
 mod tests;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 
 use ipop_datapath::{
     PortId,
-    command::{
-        CloseReason, Command, ConnectionId, ControlPacket, Ended, Event, FromConnection,
-        FromWorker, ToConnection, ToPaths,
-    },
+    command::{Command, ConnectionId, ControlPacket, ToConnection, ToPaths},
     io::SocketKind,
     node_id::NodeId,
     path::{Path, port_of_alias},
@@ -45,7 +42,7 @@ use crate::{
     },
     node::Action,
     notice::{Notice, Pathless, Who},
-    sessions::PeerPath,
+    sessions::{PeerPath, TunnelNews},
     timed::{Timed, Timer},
 };
 
@@ -167,7 +164,6 @@ pub struct Paths {
     local: NodeId,
     ice: Ice,
     links: Timed<NodeId, Link>,
-    by_connection: HashMap<ConnectionId, NodeId>,
     searches: Searches,
     malformed_signals: u64,
     actions: VecDeque<Action>,
@@ -181,7 +177,6 @@ impl Paths {
             local,
             ice: Ice::new(ice, now),
             links: Timed::default(),
-            by_connection: HashMap::new(),
             searches: Searches::default(),
             malformed_signals: 0,
             actions: VecDeque::new(),
@@ -245,15 +240,16 @@ impl Paths {
         self.follow_ice(now);
     }
 
-    /// Begins to look for ways to a node that may connect through this port, unless that was begun.
-    pub(crate) fn start(&mut self, now: Instant, node: NodeId, port: PortId) {
+    /// Begins to look for ways to a node that may connect through this port, unless that was begun. Whether it was not.
+    pub(crate) fn start(&mut self, now: Instant, node: NodeId, port: PortId) -> bool {
         if self.links.contains_key(&node) {
-            return;
+            return false;
         }
         self.links.insert(node, Link::new(port));
         let role = if self.local < node { Role::Controlling } else { Role::Controlled };
         self.ice.start(now, node, role);
         self.follow_ice(now);
+        true
     }
 
     /// Ends the link to a node, with its path.
@@ -443,86 +439,54 @@ impl Paths {
 
 /// What comes from the workers.
 impl Paths {
-    /// A worker tells something that may concern paths.
-    pub(crate) fn handle_worker(&mut self, now: Instant, event: &Event) {
-        match event {
-            Event::Connection(connection, what) => self.handle_connection(now, *connection, what),
-            Event::Packet(ControlPacket { socket, local_ip, remote, payload }) => {
-                let (local_ip, remote) = (*local_ip, *remote);
-                let via = match *socket {
-                    SocketKind::Relay => Via::RelaySocket { remote },
-                    SocketKind::Listen | SocketKind::Dial => Via::Listen { local_ip, remote },
-                };
-                self.ice.handle_packet(now, Packet { via, payload });
-            }
-            Event::ChannelPacket { channel, payload } => {
-                let via = Via::Channel { channel: *channel };
-                self.ice.handle_packet(now, Packet { via, payload });
-            }
-            Event::Worker(FromWorker::SendRefused { remote, errno }) => {
-                self.ice.send_refused(*remote, *errno);
-            }
-            Event::Port(..) | Event::Worker(_) | Event::Answer(..) => {}
-        }
+    /// A packet of STUN's, or of somebody who is no peer's source.
+    pub(crate) fn handle_packet(&mut self, now: Instant, packet: &ControlPacket) {
+        let &ControlPacket { socket, local_ip, remote, ref payload } = packet;
+        let via = match socket {
+            SocketKind::Relay => Via::RelaySocket { remote },
+            SocketKind::Listen | SocketKind::Dial => Via::Listen { local_ip, remote },
+        };
+        self.ice.handle_packet(now, Packet { via, payload });
         self.follow_ice(now);
     }
 
-    fn handle_connection(&mut self, now: Instant, id: ConnectionId, what: &FromConnection) {
-        match what {
-            // What does not begin with a brace is for the sessions.
-            FromConnection::Signal { peer, message } if message.starts_with(b"{") => {
-                self.signalled(now, *peer, message);
-            }
-            FromConnection::Connected { peer, hello, remote, .. } if hello.lane == 0 => {
-                self.connected(now, *peer, id, *remote);
-            }
-            FromConnection::Silent { rtt } => {
-                if let Some(node) = self.node_of(id) {
-                    self.ice.suspect(now, node, Some(*rtt));
-                }
-            }
-            FromConnection::Ended(why) => {
-                let node = self.node_of(id);
-                self.by_connection.remove(&id);
-                if let Some(node) = node
-                    && let Some(link) = self.links.get_mut(&node)
-                {
-                    link.connection = None;
-                    link.has_left = is_goodbye(why);
-                    (link.inside, link.reassert_at) = (None, None);
-                    self.ice.set_watch(now, node, Watch::Checks);
-                    self.events.push_back((node, FromLink::Tunnel(Tunnel::Ended)));
-                }
-            }
-            _ => {}
-        }
+    /// The same through a relay's channel.
+    pub(crate) fn handle_channel_packet(&mut self, now: Instant, channel: u16, payload: &[u8]) {
+        self.ice.handle_packet(now, Packet { via: Via::Channel { channel }, payload });
+        self.follow_ice(now);
     }
 
-    /// The peer whose signals go over this connection.
-    fn node_of(&self, connection: ConnectionId) -> Option<NodeId> {
-        let node = *self.by_connection.get(&connection)?;
-        let link = self.links.get(&node)?;
-        (link.connection == Some(connection)).then_some(node)
+    /// The kernel did not send a packet.
+    pub(crate) fn send_refused(&mut self, now: Instant, remote: SocketAddr, errno: i32) {
+        self.ice.send_refused(remote, errno);
+        self.follow_ice(now);
     }
 
-    /// A tunnel is up: what this end has to say can be said inside it from now on.
-    fn connected(
-        &mut self,
-        now: Instant,
-        node: NodeId,
-        connection: ConnectionId,
-        remote: SocketAddr,
-    ) {
+    /// What became of the tunnel to a node. While it is up, what this end has to say is said inside it.
+    pub(crate) fn handle_tunnel(&mut self, now: Instant, node: NodeId, news: TunnelNews) {
         let Some(link) = self.links.get_mut(&node) else { return };
-        link.connection = Some(connection);
-        self.by_connection.insert(connection, node);
-        link.has_left = false;
-        (link.inside, link.reassert_at) = (None, None);
-        link.last_error = None;
-        let over_path = port_of_alias(remote).is_some();
-        self.ice.set_watch(now, node, if over_path { Watch::Traffic } else { Watch::Checks });
-        self.events.push_back((node, FromLink::Tunnel(Tunnel::Up)));
-        self.say_inside(node);
+        match news {
+            TunnelNews::Up { connection, remote } => {
+                link.connection = Some(connection);
+                link.has_left = false;
+                (link.inside, link.reassert_at) = (None, None);
+                link.last_error = None;
+                let over_path = port_of_alias(remote).is_some();
+                let watch = if over_path { Watch::Traffic } else { Watch::Checks };
+                self.ice.set_watch(now, node, watch);
+                self.events.push_back((node, FromLink::Tunnel(Tunnel::Up)));
+                self.say_inside(node);
+            }
+            TunnelNews::Silent { rtt } => self.ice.suspect(now, node, Some(rtt)),
+            TunnelNews::Ended { has_left } => {
+                link.connection = None;
+                link.has_left = has_left;
+                (link.inside, link.reassert_at) = (None, None);
+                self.ice.set_watch(now, node, Watch::Checks);
+                self.events.push_back((node, FromLink::Tunnel(Tunnel::Ended)));
+            }
+        }
+        self.follow_ice(now);
     }
 
     /// Sends description and candidates over the tunnel, if there is one.
@@ -537,7 +501,7 @@ impl Paths {
     }
 
     /// The peer says where it is, inside a tunnel. That is its own word, which counts for more than what is passed on.
-    fn signalled(&mut self, now: Instant, node: NodeId, message: &[u8]) {
+    pub(crate) fn handle_signal(&mut self, now: Instant, node: NodeId, message: &[u8]) {
         let Some(link) = self.links.get_mut(&node) else { return };
         let Some(message) = signal::read(message) else {
             self.malformed_signals += 1;
@@ -550,6 +514,7 @@ impl Paths {
         }
         link.inside = Some(message);
         self.reassert(now, node);
+        self.follow_ice(now);
     }
 
     /// What the peer said inside the tunnel counts.
@@ -561,9 +526,4 @@ impl Paths {
             self.ice.add_remote_candidates(now, node, description.generation, candidates);
         }
     }
-}
-
-fn is_goodbye(why: &Ended) -> bool {
-    let Ended::ByPeer { code, .. } = why else { return false };
-    CloseReason::of_code(*code) == Some(CloseReason::Shutdown)
 }

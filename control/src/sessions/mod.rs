@@ -26,7 +26,7 @@ mod tests;
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
     net::{IpAddr, SocketAddr},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use ipop_datapath::{
@@ -178,12 +178,41 @@ pub enum Action {
     },
     /// Tell the operator.
     Notice(Notice),
+    /// What became of the tunnel that signals to this peer go through.
+    Tunnel {
+        /// Which peer.
+        peer: NodeId,
+        /// What.
+        news: TunnelNews,
+    },
     /// Nothing names this peer any more, and no connection of it is left.
     Forgotten {
         /// Which peer.
         peer: NodeId,
         /// The port that it had.
         port: PortId,
+    },
+}
+
+/// What became of the tunnel that signals to a peer go through: that of its first lane, or of a further one while that is down.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TunnelNews {
+    /// Signals go over this connection from now on.
+    Up {
+        /// Which one.
+        connection: ConnectionId,
+        /// Where it goes: an address, or the peer's alias.
+        remote: SocketAddr,
+    },
+    /// Nothing comes back though something was sent.
+    Silent {
+        /// What the round trip takes when all is well.
+        rtt: Duration,
+    },
+    /// There is none any more.
+    Ended {
+        /// The peer closed it since it ends.
+        has_left: bool,
     },
 }
 
@@ -306,6 +335,12 @@ impl Sessions {
         self.peers.values().filter(|peer| peer.is_up()).map(Peer::who)
     }
 
+    /// The tunnel that signals to a peer go through, if it is up.
+    pub fn tunnel(&self, node: NodeId) -> Option<TunnelNews> {
+        let (connection, remote) = self.peers.get(self.port_of.get(&node)?)?.tunnel()?;
+        Some(TunnelNews::Up { connection, remote })
+    }
+
     /// Whether it is a peer, though perhaps one that nothing names any more.
     pub fn knows(&self, node: NodeId) -> bool {
         self.port_of.contains_key(&node)
@@ -348,9 +383,9 @@ impl Sessions {
                     self.with_port(now, port, |peer, ctx| peer.moved(ctx, id, remote));
                 }
             }
-            FromConnection::Silent { .. } => {
+            FromConnection::Silent { rtt } => {
                 if let Some(peer) = owner.and_then(|port| self.peers.get(&port)) {
-                    peer.silent(&mut self.ctx, id);
+                    peer.silent(&mut self.ctx, id, rtt);
                 }
             }
             FromConnection::Ended(why) => {
@@ -359,12 +394,7 @@ impl Sessions {
                     self.with_port(now, port, |peer, ctx| peer.ended(ctx, now, id, &why));
                 }
             }
-            // What begins with a brace is for `links`.
-            FromConnection::Signal { peer, message } => {
-                if !message.starts_with(b"{") {
-                    self.mesh.signalled(now, peer, &message);
-                }
-            }
+            FromConnection::Signal { peer, message } => self.mesh.signalled(now, peer, &message),
         }
     }
 
@@ -453,7 +483,10 @@ impl Sessions {
         if !peer.is_over() {
             peer.maintain(&mut self.ctx, now);
         }
-        self.mesh.follow(now, peer);
+        if peer.tunnel_changed(&mut self.ctx) {
+            let connection = peer.tunnel().map(|(connection, _)| connection);
+            self.mesh.tunnel_changed(now, peer.node, peer.hello.as_ref().zip(connection));
+        }
         if peer.is_over() {
             self.forget(port);
         } else {

@@ -18,7 +18,7 @@ use ipop_datapath::{
 };
 
 use super::{
-    Action, Context, NamedPeer, PeerAddress, PeerPath,
+    Action, Context, NamedPeer, PeerAddress, PeerPath, TunnelNews,
     backoff::Backoff,
     dialling::{Attempt, dialable, is_duplicate},
     lane::{
@@ -73,8 +73,10 @@ pub(super) struct Peer {
     /// How many of them the peer serves too.
     pub(super) lanes_wanted: usize,
     pub(super) hello: Option<Hello>,
-    /// The connection that the mesh knows it by.
-    pub(super) known_to_mesh: Option<ConnectionId>,
+    /// The connection that signals go over, as others were told.
+    signals_over: Option<ConnectionId>,
+    /// Its last lane was closed by a peer that ends.
+    has_left: bool,
     /// Since when it is up, or down.
     pub(super) since: Instant,
     pub(super) last_error: Option<String>,
@@ -103,7 +105,8 @@ impl Peer {
             lanes: (0..ctx.lanes).map(|_| Lane::default()).collect(),
             lanes_wanted: 1,
             hello: None,
-            known_to_mesh: None,
+            signals_over: None,
+            has_left: false,
             since: now,
             last_error: None,
             reported: None,
@@ -124,10 +127,25 @@ impl Peer {
         self.lanes.iter().any(|lane| lane.active.is_some())
     }
 
-    /// The connection that signals go over, if it is up: that of lane 0, as far as there is one.
-    pub(super) fn signals_over(&self) -> Option<ConnectionId> {
-        let established = self.lanes.iter().find_map(|lane| lane.active.as_ref());
-        established.map(|established| established.connection)
+    /// Looks whether signals go over another connection than before, and tells that.
+    pub(super) fn tunnel_changed(&mut self, ctx: &mut Context) -> bool {
+        let tunnel = self.tunnel();
+        let connection = tunnel.map(|(connection, _)| connection);
+        if std::mem::replace(&mut self.signals_over, connection) == connection {
+            return false;
+        }
+        let news = match tunnel {
+            Some((connection, remote)) => TunnelNews::Up { connection, remote },
+            None => TunnelNews::Ended { has_left: self.has_left },
+        };
+        ctx.push(Action::Tunnel { peer: self.node, news });
+        true
+    }
+
+    /// What signals go over, the first lane that is up, and where it goes.
+    pub(super) fn tunnel(&self) -> Option<(ConnectionId, SocketAddr)> {
+        let established = self.lanes.iter().find_map(|lane| lane.active.as_ref())?;
+        Some((established.connection, established.remote))
     }
 
     /// It is named, again or for the first time.
@@ -286,6 +304,7 @@ impl Peer {
         let was_up = self.is_up();
         self.lanes_wanted = self.lanes.len().min(usize::from(hello.lanes));
         self.hello = Some(hello);
+        self.has_left = false;
         match self.lanes[lane].active.take() {
             Some(existing) => self.resolve_conflict(ctx, lane, existing, new),
             None if was_up => {
@@ -342,7 +361,10 @@ impl Peer {
     }
 
     /// The first lane stands for the peer: idle further ones would notice much later that nobody is there, so they are asked.
-    pub(super) fn silent(&self, ctx: &mut Context, connection: ConnectionId) {
+    pub(super) fn silent(&self, ctx: &mut Context, connection: ConnectionId, rtt: Duration) {
+        if self.signals_over == Some(connection) {
+            ctx.push(Action::Tunnel { peer: self.node, news: TunnelNews::Silent { rtt } });
+        }
         let [first, further @ ..] = &self.lanes[..] else { return };
         if first.active.as_ref().is_some_and(|established| established.connection == connection) {
             for established in further.iter().filter_map(|lane| lane.active.as_ref()) {
@@ -459,6 +481,7 @@ impl Peer {
             self.back_off(ctx, now, lane);
         }
         self.lanes[lane].missing_since = Some(now);
+        self.has_left = is_goodbye(why);
         let why = Down::Ended { why: why.clone(), local: ctx.local };
         self.last_error = Some(why.to_string());
         let peer = self.who();
@@ -521,4 +544,9 @@ impl Peer {
             ctx.push(Action::Notice(Notice::MtuMismatch { peer, ours, theirs }));
         }
     }
+}
+
+fn is_goodbye(why: &Ended) -> bool {
+    let Ended::ByPeer { code, .. } = why else { return false };
+    CloseReason::of_code(*code) == Some(CloseReason::Shutdown)
 }

@@ -62,6 +62,8 @@ struct Node {
     starts: u64,
     accepted: ConnectionIds,
     active: HashMap<usize, ConnectionId>,
+    /// What signals go over, as the sessions have told.
+    tunnel: Option<(ConnectionId, SocketAddr)>,
     ups: usize,
     downs: usize,
     commands: usize,
@@ -112,6 +114,7 @@ impl World {
                 starts: 0,
                 accepted: ConnectionIds::new(Direction::Accepted),
                 active: HashMap::new(),
+                tunnel: None,
                 ups: 0,
                 downs: 0,
                 commands: 0,
@@ -202,6 +205,7 @@ impl World {
         node.starts += 1;
         node.accepted = ConnectionIds::new(Direction::Accepted);
         node.active.clear();
+        node.tunnel = None;
         let (lanes, seed) = (node.lanes, self.rng.next());
         let config = SessionsConfig { inner_mtu: 1_500, lanes, seed };
         let mut sessions = Sessions::new(id(own), config, self.now).unwrap();
@@ -338,9 +342,18 @@ impl World {
                 }
                 Action::Notice(Notice::PeerUp { .. }) => self.nodes[node].ups += 1,
                 Action::Notice(Notice::PeerDown { .. }) => self.nodes[node].downs += 1,
-                Action::Notice(_) | Action::Forgotten { .. } => {}
+                Action::Tunnel { news: TunnelNews::Up { connection, remote }, .. } => {
+                    self.nodes[node].tunnel = Some((connection, remote));
+                }
+                Action::Tunnel { news: TunnelNews::Ended { .. }, .. } => {
+                    self.nodes[node].tunnel = None
+                }
+                Action::Tunnel { .. } | Action::Notice(_) | Action::Forgotten { .. } => {}
             }
         }
+        let Node { sessions: Some(sessions), tunnel, .. } = &self.nodes[node] else { return };
+        let told = tunnel.map(|(connection, remote)| TunnelNews::Up { connection, remote });
+        assert_eq!(told, sessions.tunnel(id(1 - node)));
     }
 
     fn command(&mut self, node: usize, worker: usize, command: &Command) {

@@ -75,6 +75,28 @@ impl Bench {
         self.advance(Duration::from_millis(by_ms));
     }
 
+    /// Over which connections signals went, one after the other.
+    fn tunnels(&mut self) -> Vec<Option<ConnectionId>> {
+        self.take(|action| match action {
+            Action::Tunnel { news: TunnelNews::Up { connection, .. }, .. } => {
+                Some(Some(*connection))
+            }
+            Action::Tunnel { news: TunnelNews::Ended { .. }, .. } => Some(None),
+            _ => None,
+        })
+    }
+
+    /// Nothing comes back over a connection. Whether that is told of the tunnel.
+    fn silent(&mut self, connection: ConnectionId) -> bool {
+        let rtt = Duration::from_millis(1);
+        self.input(Input::Event(Event::Connection(connection, FromConnection::Silent { rtt })));
+        let told = |action: &Action| match action {
+            Action::Tunnel { news: TunnelNews::Silent { rtt }, .. } => Some(*rtt),
+            _ => None,
+        };
+        self.take(told) == [rtt]
+    }
+
     fn take<T>(&mut self, pick: impl Fn(&Action) -> Option<T>) -> Vec<T> {
         let picked = self.actions.iter().filter_map(&pick).collect();
         self.actions.retain(|action| pick(action).is_none());

@@ -33,7 +33,6 @@ pub use self::wire::ShortId;
 pub use self::wire::fuzz;
 #[cfg(test)]
 pub(crate) use self::wire::seeds;
-use super::peer::Peer;
 use crate::{
     notice::Notice,
     timed::{Timed, Timer},
@@ -158,17 +157,8 @@ impl Mesh {
         }
     }
 
-    /// Looks whether a peer has come up, has another connection, or is gone.
-    pub(super) fn follow(&mut self, now: Instant, peer: &mut Peer) {
-        let connection = peer.signals_over();
-        if std::mem::replace(&mut peer.known_to_mesh, connection) == connection {
-            return;
-        }
-        let hello = peer.hello.as_ref().zip(connection);
-        self.tunnel_changed(now, peer.node, hello);
-    }
-
-    fn tunnel_changed(
+    /// A peer has come up, has another connection, or is gone.
+    pub(super) fn tunnel_changed(
         &mut self,
         now: Instant,
         node: NodeId,

@@ -50,6 +50,7 @@ fn simultaneous_dials_end_in_the_lower_ids_connection() {
     let notices = bench.notices();
     assert_eq!(notices.iter().filter(|notice| is_up(notice)).count(), 1);
     assert!(!notices.iter().any(is_down));
+    assert_eq!(bench.tunnels(), [Some(theirs), Some(ours)]);
 }
 
 #[test]
@@ -63,6 +64,20 @@ fn the_loser_takes_over_again_when_the_winner_dies_first() {
     bench.advance_ms(30_000);
     assert_eq!((bench.closes(), bench.dials()), (vec![], vec![]));
     assert!(!bench.notices().iter().any(is_down));
+    assert_eq!(bench.tunnels(), [Some(ours), Some(theirs)]);
+}
+
+/// What was refused, or lost against another, is nothing that signals went over: its end is no news.
+#[test]
+fn the_end_of_a_connection_that_lost_is_not_the_tunnels() {
+    let mut bench = Bench::dialling_one_lane();
+    let ours = bench.dial_succeeds();
+    let theirs = bench.accept(hello(0));
+    assert!(!bench.silent(theirs));
+    bench.end(theirs, Ended::TimedOut);
+    assert_eq!(bench.tunnels(), [Some(ours)]);
+    bench.end(ours, by_peer(CloseReason::Shutdown));
+    assert_eq!(bench.tunnels(), [None]);
 }
 
 /// Each connection of a peer that dials again and again wins over the one before.
