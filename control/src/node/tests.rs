@@ -12,7 +12,7 @@ use ipop_datapath::{
 };
 
 use super::*;
-use crate::{testing, trust::Refusal};
+use crate::{paths::Tunnel, testing, trust::Refusal};
 
 const LOCAL: NodeId = NodeId([5; 32]);
 const ONE: NodeId = NodeId([8; 32]);
@@ -277,6 +277,23 @@ fn who_is_up_is_present_with_what_names_it() {
         FromConnection::Ended(Ended::TimedOut),
     )));
     assert_eq!(bench.node.present(), PresentPeers::default());
+}
+
+#[test]
+fn a_link_that_begins_while_a_tunnel_is_up_is_told_of_it() {
+    let mut bench = Bench::new(denying(&[OTHER]));
+    let (connection, _) = bench.answered(ONE);
+    let heard = |bench: &Bench, tunnel| {
+        let told = LinkNews::Told(FromLink::Tunnel(tunnel));
+        let is_it =
+            |action: &&Action| matches!(action, Action::Controller { news, .. } if *news == told);
+        bench.actions.iter().filter(is_it).count()
+    };
+    bench.input(Input::Controller { peer: ONE, order: LinkOrder::Create });
+    assert_eq!((heard(&bench, Tunnel::Up), heard(&bench, Tunnel::Ended)), (1, 0));
+    let ended = FromConnection::Ended(Ended::TimedOut);
+    bench.input(Input::Worker(Event::Connection(connection, ended)));
+    assert_eq!((heard(&bench, Tunnel::Up), heard(&bench, Tunnel::Ended)), (1, 1));
 }
 
 /// Of two changes at once the sessions hear the outcome alone, and nobody keeps a port of which they never heard.
