@@ -7,10 +7,7 @@ use ipop_datapath::{
     path::{Path, Source},
 };
 
-use super::{
-    Candidate, CandidateKind, Ice, IceDescription, IceState, PacedCheck,
-    agent::{MAX_CANDIDATES, Pacing},
-};
+use super::{Candidate, CandidateKind, Ice, IceDescription, IceState, agent::MAX_CANDIDATES};
 
 /// Something happened.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -174,10 +171,7 @@ impl Ice {
         if entry.agent.take_server_doubt() {
             self.gathering.suspect(now, &mut self.entropy);
         }
-        match entry.agent.next_check_at(Pacing::Paced) {
-            Some(due_at) => self.paced.insert(peer, PacedCheck { due_at }),
-            None => drop(self.paced.remove(&peer)),
-        }
+        self.paced.set(peer, entry.agent.paced_checks_at());
         self.collect_turn_transmits();
         self.sync_sources(now, peer);
         self.sync_path(now, peer);

@@ -32,7 +32,7 @@ mod timing;
 mod turn;
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{HashMap, VecDeque},
     net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
@@ -42,12 +42,12 @@ use ipop_datapath::{node_id::NodeId, path::channel_data};
 
 pub(crate) use self::credentials::is_ice;
 use self::{
-    agent::{Agent, Pacing, Triggered, Word},
+    agent::{Agent, Pacing, Word},
     candidate::canonical,
     credentials::Credentials,
     event::Announced,
     gathering::Gathering,
-    pace::{Pacer, Transactions},
+    pace::{PacedChecks, Pacer, Transactions},
     pair::Base,
     sources::Sources,
     turn::TurnEvent,
@@ -127,20 +127,7 @@ struct Peer {
 /// Timers and checks of proved pairs: what does not wait for the pacer.
 impl Timer for Peer {
     fn wake_at(&self) -> Option<Instant> {
-        let check_at = self.agent.next_check_at(Pacing::Free);
-        self.agent.poll_timeout().into_iter().chain(check_at).min()
-    }
-}
-
-/// A check that waits for the pacer.
-#[derive(Debug)]
-struct PacedCheck {
-    due_at: Instant,
-}
-
-impl Timer for PacedCheck {
-    fn wake_at(&self) -> Option<Instant> {
-        Some(self.due_at)
+        self.agent.poll_timeout().into_iter().chain(self.agent.free_check_at()).min()
     }
 }
 
@@ -151,8 +138,7 @@ pub struct Ice {
     timing: Timing,
     gathering: Gathering,
     peers: Timed<NodeId, Peer>,
-    /// The first of each peer that has one.
-    paced: Timed<NodeId, PacedCheck>,
+    paced: PacedChecks,
     by_ufrag: HashMap<String, NodeId>,
     transactions: Transactions,
     pacer: Pacer,
@@ -175,7 +161,7 @@ impl Ice {
             entropy: config.entropy,
             timing: config.timing,
             peers: Timed::default(),
-            paced: Timed::default(),
+            paced: PacedChecks::default(),
             by_ufrag: HashMap::new(),
             transactions: Transactions::default(),
             sources: Sources::default(),
@@ -316,7 +302,7 @@ impl Ice {
         for ufrag in &entry.ufrags {
             self.by_ufrag.remove(ufrag);
         }
-        self.paced.remove(&peer);
+        self.paced.set(peer, [None; 2]);
         self.sources.forget(peer);
         for source in entry.announced.sources {
             self.release_source(now, peer, source);
@@ -328,12 +314,7 @@ impl Ice {
         self.transactions.expire(now);
         self.gathering.handle_timeout(now, &mut self.entropy);
         self.advance_servers(now);
-        let mut due = BTreeSet::from_iter(self.peers.due(now));
-        // A pair that was checked often enough fails when its next check is due, which is not before the pacer lets one go.
-        if self.pacer.ready_at() <= now {
-            due.extend(self.paced.due(now));
-        }
-        for peer in due {
+        for peer in self.peers.due(now) {
             let Some(entry) = self.peers.get_mut(&peer) else { continue };
             entry.agent.handle_timeout(now);
             while self.send_check(now, peer, Pacing::Free) {}
@@ -366,15 +347,14 @@ impl Ice {
     /// Sends checks of unproved pairs as far as the pace allows: the peers' triggered ones first, then by time.
     fn send_paced_checks(&mut self, now: Instant) {
         while self.pacer.ready_at() <= now {
-            let check_of = |peer: NodeId| {
-                let (triggered, at) = self.peers.get(&peer)?.agent.due_check(now, Pacing::Paced)?;
-                Some((triggered, at, peer))
-            };
-            let next: Option<(Triggered, Instant, NodeId)> =
-                self.paced.due(now).into_iter().filter_map(check_of).min();
-            let Some((_, _, peer)) = next else { return };
-            self.pacer.take(now);
-            self.send_check(now, peer, Pacing::Paced);
+            let Some(peer) = self.paced.first_due(now) else { return };
+            // A pair that was checked often enough fails instead.
+            if let Some(entry) = self.peers.get_mut(&peer) {
+                entry.agent.handle_timeout(now);
+            }
+            if self.send_check(now, peer, Pacing::Paced) {
+                self.pacer.take(now);
+            }
             self.sync(now, peer);
         }
     }

@@ -1,7 +1,7 @@
 //! When the next check of an unproved pair may be sent, and whose the checks are that were sent.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -37,6 +37,42 @@ impl Pacer {
     }
 }
 
+/// Whose checks of unproved pairs wait for the pacer: triggered ones go before others, and of one sort the first due.
+#[derive(Debug, Default)]
+pub(super) struct PacedChecks {
+    at: BTreeMap<NodeId, [Option<Instant>; 2]>,
+    queues: [BTreeSet<(Instant, NodeId)>; 2],
+}
+
+impl PacedChecks {
+    /// When the first triggered check of a peer is due, and the first other one.
+    pub(super) fn set(&mut self, peer: NodeId, at: [Option<Instant>; 2]) {
+        let before = match at {
+            [None, None] => self.at.remove(&peer),
+            _ => self.at.insert(peer, at),
+        };
+        for (queue, before) in self.queues.iter_mut().zip(before.unwrap_or_default()) {
+            if let Some(before) = before {
+                queue.remove(&(before, peer));
+            }
+        }
+        for (queue, at) in self.queues.iter_mut().zip(at) {
+            queue.extend(at.map(|at| (at, peer)));
+        }
+    }
+
+    /// Whose check goes first of those that are due.
+    pub(super) fn first_due(&self, now: Instant) -> Option<NodeId> {
+        let mut due = self.queues.iter().filter_map(BTreeSet::first).filter(|(at, _)| *at <= now);
+        due.next().map(|(_, peer)| *peer)
+    }
+
+    /// When the first is due.
+    pub(super) fn next_wake(&self) -> Option<Instant> {
+        self.queues.iter().filter_map(|queue| queue.first()).map(|(at, _)| *at).min()
+    }
+}
+
 /// Checks that were sent, and to whom.
 #[derive(Debug, Default)]
 pub(super) struct Transactions {
@@ -60,5 +96,33 @@ impl Transactions {
                 self.peers.remove(&transaction);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn triggered_checks_go_first_and_then_those_due_first() {
+        let start = Instant::now();
+        let at = |ms| Some(start + Duration::from_millis(ms));
+        let [one, two, three] = [1, 2, 3].map(|byte| NodeId([byte; 32]));
+        let mut checks = PacedChecks::default();
+        checks.set(one, [None, at(1)]);
+        checks.set(two, [at(5), at(2)]);
+        checks.set(three, [None, at(0)]);
+        assert_eq!(checks.next_wake(), at(0));
+        let first_due =
+            |checks: &PacedChecks, ms| checks.first_due(start + Duration::from_millis(ms));
+        assert_eq!(first_due(&checks, 4), Some(three));
+        assert_eq!(first_due(&checks, 5), Some(two), "though others are due for longer");
+        checks.set(two, [None, at(2)]);
+        checks.set(three, [None, None]);
+        assert_eq!((first_due(&checks, 5), first_due(&checks, 0)), (Some(one), None));
+        checks.set(one, [None, None]);
+        assert_eq!((checks.next_wake(), first_due(&checks, 5)), (at(2), Some(two)));
+        checks.set(two, [None, None]);
+        assert_eq!((checks.next_wake(), checks.at.len()), (None, 0));
     }
 }

@@ -43,32 +43,23 @@ pub(in crate::ice) enum Pacing {
     Paced,
 }
 
-/// Whether a check goes before others.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(in crate::ice) enum Triggered {
-    Yes,
-    No,
-}
-
 impl Agent {
-    /// Of the checks of this sort that are due, since when the first one to leave is, and whether it goes before others.
-    pub(in crate::ice) fn due_check(
-        &self,
-        now: Instant,
-        pacing: Pacing,
-    ) -> Option<(Triggered, Instant)> {
-        let due = self.pairs.iter().filter(|pair| pacing_of(pair) == pacing && pair.is_due(now));
-        let rank = |pair: &Pair| {
-            let triggered = if pair.is_triggered { Triggered::Yes } else { Triggered::No };
-            pair.next_check.map(|at| (triggered, at))
-        };
-        due.filter_map(rank).min()
+    /// When the first check of a proved pair is due.
+    pub(in crate::ice) fn free_check_at(&self) -> Option<Instant> {
+        self.next_check_at(|pair| pacing_of(pair) == Pacing::Free)
     }
 
-    /// The earliest moment at which any check of this sort is due.
-    pub(in crate::ice) fn next_check_at(&self, pacing: Pacing) -> Option<Instant> {
-        let pairs = self.pairs.iter().filter(|pair| pacing_of(pair) == pacing);
-        pairs.filter_map(|pair| pair.next_check).min()
+    /// When the first triggered check of an unproved pair is due, and the first one that is not triggered.
+    pub(in crate::ice) fn paced_checks_at(&self) -> [Option<Instant>; 2] {
+        [true, false].map(|is_triggered| {
+            self.next_check_at(|pair| {
+                pacing_of(pair) == Pacing::Paced && pair.is_triggered == is_triggered
+            })
+        })
+    }
+
+    fn next_check_at(&self, is_meant: impl Fn(&Pair) -> bool) -> Option<Instant> {
+        self.pairs.iter().filter(|pair| is_meant(pair)).filter_map(|pair| pair.next_check).min()
     }
 
     /// Makes a check that is due: triggered ones first, then in the order of time and priority.

@@ -24,7 +24,7 @@ mod decisions;
 mod nats;
 mod pairing;
 
-pub(super) use self::checks::{Pacing, RequestOutcome, Triggered};
+pub(super) use self::checks::{Pacing, RequestOutcome};
 use self::pairing::{can_pair, relay_targets};
 use super::{
     Role,
