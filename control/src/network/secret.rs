@@ -258,7 +258,7 @@ mod tests {
         assert_eq!(secret.reveal().len(), 32);
         assert_eq!(secret.reveal().parse::<Secret>().unwrap(), secret);
         assert_ne!(Secret::generate().unwrap(), secret);
-        assert!(!format!("{secret:?}").contains(secret.reveal()));
+        assert_eq!(format!("{secret:?}"), format!("Secret({:?})", secret.id()), "not its text");
     }
 
     #[test]
@@ -271,6 +271,19 @@ mod tests {
         assert_eq!(parse(&TEXT.repeat(9)), SecretError::Long(288));
         assert!(parse("hunter2").to_string().contains("ipop-switch secret new"));
         assert!(!parse("hunter2").to_string().contains("hunter2"), "it ends up in logs");
+    }
+
+    #[test]
+    fn secrets_of_the_least_and_the_most_length_are_taken() {
+        let of_len = |len| "abcdefghij".chars().cycle().take(len).collect::<String>();
+        for len in [MIN_LEN, MAX_LEN] {
+            assert!(of_len(len).parse::<Secret>().is_ok(), "{len}");
+        }
+        assert_eq!(of_len(MAX_LEN + 1).parse::<Secret>(), Err(SecretError::Long(MAX_LEN + 1)));
+        assert!("abcdefgh".repeat(3).parse::<Secret>().is_ok(), "{MIN_DISTINCT} different ones");
+        assert_eq!("abcdefg".repeat(4).parse::<Secret>(), Err(SecretError::Monotonous(7)));
+        let with_comments = MAX_PROOFS * 2 * (MAX_LEN + 1);
+        assert!(MAX_FILE_LEN >= with_comments as u64, "four, each with a comment as long");
     }
 
     #[test]

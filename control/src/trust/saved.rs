@@ -152,6 +152,16 @@ mod tests {
     }
 
     #[test]
+    fn the_address_seen_last_comes_first_and_each_is_kept_once() {
+        let mut peers = SavedPeers::default();
+        for port in [1, 2, 1, 3, 3] {
+            peers.seen(&seen(1, Some(port)), 100);
+        }
+        let ports: Vec<u16> = peers.peer[0].addresses.iter().map(SocketAddr::port).collect();
+        assert_eq!(ports, [3, 1, 2]);
+    }
+
+    #[test]
     fn a_right_lasts_a_while_and_ends_with_revocation() {
         let mut peers = SavedPeers::default();
         peers.seen(&seen(1, None), 100);

@@ -327,6 +327,22 @@ mod tests {
     }
 
     #[test]
+    fn whatever_was_decided_is_listed_and_can_be_taken_back() {
+        let listed = |store: &TrustStore| {
+            [store.pending().len(), store.accepted().len(), store.denied().len()]
+        };
+        let mut store = TrustStore::default();
+        let rack7 = claim("a@x", "rack7");
+        store.observe(node(1), &rack7, NewNodes::Wait, 5);
+        assert_eq!((listed(&store), store.forget("rack7")), ([1, 0, 0], Ok(node(1))));
+        store.observe(node(1), &rack7, NewNodes::Accept, 5);
+        assert_eq!((listed(&store), store.forget("rack7")), ([0, 1, 0], Ok(node(1))));
+        store.deny(&node(1).to_string(), 5).unwrap();
+        assert_eq!((listed(&store), store.forget(&node(1).to_string())), ([0, 0, 1], Ok(node(1))));
+        assert_eq!(listed(&store), [0; 3]);
+    }
+
+    #[test]
     fn another_key_under_a_known_name_is_not_accepted_by_itself_or_by_mistake() {
         let mut store = TrustStore::default();
         let rack7 = claim("a@x", "rack7");

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use ipop_datapath::command::Direction;
+use ipop_datapath::{command::Direction, port::MAX_LOCAL_PORTS};
 use proptest::prelude::*;
 
 use super::{file::Patience, *};
@@ -83,6 +83,18 @@ fn a_node_keeps_its_port_whatever_names_it_and_loses_its_right_with_the_last() {
 }
 
 /// Whoever makes nodes up cannot use up what configured peers and those known from before need.
+#[test]
+fn local_ports_have_numbers_of_their_own_and_only_so_many() {
+    let trust = trust(Policy::ConfiguredAlone);
+    let peer = trust.name(PEER, CONFIGURED);
+    let opened: Vec<_> = std::iter::from_fn(|| trust.open_local_port()).collect();
+    assert_eq!(opened.len(), MAX_LOCAL_PORTS - 1, "one was there from the start");
+    assert!(opened.iter().all(|port| Standing::Admitted(*port) != peer));
+    trust.release_local_port(opened[0]);
+    assert!(trust.open_local_port().is_some());
+    assert_eq!(trust.open_local_port(), None);
+}
+
 #[test]
 fn made_up_nodes_leave_ports_for_others_and_give_theirs_back() {
     let trust = trust(secrets(&["mfrggzdfmztwq2lknnwg23tpobyxe43u"]));
@@ -224,6 +236,8 @@ fn denied_nodes_stay_out_of_every_policy() {
         trust.decide(store.clone());
         assert_eq!(lost(&trust), [(PEER, Loss::Refused(Refusal::Denied(PEER)))]);
         assert!(refused(&trust, PEER).contains("denied"));
+        trust.decide(store.clone());
+        assert_eq!(lost(&trust), [], "it has nothing left to lose");
     }
 }
 

@@ -194,7 +194,10 @@ fn impersonation(fault: super::scram::ScramFault) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::xmpp::stream::account::{Authorities, Password};
+    use crate::xmpp::stream::{
+        account::{Authorities, Password},
+        scram::tests::Server,
+    };
 
     fn account(plain: PlainAuth) -> Account {
         Account {
@@ -304,6 +307,24 @@ mod tests {
         let mut begun = Authentication::begin(&account(PlainAuth::Never), &scram, None).unwrap();
         assert!(matches!(begun.success(b""), Err(Failure::Impersonation(_))));
         assert!(matches!(begun.challenge(b"v=AAAA"), Err(Failure::Impersonation(_))));
+    }
+
+    #[test]
+    fn a_server_may_prove_itself_by_a_challenge_before_its_success() {
+        let scram = offer(&["SCRAM-SHA-256"], None);
+        let mut begun = Authentication::begin(&account(PlainAuth::Never), &scram, None).unwrap();
+        assert!(!begun.is_bound());
+        let initial = String::from_utf8(begun.initial().to_vec()).unwrap();
+        let (_, bare) = initial.split_once(",,").unwrap();
+        let server = Server::new("SCRAM-SHA-256");
+        let challenge = server.challenge(bare.split_once(",r=").unwrap().1);
+        let answer = String::from_utf8(begun.challenge(challenge.as_bytes()).unwrap()).unwrap();
+        let (without_proof, _) = answer.split_once(",p=").unwrap();
+        let signed = format!("{bare},{challenge},{without_proof}");
+        let (_, signature) = server.proof_and_signature("sesame", &signed);
+        let last = format!("v={signature}");
+        assert!(begun.challenge(last.as_bytes()).unwrap().is_empty());
+        assert!(begun.success(b"").is_ok());
     }
 
     #[test]

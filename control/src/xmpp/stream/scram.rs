@@ -216,4 +216,4 @@ impl SessionCallback for Answers {
 
 #[cfg(test)]
 #[path = "scram/tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::*;
 
 /// The server's part of RFC 5802 section 3, by another library than the client's.
-struct Server {
+pub(in crate::xmpp::stream) struct Server {
     hmac: hmac::Algorithm,
     pbkdf2: pbkdf2::Algorithm,
     salt: Vec<u8>,
@@ -17,7 +17,7 @@ struct Server {
 }
 
 impl Server {
-    fn new(mechanism: &str) -> Self {
+    pub(in crate::xmpp::stream) fn new(mechanism: &str) -> Self {
         let (hmac, pbkdf2) = match mechanism.strip_suffix("-PLUS").unwrap_or(mechanism) {
             "SCRAM-SHA-1" => (hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, pbkdf2::PBKDF2_HMAC_SHA1),
             "SCRAM-SHA-256" => (hmac::HMAC_SHA256, pbkdf2::PBKDF2_HMAC_SHA256),
@@ -32,7 +32,11 @@ impl Server {
     }
 
     /// ClientProof and ServerSignature.
-    fn proof_and_signature(&self, password: &str, signed: &str) -> (String, String) {
+    pub(in crate::xmpp::stream) fn proof_and_signature(
+        &self,
+        password: &str,
+        signed: &str,
+    ) -> (String, String) {
         let digest = self.hmac.digest_algorithm();
         let mut salted = vec![0; digest.output_len()];
         let iterations = NonZeroU32::new(self.iterations).unwrap();
@@ -45,7 +49,7 @@ impl Server {
         (BASE64.encode(&proof), BASE64.encode(&signature))
     }
 
-    fn challenge(&self, nonce: &str) -> String {
+    pub(in crate::xmpp::stream) fn challenge(&self, nonce: &str) -> String {
         format!("r={nonce}server,s={},i={}", BASE64.encode(&self.salt), self.iterations)
     }
 }
