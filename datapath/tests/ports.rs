@@ -1,20 +1,25 @@
 //! Local ports that come and go while frames pass.
 
 mod common;
+#[path = "common/superframe.rs"]
+mod superframe;
 
 use std::{sync::Arc, time::Instant};
 
 use common::identity;
 use ipop_datapath::{
     LocalPort, MacAddr, PortId, VlanId,
+    command::{Command, ConnectionId, Event, FromConnection, Lane, ToConnection},
     core::shared::Shared,
     counters::drops::DropReason,
     frame::{FrameBytes, VNET_HEADER_LEN},
     io::TapFrame,
-    memory::{MemoryIoConfig, Node, Only, TAP, node_of, tap},
+    memory::{MemoryIoConfig, Node, Only, TAP, node, node_of, tap},
     node_id::NodeId,
     port::MAX_PORTS,
+    tunnel::hello::Capabilities,
 };
+use superframe::tcp_superframe;
 
 /// The highest number that there is, which no table has made room for.
 const OTHER: PortId = PortId(MAX_PORTS as u16 - 1);
@@ -129,4 +134,59 @@ fn a_number_that_is_given_again_counts_from_nothing_and_is_not_blocked() {
     site.open();
     assert_eq!(counted(&site), (0, 0));
     assert_eq!(site.send(OTHER, station(2), EVERYBODY), [TAP]);
+}
+
+#[test]
+fn each_tap_loses_its_offloads_after_its_own_refused_superframes() {
+    let mut site = Site::new();
+    site.open();
+    // What goes to one TAP comes from the other one.
+    let whole = |site: &mut Site, to: PortId| {
+        let (vnet, frame) = tcp_superframe(3, 1_000);
+        let tap = if to == TAP { OTHER } else { TAP };
+        let from = TapFrame { tap, vnet: &vnet, bytes: FrameBytes::Whole(&frame) };
+        site.node.core.outbound(site.now, from, &mut site.node.io);
+        site.node.io.tap_writes.drain(..).filter(|write| write.tap == to).count() == 1
+    };
+    for _ in 0..15 {
+        for tap in [TAP, OTHER] {
+            assert!(!site.node.core.superframe_refused(tap));
+        }
+    }
+    assert!(whole(&mut site, TAP) && whole(&mut site, OTHER));
+    assert!(site.node.core.superframe_refused(OTHER));
+    assert!(whole(&mut site, TAP) && !whole(&mut site, OTHER));
+    assert!(site.node.core.superframe_refused(TAP));
+    assert!(!whole(&mut site, TAP));
+}
+
+#[test]
+fn what_the_kernel_refuses_is_not_promised_to_who_comes_later() {
+    let (now, [dialler, listener]) = (Instant::now(), [identity(), identity()]);
+    let (from, to) = (dialler.node, listener.node);
+    let mut nodes = [
+        node(dialler, to, 1, MemoryIoConfig::default(), now),
+        node(listener, from, 2, MemoryIoConfig::default(), now),
+    ];
+    let dial = ToConnection::Dial { peer: to, lane: Lane(0), remote: nodes[1].address };
+    let [from, to] = &mut nodes;
+    for _ in 0..16 {
+        from.core.superframe_refused(TAP);
+    }
+    from.core.command(now, Command::Connection(ConnectionId(1 << 55), dial), &mut from.io);
+    let mut promised = [None, None];
+    for _ in 0..20 {
+        from.core.flush(now, &mut from.io);
+        from.io.trains.drain(..).for_each(|train| to.receive(now, from.address, &train));
+        to.core.flush(now, &mut to.io);
+        to.io.trains.drain(..).for_each(|train| from.receive(now, to.address, &train));
+        for (end, promised) in [&mut *from, &mut *to].into_iter().zip(&mut promised) {
+            for event in end.core.drain_events() {
+                if let Event::Connection(_, FromConnection::Connected { hello, .. }) = event {
+                    *promised = Some(hello.capabilities.has(Capabilities::TSO4));
+                }
+            }
+        }
+    }
+    assert_eq!(promised, [Some(true), Some(false)], "as the other end says");
 }

@@ -32,7 +32,7 @@ pub(crate) struct Context {
     pub(crate) worker: u8,
     pub(crate) facts: Arc<NodeFacts>,
     pub(crate) shared: Arc<Shared>,
-    /// The local ports that this worker has, by number.
+    /// The local ports that this worker has, by number, as `Egress` opens and closes them.
     pub(crate) local: Vec<LocalPort>,
     pub(crate) counters: Arc<WorkerCounters>,
     pub(crate) events: Vec<Event>,
@@ -51,6 +51,12 @@ impl Context {
             events: Vec::new(),
             observer: None,
         }
+    }
+
+    /// Where a local port stands among those of this worker. They are few, so they are looked at one by one.
+    #[inline]
+    pub(crate) fn index_of_local(&self, port: PortId) -> Option<usize> {
+        self.local.iter().position(|local| local.port == port)
     }
 
     /// A frame came in.

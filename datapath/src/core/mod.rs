@@ -151,15 +151,12 @@ impl Core {
     /// A local port is there from now on. Control has opened it, and no worker has a port of this number.
     pub fn open_port(&mut self, port: LocalPort) {
         self.cx.counters.port(port.port).clear();
-        self.switch.egress.open(&port);
-        self.cx.local.push(port);
-        self.cx.local.sort_by_key(|local| local.port);
+        self.switch.egress.open(port, &mut self.cx);
     }
 
     /// A local port goes, which control has closed.
     pub fn close_port(&mut self, port: PortId) {
-        self.switch.egress.close(port);
-        self.cx.local.retain(|local| local.port != port);
+        self.switch.egress.close(port, &mut self.cx);
     }
 
     /// The outbound way: a frame that a TAP's kernel side sent.
@@ -293,9 +290,9 @@ impl Core {
         self.cx.drop_gone(Some(tap), reason, u64::from(frames));
     }
 
-    /// The kernel refused a superframe at this TAP: it gets plain frames from now on.
-    pub fn disable_offload(&mut self, tap: PortId) {
-        self.switch.egress.disable_offload(tap);
+    /// The kernel refused a superframe at this TAP. True if that is one too many: the TAP gets plain frames from now on.
+    pub fn superframe_refused(&mut self, tap: PortId) -> bool {
+        self.switch.egress.superframe_refused(tap, &mut self.cx)
     }
 
     /// Shows every frame to an observer from now on.

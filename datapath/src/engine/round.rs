@@ -23,8 +23,6 @@ use crate::{
     port::LocalPort,
 };
 
-/// A refused superframe may be the peer's fault; that many are the kernel's.
-const REFUSED_SUPERFRAMES: u32 = 16;
 /// How long a stopping worker waits for its last packets to leave.
 const FAREWELL: Duration = Duration::from_millis(200);
 /// How often what the kernel counts at the sockets is read.
@@ -61,7 +59,6 @@ struct Round {
     mailbox: WorkerHandle,
     events: EventSender<Event>,
     unsent_events: VecDeque<Event>,
-    refused_superframes: u32,
     /// Reports of refused sends, of which there may be one for each packet.
     refused_sends: Bucket,
     look_at: Instant,
@@ -94,7 +91,6 @@ impl<B: Backend> Worker<B> {
             mailbox,
             events: config.events,
             unsent_events: VecDeque::new(),
-            refused_superframes: 0,
             refused_sends: Bucket::new(now, 1, 5),
             look_at: now,
             stop_at: None,
@@ -179,12 +175,8 @@ impl Round {
 
     fn not_written(&mut self, lost: NotWritten) {
         self.core.not_written(lost.port, lost.reason, lost.frames);
-        if lost.is_superframe_refused {
-            self.refused_superframes += 1;
-            if self.refused_superframes == REFUSED_SUPERFRAMES {
-                tracing::warn!("the kernel refuses superframes at a TAP: segmenting in software");
-                self.core.disable_offload(lost.port);
-            }
+        if lost.is_superframe_refused && self.core.superframe_refused(lost.port) {
+            tracing::warn!("the kernel refuses superframes at a TAP: segmenting in software");
         }
     }
 

@@ -16,21 +16,23 @@ use crate::{
 /// Headers of joined frames live until the frame is written: a few hundred at once.
 const JOIN_HEADS_CHUNK_LEN: usize = 16 * 1_024;
 const JOIN_HEADS_CHUNKS_MAX: usize = 4;
+/// A refused superframe may be the peer's fault; that many at one TAP are the kernel's.
+const REFUSED_SUPERFRAMES: u32 = 16;
 
 /// What goes out to the TAPs.
 pub(crate) struct Egress {
-    /// Few, so they are looked for one by one.
+    /// In the order of the context's local ports, which say what each takes.
     taps: Vec<Tap>,
     /// Headers of joined frames.
     join_heads: Arena,
     scratch: Scratch,
 }
 
+#[derive(Default)]
 struct Tap {
-    port: PortId,
-    takes: TapOffload,
     /// UDP frames on their way, written at the end of the train that they came in.
     join: UdpJoin,
+    refused_superframes: u32,
 }
 
 impl Egress {
@@ -43,13 +45,18 @@ impl Egress {
     }
 
     /// A local port is there from now on.
-    pub(crate) fn open(&mut self, &LocalPort { port, takes, .. }: &LocalPort) {
-        self.taps.push(Tap { port, takes, join: UdpJoin::default() });
+    pub(crate) fn open(&mut self, local: LocalPort, cx: &mut Context) {
+        let index = cx.local.partition_point(|open| open.port < local.port);
+        cx.local.insert(index, local);
+        self.taps.insert(index, Tap::default());
     }
 
     /// It is not there any more. A train has ended, so nothing waits to be joined.
-    pub(crate) fn close(&mut self, port: PortId) {
-        self.taps.retain(|tap| tap.port != port);
+    pub(crate) fn close(&mut self, port: PortId, cx: &mut Context) {
+        if let Some(index) = cx.index_of_local(port) {
+            cx.local.remove(index);
+            self.taps.remove(index);
+        }
     }
 
     /// Sends a frame out of a port.
@@ -77,10 +84,16 @@ impl Egress {
         }
     }
 
-    /// The kernel refused a superframe at this TAP: it gets plain frames from now on.
-    pub(crate) fn disable_offload(&mut self, tap: PortId) {
-        let taps = self.taps.iter_mut().filter(|open| open.port == tap);
-        taps.for_each(|tap| tap.takes = TapOffload::None);
+    /// The kernel refused a superframe at this TAP. Once it has refused too many, the TAP gets plain frames, and whoever connects is promised no more; true then.
+    pub(crate) fn superframe_refused(&mut self, tap: PortId, cx: &mut Context) -> bool {
+        let Some(index) = cx.index_of_local(tap) else { return false };
+        let refused = &mut self.taps[index].refused_superframes;
+        *refused += 1;
+        let is_enough = *refused == REFUSED_SUPERFRAMES;
+        if is_enough {
+            cx.local[index].takes = TapOffload::None;
+        }
+        is_enough
     }
 
     /// Writes a frame to a local TAP, finished in software where the TAP or its reader needs that.
@@ -91,14 +104,13 @@ impl Egress {
         cx: &Context,
         io: &mut impl Io,
     ) -> Passed {
-        let index = self.taps.iter().position(|open| open.port == tap);
         // Control has opened it, and this worker is about to hear of that.
-        let index = index.ok_or(DropReason::TapDown)?;
+        let index = cx.index_of_local(tap).ok_or(DropReason::TapDown)?;
         if self.join(index, &mut frame, cx, io) {
             return Ok(());
         }
         let what = frame.what;
-        if !must_finish(self.taps[index].takes, what) {
+        if !must_finish(cx.local[index].takes, what) {
             hand_over(tap, frame, 1, cx, io);
             return Ok(());
         }
@@ -122,17 +134,16 @@ impl Egress {
         io: &mut impl Io,
     ) -> bool {
         let what = frame.what;
-        let tap = &mut self.taps[index];
         if let FrameBytes::Pieces(pieces) = &mut frame.bytes
-            && tap.join.append(what, pieces)
+            && self.taps[index].join.append(what, pieces)
         {
             return true;
         }
         self.write_joined(index, cx, io);
-        let tap = &mut self.taps[index];
+        let takes = cx.local[index].takes;
         match &mut frame.bytes {
-            FrameBytes::Pieces(pieces) if tap.takes == TapOffload::Full => {
-                !must_finish(tap.takes, what) && tap.join.open(what, pieces)
+            FrameBytes::Pieces(pieces) if takes == TapOffload::Full => {
+                !must_finish(takes, what) && self.taps[index].join.open(what, pieces)
             }
             _ => false,
         }
@@ -140,7 +151,7 @@ impl Egress {
 
     #[inline]
     fn write_joined(&mut self, index: usize, cx: &Context, io: &mut impl Io) {
-        let &mut Tap { port: tap, ref mut join, .. } = &mut self.taps[index];
+        let join = &mut self.taps[index].join;
         if !join.is_open() {
             return;
         }
@@ -149,6 +160,7 @@ impl Egress {
             heads.copy(headers).unwrap_or_else(|Exhausted| Bytes::copy_from_slice(headers))
         };
         let Some(Joined { ref what, pieces, frames }) = join.close(keep) else { return };
+        let tap = cx.local[index].port;
         hand_over(tap, Frame { what, bytes: FrameBytes::Pieces(pieces) }, frames, cx, io);
         pieces.clear();
     }
