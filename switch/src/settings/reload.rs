@@ -18,30 +18,51 @@ pub(crate) struct Reload {
 impl Reload {
     /// From `old` to `new`.
     pub(crate) fn between(old: &Settings, new: &Settings) -> Self {
-        let added = new.peers.iter().filter(|peer| !old.peers.contains(peer)).cloned().collect();
-        let gone = |peer: &&PeerSpec| new.peers.iter().all(|other| other.node != peer.node);
+        // Whatever can be told has its place here: another setting does not compile until it has one.
+        let Settings {
+            taps: _,
+            bridge,
+            address,
+            listen,
+            peers,
+            state,
+            identity,
+            mtu,
+            workers,
+            congestion,
+            offload,
+            busy_poll,
+            log,
+            name,
+            network,
+            policy,
+            ice,
+        } = new;
+        let added = peers.iter().filter(|peer| !old.peers.contains(peer)).cloned().collect();
+        let gone = |peer: &&PeerSpec| peers.iter().all(|other| other.node != peer.node);
         let removed = old.peers.iter().filter(gone).map(|peer| peer.node).collect();
-        let policy = (old.policy != new.policy).then(|| new.policy.clone());
+        let policy = (old.policy != *policy).then(|| policy.clone());
         let whose = |network: &Network| (network.account.jid.clone(), network.room.clone());
-        let [was, is] = [&old.network, &new.network].map(|network| network.as_ref().map(whose));
-        let of_same = new.network.as_ref().zip(old.network.as_ref()).filter(|_| was == is);
+        let [was, is] = [&old.network, network].map(|network| network.as_ref().map(whose));
+        let of_same = network.as_ref().zip(old.network.as_ref()).filter(|_| was == is);
         let account = of_same
             .filter(|(new, old)| new.account != old.account)
             .map(|(new, _)| new.account.clone());
         let fixed = [
-            ("bridge", old.bridge != new.bridge),
-            ("address", old.address != new.address),
-            ("listen", old.listen != new.listen),
-            ("state", old.state != new.state),
-            ("identity", old.identity != new.identity),
-            ("mtu", old.mtu != new.mtu),
-            ("workers", old.workers != new.workers),
-            ("congestion", old.congestion != new.congestion),
-            ("offload", old.offload != new.offload),
-            ("log", old.log != new.log),
-            ("name", old.name != new.name),
+            ("bridge", old.bridge != *bridge),
+            ("address", old.address != *address),
+            ("listen", old.listen != *listen),
+            ("state", old.state != *state),
+            ("identity", old.identity != *identity),
+            ("mtu", old.mtu != *mtu),
+            ("workers", old.workers != *workers),
+            ("congestion", old.congestion != *congestion),
+            ("offload", old.offload != *offload),
+            ("busy_poll", old.busy_poll != *busy_poll),
+            ("log", old.log != *log),
+            ("name", old.name != *name),
             ("account or room", was != is),
-            ("[ice]", old.ice != new.ice),
+            ("[ice]", old.ice != *ice),
         ];
         let changed = fixed.into_iter().filter(|(_, changed)| *changed);
         let needs_restart = changed.map(|(key, _)| key).collect();
