@@ -1,7 +1,7 @@
 //! Port numbers: the one allocator of them, for local ports and peers alike. A node has its number until the sessions have forgotten it: workers and the forwarding database know it by that.
 //!
 //! Who runs the server, or knows the secret, can invent one node after the other. So nodes that nothing but the room names and that have
-//! never connected may hold only so many numbers; they give way to others of their kind (`crate::links`), and never keep out a configured
+//! never connected may hold only so many numbers; they give way to others of their kind (`crate::rendezvous`, claims), and never keep out a configured
 //! peer or one that is known from before. A number that was returned is given again as late as possible.
 
 use std::collections::{HashMap, VecDeque};

@@ -37,7 +37,6 @@ use crate::{identity::random_bytes, rng::Rng};
 pub(crate) const LISTEN_PORT: u16 = 5_800;
 /// The longest plain frames that stations send fit.
 const INNER_MTU: u16 = 9_000;
-/// Who is denied and let in again gets another port.
 /// Worker i of those that have a socket of their own to dial from dials from this port plus i.
 const DIAL_PORT: u16 = 40_000;
 

@@ -1,6 +1,7 @@
 //! What stands beside the state of a worker and is lent to it: facts, the tables that all workers share, counters, events for control.
 //!
-//! Every frame is seen here as it comes in, as it goes out, and when it is dropped. Counters hang on these three places, and an [`Observer`] if there is one.
+//! Every frame is counted here as it comes in, as it goes out, and when it is dropped. An [`Observer`], if there is one, sees the same frames, but not those
+//! of which nothing is left when they are dropped (`Context::drop_gone`).
 
 use std::sync::Arc;
 
@@ -23,7 +24,7 @@ pub trait Observer: Send {
     fn came_in(&self, port: PortId, head: &[u8]);
     /// A frame goes out of a port.
     fn goes_out(&self, port: PortId, head: &[u8]);
-    /// A frame is dropped. The port is the one that it came from, or the one that it was for if others got it.
+    /// A frame is dropped of which something is left. The port is the one that it came from, or the one that it was for if others got it.
     fn dropped(&self, port: PortId, reason: DropReason, head: &[u8]);
 }
 

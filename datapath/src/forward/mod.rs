@@ -1,7 +1,8 @@
 //! The switch proper (IEEE 802.1Q clause 8, one VLAN): one way for every frame, whichever port it comes from.
 //!
 //! [`ingress`] checks, describes and learns; [`relay`] looks up and says which ports get the frame; [`egress`] finishes, joins and writes what goes to a local port,
-//! and gives what goes to a peer to its [`Peers`]. What finds no way is dropped in [`Switch::forward`], and nowhere else.
+//! and gives what goes to a peer to its [`Peers`]. What finds no way is dropped in [`Switch::forward`], a copy of a flooded
+//! frame at the port that it was for. What a mailbox, a tunnel or the kernel takes no more is dropped there.
 
 mod egress;
 mod ingress;
