@@ -181,6 +181,8 @@ pub struct Node {
     paths: Paths,
     pub(crate) rendezvous: Option<Rendezvous>,
     lines: Lines,
+    /// Who is present may be others, or named otherwise, since that was taken last.
+    is_present_stale: bool,
     actions: VecDeque<Action>,
 }
 
@@ -198,6 +200,7 @@ impl Node {
             paths: Paths::new(local, config.ice, now),
             rendezvous: None,
             lines: Lines::new(now),
+            is_present_stale: true,
             actions: VecDeque::new(),
             trust,
         };
@@ -264,7 +267,11 @@ impl Node {
             {
                 self.paths.handle_signal(now, peer, message);
             }
-            Event::Connection(..) => self.sessions.handle(now, sessions::Input::Event(event)),
+            Event::Connection(_, ref what) => {
+                // A peer comes up, or has another name.
+                self.is_present_stale |= matches!(what, FromConnection::Connected { .. });
+                self.sessions.handle(now, sessions::Input::Event(event));
+            }
             Event::Packet(packet) => self.paths.handle_packet(now, &packet),
             Event::ChannelPacket { channel, payload } => {
                 self.paths.handle_channel_packet(now, channel, &payload);
@@ -313,7 +320,10 @@ impl Node {
                 sessions::Action::Resolve { peer, address } => {
                     return Some(Action::ResolvePeer { peer, address });
                 }
-                sessions::Action::Notice(notice) => return Some(Action::Notice(notice)),
+                sessions::Action::Notice(notice) => {
+                    self.is_present_stale |= matches!(notice, Notice::PeerDown { .. });
+                    return Some(Action::Notice(notice));
+                }
             }
         }
     }
@@ -387,14 +397,17 @@ impl Node {
         &self.sessions
     }
 
-    /// Peers that are up, with what names them.
-    pub fn present(&self) -> PresentPeers {
+    /// Peers that are up, with what names them, if that may have changed since the last call.
+    pub fn take_present(&mut self) -> Option<PresentPeers> {
+        if !std::mem::take(&mut self.is_present_stale) {
+            return None;
+        }
         let present = self.sessions.up().map(|Who { node, name }| PresentPeer {
             node,
             name: name.unwrap_or_default(),
             sources: self.trust.sources(node),
         });
-        PresentPeers { peer: present.collect() }
+        Some(PresentPeers { peer: present.collect() })
     }
 
     fn with_rendezvous(&mut self, call: impl FnOnce(&mut Rendezvous)) {
@@ -428,6 +441,7 @@ impl Node {
             }
         }
         if any {
+            self.is_present_stale = true;
             self.with_rendezvous(Rendezvous::follow_strangers);
         }
     }

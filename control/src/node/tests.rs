@@ -134,7 +134,12 @@ impl Bench {
     }
 
     fn connected(&mut self, peer: NodeId, connection: ConnectionId) {
-        let hello = Hello { instance: peer.0[..16].try_into().unwrap(), ..testing::hello() };
+        self.connected_as("rack9", peer, connection);
+    }
+
+    fn connected_as(&mut self, name: &str, peer: NodeId, connection: ConnectionId) {
+        let instance = peer.0[..16].try_into().unwrap();
+        let hello = Hello { instance, name: name.into(), ..testing::hello() };
         self.input(Input::Worker(Event::Connection(
             connection,
             FromConnection::Connected {
@@ -266,17 +271,29 @@ fn who_shuts_down_tells_every_worker_and_dials_nobody() {
 
 #[test]
 fn who_is_up_is_present_with_what_names_it() {
+    use NamedBy::{Configured, Controller};
     let mut bench = Bench::new(denying(&[OTHER]));
-    assert_eq!(bench.node.present(), PresentPeers::default());
+    assert_eq!(bench.node.take_present(), Some(PresentPeers::default()));
+    // Asked again while nothing has changed, it says nothing.
+    assert_eq!(bench.node.take_present(), None);
+    let present = |name: &str, sources: &[NamedBy]| {
+        let peer = vec![PresentPeer { node: ONE, name: name.into(), sources: sources.into() }];
+        Some(PresentPeers { peer })
+    };
     let (connection, _) = bench.answered(ONE);
-    let sources = vec![NamedBy::Configured];
-    let peer = vec![PresentPeer { node: ONE, name: "rack9".into(), sources }];
-    assert_eq!(bench.node.present(), PresentPeers { peer });
+    assert_eq!(bench.node.take_present(), present("rack9", &[Configured]));
+    bench.advance(Duration::from_secs(1));
+    assert_eq!(bench.node.take_present(), None);
+    bench.input(Input::Controller { peer: ONE, order: LinkOrder::Create });
+    assert_eq!(bench.node.take_present(), present("rack9", &[Configured, Controller]));
+    bench.connected_as("rack10", ONE, connection);
+    assert_eq!(bench.node.take_present(), present("rack10", &[Configured, Controller]));
     bench.input(Input::Worker(Event::Connection(
         connection,
         FromConnection::Ended(Ended::TimedOut),
     )));
-    assert_eq!(bench.node.present(), PresentPeers::default());
+    assert_eq!(bench.node.take_present(), Some(PresentPeers::default()));
+    assert_eq!(bench.node.take_present(), None);
 }
 
 #[test]

@@ -315,7 +315,7 @@ impl Switch {
             if now >= trust_at {
                 trust_at = now + TRUST_EVERY;
                 self.follow_trust_file();
-                self.presence.follow(self.node.present());
+                self.presence.follow(&mut self.node);
                 self.kernel.look(now).iter().for_each(|line| tracing::warn!("{line}"));
             }
             self.look_at_routes(now);

@@ -2,7 +2,10 @@
 
 use std::{fs, path::Path};
 
-use ipop_control::trust::{PresentPeers, StateFile};
+use ipop_control::{
+    node::Node,
+    trust::{PresentPeers, StateFile},
+};
 
 /// The file of the peers that are up, and what stands in it.
 pub(super) struct Presence {
@@ -18,12 +21,16 @@ impl Presence {
     }
 
     /// Writes down who is up, if that is not what was written last.
-    pub(super) fn follow(&mut self, present: PresentPeers) {
+    pub(super) fn follow(&mut self, node: &mut Node) {
         if self.held.is_none() {
             // Somebody may just ask whether it is held.
             self.held = self.file.hold().ok();
         }
-        if self.held.is_none() || self.written.as_ref() == Some(&present) {
+        if self.held.is_none() {
+            return;
+        }
+        let Some(present) = node.take_present() else { return };
+        if self.written.as_ref() == Some(&present) {
             return;
         }
         if let Err(error) = self.file.store(&present) {
