@@ -12,8 +12,8 @@ use std::{
 use ipop_control::host::refused_sends::{cause, is_unreachable};
 use ipop_datapath::os::neighbours::{Family, NeighbourTable, neighbour_tables};
 
-/// How long nothing is said of what was told.
-const QUIET: Duration = Duration::from_secs(300);
+use super::told::Told;
+
 /// How often the tables of neighbours are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// A table that is too small is to become so many times as large.
@@ -28,25 +28,6 @@ pub(super) struct KernelWatch {
     /// How often each table was full, by its own count: at first, and at the last look.
     counted: BTreeMap<Family, [u64; 2]>,
     looked_at: Option<Instant>,
-}
-
-/// What was told, and how often it has happened since.
-#[derive(Default)]
-struct Told {
-    at: Option<Instant>,
-    since: u64,
-}
-
-impl Told {
-    /// Notes that it happened so many times; how many have not been told, if it is time to tell.
-    fn note(&mut self, now: Instant, times: u64) -> Option<u64> {
-        self.since += times;
-        if self.at.is_some_and(|at| now < at + QUIET) {
-            return None;
-        }
-        self.at = Some(now);
-        Some(std::mem::take(&mut self.since))
-    }
 }
 
 impl KernelWatch {
@@ -108,7 +89,7 @@ impl KernelWatch {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::told::QUIET, *};
 
     fn table(family: Family, overflows: u64) -> NeighbourTable {
         NeighbourTable { family, entries: 1_000, limit: 1_024, overflows }

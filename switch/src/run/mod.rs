@@ -16,6 +16,7 @@ mod reload;
 mod report;
 mod service;
 mod signals;
+mod told;
 
 use std::{
     fmt,

@@ -4,22 +4,15 @@
 use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
-/// How long nothing is said of a refusal that was told.
-const QUIET: Duration = Duration::from_secs(300);
+use super::told::Told;
+
 /// Different refusals remembered. Strangers can make more by taking more addresses or keys: then the oldest is told anew.
 const REMEMBERED_MAX: usize = 256;
 
-/// What was told of one address for one reason.
-struct Told {
-    at: Instant,
-    /// Refusals since.
-    more: u64,
-}
-
-/// Which refusals were told, when, and how many have come since.
+/// Which refusals were told, of each address for each reason.
 #[derive(Default)]
 pub(super) struct Refusals {
     told: HashMap<(IpAddr, String), Told>,
@@ -28,25 +21,15 @@ pub(super) struct Refusals {
 impl Refusals {
     /// Notes a refusal; gives the line for the log if it is to be told.
     pub(super) fn note(&mut self, now: Instant, remote: SocketAddr, why: String) -> Option<String> {
-        let key = (remote.ip().to_canonical(), why);
-        let more = match self.told.get_mut(&key) {
-            Some(told) if now.saturating_duration_since(told.at) < QUIET => {
-                told.more += 1;
-                return None;
-            }
-            Some(told) => told.more,
-            None => 0,
-        };
-        let why = &key.1;
-        let line = match more {
-            0 => format!("refused a connection from {remote}: {why}"),
-            _ => format!("refused a connection from {remote}, after {more} more like it: {why}"),
-        };
+        let key = (remote.ip().to_canonical(), why.clone());
         if self.told.len() >= REMEMBERED_MAX && !self.told.contains_key(&key) {
             self.forget_oldest();
         }
-        self.told.insert(key, Told { at: now, more: 0 });
-        Some(line)
+        let untold = self.told.entry(key).or_default().note(now, 1)?;
+        Some(match untold - 1 {
+            0 => format!("refused a connection from {remote}: {why}"),
+            more => format!("refused a connection from {remote}, after {more} more like it: {why}"),
+        })
     }
 
     fn forget_oldest(&mut self) {
@@ -59,7 +42,9 @@ impl Refusals {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::time::Duration;
+
+    use super::{super::told::QUIET, *};
 
     fn remote(host: u32, port: u16) -> SocketAddr {
         SocketAddr::new(IpAddr::V4(host.into()), port)
