@@ -8,6 +8,7 @@ use std::{
 use anyhow::Context;
 use ipop_control::{
     network::{JoinToken, ServerPins},
+    rendezvous::entry_by,
     trust::{Patience, Policy, StateFile},
     xmpp::{
         BareJid,
@@ -15,7 +16,7 @@ use ipop_control::{
             AdministrationError, Change, Created, Existing, RoomReport, Session, Wanted,
         },
         bound,
-        room::{Affiliation, Entry, RoomPassword},
+        room::{Affiliation, RoomPassword},
         stream,
     },
 };
@@ -152,13 +153,11 @@ fn failure(error: AdministrationError) -> Failure {
 
 /// What the mode of trust wants of the room.
 pub(crate) fn wanted(policy: &Policy) -> Wanted {
-    match policy {
-        Policy::Secret(secrets) => {
-            let password = RoomPassword(secrets.first().room_password().to_owned());
-            Wanted { entry: Entry::Password, password: Some(password) }
-        }
-        _ => Wanted { entry: Entry::Members, password: None },
-    }
+    let password = match policy {
+        Policy::Secret(secrets) => Some(RoomPassword(secrets.first().room_password().to_owned())),
+        _ => None,
+    };
+    Wanted { entry: entry_by(policy), password }
 }
 
 fn create(

@@ -47,7 +47,7 @@ use crate::{
         Standing, Trust, TrustStore,
     },
     xmpp::{
-        services::Service,
+        services::{Service, ServiceKind},
         stream::{Account, Failure, FromStream, ToStream},
     },
 };
@@ -85,13 +85,8 @@ pub enum Input {
         /// Its addresses, best first.
         result: Result<Vec<SocketAddr>, String>,
     },
-    /// STUN and TURN servers, resolved: the answer to [`Action::ResolveServers`], or those of the configuration.
-    ServersResolved {
-        /// Servers that are STUN servers alone.
-        stun: Vec<StunServer>,
-        /// TURN servers.
-        turn: Vec<TurnServer>,
-    },
+    /// STUN and TURN servers with their addresses: the answer to [`Action::ResolveServers`], or those of the configuration.
+    ServersResolved(Vec<(Service, SocketAddr)>),
     /// The addresses that this host has now.
     LocalAddresses(BTreeSet<IpAddr>),
     /// Those of them that peers are told, best first: without those of the overlay and of interfaces that are to be ignored.
@@ -221,7 +216,8 @@ impl Node {
             Input::PeerResolved { peer, result } => {
                 self.sessions.handle(now, sessions::Input::Resolved { peer, result });
             }
-            Input::ServersResolved { stun, turn } => {
+            Input::ServersResolved(servers) => {
+                let (stun, turn) = by_kind(servers);
                 self.paths.set_servers(now, stun, turn);
             }
             Input::LocalAddresses(addresses) => {
@@ -483,4 +479,18 @@ impl Node {
             gained.iter().for_each(|node| rendezvous.admit(now, *node));
         });
     }
+}
+
+/// A TURN server without credentials is of use as a STUN server.
+fn by_kind(servers: Vec<(Service, SocketAddr)>) -> (Vec<StunServer>, Vec<TurnServer>) {
+    let (mut stun, mut turn) = (Vec::new(), Vec::new());
+    for (Service { kind, credentials, .. }, address) in servers {
+        match (kind, credentials) {
+            (ServiceKind::Turn, Some((username, password))) => {
+                turn.push(TurnServer { address, username, password, expires: None });
+            }
+            _ => stun.push(StunServer { address }),
+        }
+    }
+    (stun, turn)
 }

@@ -42,11 +42,11 @@ use crate::{
     paths::{FromLink, ToLink, Tunnel},
     sessions::PeerPath,
     timed::Timed,
-    trust::{SavedPeers, Standing, Trust},
+    trust::{Policy, SavedPeers, Standing, Trust},
     xmpp::{
         answers::Answers,
         jingle::{Jingle, JingleConfig},
-        room::{Room, RoomConfig, RoomPassword},
+        room::{Entry, Room, RoomConfig, RoomPassword},
         services::Services,
         stream::{Account, ToStream},
     },
@@ -78,6 +78,15 @@ pub enum Servers {
     Configured,
     /// The XMPP server (XEP-0215).
     Offered,
+}
+
+/// What keeps strangers out of the room of a network with this policy.
+#[must_use]
+pub fn entry_by(policy: &Policy) -> Entry {
+    match policy {
+        Policy::Secret(_) => Entry::Password,
+        Policy::ConfiguredAlone | Policy::Pinned(_) | Policy::FirstSight(_) => Entry::Members,
+    }
 }
 
 /// The host's clock: seconds since 1970 at an instant.

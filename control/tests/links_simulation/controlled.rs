@@ -1,12 +1,14 @@
 //! Nodes without accounts: the test is the controller that makes their links, and carries descriptions and candidates between them.
 
+use std::net::SocketAddr;
+
 use ipop_control::{
-    ice::StunServer,
     node::{Input, LinkNews, LinkOrder, LinkRefused},
     notice::Notice,
     paths::{FromLink, ToLink, Tunnel},
     sessions::PeerPath,
     trust::{Loss, Policy, Refusal},
+    xmpp::services::{Service, ServiceKind},
 };
 
 use crate::{
@@ -46,8 +48,12 @@ fn apart(seed: u64, policies: [Policy; 2]) -> World {
         world.add_node(realm, &format!("192.168.{node}.2"), policy);
         world.nodes[node].meets = Meets::ByController;
         world.start(node);
-        let stun = STUN.map(|address| StunServer { address: address.parse().unwrap() });
-        input(&mut world, node, Input::ServersResolved { stun: stun.to_vec(), turn: Vec::new() });
+        let stun = STUN.map(|address| {
+            let address: SocketAddr = address.parse().unwrap();
+            let (host, port) = (address.ip().to_string(), address.port());
+            (Service { kind: ServiceKind::Stun, host, port, credentials: None }, address)
+        });
+        input(&mut world, node, Input::ServersResolved(stun.into()));
     }
     world
 }

@@ -8,19 +8,19 @@ use std::{
 };
 
 use ipop_control::{
-    ice::{Entropy, IceConfig, Loopback, StunServer, Timing, TurnServer},
+    ice::{Entropy, IceConfig, Loopback, Timing},
     network::Secrets,
     node::{self, Action, Configured, Input, LinkNews, NodeConfig},
     notice::{Level, Notice},
     peer::PeerSpec,
-    rendezvous::{RendezvousConfig, Servers},
+    rendezvous::{RendezvousConfig, Servers, entry_by},
     sessions::SessionsConfig,
     trust::{Policy, SavedPeers, Standing, TrustStore},
     xmpp::{
         FullJid,
         jingle::JingleConfig,
-        room::{Entry, RoomConfig, RoomPassword},
-        services::{Service, ServiceKind},
+        room::{RoomConfig, RoomPassword},
+        services::Service,
         stream::{Failure, FromStream, IqError, IqToken, Question, Request, Resumed, ToStream},
     },
 };
@@ -41,7 +41,7 @@ use ipop_learning::{MacTable, MacTableConfig};
 use xmpp_parsers::{iq::Iq, jid::BareJid, minidom::Element, stanza::Stanza};
 
 use crate::{
-    chat::{Door, ROOM, stanza},
+    chat::{ROOM, stanza},
     identity::random_bytes,
     network::{Datagram, Realm},
     rng::Rng,
@@ -125,13 +125,6 @@ impl Node {
         self.identity.node
     }
 
-    pub(crate) fn door(&self) -> Door {
-        match self.policy {
-            Policy::Secret(_) => Door::Password,
-            _ => Door::Members,
-        }
-    }
-
     /// Starts the program.
     pub(crate) fn start(&mut self, now: Instant, begin: Instant, rng: &mut Rng) {
         let facts = Arc::new(NodeFacts {
@@ -206,10 +199,6 @@ impl Node {
     }
 
     fn rendezvous(&self, unix_s: u64, rng: &mut Rng) -> RendezvousConfig {
-        let entry = match self.door() {
-            Door::Password => Entry::Password,
-            Door::Members => Entry::Members,
-        };
         let password = match &self.policy {
             Policy::Secret(secrets) => Some(secrets.first().room_password().to_owned()),
             _ => None,
@@ -217,7 +206,7 @@ impl Node {
         RendezvousConfig {
             room: RoomConfig {
                 room: BareJid::new(ROOM).expect("a JID"),
-                entry,
+                entry: entry_by(&self.policy),
                 password: password.map(RoomPassword),
                 name: format!("n{}", self.number),
                 seed: rng.next(),
@@ -397,21 +386,11 @@ impl Running {
 
     /// Servers whose names were numbers.
     pub(crate) fn resolved(&mut self, now: Instant, offer: &[Service]) {
-        let (mut stun, mut turn) = (Vec::new(), Vec::new());
-        for service in offer {
-            let Ok(ip) = service.host.parse::<IpAddr>() else { continue };
-            let address = SocketAddr::new(ip, service.port);
-            match (service.kind, &service.credentials) {
-                (ServiceKind::Turn, Some((username, password))) => turn.push(TurnServer {
-                    address,
-                    username: username.clone(),
-                    password: password.clone(),
-                    expires: None,
-                }),
-                _ => stun.push(StunServer { address }),
-            }
-        }
-        self.node.handle(now, Input::ServersResolved { stun, turn });
+        let found = offer.iter().filter_map(|service| {
+            let ip: IpAddr = service.host.parse().ok()?;
+            Some((service.clone(), SocketAddr::new(ip, service.port)))
+        });
+        self.node.handle(now, Input::ServersResolved(found.collect()));
     }
 
     pub(crate) fn readdressed(&mut self, now: Instant, address: IpAddr) {

@@ -15,16 +15,16 @@ use ipop_control::{
         local_addresses::{Interface, interfaces, stacked_on},
         private_file::PrivateFileError,
     },
-    ice::{Entropy, IceConfig, Loopback, StunServer, Timing, TurnServer},
+    ice::{Entropy, IceConfig, Loopback, Timing},
     identity::Identity,
     node::Input,
-    rendezvous::{NetworkReport, RendezvousConfig, Servers},
-    trust::{Patience, Policy, SavedPeers, StateFile},
+    rendezvous::{NetworkReport, RendezvousConfig, Servers, entry_by},
+    trust::{Patience, SavedPeers, StateFile},
     xmpp::{
         BareJid,
         bound::{self, BoundAccounts},
         jingle::JingleConfig,
-        room::{Entry, RoomConfig, RoomPassword},
+        room::{RoomConfig, RoomPassword},
         services::{Service, ServiceKind},
         stream::{self, Events, FromStream, Handle, IqError, Limits, QueueFull, ToStream},
     },
@@ -48,8 +48,7 @@ pub(super) struct Network {
 
 /// STUN and TURN servers, resolved.
 pub(super) struct ResolvedServers {
-    stun: Vec<StunServer>,
-    turn: Vec<TurnServer>,
+    found: Vec<(Service, SocketAddr)>,
     failed: Vec<String>,
 }
 
@@ -103,11 +102,11 @@ impl Switch {
 
     /// Puts resolved servers into use.
     pub(super) fn servers_resolved(&mut self, now: Instant, servers: ResolvedServers) {
-        let ResolvedServers { stun, turn, failed } = servers;
+        let ResolvedServers { found, failed } = servers;
         for why in failed {
             tracing::warn!("{why}");
         }
-        self.node.handle(now, Input::ServersResolved { stun, turn });
+        self.node.handle(now, Input::ServersResolved(found));
     }
 
     /// How a peer of the room is reached now.
@@ -203,13 +202,9 @@ fn room(
     network: &settings::Network,
     name: &str,
 ) -> Result<RoomConfig, Failure> {
-    let entry = match settings.policy {
-        Policy::Secret(_) => Entry::Password,
-        _ => Entry::Members,
-    };
     Ok(RoomConfig {
         room: network.room.to_jid().map_err(usage)?,
-        entry,
+        entry: entry_by(&settings.policy),
         password: room_password(network).map(RoomPassword),
         name: name.to_owned(),
         seed: random(),
@@ -245,19 +240,15 @@ fn configured_servers(ice: &settings::Ice) -> Vec<Service> {
 /// Resolves the servers' names in a thread of their own, which may take long.
 pub(super) fn resolve(offer: Vec<Service>, messages: Sender<Message>) {
     let run = move || {
-        let mut servers =
-            ResolvedServers { stun: Vec::new(), turn: Vec::new(), failed: Vec::new() };
+        let mut servers = ResolvedServers { found: Vec::new(), failed: Vec::new() };
         for service in offer {
-            let found = (service.host.as_str(), service.port).to_socket_addrs();
-            let address: Option<SocketAddr> = found.ok().and_then(|mut found| found.next());
-            match (address, service.kind, service.credentials) {
-                (Some(address), ServiceKind::Turn, Some((username, password))) => {
-                    servers.turn.push(TurnServer { address, username, password, expires: None });
-                }
-                (Some(address), _, _) => servers.stun.push(StunServer { address }),
-                (None, kind, _) => servers
-                    .failed
-                    .push(format!("{kind:?} server {}: its name cannot be resolved", service.host)),
+            let addresses = (service.host.as_str(), service.port).to_socket_addrs();
+            match addresses.ok().and_then(|mut addresses| addresses.next()) {
+                Some(address) => servers.found.push((service, address)),
+                None => servers.failed.push(format!(
+                    "{:?} server {}: its name cannot be resolved",
+                    service.kind, service.host
+                )),
             }
         }
         let _ = messages.send(Message::Servers(servers));
