@@ -346,7 +346,7 @@ impl World {
                     self.nodes[node].tunnel = Some((connection, remote));
                 }
                 Action::Tunnel { news: TunnelNews::Ended { .. }, .. } => {
-                    self.nodes[node].tunnel = None
+                    self.nodes[node].tunnel = None;
                 }
                 Action::Tunnel { .. } | Action::Notice(_) | Action::Forgotten { .. } => {}
             }
