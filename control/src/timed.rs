@@ -12,6 +12,12 @@ pub(crate) trait Timer {
     fn wake_at(&self) -> Option<Instant>;
 }
 
+impl Timer for Instant {
+    fn wake_at(&self) -> Option<Instant> {
+        Some(*self)
+    }
+}
+
 /// By key, and in the order of their times. Whoever was lent out to be changed is asked for its time again, by itself, when somebody wants to
 /// know whose time has come.
 #[derive(Debug)]
@@ -77,6 +83,21 @@ impl<K: Ord + Clone, V: Timer> Timed<K, V> {
 
     /// Those whose time has come, in the order of their keys.
     pub(crate) fn due(&mut self, now: Instant) -> Vec<K> {
+        self.settle();
+        let due = self.by_time.iter().take_while(|(at, _)| *at <= now);
+        let mut due: Vec<K> = due.map(|(_, key)| key.clone()).collect();
+        due.sort_unstable();
+        due
+    }
+
+    /// Of those whose time has come, the one whose came first.
+    pub(crate) fn first_due(&mut self, now: Instant) -> Option<K> {
+        self.settle();
+        self.by_time.first().filter(|(at, _)| *at <= now).map(|(_, key)| key.clone())
+    }
+
+    /// Asks those that were touched for their times.
+    fn settle(&mut self) {
         while let Some(key) = self.touched.pop_first() {
             let at = self.all.get(&key).and_then(V::wake_at);
             let before = self.wakes.get(&key).copied();
@@ -96,10 +117,6 @@ impl<K: Ord + Clone, V: Timer> Timed<K, V> {
                 }
             }
         }
-        let due = self.by_time.iter().take_while(|(at, _)| *at <= now);
-        let mut due: Vec<K> = due.map(|(_, key)| key.clone()).collect();
-        due.sort_unstable();
-        due
     }
 }
 
@@ -168,7 +185,9 @@ mod tests {
                     Step::Look(time) => {
                         let is_due = |(_, item): &(&u8, &Option<Instant>)| item.is_some_and(|due| due <= at(time));
                         let due: Vec<u8> = model.iter().filter(is_due).map(|(key, _)| *key).collect();
-                        prop_assert_eq!(timed.due(at(time)), due);
+                        prop_assert_eq!(timed.due(at(time)), due.clone());
+                        let first = due.into_iter().min_by_key(|key| (model[key], *key));
+                        prop_assert_eq!(timed.first_due(at(time)), first);
                     }
                 }
                 prop_assert_eq!(timed.next_wake(), model.values().flatten().min().copied());

@@ -1,13 +1,14 @@
 //! When the next check of an unproved pair may be sent, and whose the checks are that were sent.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{HashMap, VecDeque},
     time::{Duration, Instant},
 };
 
 use ipop_datapath::node_id::NodeId;
 
 use super::stun::TransactionId;
+use crate::timed::Timed;
 
 /// Paced checks that may leave at once after a pause.
 const BURST: u32 = 4;
@@ -37,39 +38,28 @@ impl Pacer {
     }
 }
 
-/// Whose checks of unproved pairs wait for the pacer: triggered ones go before others, and of one sort the first due.
+/// Whose checks of unproved pairs wait for the pacer, since when: the first triggered one of each peer, and the first other one.
 #[derive(Debug, Default)]
-pub(super) struct PacedChecks {
-    at: BTreeMap<NodeId, [Option<Instant>; 2]>,
-    queues: [BTreeSet<(Instant, NodeId)>; 2],
-}
+pub(super) struct PacedChecks([Timed<NodeId, Instant>; 2]);
 
 impl PacedChecks {
-    /// When the first triggered check of a peer is due, and the first other one.
     pub(super) fn set(&mut self, peer: NodeId, at: [Option<Instant>; 2]) {
-        let before = match at {
-            [None, None] => self.at.remove(&peer),
-            _ => self.at.insert(peer, at),
-        };
-        for (queue, before) in self.queues.iter_mut().zip(before.unwrap_or_default()) {
-            if let Some(before) = before {
-                queue.remove(&(before, peer));
+        for (queue, at) in self.0.iter_mut().zip(at) {
+            match at {
+                Some(at) => queue.insert(peer, at),
+                None => drop(queue.remove(&peer)),
             }
-        }
-        for (queue, at) in self.queues.iter_mut().zip(at) {
-            queue.extend(at.map(|at| (at, peer)));
         }
     }
 
-    /// Whose check goes first of those that are due.
-    pub(super) fn first_due(&self, now: Instant) -> Option<NodeId> {
-        let mut due = self.queues.iter().filter_map(BTreeSet::first).filter(|(at, _)| *at <= now);
-        due.next().map(|(_, peer)| *peer)
+    /// Whose check goes first of those that are due: triggered ones go before others.
+    pub(super) fn first_due(&mut self, now: Instant) -> Option<NodeId> {
+        self.0.iter_mut().find_map(|queue| queue.first_due(now))
     }
 
     /// When the first is due.
     pub(super) fn next_wake(&self) -> Option<Instant> {
-        self.queues.iter().filter_map(|queue| queue.first()).map(|(at, _)| *at).min()
+        self.0.iter().filter_map(Timed::next_wake).min()
     }
 }
 
@@ -114,15 +104,15 @@ mod tests {
         checks.set(three, [None, at(0)]);
         assert_eq!(checks.next_wake(), at(0));
         let first_due =
-            |checks: &PacedChecks, ms| checks.first_due(start + Duration::from_millis(ms));
-        assert_eq!(first_due(&checks, 4), Some(three));
-        assert_eq!(first_due(&checks, 5), Some(two), "though others are due for longer");
+            |checks: &mut PacedChecks, ms| checks.first_due(start + Duration::from_millis(ms));
+        assert_eq!(first_due(&mut checks, 4), Some(three));
+        assert_eq!(first_due(&mut checks, 5), Some(two), "though others are due for longer");
         checks.set(two, [None, at(2)]);
         checks.set(three, [None, None]);
-        assert_eq!((first_due(&checks, 5), first_due(&checks, 0)), (Some(one), None));
+        assert_eq!((first_due(&mut checks, 5), first_due(&mut checks, 0)), (Some(one), None));
         checks.set(one, [None, None]);
-        assert_eq!((checks.next_wake(), first_due(&checks, 5)), (at(2), Some(two)));
+        assert_eq!((checks.next_wake(), first_due(&mut checks, 5)), (at(2), Some(two)));
         checks.set(two, [None, None]);
-        assert_eq!((checks.next_wake(), checks.at.len()), (None, 0));
+        assert_eq!((checks.next_wake(), first_due(&mut checks, 5)), (None, None));
     }
 }
