@@ -41,7 +41,7 @@ use crate::{
     paths::{FromLink, Paths},
     peer::{NamedBy, PeerAddress, PeerSpec},
     rendezvous::{Rendezvous, RendezvousConfig},
-    sessions::{self, BadLanes, PeerPath, Sessions, SessionsConfig},
+    sessions::{self, BadLanes, PeerPath, Sessions, SessionsConfig, TunnelNews},
     trust::{
         Change, Claim, Loss, Naming, NewNodes, Policy, PresentPeer, PresentPeers, SavedPeers,
         Standing, Trust, TrustStore,
@@ -307,6 +307,7 @@ impl Node {
             }
             match self.sessions.poll_action()? {
                 sessions::Action::Tunnel { peer, news } => {
+                    self.is_present_stale |= matches!(news, TunnelNews::Ended { .. });
                     self.paths.handle_tunnel(now, peer, news);
                 }
                 sessions::Action::Forgotten { peer, .. } => self.forgotten(now, peer),
@@ -316,10 +317,7 @@ impl Node {
                 sessions::Action::Resolve { peer, address } => {
                     return Some(Action::ResolvePeer { peer, address });
                 }
-                sessions::Action::Notice(notice) => {
-                    self.is_present_stale |= matches!(notice, Notice::PeerDown { .. });
-                    return Some(Action::Notice(notice));
-                }
+                sessions::Action::Notice(notice) => return Some(Action::Notice(notice)),
             }
         }
     }

@@ -91,11 +91,11 @@ pub enum FromLink {
         /// For people.
         why: String,
     },
-    /// The first lane has a connection, or it has ended.
+    /// There is a tunnel to the peer, or it has ended.
     Tunnel(Tunnel),
 }
 
-/// Whether there is a connection of the first lane.
+/// Whether there is a tunnel that signals go over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Tunnel {
     /// There was none.
