@@ -6,11 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ipop_datapath::node_id::NodeId;
+use ipop_datapath::{io::SocketKind, node_id::NodeId};
 
 use super::{
     Candidate, CandidateKind, Entropy, Ice, IceConfig, IceDescription, IceEvent, Loopback, Packet,
-    Role, Socket, StunServer, Timing, TurnServer, Via, check_address,
+    Role, StunServer, Timing, TurnServer, Via, check_address,
     stun::{Builder, ClaimedRole, Class, IntegrityKey, Message, Method, TransactionId},
 };
 
@@ -207,7 +207,7 @@ impl Server {
         while let Some(transmit) = self.ice.poll_transmit() {
             self.sent += 1;
             assert_eq!(check_address(transmit.remote, Loopback::Refused), Ok(()));
-            let is_relay = transmit.socket == Socket::Relay;
+            let is_relay = transmit.socket == SocketKind::Relay;
             assert!(!is_relay || transmit.remote == SERVER);
             let is_request = Message::parse(&transmit.payload)
                 .is_some_and(|message| message.class == Class::Request);

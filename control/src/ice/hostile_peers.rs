@@ -5,11 +5,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ipop_datapath::{node_id::NodeId, path::Source};
+use ipop_datapath::{command::ControlPacket, node_id::NodeId, path::Source};
 
 use super::{
     Candidate, CandidateKind, Entropy, Ice, IceConfig, IceDescription, IceEvent, Loopback, Packet,
-    Role, Timing, Transmit, Via,
+    Role, Timing, Via,
     stun::{Builder, ClaimedRole, Class, IntegrityKey, Message, Method, TransactionId},
 };
 
@@ -114,7 +114,7 @@ impl Bench {
     }
 
     /// What is sent is shown to `see`.
-    fn run_with(&mut self, time: Duration, see: impl Fn(&mut Self, &Transmit)) {
+    fn run_with(&mut self, time: Duration, see: impl Fn(&mut Self, &ControlPacket)) {
         let end = self.now + time;
         while self.now < end {
             self.now += STEP;

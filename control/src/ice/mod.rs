@@ -38,7 +38,7 @@ use std::{
 };
 
 pub use ipop_datapath::path::{Path, Source};
-use ipop_datapath::{node_id::NodeId, path::channel_data};
+use ipop_datapath::{command::ControlPacket, io::SocketKind, node_id::NodeId, path::channel_data};
 
 pub(crate) use self::credentials::is_ice;
 use self::{
@@ -94,28 +94,6 @@ pub enum Role {
     Controlled,
 }
 
-/// Of which socket of worker 0.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Socket {
-    /// The listening socket.
-    Listen,
-    /// The one that speaks with the TURN server.
-    Relay,
-}
-
-/// A packet to be sent.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Transmit {
-    /// Of which socket.
-    pub socket: Socket,
-    /// With which source address; the kernel's choice if not given.
-    pub local_ip: Option<IpAddr>,
-    /// Where to.
-    pub remote: SocketAddr,
-    /// What.
-    pub payload: Vec<u8>,
-}
-
 #[derive(Debug)]
 struct Peer {
     agent: Agent,
@@ -145,7 +123,7 @@ pub struct Ice {
     sources: Sources,
     /// The candidates that all peers have been told, and whether they are all.
     announced: (Vec<Candidate>, bool),
-    transmits: VecDeque<Transmit>,
+    transmits: VecDeque<ControlPacket>,
     events: VecDeque<IceEvent>,
     refused_sends: RefusedSends,
     counters: IceCounters,
@@ -332,7 +310,7 @@ impl Ice {
     }
 
     /// The next packet to send.
-    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+    pub fn poll_transmit(&mut self) -> Option<ControlPacket> {
         self.transmits.pop_front()
     }
 
@@ -373,8 +351,8 @@ impl Ice {
     /// Sends a STUN message by way of `base`. Through the relay only if there is a channel; it is asked for otherwise.
     fn send_from(&mut self, now: Instant, base: Base, remote: SocketAddr, mut payload: Vec<u8>) {
         match base {
-            Base::Host(ip) => self.transmits.push_back(Transmit {
-                socket: Socket::Listen,
+            Base::Host(ip) => self.transmits.push_back(ControlPacket {
+                socket: SocketKind::Listen,
                 local_ip: Some(ip),
                 remote,
                 payload,
@@ -384,8 +362,8 @@ impl Ice {
                     (Some(server), Some(channel)) => {
                         let len = payload.len();
                         channel_data::wrap(&mut payload, len, channel);
-                        self.transmits.push_back(Transmit {
-                            socket: Socket::Relay,
+                        self.transmits.push_back(ControlPacket {
+                            socket: SocketKind::Relay,
                             local_ip: None,
                             remote: server,
                             payload,
@@ -404,8 +382,8 @@ impl Ice {
     /// Collects what the servers' state machines want to send and say.
     fn advance_servers(&mut self, now: Instant) {
         while let Some((remote, payload)) = self.gathering.stun.poll_transmit() {
-            let socket = Socket::Listen;
-            self.transmits.push_back(Transmit { socket, local_ip: None, remote, payload });
+            let socket = SocketKind::Listen;
+            self.transmits.push_back(ControlPacket { socket, local_ip: None, remote, payload });
         }
         let mut candidates_changed = false;
         while let Some(event) = self.gathering.turn.poll_event() {
@@ -433,8 +411,8 @@ impl Ice {
 
     fn collect_turn_transmits(&mut self) {
         while let Some((remote, payload)) = self.gathering.turn.poll_transmit() {
-            let socket = Socket::Relay;
-            self.transmits.push_back(Transmit { socket, local_ip: None, remote, payload });
+            let socket = SocketKind::Relay;
+            self.transmits.push_back(ControlPacket { socket, local_ip: None, remote, payload });
         }
     }
 

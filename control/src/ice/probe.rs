@@ -9,8 +9,10 @@ use std::{
     time::Instant,
 };
 
+use ipop_datapath::{command::ControlPacket, io::SocketKind};
+
 use super::{
-    Entropy, NatMapping, Socket, Transmit,
+    Entropy, NatMapping,
     candidate::canonical,
     servers::{MAX_STUN_SERVERS, StunServer, StunServers, TurnServer},
     stun::Message,
@@ -45,7 +47,7 @@ pub struct Probe {
     stun: StunServers,
     asked: Vec<SocketAddr>,
     relays: Vec<Relay>,
-    transmits: VecDeque<Transmit>,
+    transmits: VecDeque<ControlPacket>,
 }
 
 impl Probe {
@@ -86,7 +88,7 @@ impl Probe {
     pub fn handle_packet(
         &mut self,
         now: Instant,
-        socket: Socket,
+        socket: SocketKind,
         local_ip: Option<IpAddr>,
         remote: SocketAddr,
         payload: &[u8],
@@ -94,10 +96,10 @@ impl Probe {
         let remote = canonical(remote);
         let Some(message) = Message::parse(payload) else { return };
         match socket {
-            Socket::Listen => {
+            SocketKind::Listen | SocketKind::Dial => {
                 self.stun.handle_response(now, remote, local_ip, &message);
             }
-            Socket::Relay => {
+            SocketKind::Relay => {
                 if let Some(relay) = self.relays.iter_mut().find(|relay| relay.server == remote) {
                     relay.turn.handle_message(now, remote, &message, &mut self.entropy);
                 }
@@ -126,7 +128,7 @@ impl Probe {
     }
 
     /// The next packet to send.
-    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+    pub fn poll_transmit(&mut self) -> Option<ControlPacket> {
         self.transmits.pop_front()
     }
 
@@ -169,13 +171,13 @@ impl Probe {
                 }
             }
             while let Some((remote, payload)) = relay.turn.poll_transmit() {
-                let (socket, local_ip) = (Socket::Relay, None);
-                self.transmits.push_back(Transmit { socket, local_ip, remote, payload });
+                let (socket, local_ip) = (SocketKind::Relay, None);
+                self.transmits.push_back(ControlPacket { socket, local_ip, remote, payload });
             }
         }
         while let Some((remote, payload)) = self.stun.poll_transmit() {
-            let (socket, local_ip) = (Socket::Listen, None);
-            self.transmits.push_back(Transmit { socket, local_ip, remote, payload });
+            let (socket, local_ip) = (SocketKind::Listen, None);
+            self.transmits.push_back(ControlPacket { socket, local_ip, remote, payload });
         }
     }
 }

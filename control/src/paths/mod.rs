@@ -38,7 +38,7 @@ pub(crate) use self::signal::{Message as Signal, read as read_signal, seeds as s
 use crate::{
     ice::{
         Candidate, CandidateKind, Ice, IceConfig, IceDescription, IceEvent, MAX_CANDIDATES, Packet,
-        Role, Socket, StunServer, TurnServer, Via, Watch,
+        Role, StunServer, TurnServer, Via, Watch,
     },
     node::Action,
     notice::{Notice, Pathless, Who},
@@ -334,14 +334,8 @@ impl Paths {
 
     /// What ICE has to say.
     fn follow_ice(&mut self, now: Instant) {
-        while let Some(transmit) = self.ice.poll_transmit() {
-            let socket = match transmit.socket {
-                Socket::Listen => SocketKind::Listen,
-                Socket::Relay => SocketKind::Relay,
-            };
-            let (local_ip, remote) = (transmit.local_ip, transmit.remote);
-            let payload = transmit.payload;
-            self.command(Command::Packet(ControlPacket { socket, local_ip, remote, payload }));
+        while let Some(packet) = self.ice.poll_transmit() {
+            self.command(Command::Packet(packet));
         }
         while let Some(event) = self.ice.poll_event() {
             self.handle_ice(now, event);

@@ -10,9 +10,9 @@ use std::{
 
 use ipop_control::ice::{
     Candidate, Entropy, Ice, IceConfig, IceDescription, IceEvent, Loopback, Packet, Path, Role,
-    Socket, Source, StunServer, Timing, TurnServer as TurnAccess, Via,
+    Source, StunServer, Timing, TurnServer as TurnAccess, Via,
 };
-use ipop_datapath::node_id::NodeId;
+use ipop_datapath::{io::SocketKind, node_id::NodeId};
 
 use crate::{
     network::{Datagram, INTERNET, Network, Realm},
@@ -413,7 +413,7 @@ impl World {
         }
         while let Some(transmit) = self.nodes[at].ice.poll_transmit() {
             self.stun_bytes += transmit.payload.len() + 28;
-            let port = if transmit.socket == Socket::Listen { PORT } else { RELAY_PORT };
+            let port = if transmit.socket == SocketKind::Listen { PORT } else { RELAY_PORT };
             let Node { realm, address, .. } = self.nodes[at];
             if transmit.local_ip.is_some_and(|ip| ip != address) {
                 continue;

@@ -11,9 +11,10 @@ use std::{
 
 use ipop_control::{
     host::local_addresses::local_addresses,
-    ice::{Allocation, Entropy, NatMapping, Probe, Socket, TurnServer},
+    ice::{Allocation, Entropy, NatMapping, Probe, TurnServer},
     xmpp::services::{Service, ServiceKind},
 };
+use ipop_datapath::io::SocketKind;
 use tokio::{
     net::{UdpSocket, lookup_host},
     sync::mpsc,
@@ -149,14 +150,19 @@ fn unresolved(what: &'static str, host: &str, why: &str) -> Row {
 
 /// One socket for each kind and family that is asked for.
 struct Sockets {
-    open: Vec<(Socket, Arc<UdpSocket>)>,
-    received: mpsc::Sender<(Socket, SocketAddr, Vec<u8>)>,
+    open: Vec<(SocketKind, Arc<UdpSocket>)>,
+    received: mpsc::Sender<(SocketKind, SocketAddr, Vec<u8>)>,
 }
 
 impl Sockets {
-    async fn send(&mut self, kind: Socket, remote: SocketAddr, payload: &[u8]) -> io::Result<()> {
+    async fn send(
+        &mut self,
+        kind: SocketKind,
+        remote: SocketAddr,
+        payload: &[u8],
+    ) -> io::Result<()> {
         let is_v4 = |socket: &UdpSocket| socket.local_addr().is_ok_and(|local| local.is_ipv4());
-        let fits = |(open, socket): &&(Socket, Arc<UdpSocket>)| {
+        let fits = |(open, socket): &&(SocketKind, Arc<UdpSocket>)| {
             *open == kind && is_v4(socket) == remote.is_ipv4()
         };
         let socket = match self.open.iter().find(fits) {
@@ -176,9 +182,9 @@ impl Sockets {
 
 /// Ends when nobody wants packets any more, with the next one or the runtime.
 async fn receive(
-    kind: Socket,
+    kind: SocketKind,
     socket: Arc<UdpSocket>,
-    received: mpsc::Sender<(Socket, SocketAddr, Vec<u8>)>,
+    received: mpsc::Sender<(SocketKind, SocketAddr, Vec<u8>)>,
 ) {
     let mut packet = [0; PACKET_LEN];
     loop {
