@@ -12,7 +12,12 @@ use ipop_datapath::{
 };
 
 use super::*;
-use crate::{paths::Tunnel, testing, trust::Refusal};
+use crate::{
+    ice::{Candidate, CandidateKind, IceDescription},
+    paths::{ToLink, Tunnel},
+    testing,
+    trust::Refusal,
+};
 
 const LOCAL: NodeId = NodeId([5; 32]);
 const ONE: NodeId = NodeId([8; 32]);
@@ -311,6 +316,35 @@ fn a_link_that_begins_while_a_tunnel_is_up_is_told_of_it() {
     let ended = FromConnection::Ended(Ended::TimedOut);
     bench.input(Input::Worker(Event::Connection(connection, ended)));
     assert_eq!((heard(&bench, Tunnel::Up), heard(&bench, Tunnel::Ended)), (1, 1));
+}
+
+/// What the kernel does not send explains why there is no path, and why a dial fails.
+#[test]
+fn a_refused_send_is_told_by_paths_and_by_sessions() {
+    let mut bench = Bench::new(denying(&[OTHER]));
+    let remote: SocketAddr = LISTENERS[0].parse().unwrap();
+    bench.input(Input::OfferedAddresses(vec!["10.0.0.5".parse().unwrap()]));
+    bench.input(Input::Controller { peer: ONE, order: LinkOrder::Create });
+    let (ufrag, password) = ("ufrag".to_owned(), "0123456789abcdef012345".to_owned());
+    let candidate = Candidate::local(CandidateKind::Host, remote, None, 1);
+    for told in [
+        ToLink::Remote(IceDescription { ufrag, password, generation: 1 }),
+        ToLink::RemoteCandidates { generation: 1, candidates: vec![candidate] },
+    ] {
+        bench.input(Input::Controller { peer: ONE, order: LinkOrder::Tell(told) });
+    }
+    let errno = rustix::io::Errno::HOSTUNREACH.raw_os_error();
+    let refused = FromWorker::SendRefused { remote, errno };
+    bench.input(Input::Worker(Event::Worker(refused)));
+    let dials = bench.dials();
+    let failed = FromConnection::Ended(Ended::TimedOut);
+    bench.input(Input::Worker(Event::Connection(dials[0].1, failed)));
+    bench.advance(Duration::from_secs(60));
+    let says = |why: &str| why.contains("ip route get");
+    let is_dial =
+        |notice: &Notice| matches!(notice, Notice::DialFailed { error, .. } if says(error));
+    let is_path = |notice: &Notice| matches!(notice, Notice::NoPath { why, .. } if says(why));
+    assert_eq!((bench.told(is_dial) > 0, bench.told(is_path) > 0), (true, true));
 }
 
 /// Of two changes at once the sessions hear the outcome alone, and nobody keeps a port of which they never heard.
