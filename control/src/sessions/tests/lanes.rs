@@ -80,6 +80,24 @@ fn the_end_of_a_connection_that_lost_is_not_the_tunnels() {
     assert_eq!(bench.tunnels(), [None]);
 }
 
+/// Only of the last end, and not if this end closed it.
+#[test]
+fn who_said_goodbye_and_came_back_has_not_left() {
+    let mut bench = Bench::dialling_one_lane();
+    let has_left = |bench: &mut Bench| {
+        bench.take(|action| match action {
+            Action::Tunnel { news: TunnelNews::Ended { has_left }, .. } => Some(*has_left),
+            _ => None,
+        })
+    };
+    let first = bench.dial_succeeds();
+    bench.end(first, by_peer(CloseReason::Shutdown));
+    assert_eq!(has_left(&mut bench), [true]);
+    bench.accept(hello(0));
+    bench.input(Input::Revoked { peer: PEER, why: Loss::NotConfigured });
+    assert_eq!(has_left(&mut bench), [false]);
+}
+
 /// Each connection of a peer that dials again and again wins over the one before.
 #[test]
 fn of_connections_that_lost_four_are_kept_for_each_lane() {
