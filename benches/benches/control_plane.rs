@@ -14,7 +14,7 @@ use std::{
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use ipop_control::{
     ice::{Entropy, Ice, IceConfig, IceEvent, Loopback, Packet, Role, Timing, Via},
-    node::{Action, Input, Node, NodeConfig},
+    node::{Action, Configured, Input, Node, NodeConfig},
     rendezvous::{RendezvousConfig, Servers},
     sessions::SessionsConfig,
     trust::{Policy, SavedPeers, TrustStore},
@@ -140,9 +140,8 @@ impl World {
             local: LOCAL,
             sessions: SessionsConfig { inner_mtu: 1_500, lanes: 1, seed: 1 },
             first_port: 1,
-            policy,
+            configured: Configured { peers: Vec::new(), policy },
             decisions: TrustStore::default(),
-            peers: Vec::new(),
             ice: ice(0),
             rendezvous: Some(RendezvousConfig {
                 room: RoomConfig {

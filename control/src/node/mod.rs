@@ -12,6 +12,7 @@
 //! * Who may connect, and is named by somebody who can signal with it, has a link: paths to it are looked for.
 //! * A peer that the sessions have forgotten gives its port back, and its link.
 
+mod configuration;
 mod controller;
 mod lines;
 mod report;
@@ -32,6 +33,7 @@ use ipop_datapath::{
 
 use self::lines::Lines;
 pub use self::{
+    configuration::Configured,
     controller::{LinkNews, LinkOrder, LinkRefused},
     report::refused_reasons,
 };
@@ -39,12 +41,11 @@ use crate::{
     ice::{IceConfig, StunServer, TurnServer},
     notice::{Notice, Who},
     paths::{FromLink, Paths},
-    peer::{NamedBy, PeerAddress, PeerSpec},
+    peer::{NamedBy, PeerAddress},
     rendezvous::{Rendezvous, RendezvousConfig},
     sessions::{self, BadLanes, PeerPath, Sessions, SessionsConfig, TunnelNews},
     trust::{
-        Change, Claim, Loss, Naming, NewNodes, Policy, PresentPeer, PresentPeers, SavedPeers,
-        Standing, Trust, TrustStore,
+        Change, Claim, NewNodes, Policy, PresentPeer, PresentPeers, SavedPeers, Trust, TrustStore,
     },
     xmpp::{
         services::{Service, ServiceKind},
@@ -61,12 +62,10 @@ pub struct NodeConfig {
     pub sessions: SessionsConfig,
     /// The number of the first port that a peer gets.
     pub first_port: u16,
-    /// Who may connect.
-    pub policy: Policy,
     /// What the operator decided about single nodes.
     pub decisions: TrustStore,
-    /// Peers that the configuration names, in its order.
-    pub peers: Vec<PeerSpec>,
+    /// Who the peers are and who may connect.
+    pub configured: Configured,
     /// The paths' part. Nothing is sent before servers or addresses are known.
     pub ice: IceConfig,
     /// How nodes find each other over XMPP, if there is an account.
@@ -97,7 +96,7 @@ pub enum Input {
     Stream(FromStream),
     /// What the operator decided about single nodes, all of it.
     Decisions(TrustStore),
-    /// The configuration is another.
+    /// The configuration was read again.
     Configured(Configured),
     /// The room's password is another.
     RoomPassword(Option<String>),
@@ -112,17 +111,6 @@ pub enum Input {
     },
     /// The program ends: the tunnels are closed, the room is left.
     ShutDown,
-}
-
-/// How the configuration differs from the one before.
-#[derive(Clone, PartialEq, Debug, Default)]
-pub struct Configured {
-    /// Peers that are new, or have another address.
-    pub added: Vec<PeerSpec>,
-    /// Peers that it no longer names.
-    pub removed: Vec<NodeId>,
-    /// The policy, with its secrets and pins, if it is another.
-    pub policy: Option<Policy>,
 }
 
 /// Something is to be done.
@@ -187,9 +175,8 @@ impl Node {
     /// # Errors
     /// When the number of lanes cannot be right.
     pub fn new(config: NodeConfig, now: Instant) -> Result<Self, BadLanes> {
-        let NodeConfig { local, first_port, policy, decisions, .. } = config;
-        let secrets = policy.secret_ids();
-        let trust = Arc::new(Trust::new(local, first_port, policy, decisions));
+        let NodeConfig { local, first_port, decisions, .. } = config;
+        let trust = Arc::new(Trust::new(local, first_port, Policy::default(), decisions));
         let mut node = Self {
             sessions: Sessions::new(local, config.sessions, now)?,
             paths: Paths::new(local, config.ice, now),
@@ -199,10 +186,8 @@ impl Node {
             actions: VecDeque::new(),
             trust,
         };
-        node.sessions.handle(now, sessions::Input::Secrets(secrets));
-        for peer in config.peers {
-            node.name_configured(peer);
-        }
+        let configured = node.difference(config.configured);
+        node.configure(now, configured);
         node.rendezvous =
             config.rendezvous.map(|config| Rendezvous::new(config, node.trust.clone(), now));
         node.follow_trust(now);
@@ -238,7 +223,7 @@ impl Node {
                 let gained = self.trust.decide(store);
                 self.admit(now, &gained);
             }
-            Input::Configured(configured) => self.configure(now, configured),
+            Input::Configured(configured) => self.reconfigure(now, configured),
             Input::RoomPassword(password) => {
                 self.with_rendezvous(|rendezvous| rendezvous.set_password(now, password));
             }
@@ -446,28 +431,6 @@ impl Node {
             self.actions.push_back(Action::Notice(Notice::Forgotten { peer }));
             self.paths.stop(now, peer);
             self.with_rendezvous(|rendezvous| rendezvous.forgotten(now, peer));
-        }
-    }
-
-    fn configure(&mut self, now: Instant, configured: Configured) {
-        let Configured { added, removed, policy } = configured;
-        if let Some(policy) = policy {
-            let secrets = policy.secret_ids();
-            let gained = self.trust.set_policy(policy);
-            self.admit(now, &gained);
-            self.follow_trust(now);
-            self.sessions.handle(now, sessions::Input::Secrets(secrets));
-        }
-        for node in removed {
-            self.trust.withdraw(node, NamedBy::Configured, Loss::NotConfigured);
-        }
-        added.into_iter().for_each(|peer| self.name_configured(peer));
-    }
-
-    /// The configuration names a peer. If it may not connect it is told why.
-    fn name_configured(&mut self, PeerSpec { node, address }: PeerSpec) {
-        if let Standing::Refused(why) = self.trust.name(node, Naming::Configured(address)) {
-            self.actions.push_back(Action::Notice(Notice::NotAdmitted { peer: node, why }));
         }
     }
 

@@ -15,8 +15,9 @@ use super::*;
 use crate::{
     ice::{Candidate, CandidateKind, IceDescription},
     paths::{ToLink, Tunnel},
+    peer::PeerSpec,
     testing,
-    trust::Refusal,
+    trust::{Loss, Refusal, Standing},
 };
 
 const LOCAL: NodeId = NodeId([5; 32]);
@@ -52,9 +53,11 @@ impl Bench {
             local: LOCAL,
             sessions: SessionsConfig { inner_mtu: 1_500, lanes: 1, seed: 1 },
             first_port: FIRST_PORT,
-            policy: Policy::ConfiguredAlone,
             decisions,
-            peers: vec![spec(0), spec(1)],
+            configured: Configured {
+                peers: vec![spec(0), spec(1)],
+                policy: Policy::ConfiguredAlone,
+            },
             ice: testing::ice(1),
             rendezvous: None,
         };
@@ -158,9 +161,20 @@ impl Bench {
         )));
     }
 
-    fn configure(&mut self, added: &[PeerSpec], removed: &[NodeId]) {
-        let (added, removed) = (added.to_vec(), removed.to_vec());
-        self.input(Input::Configured(Configured { added, removed, policy: None }));
+    /// These peers are configured from now on; what the operator hears of that.
+    fn configure(&mut self, peers: &[PeerSpec]) -> String {
+        self.reconfigure(peers, Policy::ConfiguredAlone)
+    }
+
+    fn reconfigure(&mut self, peers: &[PeerSpec], policy: Policy) -> String {
+        self.actions
+            .retain(|action| !matches!(action, Action::Notice(Notice::Reconfigured { .. })));
+        self.input(Input::Configured(Configured { peers: peers.to_vec(), policy }));
+        let told = self.actions.iter().filter_map(|action| match action {
+            Action::Notice(notice @ Notice::Reconfigured { .. }) => Some(notice.to_string()),
+            _ => None,
+        });
+        told.collect()
     }
 
     fn known(&self) -> Vec<String> {
@@ -177,7 +191,9 @@ fn a_denied_peer_beside_another_one_is_told_of_and_takes_nothing_from_it() {
     let (_, port) = bench.answered(OTHER);
     assert_eq!((port, bench.known()), (PortId(FIRST_PORT), vec![OTHER.to_string()]));
     // Another configuration of it changes nothing, and says so again.
-    bench.configure(&[PeerSpec { address: None, ..spec(0) }, spec(0)], &[]);
+    let is_changed = "SIGHUP: 1 peers new or changed, 0 no longer configured";
+    assert_eq!(bench.configure(&[PeerSpec { address: None, ..spec(0) }, spec(1)]), is_changed);
+    assert_eq!(bench.configure(&[spec(0), spec(1)]), is_changed);
     assert_eq!((bench.dials(), bench.told(|notice| *notice == is_denied)), (vec![], 3));
     // Accepted while the node runs it is dialled where the configuration says, and has a port of its own.
     bench.input(Input::Decisions(TrustStore::default()));
@@ -212,7 +228,10 @@ fn a_peer_that_is_denied_while_it_is_up_is_closed_and_its_port_is_free() {
 fn a_peer_that_is_no_longer_configured_is_closed_and_may_come_back() {
     let mut bench = Bench::new(denying(&[OTHER]));
     let (connection, _) = bench.answered(ONE);
-    bench.configure(&[], &[ONE]);
+    // Whom something else names is no peer of the configuration.
+    bench.input(Input::Controller { peer: NodeId([7; 32]), order: LinkOrder::Create });
+    let told = bench.configure(&[spec(1)]);
+    assert_eq!(told, "SIGHUP: 0 peers new or changed, 1 no longer configured");
     assert_eq!(bench.closes(), [(connection, CloseReason::NotAdmitted)]);
     let is_lost =
         |notice: &Notice| matches!(notice, Notice::Revoked { why: Loss::NotConfigured, .. });
@@ -223,7 +242,7 @@ fn a_peer_that_is_no_longer_configured_is_closed_and_may_come_back() {
     bench.input(Input::Decisions(denying(&[ONE, OTHER])));
     bench.input(Input::Decisions(denying(&[OTHER])));
     assert_eq!((bench.known(), bench.dials()), (vec![], vec![]));
-    bench.configure(&[spec(0)], &[]);
+    bench.configure(&[spec(0), spec(1)]);
     bench.answered(ONE);
 }
 
@@ -232,7 +251,7 @@ fn a_peer_with_another_address_is_dialled_there_once_it_is_down() {
     let mut bench = Bench::new(denying(&[OTHER]));
     let (connection, _) = bench.answered(ONE);
     let elsewhere: PeerSpec = format!("{ONE}@10.0.0.77:5800").parse().unwrap();
-    bench.configure(std::slice::from_ref(&elsewhere), &[]);
+    bench.configure(&[elsewhere.clone(), spec(1)]);
     // The operator's other decisions do not bring the old address back.
     bench.input(Input::Decisions(denying(&[ONE])));
     assert_eq!(bench.closes(), [(connection, CloseReason::NotAdmitted)]);
@@ -250,8 +269,9 @@ fn a_peer_with_another_address_is_dialled_there_once_it_is_down() {
 fn another_policy_asks_those_that_are_up_for_the_secret() {
     let mut bench = Bench::new(denying(&[OTHER]));
     let (connection, _) = bench.answered(ONE);
-    let policy = Some(Policy::Secret(SECRET.parse().unwrap()));
-    bench.input(Input::Configured(Configured { policy, ..Configured::default() }));
+    let policy = Policy::Secret(SECRET.parse().unwrap());
+    let told = bench.reconfigure(&[spec(0), spec(1)], policy.clone());
+    assert!(told.ends_with("0 no longer configured, another trust policy or secret"), "{told}");
     let dials = bench.dials();
     assert_eq!(dials.len(), 1, "to prove it on another connection: {dials:?}");
     bench.input(Input::Worker(Event::Connection(
@@ -260,6 +280,9 @@ fn another_policy_asks_those_that_are_up_for_the_secret() {
     )));
     bench.advance(Duration::from_secs(11));
     assert!(bench.closes().contains(&(connection, CloseReason::NotProved)));
+    // The same once more is no news, and closes nothing.
+    let told = bench.reconfigure(&[spec(0), spec(1)], policy);
+    assert_eq!(told, "SIGHUP: 0 peers new or changed, 0 no longer configured");
 }
 
 #[test]
@@ -352,9 +375,9 @@ fn a_refused_send_is_told_by_paths_and_by_sessions() {
 fn who_is_named_for_a_moment_leaves_nothing_behind() {
     let mut bench = Bench::new(denying(&[ONE, OTHER]));
     let stranger = NodeId([7; 32]);
-    let added = vec![PeerSpec { node: stranger, address: None }];
-    let there_and_gone = Configured { added, ..Configured::default() };
-    bench.node.configure(bench.now, there_and_gone);
+    let peers = vec![spec(0), spec(1), PeerSpec { node: stranger, address: None }];
+    let there_and_gone = Configured { peers: peers.clone(), policy: Policy::ConfiguredAlone };
+    bench.node.reconfigure(bench.now, there_and_gone);
     bench.node.trust().unname(stranger, NamedBy::Configured);
     bench.collect();
     assert!(bench.known().is_empty());
@@ -362,7 +385,7 @@ fn who_is_named_for_a_moment_leaves_nothing_behind() {
     assert_eq!(bench.known(), [ONE.to_string(), OTHER.to_string()]);
     let ports = bench.node.sessions().snapshot(bench.now).into_iter().map(|peer| peer.port);
     assert_eq!(ports.collect::<Vec<_>>(), [FIRST_PORT + 1, FIRST_PORT + 2]);
-    bench.configure(&[PeerSpec { node: stranger, address: None }], &[]);
+    bench.configure(&peers);
     let port = bench.node.trust().standing(stranger);
     assert_eq!(port, Standing::Admitted(PortId(FIRST_PORT + 3)), "its number was given back");
 }

@@ -208,6 +208,15 @@ pub enum Notice {
         /// Which.
         node: ShortId,
     },
+    /// The configuration was read again.
+    Reconfigured {
+        /// Peers that are new or have another address.
+        added: usize,
+        /// Peers that it no longer names.
+        removed: usize,
+        /// Whether policy or secrets are others.
+        has_other_policy: bool,
+    },
     /// A configured peer may not connect.
     NotAdmitted {
         /// Which.
@@ -349,6 +358,7 @@ impl Notice {
             | Self::LaneMoved { .. }
             | Self::PairConnected { .. }
             | Self::BeyondConnected { .. }
+            | Self::Reconfigured { .. }
             | Self::Online { .. }
             | Self::Joined { .. }
             | Self::Path { .. } => Level::Info,

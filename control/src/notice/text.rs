@@ -157,6 +157,14 @@ impl Notice {
             format!("node {node} ({name} of {account})")
         };
         match self {
+            Self::Reconfigured { added, removed, has_other_policy } => {
+                let policy =
+                    if *has_other_policy { ", another trust policy or secret" } else { "" };
+                write!(
+                    f,
+                    "SIGHUP: {added} peers new or changed, {removed} no longer configured{policy}"
+                )
+            }
             Self::NotAdmitted { peer, why } => write!(f, "--peer {peer}: it {why}"),
             Self::Forgotten { peer } => write!(f, "peer {peer} is forgotten"),
             Self::OwnId { jid } => write!(

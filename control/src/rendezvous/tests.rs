@@ -13,7 +13,7 @@ use ipop_datapath::{
 use super::*;
 use crate::{
     ice::{Candidate, MAX_CANDIDATES},
-    node::{Input, Node, NodeConfig},
+    node::{Configured, Input, Node, NodeConfig},
     paths::{Signal, read_signal},
     sessions::SessionsConfig,
     testing::{hello, ice},
@@ -75,9 +75,8 @@ impl Bench {
             local: LOCAL,
             sessions: SessionsConfig { inner_mtu: 1_500, lanes: 1, seed },
             first_port: 1,
-            policy,
+            configured: Configured { peers: Vec::new(), policy },
             decisions: store,
-            peers: Vec::new(),
             ice,
             rendezvous: Some(config),
         };

@@ -19,7 +19,7 @@ pub mod store;
 mod tests;
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
@@ -41,7 +41,11 @@ use self::{
     named::Named,
     ports::{PortNumbers, Repute},
 };
-use crate::{network::Secrets, peer::NamedBy, sessions::NamedPeer};
+use crate::{
+    network::Secrets,
+    peer::{NamedBy, PeerAddress},
+    sessions::NamedPeer,
+};
 
 /// What decides about nodes that the room, or the memory of a room, names.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -245,6 +249,14 @@ impl Trust {
         let state = self.read();
         let named = state.named.get(&node);
         named.map(|named| named.sources.iter().copied().collect()).unwrap_or_default()
+    }
+
+    /// Peers of the configuration, and where it says that they listen.
+    pub(crate) fn configured(&self) -> BTreeMap<NodeId, Option<PeerAddress>> {
+        let state = self.read();
+        let named = state.named.iter();
+        let configured = named.filter(|(_, named)| named.sources.contains(&NamedBy::Configured));
+        configured.map(|(node, named)| (*node, named.address.clone())).collect()
     }
 
     /// Whether some node may connect that something beside the room names: it may come from anywhere.

@@ -9,33 +9,20 @@ fn id(world: &World, node: usize) -> NodeId {
     world.nodes[node].id()
 }
 
-/// As a reload of the configuration.
-fn configure(world: &mut World, at: usize, of: usize) {
-    let (now, node) = (world.now, id(world, of));
-    let port = world.nodes[at].running.as_mut().unwrap().configure(now, node);
-    assert!(port.is_some());
-    world.work(at);
-}
-
 /// What names node 1 at node 0.
 fn sources(world: &World) -> Vec<NamedBy> {
     let running = world.nodes[0].running.as_ref().unwrap();
     running.node.trust().sources(id(world, 1))
 }
 
-fn unconfigure(world: &mut World, at: usize, of: usize) {
-    let (now, node) = (world.now, id(world, of));
-    world.nodes[at].running.as_mut().unwrap().unconfigure(now, node);
-    world.work(at);
-}
-
 #[test]
 fn a_peer_that_is_no_longer_configured_stays_by_right_of_the_room() {
     for (seed, door) in [(1, Door::Password), (2, Door::Members)] {
         let mut world = connected(seed, 2, 2, door);
-        configure(&mut world, 0, 1);
+        let peer = id(&world, 1);
+        world.configure(0, &[peer]);
         world.run_for(seconds(10));
-        unconfigure(&mut world, 0, 1);
+        world.configure(0, &[]);
         world.run_for(seconds(60));
         assert!(world.silence(0, 1).as_millis() < 300, "seed {seed}: {:?}", world.silence(0, 1));
         assert_eq!(world.disagreement(&[0, 1]), None, "seed {seed}");
@@ -55,11 +42,12 @@ fn a_peer_that_is_no_longer_configured_stays_by_right_of_the_room() {
 fn a_peer_that_is_accepted_again_is_known_by_all_that_name_it() {
     for (seed, door) in [(3, Door::Password), (4, Door::Members)] {
         let mut world = connected(seed, 2, 2, door);
-        configure(&mut world, 0, 1);
+        let peer = id(&world, 1);
+        world.configure(0, &[peer]);
         world.run_for(seconds(10));
         let before = sources(&world);
         assert_eq!(before.len(), 3, "seed {seed}: {before:?}");
-        let peer = id(&world, 1).to_string();
+        let peer = peer.to_string();
         let now = world.now;
         world.nodes[0].decide(now, |store| drop(store.deny(&peer, UNIX_S)));
         world.work(0);
@@ -73,7 +61,7 @@ fn a_peer_that_is_accepted_again_is_known_by_all_that_name_it() {
         assert!(took.is_some(), "seed {seed}: {:?}", world.disagreement(&[0, 1]));
         assert_eq!(sources(&world), before, "seed {seed}");
         // The configuration alone may go again.
-        unconfigure(&mut world, 0, 1);
+        world.configure(0, &[]);
         world.forget_silences();
         world.run_for(seconds(20));
         assert!(world.silence(0, 1).as_millis() < 300, "seed {seed}: {:?}", world.silence(0, 1));

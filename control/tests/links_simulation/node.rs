@@ -70,6 +70,8 @@ pub(crate) struct Node {
     pub(crate) identity: Arc<TlsIdentity>,
     pub(crate) jid: FullJid,
     pub(crate) policy: Policy,
+    /// Peers of its configuration.
+    pub(crate) configured: Vec<NodeId>,
     pub(crate) meets: Meets,
     pub(crate) realm: Realm,
     pub(crate) address: IpAddr,
@@ -144,9 +146,8 @@ impl Node {
             local: self.id(),
             sessions: SessionsConfig { inner_mtu: 1_500, lanes: 1, seed: rng.next() },
             first_port: FIRST_PEER,
-            policy: self.policy.clone(),
             decisions: self.trusted.clone(),
-            peers: Vec::new(),
+            configured: self.configured(),
             rendezvous: (self.meets == Meets::InTheRoom)
                 .then(|| self.rendezvous(self.clock_s + (now - begin).as_secs(), rng)),
             ice: IceConfig {
@@ -188,6 +189,23 @@ impl Node {
             number: self.number,
             begin,
         });
+    }
+
+    fn configured(&self) -> Configured {
+        let peers = self.configured.iter().map(|node| PeerSpec { node: *node, address: None });
+        Configured { peers: peers.collect(), policy: self.policy.clone() }
+    }
+
+    /// The configuration is another, and the running program reads it again: its peers may connect.
+    pub(crate) fn configure(&mut self, now: Instant, peers: &[NodeId]) {
+        self.configured = peers.to_vec();
+        let (configured, running) = (self.configured(), self.running.as_mut());
+        let node = &mut running.expect("it runs").node;
+        node.handle(now, Input::Configured(configured));
+        for peer in peers {
+            let standing = node.trust().standing(*peer);
+            assert!(matches!(standing, Standing::Admitted(_)), "{standing:?}");
+        }
     }
 
     /// The operator decides something about nodes, which a running program obeys.
@@ -439,21 +457,5 @@ impl Running {
             self.io.recycle_tap_write(write);
         }
         any
-    }
-
-    /// As a reload of the configuration that names a peer more.
-    pub(crate) fn configure(&mut self, now: Instant, node: NodeId) -> Option<PortId> {
-        let added = vec![PeerSpec { node, address: None }];
-        self.node.handle(now, Input::Configured(Configured { added, ..Configured::default() }));
-        match self.node.trust().standing(node) {
-            Standing::Admitted(port) => Some(port),
-            Standing::Pending | Standing::Refused(_) => None,
-        }
-    }
-
-    /// As one that names it no longer.
-    pub(crate) fn unconfigure(&mut self, now: Instant, node: NodeId) {
-        let removed = vec![node];
-        self.node.handle(now, Input::Configured(Configured { removed, ..Configured::default() }));
     }
 }

@@ -116,10 +116,8 @@ fn a_false_revocation_ends_what_came_of_the_room_and_is_explained() {
         let mut world = connected(seed, 3, 3, door);
         // Node 2 is a peer of node 1 by configuration too.
         for (at, of) in [(1, 2), (2, 1)] {
-            let (now, id) = (world.now, world.nodes[of].id());
-            let port = world.nodes[at].running.as_mut().unwrap().configure(now, id);
-            assert!(port.is_some(), "seed {seed}");
-            world.work(at);
+            let id = world.nodes[of].id();
+            world.configure(at, &[id]);
         }
         world.run_for(seconds(3));
         for _ in 0..10 {
@@ -163,10 +161,7 @@ fn forged_members_do_not_keep_real_ones_out() {
         let policy = world.nodes[0].policy.clone();
         world.add_node(INTERNET, "192.0.2.3", &policy);
         world.start(2);
-        let configured = NodeId::of_spki(b"configured");
-        let now = world.now;
-        let port = world.nodes[0].running.as_mut().unwrap().configure(now, configured);
-        assert!(port.is_some(), "{door:?}");
+        world.configure(0, &[NodeId::of_spki(b"configured")]);
         let all = [0, 1, 2];
         let flow = |world: &World| NODES.iter().all(|node| world.flows(*node, 2));
         let took = world.run_until(seconds(180), flow);

@@ -129,6 +129,7 @@ impl World {
             identity: Arc::new(identity(&mut self.rng)),
             jid: chat::user(number),
             policy: policy.clone(),
+            configured: Vec::new(),
             meets: Meets::InTheRoom,
             realm,
             address,
@@ -223,6 +224,12 @@ impl World {
         if let Some(running) = &mut moved.running {
             running.readdressed(self.now, address);
         }
+        self.work(node);
+    }
+
+    /// These are the configured peers of a node from now on, and may connect.
+    pub(crate) fn configure(&mut self, node: usize, peers: &[NodeId]) {
+        self.nodes[node].configure(self.now, peers);
         self.work(node);
     }
 

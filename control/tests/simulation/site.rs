@@ -10,7 +10,7 @@ use std::{
 use ipop_control::{
     ice::{Entropy, IceConfig, Loopback, Timing},
     network::Secrets,
-    node::{Node, NodeConfig},
+    node::{Configured, Node, NodeConfig},
     notice::Notice,
     peer::PeerSpec,
     sessions::{PeerSnapshot, SessionsConfig},
@@ -143,9 +143,11 @@ impl Site {
             local: self.identity.node,
             sessions: SessionsConfig { inner_mtu: INNER_MTU, lanes, seed },
             first_port: taps,
-            policy,
             decisions: self.trusted.clone(),
-            peers: self.peers.iter().map(|(_, peer)| peer.clone()).collect(),
+            configured: Configured {
+                peers: self.peers.iter().map(|(_, peer)| peer.clone()).collect(),
+                policy,
+            },
             ice: IceConfig {
                 listen_port: LISTEN_PORT,
                 loopback: Loopback::Refused,

@@ -30,7 +30,7 @@ use anyhow::Context as _;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use ipop_control::{
     identity::Identity,
-    node::{Action, Input, Node, NodeConfig},
+    node::{Action, Configured, Input, Node, NodeConfig},
     notice::{Level, Notice},
     peer::{PeerAddress, PeerSpec},
     sessions::SessionsConfig,
@@ -132,9 +132,8 @@ pub(crate) fn run(
         local: facts.node,
         sessions: SessionsConfig { inner_mtu: settings.mtu, lanes: workers, seed: random() },
         first_port: taps,
-        policy: settings.policy.clone(),
         decisions,
-        peers: settings.peers.clone(),
+        configured: Configured { peers: settings.peers.clone(), policy: settings.policy.clone() },
         ice: network::ice_config(&devices),
         rendezvous: network::rendezvous(&settings, &identity, &facts.name)?,
     };
@@ -176,7 +175,7 @@ struct Switch {
     node: Node,
     trust_file: TrustFile,
     presence: Presence,
-    /// What is in force: of a reload only what it changed.
+    /// What is in force: of a reload only what it changed. Peers and policy are those of the start, the node has those of now.
     settings: Settings,
     shared: Arc<Shared>,
     facts: Arc<NodeFacts>,

@@ -8,7 +8,7 @@ use std::{path::Path, time::Instant};
 
 use ipop_control::{
     host::private_file::PrivateFileError,
-    node::Input,
+    node::{Configured, Input},
     trust::{Claim, NewNodes, Patience, Stamp, StateFile, TrustStore},
 };
 use ipop_datapath::node_id::NodeId;
@@ -84,21 +84,15 @@ impl Switch {
                 return;
             }
         };
-        let Reload { configured, account, needs_restart } =
-            Reload::between(&self.settings, &settings);
-        let (added, removed) = (configured.added.len(), configured.removed.len());
-        let policy =
-            if configured.policy.is_some() { ", another trust policy or secret" } else { "" };
-        tracing::info!(
-            "SIGHUP: {added} peers new or changed, {removed} no longer configured{policy}"
-        );
+        let Reload { account, needs_restart } = Reload::between(&self.settings, &settings);
+        let now = Instant::now();
+        let (peers, policy) = (settings.peers, settings.policy);
+        self.node.handle(now, Input::Configured(Configured { peers, policy }));
+        // It says what is new about peers first.
+        self.carry_out();
         for key in needs_restart {
             tracing::warn!("SIGHUP: another {key} takes effect when the switch is started again");
         }
-        let now = Instant::now();
-        self.node.handle(now, Input::Configured(configured));
-        self.settings.peers = settings.peers;
-        self.settings.policy = settings.policy;
         self.settings.taps = settings.taps;
         self.follow_ports();
         let (Some(in_force), Some(new)) = (&mut self.settings.network, settings.network) else {

@@ -1,14 +1,10 @@
 //! What SIGHUP changes: local ports, configured peers, policy, secrets, and the account's password and server. Everything else needs a restart, and the operator is told which.
 
-use ipop_control::{node::Configured, peer::PeerSpec};
-
 use super::{Account, Network, Settings};
 
-/// The difference between what was in force and what is configured now.
+/// The difference between what was in force and what is configured now. Peers, policy and local ports are compared where they are kept.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct Reload {
-    /// What the node is told: peers and policy.
-    pub(crate) configured: Configured,
     /// The account's settings if they are others for the same account.
     pub(crate) account: Option<Account>,
     /// Keys that changed and take effect only when the program starts again.
@@ -24,7 +20,7 @@ impl Reload {
             bridge,
             address,
             listen,
-            peers,
+            peers: _,
             state,
             identity,
             mtu,
@@ -35,13 +31,9 @@ impl Reload {
             log,
             name,
             network,
-            policy,
+            policy: _,
             ice,
         } = new;
-        let added = peers.iter().filter(|peer| !old.peers.contains(peer)).cloned().collect();
-        let gone = |peer: &&PeerSpec| peers.iter().all(|other| other.node != peer.node);
-        let removed = old.peers.iter().filter(gone).map(|peer| peer.node).collect();
-        let policy = (old.policy != *policy).then(|| policy.clone());
         let whose = |network: &Network| (network.account.jid.clone(), network.room.clone());
         let [was, is] = [&old.network, network].map(|network| network.as_ref().map(whose));
         let of_same = network.as_ref().zip(old.network.as_ref()).filter(|_| was == is);
@@ -66,7 +58,6 @@ impl Reload {
         ];
         let changed = fixed.into_iter().filter(|(_, changed)| *changed);
         let needs_restart = changed.map(|(key, _)| key).collect();
-        let configured = Configured { added, removed, policy };
-        Self { configured, account, needs_restart }
+        Self { account, needs_restart }
     }
 }

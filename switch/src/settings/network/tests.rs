@@ -305,12 +305,7 @@ fn a_reload_says_what_changes_and_what_does_not() {
     host.write("secret", &format!("{OLD_SECRET}\n{SECRET}\n"), 0o600);
     let new = format!("peer = ['{a}@h:2']\nmtu = 1500\nbusy_poll = 50");
     let new = host.settings(FLAGS, &new).unwrap();
-    let Reload { configured, account, needs_restart } = Reload::between(&old, &new);
-    assert_eq!(configured.added, [format!("{a}@h:2").parse().unwrap()]);
-    assert_eq!(configured.removed, [b.parse().unwrap()]);
-    assert!(
-        matches!(configured.policy, Some(Policy::Secret(secrets)) if secrets.iter().count() == 2)
-    );
+    let Reload { account, needs_restart } = Reload::between(&old, &new);
     assert_eq!(needs_restart, ["mtu", "busy_poll"], "a new secret needs none");
     assert_eq!(account, None);
     // A password that was corrected is one to log in with; another account is another node.
