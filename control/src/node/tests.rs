@@ -229,8 +229,10 @@ fn a_peer_that_is_no_longer_configured_is_closed_and_may_come_back() {
     let mut bench = Bench::new(denying(&[OTHER]));
     let (connection, _) = bench.answered(ONE);
     // Whom something else names is no peer of the configuration.
-    bench.input(Input::Controller { peer: NodeId([7; 32]), order: LinkOrder::Create });
+    let linked = NodeId([7; 32]);
+    bench.input(Input::Controller { peer: linked, order: LinkOrder::Create });
     let told = bench.configure(&[spec(1)]);
+    bench.input(Input::Controller { peer: linked, order: LinkOrder::Remove });
     assert_eq!(told, "SIGHUP: 0 peers new or changed, 1 no longer configured");
     assert_eq!(bench.closes(), [(connection, CloseReason::NotAdmitted)]);
     let is_lost =
