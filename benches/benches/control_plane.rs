@@ -1,7 +1,7 @@
-//! What control costs while nothing happens: a worker's message, and a second, with 10, 100 and 1,000 connected peers.
+//! What control costs while nothing happens: a message of each kind, and a second, with 10, 100 and 1,000 connected peers.
 //!
 //! One whole node with its room. Of its peers there is what it talks to: Jingle and ICE; the XMPP server and the workers answer at once.
-//! The time of the node alone is measured. Both figures should not depend on how many peers there are but for what each peer does: in a
+//! The time of the node alone is measured. No figure should depend on how many peers there are but for what each peer does: in a
 //! second the path to each is checked once in a while.
 
 use std::{
@@ -13,8 +13,8 @@ use std::{
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use ipop_control::{
-    ice::{Entropy, Ice, IceConfig, IceEvent, Loopback, Packet, Role, Timing, Via},
-    node::{Action, Configured, Input, Node, NodeConfig},
+    ice::{Entropy, Ice, IceConfig, IceDescription, IceEvent, Loopback, Packet, Role, Timing, Via},
+    node::{Action, Configured, Input, LinkOrder, Node, NodeConfig},
     rendezvous::{RendezvousConfig, Servers},
     sessions::SessionsConfig,
     trust::{Policy, SavedPeers, TrustStore},
@@ -44,6 +44,8 @@ const PORT: u16 = 5_800;
 const SECRET: &str = "mfrggzdfmztwq2lknnwg23tpobyxe43u";
 /// After this long nothing is left to be settled.
 const SETTLED_AFTER: Duration = Duration::from_secs(60);
+/// So that nothing waits for a later time for long.
+const BETWEEN_MESSAGES: Duration = Duration::from_millis(1);
 const PEERS: [usize; 3] = [10, 100, 1_000];
 
 struct Peer {
@@ -52,8 +54,40 @@ struct Peer {
     ip: IpAddr,
     jingle: Jingle,
     ice: Ice,
+    /// What it told of itself last.
+    description: Option<IceDescription>,
     wake_at: Option<Instant>,
 }
+
+/// A peer's connection.
+struct Connection {
+    id: ConnectionId,
+    peer: usize,
+    remote: SocketAddr,
+}
+
+/// What happens to one of many.
+#[derive(Clone, Copy)]
+enum Message {
+    /// A connection goes another way.
+    Moved,
+    /// A peer tells description and candidates again, in-band.
+    Signal,
+    /// A connection falls silent: the path is checked, and the peer answers.
+    PathSilent,
+    /// A controller names a node, and takes that back.
+    Named,
+    /// An occupant of the room has another name.
+    Presence,
+}
+
+const MESSAGES: [(&str, Message); 5] = [
+    ("message", Message::Moved),
+    ("signal", Message::Signal),
+    ("path", Message::PathSilent),
+    ("naming", Message::Named),
+    ("presence", Message::Presence),
+];
 
 struct World {
     now: Instant,
@@ -64,7 +98,7 @@ struct World {
     inbox: VecDeque<Input>,
     /// Questions of peers to this node: whose, and by what name they know it.
     asked: BTreeMap<String, (usize, Token)>,
-    connections: Vec<(ConnectionId, SocketAddr)>,
+    connections: Vec<Connection>,
     /// What the node has taken.
     spent: Duration,
 }
@@ -99,7 +133,19 @@ impl Peer {
         talks.peer_seen(now, jid(0), LOCAL);
         let mut ice = Ice::new(ice(number), now);
         ice.set_local_addresses(now, &[ip]);
-        Self { jid: own, id, ip, jingle: talks, ice, wake_at: None }
+        Self { jid: own, id, ip, jingle: talks, ice, description: None, wake_at: None }
+    }
+
+    /// What it says inside the tunnel, as docs/WIRE.md has it.
+    fn told_in_band(&self) -> Vec<u8> {
+        let IceDescription { ufrag, password, generation } =
+            self.description.as_ref().expect("it described itself");
+        let address = SocketAddr::new(self.ip, PORT);
+        let message = format!(
+            "{{\"ice\":{{\"ufrag\":\"{ufrag}\",\"pwd\":\"{password}\",\"generation\":{generation},\
+             \"candidates\":[{{\"kind\":\"host\",\"address\":\"{address}\",\"priority\":2130706431}}]}}}}"
+        );
+        message.into_bytes()
     }
 
     fn heard(&mut self, now: Instant, event: jingle::Event) {
@@ -121,6 +167,7 @@ impl Peer {
     fn found(&mut self, event: IceEvent) {
         match event {
             IceEvent::LocalDescription { description, .. } => {
+                self.description = Some(description.clone());
                 self.jingle.describe(&jid(0), description);
             }
             IceEvent::LocalCandidates { generation, candidates, .. } => {
@@ -180,6 +227,40 @@ impl World {
         }
         world.run(SETTLED_AFTER);
         world
+    }
+
+    /// What of this kind happens in turn `turn`: to one of a few, however many there are.
+    fn inputs(&self, message: Message, turn: usize) -> Vec<Input> {
+        let Connection { id, peer, remote } = &self.connections[turn % PEERS[0]];
+        let of_connection = |what| vec![Input::Worker(Event::Connection(*id, what))];
+        let peer = &self.peers[*peer];
+        match message {
+            Message::Moved => of_connection(FromConnection::Moved { remote: *remote }),
+            Message::Signal => {
+                let message = peer.told_in_band();
+                of_connection(FromConnection::Signal { peer: peer.id, message })
+            }
+            Message::PathSilent => {
+                of_connection(FromConnection::Silent { rtt: Duration::from_millis(1) })
+            }
+            Message::Named => {
+                let orders = [LinkOrder::Create, LinkOrder::Remove];
+                let peer = NodeId::of_spki(b"a stranger");
+                orders.map(|order| Input::Controller { peer, order }).into()
+            }
+            Message::Presence => {
+                let presence = Presence::try_from(shown(peer, &format!("rack{turn}")));
+                let stanza = Box::new(presence.expect("a presence").into());
+                vec![Input::Stream(FromStream::Stanza(stanza))]
+            }
+        }
+    }
+
+    /// Time passes that is not measured.
+    fn pause(&mut self, time: Duration) {
+        let spent = self.spent;
+        self.run(time);
+        self.spent = spent;
     }
 
     fn run(&mut self, time: Duration) {
@@ -256,7 +337,7 @@ impl World {
     fn send(&mut self, stanza: Stanza) {
         match stanza {
             Stanza::Presence(_) => {
-                let others = (0..self.peers.len()).map(|peer| shown(&self.peers[peer]));
+                let others = (0..self.peers.len()).map(|peer| shown(&self.peers[peer], "rack"));
                 let own = parsed(&format!(
                     "<presence xmlns='jabber:client' from='{ROOM}/rack0'><x xmlns='http://jabber.org/protocol/muc#user'>\
                      <status code='110'/><item affiliation='none' role='participant' jid='{}'/></x></presence>",
@@ -292,7 +373,9 @@ impl World {
                 self.follow(peer);
             }
             Command::Connection(id, ToConnection::Dial { peer, lane, remote }) => {
-                self.connections.push((id, remote));
+                let number = self.peers.iter().position(|known| known.id == peer);
+                let number = number.expect("one of them");
+                self.connections.push(Connection { id, peer: number, remote });
                 let binding = ProofBinding::new(LOCAL, peer, Direction::Dialled, [7; 32]);
                 let trust = self.node.trust();
                 let proofs = trust.proofs(peer, &binding);
@@ -369,10 +452,10 @@ fn about_the_room() -> Element {
     )
 }
 
-fn shown(peer: &Peer) -> Element {
+fn shown(peer: &Peer, name: &str) -> Element {
     let Peer { id, jid, .. } = peer;
     parsed(&format!(
-        "<presence xmlns='jabber:client' from='{ROOM}/{id}'><node xmlns='urn:ipop-switch:1' id='{id}' name='rack' version='1'/>\
+        "<presence xmlns='jabber:client' from='{ROOM}/{id}'><node xmlns='urn:ipop-switch:1' id='{id}' name='{name}' version='1'/>\
          <x xmlns='http://jabber.org/protocol/muc#user'><item affiliation='none' role='participant' jid='{jid}'/></x></presence>"
     ))
 }
@@ -399,18 +482,22 @@ fn control_plane(c: &mut Criterion) {
     let counts = if is_measured { &PEERS[..] } else { &PEERS[..1] };
     for &count in counts {
         let mut world = World::new(count);
-        group.bench_function(BenchmarkId::new("message", count), |b| {
-            let (connection, remote) = world.connections[0];
-            b.iter_custom(|times| {
-                world.spent = Duration::ZERO;
-                for _ in 0..times {
-                    let moved = Event::Connection(connection, FromConnection::Moved { remote });
-                    world.inbox.push_back(Input::Worker(moved));
-                    world.work();
-                }
-                world.spent
+        for (name, message) in MESSAGES {
+            let mut turn = 0;
+            group.bench_function(BenchmarkId::new(name, count), |b| {
+                b.iter_custom(|times| {
+                    world.spent = Duration::ZERO;
+                    for _ in 0..times {
+                        turn += 1;
+                        let inputs = world.inputs(message, turn);
+                        world.inbox.extend(inputs);
+                        world.work();
+                        world.pause(BETWEEN_MESSAGES);
+                    }
+                    world.spent
+                });
             });
-        });
+        }
         group.bench_function(BenchmarkId::new("second", count), |b| {
             b.iter_custom(|times| {
                 world.spent = Duration::ZERO;

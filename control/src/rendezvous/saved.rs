@@ -62,25 +62,22 @@ impl Memory {
         &self.room
     }
 
-    fn all(&self) -> impl Iterator<Item = &SavedPeer> {
-        self.saved.of_room(&self.room, u64::MAX, 0)
-    }
-
     /// Whether the node was connected before, by right of this room.
     pub(super) fn knows(&self, node: NodeId) -> bool {
-        self.all().any(|peer| peer.node == node)
+        self.saved.get(node, &self.room).is_some()
     }
 
     /// Account and name that the node had when it was connected last.
     pub(super) fn claim_of(&self, node: NodeId) -> Option<Claim> {
-        self.all().find(|peer| peer.node == node).and_then(|peer| peer.claim.clone())
+        self.saved.get(node, &self.room).and_then(|peer| peer.claim.clone())
     }
 
     /// Saved nodes of accounts for which this holds.
     pub(super) fn nodes_of(&self, account: impl Fn(&str) -> bool) -> Vec<NodeId> {
         let is_of =
             |peer: &&SavedPeer| peer.claim.as_ref().is_some_and(|claim| account(&claim.account));
-        self.all().filter(is_of).map(|peer| peer.node).collect()
+        let of_room = self.saved.of_room(&self.room, u64::MAX, 0);
+        of_room.filter(is_of).map(|peer| peer.node).collect()
     }
 
     /// A peer is connected, perhaps at this address.

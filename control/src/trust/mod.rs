@@ -19,7 +19,7 @@ pub mod store;
 mod tests;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
@@ -168,6 +168,8 @@ struct State {
     policy: Policy,
     store: TrustStore,
     named: HashMap<NodeId, Named>,
+    /// Those of them that may connect and that something beside the room names.
+    known: HashSet<NodeId>,
     ports: PortNumbers,
     /// Nodes of which something is new, and why they lost their right, if they did.
     changed: VecDeque<(NodeId, Option<Loss>)>,
@@ -177,8 +179,8 @@ impl Trust {
     /// Nobody is named yet; ports are numbered from `first_port` in the order in which nodes are named.
     pub fn new(local: NodeId, first_port: u16, policy: Policy, store: TrustStore) -> Self {
         let ports = PortNumbers::new(first_port);
-        let (named, changed) = (HashMap::new(), VecDeque::new());
-        let state = State { policy, store, named, ports, changed };
+        let (named, known, changed) = Default::default();
+        let state = State { policy, store, named, known, ports, changed };
         Self { local, state: RwLock::new(state) }
     }
 
@@ -194,6 +196,7 @@ impl Trust {
         }
         let mut state = self.write();
         state.named.entry(node).or_default().add(naming);
+        state.follow(node);
         state.changed.push_back((node, None));
         state.standing(node)
     }
@@ -261,9 +264,7 @@ impl Trust {
 
     /// Whether some node may connect that something beside the room names: it may come from anywhere.
     pub(crate) fn knows_anybody(&self) -> bool {
-        let state = self.read();
-        let mut named = state.named.iter();
-        named.any(|(node, named)| named.is_known() && state.judge(*node).is_ok())
+        !self.read().known.is_empty()
     }
 
     /// What holds for a node now.
@@ -289,6 +290,7 @@ impl Trust {
         change(&mut state);
         let mut gained = Vec::new();
         for (node, before) in nodes.into_iter().zip(before) {
+            state.follow(node);
             let was_admitted = matches!(before, Standing::Admitted(_));
             let lost = match state.standing(node) {
                 Standing::Admitted(_) if was_admitted => continue,
@@ -338,7 +340,17 @@ impl State {
         if named.sources.is_empty() {
             self.named.remove(&node);
         }
+        self.follow(node);
         self.changed.push_back((node, None));
+    }
+
+    /// A node is named otherwise, or judged otherwise.
+    fn follow(&mut self, node: NodeId) {
+        if self.repute(node) == Repute::Known && self.judge(node).is_ok() {
+            self.known.insert(node);
+        } else {
+            self.known.remove(&node);
+        }
     }
 
     fn repute(&self, node: NodeId) -> Repute {

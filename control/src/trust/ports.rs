@@ -4,7 +4,7 @@
 //! never connected may hold only so many numbers; they give way to others of their kind (`crate::rendezvous`, claims), and never keep out a configured
 //! peer or one that is known from before. A number that was returned is given again as late as possible.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use ipop_datapath::{PortId, node_id::NodeId, port::MAX_LOCAL_PORTS};
 
@@ -23,17 +23,13 @@ pub(super) struct PortNumbers {
     local: usize,
     /// Returned, the first one to be given again first.
     returned: VecDeque<PortId>,
-    of_node: HashMap<NodeId, Held>,
-}
-
-#[derive(Debug)]
-struct Held {
-    port: PortId,
-    repute: Repute,
+    of_node: HashMap<NodeId, PortId>,
+    /// Those of them of which nothing more is known than that the room names them.
+    unproved: HashSet<NodeId>,
 }
 
 /// What is known of a node.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Repute {
     /// The room names it.
     Unproved,
@@ -45,7 +41,8 @@ impl PortNumbers {
     /// The numbers below `first` are those of the local ports that are there from the start.
     pub(super) fn new(first: u16) -> Self {
         let local = usize::from(first);
-        Self { next: first, local, returned: VecDeque::new(), of_node: HashMap::new() }
+        let (returned, of_node, unproved) = Default::default();
+        Self { next: first, local, returned, of_node, unproved }
     }
 
     /// A number for another local port; none if there are as many as may be.
@@ -71,42 +68,42 @@ impl PortNumbers {
     }
 
     pub(super) fn of(&self, node: NodeId) -> Option<PortId> {
-        self.of_node.get(&node).map(|held| held.port)
+        self.of_node.get(&node).copied()
     }
 
     /// The number of a node, which is new if it has none; none if they are used up.
     pub(super) fn of_or_new(&mut self, node: NodeId, repute: Repute) -> Option<PortId> {
-        if let Some(held) = self.of_node.get_mut(&node) {
-            held.repute = held.repute.max(repute);
-            return Some(held.port);
+        if repute == Repute::Known {
+            self.unproved.remove(&node);
+        }
+        if let Some(port) = self.of(node) {
+            return Some(port);
         }
         let port = if self.is_left(repute) { self.unused()? } else { return None };
-        self.of_node.insert(node, Held { port, repute });
+        self.of_node.insert(node, port);
+        if repute == Repute::Unproved {
+            self.unproved.insert(node);
+        }
         Some(port)
     }
 
     /// Whether a node of that repute, which has none yet, may have a number.
     pub(super) fn is_left(&self, repute: Repute) -> bool {
-        let are_kept = repute == Repute::Unproved && self.unproved() >= MAX_UNPROVED;
+        let are_kept = repute == Repute::Unproved && self.unproved.len() >= MAX_UNPROVED;
         !are_kept && self.of_node.len() < MAX_PORTS
     }
 
     /// The node connected.
     pub(super) fn connected(&mut self, node: NodeId) {
-        if let Some(held) = self.of_node.get_mut(&node) {
-            held.repute = Repute::Known;
-        }
+        self.unproved.remove(&node);
     }
 
     /// Nothing here knows the node by its number any more. Whether it had one.
     pub(super) fn release(&mut self, node: NodeId) -> bool {
-        let held = self.of_node.remove(&node);
-        self.returned.extend(held.as_ref().map(|held| held.port));
-        held.is_some()
-    }
-
-    fn unproved(&self) -> usize {
-        self.of_node.values().filter(|held| held.repute == Repute::Unproved).count()
+        let port = self.of_node.remove(&node);
+        self.returned.extend(port);
+        self.unproved.remove(&node);
+        port.is_some()
     }
 }
 
@@ -170,9 +167,10 @@ mod tests {
             (from..from + MAX_PORTS as u32).filter_map(|n| ports.of_or_new(node(n), repute)).count()
         };
         assert_eq!(given(&mut ports, 0, Repute::Unproved), MAX_UNPROVED);
-        // One of them connects, and so makes room for another one.
+        // One of them connects, one is configured, and so they make room for others.
         ports.connected(node(7));
-        assert_eq!(given(&mut ports, 5_000, Repute::Unproved), 1);
-        assert_eq!(given(&mut ports, 10_000, Repute::Known), MAX_PORTS - MAX_UNPROVED - 1);
+        ports.of_or_new(node(8), Repute::Known);
+        assert_eq!(given(&mut ports, 5_000, Repute::Unproved), 2);
+        assert_eq!(given(&mut ports, 10_000, Repute::Known), MAX_PORTS - MAX_UNPROVED - 2);
     }
 }

@@ -3,7 +3,7 @@
 //! The right to connect that a node had by its room lasts for a bounded time since it was last seen, and ends at once when the room takes
 //! it back.
 
-use std::net::SocketAddr;
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use ipop_datapath::node_id::NodeId;
 use serde::{Deserialize, Serialize};
@@ -42,7 +42,29 @@ pub struct SavedPeer {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SavedPeers {
-    peer: Vec<SavedPeer>,
+    #[serde(with = "list")]
+    peer: BTreeMap<NodeId, SavedPeer>,
+}
+
+/// In the file they are a list, in the order of their ids.
+mod list {
+    use std::collections::BTreeMap;
+
+    use ipop_datapath::node_id::NodeId;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use super::SavedPeer;
+
+    type Peers = BTreeMap<NodeId, SavedPeer>;
+
+    pub(super) fn serialize<S: Serializer>(peers: &Peers, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(peers.values())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Peers, D::Error> {
+        let peers = Vec::<SavedPeer>::deserialize(from)?;
+        Ok(peers.into_iter().map(|peer| (peer.node, peer)).collect())
+    }
 }
 
 impl Versioned for SavedPeers {
@@ -67,9 +89,16 @@ pub struct Seen<'a> {
 impl SavedPeers {
     /// Notes that a peer is connected; whether that is anything new. `now_unix_s` is in seconds since 1970.
     pub fn seen(&mut self, seen: &Seen<'_>, now_unix_s: u64) -> bool {
-        let index = self.peer.iter().position(|peer| peer.node == seen.node);
-        let index = index.unwrap_or_else(|| self.insert(seen, now_unix_s));
-        let peer = &mut self.peer[index];
+        if !self.peer.contains_key(&seen.node) {
+            self.make_room();
+        }
+        let peer = self.peer.entry(seen.node).or_insert_with(|| SavedPeer {
+            node: seen.node,
+            claim: None,
+            room: String::new(),
+            last_seen_unix_s: now_unix_s,
+            addresses: Vec::new(),
+        });
         let before = peer.clone();
         peer.last_seen_unix_s = now_unix_s;
         peer.room = cut(seen.room);
@@ -88,9 +117,16 @@ impl SavedPeers {
 
     /// The room took the node's right back. Returns whether it was known by right of that room.
     pub fn revoke(&mut self, node: NodeId, room: &str) -> bool {
-        let before = self.peer.len();
-        self.peer.retain(|peer| peer.node != node || peer.room != room);
-        self.peer.len() != before
+        let is_of_room = self.get(node, room).is_some();
+        if is_of_room {
+            self.peer.remove(&node);
+        }
+        is_of_room
+    }
+
+    /// A node, if it is known by right of this room.
+    pub fn get(&self, node: NodeId, room: &str) -> Option<&SavedPeer> {
+        self.peer.get(&node).filter(|peer| peer.room == room)
     }
 
     /// Those of this room whose right still lasts. A clock that went back keeps everybody.
@@ -103,32 +139,25 @@ impl SavedPeers {
         let lasts = move |peer: &&SavedPeer| {
             now_unix_s.saturating_sub(peer.last_seen_unix_s) < keep_s && peer.room == room
         };
-        self.peer.iter().filter(lasts)
+        self.peer.values().filter(lasts)
     }
 
     /// Forgets those whose right has ended; returns them.
     pub fn expire(&mut self, keep_s: u64, now_unix_s: u64) -> Vec<NodeId> {
-        let ended =
-            |peer: &mut SavedPeer| now_unix_s.saturating_sub(peer.last_seen_unix_s) >= keep_s;
-        self.peer.extract_if(.., ended).map(|peer| peer.node).collect()
+        let ended = |_: &NodeId, peer: &mut SavedPeer| {
+            now_unix_s.saturating_sub(peer.last_seen_unix_s) >= keep_s
+        };
+        self.peer.extract_if(.., ended).map(|(node, _)| node).collect()
     }
 
-    /// A place for a new peer; the one not seen for longest gives way.
-    fn insert(&mut self, seen: &Seen<'_>, now_unix_s: u64) -> usize {
+    /// For a new peer: the one not seen for longest gives way.
+    fn make_room(&mut self) {
         if self.peer.len() >= MAX_PEERS {
-            let oldest = self.peer.iter().enumerate().min_by_key(|(_, peer)| peer.last_seen_unix_s);
-            if let Some((index, _)) = oldest {
-                self.peer.remove(index);
+            let oldest = self.peer.values().min_by_key(|peer| peer.last_seen_unix_s);
+            if let Some(oldest) = oldest.map(|peer| peer.node) {
+                self.peer.remove(&oldest);
             }
         }
-        self.peer.push(SavedPeer {
-            node: seen.node,
-            claim: None,
-            room: String::new(),
-            last_seen_unix_s: now_unix_s,
-            addresses: Vec::new(),
-        });
-        self.peer.len() - 1
     }
 }
 
@@ -157,7 +186,8 @@ mod tests {
         for port in [1, 2, 1, 3, 3] {
             peers.seen(&seen(1, Some(port)), 100);
         }
-        let ports: Vec<u16> = peers.peer[0].addresses.iter().map(SocketAddr::port).collect();
+        let ports: Vec<u16> =
+            peers.get(node(1), ROOM).unwrap().addresses.iter().map(SocketAddr::port).collect();
         assert_eq!(ports, [3, 1, 2]);
     }
 
@@ -166,9 +196,11 @@ mod tests {
         let mut peers = SavedPeers::default();
         peers.seen(&seen(1, None), 100);
         peers.seen(&seen(2, None), 200);
-        assert_eq!(nodes(&peers, 150, 210), [node(1), node(2)]);
+        let mut both = [node(1), node(2)];
+        both.sort_unstable();
+        assert_eq!(nodes(&peers, 150, 210), both);
         assert_eq!(nodes(&peers, 150, 250), [node(2)]);
-        assert_eq!(nodes(&peers, 150, 50), [node(1), node(2)], "the clock went back");
+        assert_eq!(nodes(&peers, 150, 50), both, "the clock went back");
         assert_eq!(peers.expire(150, 250), [node(1)]);
         assert!(!peers.revoke(node(2), "other@muc.example.org"));
         assert!(peers.revoke(node(2), ROOM));
@@ -181,12 +213,13 @@ mod tests {
         for port in (1..20).chain([15]) {
             peers.seen(&seen(0, Some(port)), 100);
         }
-        let ports: Vec<u16> = peers.peer[0].addresses.iter().map(SocketAddr::port).collect();
+        let ports: Vec<u16> =
+            peers.get(node(0), ROOM).unwrap().addresses.iter().map(SocketAddr::port).collect();
         assert_eq!(ports, [15, 19, 18, 17, 16, 14, 13, 12]);
-        for number in 1..=MAX_PEERS as u32 {
+        for number in (1..=MAX_PEERS as u32).chain([MAX_PEERS as u32]) {
             peers.seen(&seen(number, None), 100 + u64::from(number));
         }
         let left = nodes(&peers, DEFAULT_KEEP_S, 200);
-        assert_eq!((left.len(), left[0]), (MAX_PEERS, node(1)));
+        assert_eq!((left.len(), peers.get(node(0), ROOM)), (MAX_PEERS, None));
     }
 }

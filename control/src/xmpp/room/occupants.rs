@@ -3,8 +3,9 @@
 //! A join lists everybody again. Entries carry the number of the join that last showed them, so that what stayed is not
 //! told twice and what went while nobody listened is noticed when the list is complete.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use ipop_datapath::node_id::NodeId;
 use xmpp_parsers::jid::{BareJid, FullJid};
 
 use super::{card::Card, wire::Affiliation};
@@ -47,6 +48,8 @@ pub(super) enum Change {
 pub(super) struct Occupants {
     by_nick: BTreeMap<String, Entry>,
     nicks: BTreeMap<FullJid, String>,
+    of_node: BTreeMap<NodeId, BTreeSet<String>>,
+    untold: BTreeSet<String>,
 }
 
 impl Occupants {
@@ -57,10 +60,9 @@ impl Occupants {
                 return Change::JidTwice;
             }
             // It changed its nick while nobody here listened. The JID is what counts, so this is the same entry.
-            if let Some(entry) = self.by_nick.remove(&other) {
-                self.remove(nick);
-                self.by_nick.insert(nick.to_owned(), entry);
-                self.nicks.insert(occupant.jid.clone(), nick.to_owned());
+            if let Some(entry) = self.take(&other) {
+                self.take(nick);
+                self.insert(nick, entry);
             }
         }
         if let Some(entry) = self.by_nick.get_mut(nick) {
@@ -73,16 +75,38 @@ impl Occupants {
             return Change::Full;
         }
         let gone = self.remove(nick);
-        self.nicks.insert(occupant.jid.clone(), nick.to_owned());
-        self.by_nick.insert(nick.to_owned(), Entry { occupant, join, told: false });
+        self.insert(nick, Entry { occupant, join, told: false });
         Change::New { gone }
     }
 
     /// Removes a nick; returns its occupant if it had been told.
     pub(super) fn remove(&mut self, nick: &str) -> Option<Occupant> {
-        let entry = self.by_nick.remove(nick)?;
-        self.nicks.remove(&entry.occupant.jid);
+        let entry = self.take(nick)?;
         entry.told.then_some(entry.occupant)
+    }
+
+    fn insert(&mut self, nick: &str, entry: Entry) {
+        let Occupant { jid, card, .. } = &entry.occupant;
+        self.nicks.insert(jid.clone(), nick.to_owned());
+        self.of_node.entry(card.node).or_default().insert(nick.to_owned());
+        if !entry.told {
+            self.untold.insert(nick.to_owned());
+        }
+        self.by_nick.insert(nick.to_owned(), entry);
+    }
+
+    fn take(&mut self, nick: &str) -> Option<Entry> {
+        let entry = self.by_nick.remove(nick)?;
+        let Occupant { jid, card, .. } = &entry.occupant;
+        self.nicks.remove(jid);
+        self.untold.remove(nick);
+        if let Some(nicks) = self.of_node.get_mut(&card.node) {
+            nicks.remove(nick);
+            if nicks.is_empty() {
+                self.of_node.remove(&card.node);
+            }
+        }
+        Some(entry)
     }
 
     /// Gives an occupant another nick.
@@ -90,9 +114,8 @@ impl Occupants {
         if from == to || self.by_nick.contains_key(to) {
             return;
         }
-        if let Some(entry) = self.by_nick.remove(from) {
-            self.nicks.insert(entry.occupant.jid.clone(), to.to_owned());
-            self.by_nick.insert(to.to_owned(), entry);
+        if let Some(entry) = self.take(from) {
+            self.insert(to, entry);
         }
     }
 
@@ -109,13 +132,12 @@ impl Occupants {
 
     /// Those that were not told yet; they are now.
     pub(super) fn tell(&mut self) -> Vec<Occupant> {
-        let fresh = self.by_nick.values_mut().filter(|entry| !entry.told);
-        fresh
-            .map(|entry| {
-                entry.told = true;
-                entry.occupant.clone()
-            })
-            .collect()
+        let tell = |nick: String| {
+            let entry = self.by_nick.get_mut(&nick)?;
+            entry.told = true;
+            Some(entry.occupant.clone())
+        };
+        std::mem::take(&mut self.untold).into_iter().filter_map(tell).collect()
     }
 
     pub(super) fn jid_of(&self, nick: &str) -> Option<BareJid> {
@@ -128,10 +150,9 @@ impl Occupants {
 
     /// Another occupant that says it has this occupant's node id.
     pub(super) fn twin(&self, occupant: &Occupant) -> Option<&Occupant> {
-        let others = self.by_nick.values().map(|entry| &entry.occupant);
-        others
-            .filter(|other| other.card.node == occupant.card.node)
-            .find(|other| other.jid != occupant.jid)
+        let nicks = self.of_node.get(&occupant.card.node)?;
+        let claimants = nicks.iter().filter_map(|nick| self.by_nick.get(nick));
+        claimants.map(|entry| &entry.occupant).find(|other| other.jid != occupant.jid)
     }
 
     #[cfg(test)]
@@ -142,8 +163,6 @@ impl Occupants {
 
 #[cfg(test)]
 mod tests {
-    use ipop_datapath::node_id::NodeId;
-
     use super::*;
 
     fn occupant(jid: &str, key: &str) -> Occupant {
@@ -176,8 +195,14 @@ mod tests {
         assert!(occupants.remove_if(|_, join| join != 2).is_empty());
         let told: Vec<String> = occupants.tell().into_iter().map(|o| o.card.name).collect();
         assert_eq!(told, ["other", "d"]);
+        assert!(occupants.tell().is_empty());
+        occupants.put("e", occupant("e2@x/r", "e"), 2);
+        occupants.remove("e");
+        let twin = |key: &str| occupants.twin(&occupant("e@x/r", key)).map(|twin| &twin.card.name);
+        assert_eq!((twin("other"), twin("c")), (Some(&"other".to_owned()), None));
         assert_eq!(occupants.remove_if(|_, join| join != 3).len(), 4);
-        assert_eq!((occupants.len(), occupants.nicks.len()), (0, 0));
+        let indexed = [occupants.nicks.len(), occupants.of_node.len(), occupants.untold.len()];
+        assert_eq!((occupants.len(), indexed), (0, [0; 3]));
     }
 
     #[test]
