@@ -12,6 +12,7 @@
 //! * Who may connect, and is named by somebody who can signal with it, has a link: paths to it are looked for.
 //! * A peer that the sessions have forgotten gives its port back, and its link.
 
+mod announcements;
 mod configuration;
 mod controller;
 mod lines;
@@ -29,10 +30,12 @@ use std::{
 use ipop_datapath::{
     command::{Command, Event, FromConnection, FromWorker},
     node_id::NodeId,
+    path::port_of_alias,
 };
 
-use self::lines::Lines;
+use self::{announcements::Announcements, lines::Lines};
 pub use self::{
+    announcements::OwnAddress,
     configuration::Configured,
     controller::{LinkNews, LinkOrder, LinkRefused},
     report::refused_reasons,
@@ -90,6 +93,8 @@ pub enum Input {
     LocalAddresses(BTreeSet<IpAddr>),
     /// Those of them that peers are told, best first: without those of the overlay and of interfaces that are to be ignored.
     OfferedAddresses(Vec<IpAddr>),
+    /// The addresses that this host has on the segments of its TAPs.
+    OwnAddresses(Vec<OwnAddress>),
     /// Routes have changed: whether the paths still live is to be found out.
     RoutesChanged,
     /// The XMPP stream tells something.
@@ -164,6 +169,7 @@ pub struct Node {
     paths: Paths,
     pub(crate) rendezvous: Option<Rendezvous>,
     lines: Lines,
+    announcements: Announcements,
     /// Who is present may be others, or named otherwise, since that was taken last.
     is_present_stale: bool,
     actions: VecDeque<Action>,
@@ -182,6 +188,7 @@ impl Node {
             paths: Paths::new(local, config.ice, now),
             rendezvous: None,
             lines: Lines::new(now),
+            announcements: Announcements::default(),
             is_present_stale: true,
             actions: VecDeque::new(),
             trust,
@@ -212,6 +219,7 @@ impl Node {
                 self.paths.set_local_addresses(now, &addresses);
                 self.with_rendezvous(Rendezvous::network_changed);
             }
+            Input::OwnAddresses(own) => self.announcements.set(now, own),
             Input::RoutesChanged => {
                 self.with_rendezvous(Rendezvous::network_changed);
                 self.paths.network_changed(now);
@@ -270,13 +278,16 @@ impl Node {
         self.sessions.handle_timeout(now);
         self.paths.handle_timeout(now);
         self.with_rendezvous(|rendezvous| rendezvous.handle_timeout(now));
+        let announced = self.announcements.take_due(now).into_iter();
+        self.actions.extend(announced.map(|command| Action::Worker { worker: 0, command }));
         self.follow_trust(now);
     }
 
     /// When [`Self::handle_timeout`] is to be called, if nothing happens before.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let rendezvous = self.rendezvous.as_ref().and_then(Rendezvous::poll_timeout);
-        let parts = [self.sessions.poll_timeout(), self.paths.poll_timeout(), rendezvous];
+        let (sessions, paths) = (self.sessions.poll_timeout(), self.paths.poll_timeout());
+        let parts = [sessions, paths, rendezvous, self.announcements.due()];
         parts.into_iter().flatten().min()
     }
 
@@ -302,7 +313,11 @@ impl Node {
                 sessions::Action::Resolve { peer, address } => {
                     return Some(Action::ResolvePeer { peer, address });
                 }
-                sessions::Action::Notice(notice) => return Some(Action::Notice(notice)),
+                sessions::Action::PeerUp { port } => self.announcements.peer_up(now, port),
+                sessions::Action::Notice(mut notice) => {
+                    self.tell_way(now, &mut notice);
+                    return Some(Action::Notice(notice));
+                }
             }
         }
     }
@@ -323,6 +338,15 @@ impl Node {
                 }
                 action => return Some(action),
             }
+        }
+    }
+
+    /// Sessions know a peer whose path is chosen here by its alias, which means nothing to people.
+    fn tell_way(&self, now: Instant, notice: &mut Notice) {
+        if let Notice::PeerUp { peer, remote, way, .. } = notice
+            && port_of_alias(*remote).is_some()
+        {
+            *way = self.paths.way_to(now, peer.node);
         }
     }
 

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use ipop_datapath::{
-    PortId,
+    MacAddr, PortId,
     command::{
-        CloseReason, ConnectionId, Direction, Ended, FromConnection, ToConnection, ToWorker,
+        Audience, CloseReason, ConnectionId, Direction, Ended, FromConnection, ToConnection,
+        ToPort, ToWorker,
     },
+    frame::HostOrRouter,
     policy::admission::{Admission, Proved, Verdict},
     tunnel::hello::Hello,
 };
@@ -341,6 +343,26 @@ fn a_link_that_begins_while_a_tunnel_is_up_is_told_of_it() {
     let ended = FromConnection::Ended(Ended::TimedOut);
     bench.input(Input::Worker(Event::Connection(connection, ended)));
     assert_eq!((heard(&bench, Tunnel::Up), heard(&bench, Tunnel::Ended)), (1, 1));
+}
+
+#[test]
+fn this_hosts_addresses_are_told_to_everybody_and_to_each_peer_that_comes_up() {
+    let mut bench = Bench::new(denying(&[OTHER]));
+    let told = |bench: &mut Bench| {
+        bench.advance(Duration::from_secs(60));
+        bench.commands(|command| match command {
+            Command::Port(tap, ToPort::Announce { to, .. }) => Some((*tap, *to)),
+            _ => None,
+        })
+    };
+    let (tap, mac) = (PortId(1), MacAddr([2, 0, 0, 0, 0, 1]));
+    let (address, role) = ([10, 9, 0, 1].into(), HostOrRouter::Host);
+    bench.input(Input::OwnAddresses(vec![OwnAddress { tap, mac, address, role }]));
+    let (_, peer) = bench.answered(ONE);
+    // Each of both is told three times, in turn.
+    let both = [(tap, Audience::Everybody), (tap, Audience::Peer(peer))];
+    assert_eq!(told(&mut bench), both.repeat(3));
+    assert_eq!(told(&mut bench), []);
 }
 
 /// What the kernel does not send explains why there is no path, and why a dial fails.

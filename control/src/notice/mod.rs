@@ -16,6 +16,7 @@ use xmpp_parsers::jid::FullJid;
 pub use self::text::explain;
 use crate::{
     ice::CandidateKind,
+    paths::Way,
     sessions::ShortId,
     trust::{Claim, Loss, Refusal},
     xmpp::{room::Problem, services::Service, stream::Failure},
@@ -89,10 +90,12 @@ pub enum Notice {
         port: PortId,
         /// Its address.
         remote: SocketAddr,
+        /// Which way that leads, if the address stands for a path.
+        way: Option<Way>,
         /// Who dialled.
         direction: Direction,
         /// What it said of itself.
-        hello: Hello,
+        hello: Box<Hello>,
     },
     /// The last lane of a peer is gone.
     PeerDown {

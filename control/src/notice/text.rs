@@ -11,27 +11,10 @@ use ipop_datapath::{
 use super::{Down, Notice, Pathless, Trespass, Who};
 use crate::{
     ice::CandidateKind,
+    paths::Way,
     trust::Claim,
     xmpp::room::{Outcome, Problem},
 };
-
-impl Notice {
-    /// The same for a peer whose path others chose: `way` says how it is reached, since its address here stands for that
-    /// path and means nothing to people.
-    pub fn told_over(&self, way: &str) -> String {
-        match self {
-            Self::PeerUp { peer, port, direction, hello, .. } => {
-                let who = match direction {
-                    Direction::Dialled => "dialled",
-                    Direction::Accepted => "it dialled",
-                };
-                let (agent, takes) = (&hello.agent, hello.capabilities);
-                format!("peer {peer} up, {way} ({who}), port {port}, takes {takes}, {agent}")
-            }
-            other => other.to_string(),
-        }
-    }
-}
 
 impl fmt::Display for Who {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -84,8 +67,18 @@ impl fmt::Display for Shown {
 impl fmt::Display for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::PeerUp { remote, .. } => {
-                f.write_str(&self.told_over(&format!("direct UDP to {}", Shown(*remote))))
+            Self::PeerUp { peer, port, remote, way, direction, hello } => {
+                let who = match direction {
+                    Direction::Dialled => "dialled",
+                    Direction::Accepted => "it dialled",
+                };
+                let (agent, takes) = (&hello.agent, hello.capabilities);
+                let way = match way {
+                    Some(Way::Direct(remote)) => format!("direct UDP to {remote}"),
+                    Some(Way::Relayed(relay)) => format!("UDP relayed by {relay}"),
+                    None => format!("direct UDP to {}", Shown(*remote)),
+                };
+                write!(f, "peer {peer} up, {way} ({who}), port {port}, takes {takes}, {agent}")
             }
             Self::PeerDown { peer, why, up } => {
                 write!(f, "peer {peer} down after {} s: {why}", up.as_secs())
@@ -310,6 +303,7 @@ mod tests {
     use ipop_datapath::{PortId, command::Lane, path::alias};
 
     use super::*;
+    use crate::testing;
 
     #[test]
     fn nobody_is_shown_an_address_that_stands_for_a_path() {
@@ -321,13 +315,31 @@ mod tests {
             Notice::PeerRestarted { peer: peer(), remote: stands_for_it },
             Notice::Refused { peer: node, remote: stands_for_it, why: Trespass::Itself },
         ] {
-            let (told, over) = (notice.to_string(), notice.told_over("by air"));
+            let told = notice.to_string();
             assert!(told.contains("the path that was found") && !told.contains("100::"), "{told}");
-            assert_eq!(told, over);
         }
         let remote = "192.0.2.1:5800".parse().unwrap();
         let told = Notice::LaneUp { peer: peer(), lane, remote }.to_string();
         assert!(told.ends_with("up at 192.0.2.1:5800"), "{told}");
+    }
+
+    #[test]
+    fn a_peer_is_up_over_the_way_that_its_packets_take() {
+        let told = |remote, way| {
+            let (peer, port) = (Who { node: NodeId([7; 32]), name: None }, PortId(3));
+            let (direction, hello) = (Direction::Dialled, Box::new(testing::hello()));
+            Notice::PeerUp { peer, port, remote, way, direction, hello }.to_string()
+        };
+        let address: SocketAddr = "192.0.2.1:5800".parse().unwrap();
+        for (remote, way, words) in [
+            (address, None, "up, direct UDP to 192.0.2.1:5800 (dialled), port 3, takes "),
+            (alias(PortId(3)), None, "up, direct UDP to the path that was found (dialled)"),
+            (alias(PortId(3)), Some(Way::Direct(address)), "up, direct UDP to 192.0.2.1:5800 ("),
+            (alias(PortId(3)), Some(Way::Relayed(address)), "up, UDP relayed by 192.0.2.1:5800 ("),
+        ] {
+            let told = told(remote, way);
+            assert!(told.contains(words), "{told}");
+        }
     }
 
     #[test]

@@ -28,8 +28,8 @@ use ipop_datapath::{
     path::{Path, port_of_alias},
 };
 
-pub use self::report::LinkReport;
 pub(crate) use self::report::refused;
+pub use self::report::{LinkReport, Way};
 use self::searches::Searches;
 #[cfg(feature = "testing")]
 pub use self::signal::fuzz as signal_message;

@@ -1,6 +1,6 @@
 //! What operators see of the way to each peer.
 
-use std::time::Instant;
+use std::{net::SocketAddr, time::Instant};
 
 use ipop_datapath::{node_id::NodeId, path::Path};
 use serde::Serialize;
@@ -26,19 +26,42 @@ pub struct LinkReport {
     pub account: Option<String>,
 }
 
+/// Which way packets to a peer go, for people.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Way {
+    /// Straight to this address.
+    Direct(SocketAddr),
+    /// By the relay at this address, this end's or the peer's.
+    Relayed(SocketAddr),
+}
+
+impl Way {
+    fn of(path: Path, remote_kind: CandidateKind) -> Self {
+        match path {
+            Path::Direct { remote, .. } if remote_kind == CandidateKind::Relayed => {
+                Self::Relayed(remote)
+            }
+            Path::Direct { remote, .. } => Self::Direct(remote),
+            Path::Relay { server, .. } => Self::Relayed(server),
+        }
+    }
+}
+
 impl Paths {
+    /// Which way packets to a peer go now, if there is one.
+    pub(crate) fn way_to(&self, now: Instant, node: NodeId) -> Option<Way> {
+        let selected = self.ice.snapshot(now, node)?.selected?;
+        Some(Way::of(selected.path, selected.remote))
+    }
+
     /// The way to a peer now; none for a node without a link.
     pub(crate) fn report_of(&self, now: Instant, node: NodeId) -> Option<LinkReport> {
         let link = self.links.get(&node)?;
         let snapshot = self.ice.snapshot(now, node);
         let selected = snapshot.as_ref().and_then(|snapshot| snapshot.selected);
-        // The relay may be this end's or the peer's.
-        let (kind, remote) = match selected.map(|pair| (pair.path, pair.remote)) {
-            Some((Path::Direct { remote, .. }, CandidateKind::Relayed)) => {
-                ("relayed", Some(remote.to_string()))
-            }
-            Some((Path::Direct { remote, .. }, _)) => ("direct", Some(remote.to_string())),
-            Some((Path::Relay { server, .. }, _)) => ("relayed", Some(server.to_string())),
+        let (kind, remote) = match selected.map(|pair| Way::of(pair.path, pair.remote)) {
+            Some(Way::Direct(remote)) => ("direct", Some(remote.to_string())),
+            Some(Way::Relayed(relay)) => ("relayed", Some(relay.to_string())),
             None => ("none", None),
         };
         let why = snapshot.and_then(|snapshot| snapshot.why);

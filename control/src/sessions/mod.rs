@@ -178,6 +178,11 @@ pub enum Action {
     },
     /// Tell the operator.
     Notice(Notice),
+    /// The first lane of a peer is up.
+    PeerUp {
+        /// Its port.
+        port: PortId,
+    },
     /// What became of the tunnel that signals to this peer go through.
     Tunnel {
         /// Which peer.

@@ -394,9 +394,11 @@ impl Peer {
         for lane in self.lanes.iter_mut().filter(|lane| lane.active.is_none()) {
             lane.missing_since = Some(now);
         }
-        if let Some(hello) = self.hello.clone() {
+        if let Some(hello) = self.hello.clone().map(Box::new) {
             let (peer, port) = (self.who(), self.port);
-            ctx.push(Action::Notice(Notice::PeerUp { peer, port, remote, direction, hello }));
+            let way = None;
+            ctx.push(Action::PeerUp { port });
+            ctx.push(Action::Notice(Notice::PeerUp { peer, port, remote, way, direction, hello }));
         }
     }
 

@@ -348,7 +348,10 @@ impl World {
                 Action::Tunnel { news: TunnelNews::Ended { .. }, .. } => {
                     self.nodes[node].tunnel = None;
                 }
-                Action::Tunnel { .. } | Action::Notice(_) | Action::Forgotten { .. } => {}
+                Action::Tunnel { .. }
+                | Action::PeerUp { .. }
+                | Action::Notice(_)
+                | Action::Forgotten { .. } => {}
             }
         }
         let Node { sessions: Some(sessions), tunnel, .. } = &self.nodes[node] else { return };

@@ -125,6 +125,15 @@ fn the_path_of_a_peer_that_said_goodbye_is_no_news() {
 }
 
 #[test]
+fn who_comes_up_over_a_path_is_told_with_the_way_that_it_takes() {
+    let world = connected(7, 2, 2, Door::Password);
+    let told = &world.nodes[0].running.as_ref().unwrap().told;
+    let up = told.iter().find(|notice| matches!(notice, Notice::PeerUp { .. })).unwrap();
+    let (up, ways) = (up.to_string(), ["direct UDP to 203.0.113.2:", "UDP relayed by "]);
+    assert!(ways.iter().any(|way| up.contains(way)), "{up}");
+}
+
+#[test]
 fn a_seed_is_always_the_same_run() {
     let run = || {
         let mut world = connected(3, 3, 3, Door::Password);

@@ -47,14 +47,13 @@ use ipop_datapath::{
     engine::{Backend, Order, Uring, Worker, WorkerConfig, WorkerHandle},
     node_id::NodeId,
     os::{OsError, network::Change},
-    path::port_of_alias,
     quic::{Congestion, TlsIdentity, cid::fill_random},
 };
 use ipop_learning::{MacTable, MacTableConfig};
 use signal_hook::consts::{SIGHUP, SIGUSR1};
 
+pub(crate) use self::{devices::listen, signals::Early as EarlySignals};
 use self::{
-    announce::Announcements,
     devices::{Devices, OpenTap},
     flaps::Flaps,
     interfaces::Routes,
@@ -66,7 +65,6 @@ use self::{
     report::Reports,
     service::ServiceManager,
 };
-pub(crate) use self::{devices::listen, signals::Early as EarlySignals};
 use crate::{
     exit::{ExitCode, Failure},
     identity_cmd,
@@ -153,7 +151,6 @@ pub(crate) fn run(
         messages,
         refusals: Refusals::default(),
         reports: Reports::default(),
-        announcements: Announcements::default(),
         flaps: Flaps::default(),
         kernel: KernelWatch::default(),
         network: None,
@@ -184,7 +181,6 @@ struct Switch {
     messages: Sender<Message>,
     refusals: Refusals,
     reports: Reports,
-    announcements: Announcements,
     flaps: Flaps,
     kernel: KernelWatch,
     network: Option<Network>,
@@ -295,7 +291,7 @@ impl Switch {
             }
             let now = Instant::now();
             let node = self.node.poll_timeout();
-            let due = [self.routes.due(), self.announcements.due(), self.reports.due(), node];
+            let due = [self.routes.due(), self.reports.due(), node];
             let until = due.into_iter().flatten().fold(trust_at, Instant::min);
             match inbox.recv_timeout(until.saturating_duration_since(now)) {
                 Ok(Message::Signal(SIGHUP)) => {
@@ -319,7 +315,6 @@ impl Switch {
                 self.kernel.look(now).iter().for_each(|line| tracing::warn!("{line}"));
             }
             self.look_at_routes(now);
-            self.announce_addresses(now);
             self.report(now);
             self.node.handle_timeout(now);
         }
@@ -444,13 +439,7 @@ impl Switch {
 
     fn tell(&mut self, notice: &Notice) {
         match notice {
-            Notice::PeerUp { peer, port, remote, .. } => {
-                self.announcements.peer_up(Instant::now(), *port);
-                let is_of_room = port_of_alias(*remote).is_some();
-                let way = if is_of_room { self.way_to(peer.node) } else { None };
-                let told = way.map_or_else(|| notice.to_string(), |way| notice.told_over(&way));
-                tracing::info!("{told}, engine {ENGINE}");
-            }
+            Notice::PeerUp { .. } => tracing::info!("{notice}, engine {ENGINE}"),
             Notice::Refused { peer, remote, why } => {
                 let why = format!("peer {peer}: {why}");
                 if let Some(line) = self.refusals.note(Instant::now(), *remote, why) {

@@ -109,16 +109,6 @@ impl Switch {
         self.node.handle(now, Input::ServersResolved(found));
     }
 
-    /// How a peer of the room is reached now.
-    pub(super) fn way_to(&self, peer: NodeId) -> Option<String> {
-        let report = self.node.link_report(Instant::now(), peer)?;
-        let remote = report.remote?;
-        Some(match report.kind {
-            "direct" => format!("direct UDP to {remote}"),
-            kind => format!("UDP {kind} by {remote}"),
-        })
-    }
-
     /// Looks at the host's interfaces. Those of the overlay are not offered, nor those that are to be ignored.
     pub(super) fn look_at_interfaces(&mut self, now: Instant) {
         let Self { network: Some(network), settings, devices, .. } = self else { return };
