@@ -57,10 +57,10 @@ impl RefusedSends {
         self.0.retain(|(known, _)| *known != ip.to_canonical());
     }
 
-    /// Why, if it refused to send there.
-    pub(crate) fn cause_at(&self, ip: IpAddr) -> Option<String> {
+    /// Why, by its number, if it refused to send there.
+    pub(crate) fn errno_at(&self, ip: IpAddr) -> Option<i32> {
         let refused = self.0.iter().find(|(known, _)| *known == ip.to_canonical())?;
-        Some(cause(refused.1))
+        Some(refused.1)
     }
 }
 
@@ -81,13 +81,13 @@ mod tests {
             refused.note(address(50), Errno::PERM.raw_os_error());
         }
         assert_eq!(refused.0.len(), REMEMBERED_MAX);
-        assert_eq!(refused.cause_at(address(0).ip()), None);
-        assert!(refused.cause_at(address(99).ip()).unwrap().contains("ip route get"));
-        assert!(
-            refused.cause_at("::ffff:10.0.0.50".parse().unwrap()).unwrap().contains("firewall")
-        );
+        let cause_at = |refused: &RefusedSends, ip: IpAddr| refused.errno_at(ip).map(cause);
+        assert_eq!(cause_at(&refused, address(0).ip()), None);
+        assert!(cause_at(&refused, address(99).ip()).unwrap().contains("ip route get"));
+        let mapped = "::ffff:10.0.0.50".parse().unwrap();
+        assert!(cause_at(&refused, mapped).unwrap().contains("firewall"));
         refused.forget();
-        assert_eq!(refused.cause_at(address(99).ip()), None);
+        assert_eq!(cause_at(&refused, address(99).ip()), None);
     }
 
     #[test]

@@ -7,7 +7,10 @@ use ipop_datapath::{
     path::{Path, Source},
 };
 
-use super::{Candidate, CandidateKind, Ice, IceDescription, IceState, agent::MAX_CANDIDATES};
+use super::{
+    Candidate, CandidateKind, Ice, IceDescription, IceState, Obstacles, ServerProblem,
+    agent::MAX_CANDIDATES,
+};
 
 /// Something happened.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -64,21 +67,18 @@ pub enum IceEvent {
     Lost {
         /// To whom.
         peer: NodeId,
-        /// For people.
-        why: String,
+        /// Why.
+        why: Obstacles,
     },
     /// No path was found in good time. The search goes on, more slowly.
     Failed {
         /// To whom.
         peer: NodeId,
-        /// For people.
-        why: String,
+        /// Why.
+        why: Obstacles,
     },
-    /// Something that the operator should know.
-    Problem {
-        /// What, and what to do.
-        text: String,
-    },
+    /// Something is wrong with a STUN or TURN server.
+    Server(ServerProblem),
 }
 
 /// What was said about one peer.
@@ -229,7 +229,7 @@ impl Ice {
         let state = entry.agent.state();
         let before = entry.announced.state;
         let why = match state {
-            IceState::Lost | IceState::Failed if before != state => Some(self.explain(peer)),
+            IceState::Lost | IceState::Failed if before != state => Some(self.explain(entry)),
             _ => None,
         };
         let Some(entry) = self.peers.get_mut(&peer) else { return };

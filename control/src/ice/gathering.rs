@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    Candidate, CandidateKind, IceConfig, Loopback, NatMapping, Path, Source, StunServer,
+    Candidate, CandidateKind, IceConfig, Loopback, NatMapping, Obstacle, Path, Source, StunServer,
     TurnServer,
     agent::LocalBase,
     candidate::{canonical, check_address, check_ip, host_preference},
@@ -200,15 +200,13 @@ impl Gathering {
     }
 
     /// Why there is no relay, as far as it is known.
-    pub(super) fn why_not_relayed(&self) -> &str {
+    pub(super) fn why_not_relayed(&self) -> Obstacle {
         match (self.turn.relayed(), self.turn.last_problem()) {
-            (Some(_), _) => "the relay does not reach the peer either",
-            (None, Some(problem)) => problem,
-            (None, None) if self.turn.has_servers() => "no relay yet",
-            (None, None) if self.named_servers.1.is_empty() => {
-                "no TURN server is known, so nothing can be relayed"
-            }
-            (None, None) => "no TURN server has IPv4 or IPv6 as this host has",
+            (Some(_), _) => Obstacle::RelayInVain,
+            (None, Some(problem)) => problem.clone().into(),
+            (None, None) if self.turn.has_servers() => Obstacle::NoRelayYet,
+            (None, None) if self.named_servers.1.is_empty() => Obstacle::NoTurnServer,
+            (None, None) => Obstacle::NoTurnServerOfFamily,
         }
     }
 }

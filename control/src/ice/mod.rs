@@ -21,6 +21,7 @@ mod gathering;
 #[cfg(test)]
 mod hostile_peers;
 mod input;
+mod obstacle;
 mod pace;
 mod pair;
 mod probe;
@@ -59,6 +60,7 @@ pub use self::{
     entropy::Entropy,
     event::IceEvent,
     input::{Packet, Via},
+    obstacle::{Kinds, Obstacle, Obstacles, ServerProblem, TurnFault},
     probe::{Allocation, Probe},
     report::{IceCounters, PathSnapshot, SelectedPair},
     servers::{NatMapping, StunServer, TurnServer},
@@ -168,8 +170,7 @@ impl Ice {
     /// The servers to use. TURN servers are tried in order; an allocation that stands stays.
     pub fn set_servers(&mut self, now: Instant, stun: &[StunServer], turn: Vec<TurnServer>) {
         for address in self.gathering.set_servers(now, stun, turn, &mut self.entropy) {
-            let text = format!("the STUN or TURN server {address} cannot be right and is not used");
-            self.events.push_back(IceEvent::Problem { text });
+            self.events.push_back(IceEvent::Server(ServerProblem::NotUsable(address)));
         }
         self.advance_servers(now);
     }
@@ -397,7 +398,7 @@ impl Ice {
                     let uses = |agent: &Agent| agent.relays_to(remote);
                     self.for_agents(now, uses, |agent| agent.channel_gone(now, remote));
                 }
-                TurnEvent::Problem(text) => self.events.push_back(IceEvent::Problem { text }),
+                TurnEvent::Problem(problem) => self.events.push_back(IceEvent::Server(problem)),
             }
         }
         if candidates_changed {

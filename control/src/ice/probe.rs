@@ -12,7 +12,7 @@ use std::{
 use ipop_datapath::{command::ControlPacket, io::SocketKind};
 
 use super::{
-    Entropy, NatMapping,
+    Entropy, NatMapping, ServerProblem,
     candidate::canonical,
     servers::{MAX_STUN_SERVERS, StunServer, StunServers, TurnServer},
     stun::Message,
@@ -30,7 +30,7 @@ pub enum Allocation {
     /// It relays at this address.
     Relays(SocketAddr),
     /// Why it does not.
-    Refused(String),
+    Refused(ServerProblem),
 }
 
 #[derive(Debug)]

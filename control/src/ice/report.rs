@@ -7,7 +7,10 @@ use std::{
 
 use ipop_datapath::node_id::NodeId;
 
-use super::{Candidate, CandidateKind, Ice, IceState, NatMapping, Path, Role, pair::Pair};
+use super::{
+    Candidate, CandidateKind, Ice, IceState, Kinds, NatMapping, Obstacle, Obstacles, Path, Peer,
+    Role, pair::Pair,
+};
 
 /// What came in and was not believed, and what was left. All of it is harmless in small numbers.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -122,7 +125,7 @@ pub struct PathSnapshot {
     /// What is known of the NAT in front of this host.
     pub nat_mapping: NatMapping,
     /// Why it is relayed or not there at all; nothing if it is direct.
-    pub why: Option<String>,
+    pub why: Option<Obstacles>,
 }
 
 /// Of a peer's addresses to which the kernel does not send: one of each family is usual.
@@ -174,42 +177,37 @@ impl Ice {
             selected,
             proved_pairs: entry.agent.pairs().iter().filter(|pair| pair.is_proved()).count(),
             nat_mapping: self.nat_mapping(),
-            why: (!is_direct).then(|| self.explain(peer)),
+            why: (!is_direct).then(|| self.explain(entry)),
         })
     }
 
-    /// Why there is no direct path to `peer`, as far as it can be told from here.
-    pub(super) fn explain(&self, peer: NodeId) -> String {
-        let Some(entry) = self.peers.get(&peer) else { return "not started".to_owned() };
+    /// Why there is no direct path to this peer, as far as it can be told from here.
+    pub(super) fn explain(&self, entry: &Peer) -> Obstacles {
+        if entry.agent.remote_generation().is_none() {
+            return Obstacles(vec![Obstacle::PeerSilent]);
+        }
         let remote = entry.agent.remote_candidates();
         let local = self.local_candidates();
-        if entry.agent.remote_generation().is_none() {
-            return "the peer has not answered yet".to_owned();
-        }
-        let mut parts =
-            vec![format!("no direct pair answers (here {}; there {})", list(&local), list(remote))];
+        let (here, there) = (Kinds::of(&local), Kinds::of(remote));
+        let mut obstacles = vec![Obstacle::NoPairAnswers { here, there }];
         if !have_common_family(&local, remote) {
-            parts.push("one end has only IPv4, the other only IPv6".to_owned());
+            obstacles.push(Obstacle::NoCommonFamily);
         }
-        let refused = remote.iter().filter_map(|candidate| {
-            let address = candidate.address;
-            let cause = self.refused_sends.cause_at(address.ip())?;
-            Some(format!("the kernel does not send to {address} ({cause})"))
+        let refused = remote.iter().filter_map(|&Candidate { address, .. }| {
+            let errno = self.refused_sends.errno_at(address.ip())?;
+            Some(Obstacle::KernelRefuses { address, errno })
         });
-        parts.extend(refused.take(MAX_REFUSED_TOLD));
+        obstacles.extend(refused.take(MAX_REFUSED_TOLD));
         if self.nat_mapping() == NatMapping::EndpointDependent {
-            let text = "the NAT here is symmetric: it maps each destination to another port";
-            parts.push(text.to_owned());
+            obstacles.push(Obstacle::SymmetricHere);
         }
         if entry.agent.peer_is_behind_symmetric_nat() {
-            let text = "the peer's NAT is symmetric: it maps each destination to another port";
-            parts.push(text.to_owned());
+            obstacles.push(Obstacle::SymmetricThere);
         }
-        let is_relayed = entry.agent.selected().is_some_and(Pair::is_relayed);
-        if !is_relayed {
-            parts.push(self.gathering.why_not_relayed().to_owned());
+        if !entry.agent.selected().is_some_and(Pair::is_relayed) {
+            obstacles.push(self.gathering.why_not_relayed());
         }
-        parts.join("; ")
+        Obstacles(obstacles)
     }
 
     /// Of the description of `peer` that holds.
@@ -243,15 +241,4 @@ fn have_common_family(local: &[Candidate], remote: &[Candidate]) -> bool {
     local.is_empty()
         || remote.is_empty()
         || local.iter().any(|one| remote.iter().any(|other| of_family(one, other)))
-}
-
-/// "2 host, 1 relayed".
-fn list(candidates: &[Candidate]) -> String {
-    use CandidateKind::{Host, PeerReflexive, Relayed, ServerReflexive};
-    let counts = [Host, ServerReflexive, PeerReflexive, Relayed].map(|kind| {
-        let count = candidates.iter().filter(|candidate| candidate.kind == kind).count();
-        (count > 0).then(|| format!("{count} {kind}"))
-    });
-    let counts: Vec<_> = counts.into_iter().flatten().collect();
-    if counts.is_empty() { "no candidates".to_owned() } else { counts.join(", ") }
 }

@@ -15,7 +15,7 @@ use xmpp_parsers::jid::FullJid;
 
 pub use self::text::explain;
 use crate::{
-    ice::CandidateKind,
+    ice::{CandidateKind, Obstacles, ServerProblem},
     paths::Way,
     sessions::ShortId,
     trust::{Claim, Loss, Refusal},
@@ -294,8 +294,8 @@ pub enum Notice {
     },
     /// Something is wrong with the room.
     Room(Problem),
-    /// Something is wrong with a STUN or TURN server: what, and what to do.
-    Server(String),
+    /// Something is wrong with a STUN or TURN server.
+    Server(ServerProblem),
     /// A peer's signal makes no sense.
     BadSignal {
         /// Whose.
@@ -321,7 +321,7 @@ pub enum Notice {
         /// Whether there was one.
         was: Pathless,
         /// Why.
-        why: String,
+        why: Obstacles,
         /// Lines like this one that were left out before.
         left_out: u64,
         /// Whether the peer has said goodbye: then it is no news.

@@ -190,7 +190,7 @@ impl Notice {
             Self::Room(Problem { text, outcome: Outcome::RetriedIn(wait) }) => {
                 write!(f, "room: {text}; next try in {} s", wait.as_secs())
             }
-            Self::Server(text) => f.write_str(text),
+            Self::Server(problem) => write!(f, "{problem}"),
             Self::BadSignal { peer } => write!(f, "peer {peer}: a signal that makes no sense"),
             Self::Path { peer, path, local, remote, .. } => {
                 let way = way(*path, *remote);

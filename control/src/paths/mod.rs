@@ -37,8 +37,8 @@ pub use self::signal::fuzz as signal_message;
 pub(crate) use self::signal::{Message as Signal, read as read_signal, seeds as signal_seeds};
 use crate::{
     ice::{
-        Candidate, CandidateKind, Ice, IceConfig, IceDescription, IceEvent, MAX_CANDIDATES, Packet,
-        Role, StunServer, TurnServer, Via, Watch,
+        Candidate, CandidateKind, Ice, IceConfig, IceDescription, IceEvent, MAX_CANDIDATES,
+        Obstacles, Packet, Role, StunServer, TurnServer, Via, Watch,
     },
     node::Action,
     notice::{Notice, Pathless, Who},
@@ -88,8 +88,8 @@ pub enum FromLink {
     NoPath {
         /// Which of the two.
         was: Pathless,
-        /// For people.
-        why: String,
+        /// Why.
+        why: Obstacles,
     },
     /// There is a tunnel to the peer, or it has ended.
     Tunnel(Tunnel),
@@ -124,8 +124,6 @@ struct Link {
     reassert_at: Option<Instant>,
     /// It ended that with a goodbye and was not heard of since: what becomes of its paths is no news.
     has_left: bool,
-    /// Why there is no path, when there is none.
-    last_error: Option<String>,
 }
 
 /// Whether somebody asked for this end's description.
@@ -147,7 +145,6 @@ impl Link {
             inside: None,
             reassert_at: None,
             has_left: false,
-            last_error: None,
         }
     }
 }
@@ -375,7 +372,7 @@ impl Paths {
             }
             IceEvent::Lost { peer, why } => self.without_path(now, peer, Pathless::Lost, why),
             IceEvent::Failed { peer, why } => self.without_path(now, peer, Pathless::NotYet, why),
-            IceEvent::Problem { text } => self.notice(Notice::Server(text)),
+            IceEvent::Server(problem) => self.notice(Notice::Server(problem)),
         }
     }
 
@@ -393,8 +390,7 @@ impl Paths {
         local: CandidateKind,
         remote_kind: CandidateKind,
     ) {
-        let Some(link) = self.links.get_mut(&node) else { return };
-        link.last_error = None;
+        let Some(link) = self.links.get(&node) else { return };
         // Without a NAT at either end further lanes can be dialled at the address itself.
         let host = local == CandidateKind::Host && remote_kind == CandidateKind::Host;
         let up = match path {
@@ -410,9 +406,8 @@ impl Paths {
         self.notice(Notice::Path { peer, path, local, remote: remote_kind, has_left });
     }
 
-    fn without_path(&mut self, now: Instant, node: NodeId, was: Pathless, why: String) {
-        let Some(link) = self.links.get_mut(&node) else { return };
-        link.last_error = Some(why.clone());
+    fn without_path(&mut self, now: Instant, node: NodeId, was: Pathless, why: Obstacles) {
+        let Some(link) = self.links.get(&node) else { return };
         let has_left = link.has_left;
         if let Some(left_out) = self.searches.failed(now, node, was, &why) {
             let (peer, why) = (Who { node, name: None }, why.clone());
@@ -464,7 +459,6 @@ impl Paths {
                 link.connection = Some(connection);
                 link.has_left = false;
                 (link.inside, link.reassert_at) = (None, None);
-                link.last_error = None;
                 let over_path = port_of_alias(remote).is_some();
                 let watch = if over_path { Watch::Traffic } else { Watch::Checks };
                 self.ice.set_watch(now, node, watch);

@@ -6,7 +6,7 @@ use ipop_datapath::{node_id::NodeId, path::Path};
 use serde::Serialize;
 
 use super::Paths;
-use crate::ice::{CandidateKind, IceCounters, NatMapping};
+use crate::ice::{CandidateKind, IceCounters, NatMapping, Obstacles};
 
 /// The way to one peer.
 #[derive(Clone, PartialEq, Debug, Serialize)]
@@ -18,7 +18,7 @@ pub struct LinkReport {
     /// Kinds of both ends' candidates, such as `srflx to host`.
     pub candidates: Option<String>,
     /// Why it is relayed, or not there.
-    pub why: Option<String>,
+    pub why: Option<Obstacles>,
     /// Round-trip time by the checks, microseconds.
     pub rtt_us: Option<u64>,
     /// The account that the node is in the room with, if it is or was there.
@@ -56,7 +56,7 @@ impl Paths {
 
     /// The way to a peer now; none for a node without a link.
     pub(crate) fn report_of(&self, now: Instant, node: NodeId) -> Option<LinkReport> {
-        let link = self.links.get(&node)?;
+        self.links.get(&node)?;
         let snapshot = self.ice.snapshot(now, node);
         let selected = snapshot.as_ref().and_then(|snapshot| snapshot.selected);
         let (kind, remote) = match selected.map(|pair| Way::of(pair.path, pair.remote)) {
@@ -64,12 +64,11 @@ impl Paths {
             Some(Way::Relayed(relay)) => ("relayed", Some(relay.to_string())),
             None => ("none", None),
         };
-        let why = snapshot.and_then(|snapshot| snapshot.why);
         Some(LinkReport {
             kind,
             remote,
             candidates: selected.map(|pair| format!("{} to {}", pair.local, pair.remote)),
-            why: why.or_else(|| link.last_error.clone().filter(|_| kind == "none")),
+            why: snapshot.and_then(|snapshot| snapshot.why),
             rtt_us: selected.and_then(|pair| pair.rtt).map(|rtt| rtt.as_micros() as u64),
             account: None,
         })

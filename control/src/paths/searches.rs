@@ -7,7 +7,7 @@ use std::{
 
 use ipop_datapath::node_id::NodeId;
 
-use crate::{notice::Pathless, sessions::MAX_PEERS};
+use crate::{ice::Obstacles, notice::Pathless, sessions::MAX_PEERS};
 
 /// That a peer has no path was told so long ago that it is told again.
 const PATHLESS_EVERY: Duration = Duration::from_secs(300);
@@ -22,7 +22,7 @@ pub(super) struct Searches {
 
 #[derive(Debug, Default)]
 struct Searched {
-    told: VecDeque<(Instant, Pathless, String)>,
+    told: VecDeque<(Instant, Pathless, Obstacles)>,
     left_out: u64,
 }
 
@@ -33,7 +33,7 @@ impl Searches {
         now: Instant,
         peer: NodeId,
         was: Pathless,
-        why: &str,
+        why: &Obstacles,
     ) -> Option<u64> {
         if self.of_peer.len() >= MAX_PEERS && !self.of_peer.contains_key(&peer) {
             let counts = |(at, ..): &(Instant, _, _)| *at + PATHLESS_EVERY > now;
@@ -47,16 +47,16 @@ impl Searches {
 }
 
 impl Searched {
-    fn failed(&mut self, now: Instant, was: Pathless, why: &str) -> Option<u64> {
+    fn failed(&mut self, now: Instant, was: Pathless, why: &Obstacles) -> Option<u64> {
         while self.told.front().is_some_and(|(at, ..)| *at + PATHLESS_EVERY <= now) {
             self.told.pop_front();
         }
-        let is_told = self.told.iter().any(|(_, then, told)| (*then, &**told) == (was, why));
+        let is_told = self.told.iter().any(|(_, then, told)| (*then, told) == (was, why));
         if self.told.len() >= MAX_PATHLESS_TOLD || is_told {
             self.left_out += 1;
             return None;
         }
-        self.told.push_back((now, was, why.to_owned()));
+        self.told.push_back((now, was, why.clone()));
         Some(std::mem::take(&mut self.left_out))
     }
 }
@@ -64,18 +64,25 @@ impl Searched {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ice::Obstacle;
+
+    fn refused_by_kernel(errno: i32) -> Obstacles {
+        let address = "192.0.2.1:5800".parse().unwrap();
+        Obstacles(vec![Obstacle::KernelRefuses { address, errno }])
+    }
 
     #[test]
     fn that_there_is_no_path_is_told_now_and_then() {
         let (mut searches, start) = (Searches::default(), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
         let peer = NodeId([1; 32]);
-        let mut failed = |now, why: &str| searches.failed(now, peer, Pathless::NotYet, why);
-        assert_eq!(failed(start, "no relay"), Some(0));
-        assert!((1..300).all(|second| failed(at(second), "no relay").is_none()));
-        assert_eq!(failed(at(300), "no relay"), Some(299));
+        let mut failed =
+            |now, why: i32| searches.failed(now, peer, Pathless::NotYet, &refused_by_kernel(why));
+        assert_eq!(failed(start, 101), Some(0));
+        assert!((1..300).all(|second| failed(at(second), 101).is_none()));
+        assert_eq!(failed(at(300), 101), Some(299));
         // Reasons that somebody makes up are not told without end either.
-        let told = (0..600).filter(|n| failed(at(300 + n), &n.to_string()).is_some()).count();
+        let told = (0..600).filter(|n| failed(at(300 + *n as u64), *n).is_some()).count();
         assert_eq!(told, 2 + MAX_PATHLESS_TOLD);
     }
 
@@ -84,7 +91,7 @@ mod tests {
         let (mut searches, start) = (Searches::default(), Instant::now());
         let mut failed = |now, number: usize| {
             let peer = NodeId::of_spki(&number.to_be_bytes());
-            searches.failed(now, peer, Pathless::NotYet, "no relay").is_some()
+            searches.failed(now, peer, Pathless::NotYet, &refused_by_kernel(101)).is_some()
         };
         assert!((0..MAX_PEERS).all(|number| failed(start, number)));
         assert!(!failed(start, MAX_PEERS), "one more");

@@ -22,6 +22,7 @@ use super::{
     peer::{Dialler, Peer},
 };
 use crate::{
+    host::refused_sends::cause,
     notice::{Notice, explain},
     timed::Timer,
 };
@@ -351,13 +352,15 @@ impl Peer {
             return;
         };
         if self.due(lane).is_some() {
-            errors.push(match (port_of_alias(remote), ctx.refused_sends.cause_at(remote.ip())) {
-                (Some(_), _) => format!("the path that was found: {error}"),
-                (None, None) => format!("{remote}: {error}"),
-                (None, Some(cause)) => {
-                    format!("{remote}: {error}, and the kernel does not send there ({cause})")
-                }
-            });
+            errors.push(
+                match (port_of_alias(remote), ctx.refused_sends.errno_at(remote.ip()).map(cause)) {
+                    (Some(_), _) => format!("the path that was found: {error}"),
+                    (None, None) => format!("{remote}: {error}"),
+                    (None, Some(cause)) => {
+                        format!("{remote}: {error}, and the kernel does not send there ({cause})")
+                    }
+                },
+            );
             self.dial_next(ctx, now, lane, dialled_at, rest, errors);
         }
     }

@@ -452,7 +452,7 @@ impl World {
             IceEvent::Lost { .. }
             | IceEvent::Failed { .. }
             | IceEvent::EndOfCandidates { .. }
-            | IceEvent::Problem { .. } => {}
+            | IceEvent::Server(_) => {}
         }
     }
 

@@ -262,7 +262,7 @@ fn credentials_of_the_relay_that_end_are_explained_and_replaced() {
     world.turn.restart_with("later", "other");
     world.run_for(seconds(30));
     assert!(!world.flows(0, 1));
-    assert!(world.told(0, |notice| matches!(notice, Notice::Server(why) if why.contains("refuses the credentials"))) > 0, "{:?}", world.disagreement(&NODES));
+    assert!(world.told(0, |notice| matches!(notice, Notice::Server(why) if why.to_string().contains("refuses the credentials"))) > 0, "{:?}", world.disagreement(&NODES));
     world.chat.services = Some(services("later", "other", Some(until(&world, 600))));
     let took = world.run_until(seconds(150), |world| world.all_agree(&NODES));
     assert!(took.is_some(), "{:?}", world.disagreement(&NODES));

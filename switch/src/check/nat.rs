@@ -250,7 +250,7 @@ fn turn_rows(probe: &Probe) -> Vec<Row> {
             Allocation::Refused(why) => {
                 // No answer is one of the reasons.
                 let cure = "start it, let UDP out to it, or correct its secret or turn of [ice]";
-                Row::limited(TURN, why.clone(), cure)
+                Row::limited(TURN, why.to_string(), cure)
             }
             Allocation::Asked => Row::limited(
                 TURN,

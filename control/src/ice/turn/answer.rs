@@ -5,7 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{super::stun::Message, LIFETIME_S};
+use super::{
+    super::{TurnFault, stun::Message},
+    LIFETIME_S,
+};
 
 /// A lifetime shorter than this would be nothing but refreshes.
 const MIN_LIFETIME_S: u32 = 30;
@@ -20,23 +23,17 @@ pub(super) fn lifetime(now: Instant, message: &Message<'_>) -> (Instant, Instant
     (end, end - Duration::from_secs(early_s.into()))
 }
 
-/// Why there is no allocation, and what to do about it.
-pub(super) fn refusal(code: u16, alternate: Option<SocketAddr>) -> String {
-    let elsewhere =
-        alternate.map_or_else(|| "another server".to_owned(), |address| address.to_string());
+/// Why there is no allocation.
+pub(super) fn refusal(code: u16, alternate: Option<SocketAddr>) -> TurnFault {
     match code {
-        300 => format!(
-            "it sends us to {elsewhere}, which is not followed; configure that one if it is right"
-        ),
-        401 | 441 => format!(
-            "it refuses the credentials (error {code}); check user name, password and clock"
-        ),
-        403 => "it forbids relaying to this node (error 403)".to_owned(),
-        437 => "it still holds an allocation of before (error 437); it ends by itself".to_owned(),
-        440 | 443 => format!("it has no addresses of this family (error {code})"),
-        442 => "it does not relay UDP (error 442)".to_owned(),
-        486 => "this user has too many allocations there (error 486)".to_owned(),
-        508 => "it has no capacity left (error 508)".to_owned(),
-        code => format!("it refuses to allocate (error {code})"),
+        300 => TurnFault::SendsElsewhere(alternate),
+        401 | 441 => TurnFault::CredentialsRefused(code),
+        403 => TurnFault::Forbidden,
+        437 => TurnFault::OldAllocation,
+        440 | 443 => TurnFault::NoAddressOfFamily(code),
+        442 => TurnFault::NoUdp,
+        486 => TurnFault::QuotaReached,
+        508 => TurnFault::NoCapacity,
+        code => TurnFault::Refused(code),
     }
 }

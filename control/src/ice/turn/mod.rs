@@ -29,6 +29,7 @@ use self::{
     channels::{Binding, Channels},
 };
 use super::{
+    ServerProblem, TurnFault,
     entropy::Entropy,
     servers::TurnServer,
     stun::{Builder, Class, IntegrityKey, Message, Method, TransactionId},
@@ -61,7 +62,7 @@ pub(super) enum TurnEvent {
     /// Not any more, or not at all.
     ChannelGone { remote: SocketAddr },
     /// For the operator.
-    Problem(String),
+    Problem(ServerProblem),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -129,7 +130,7 @@ pub(super) struct Turn {
     suspected_at: Option<Instant>,
     pending: HashMap<TransactionId, Pending>,
     channels: Channels,
-    last_problem: Option<String>,
+    last_problem: Option<ServerProblem>,
     transmits: VecDeque<(SocketAddr, Vec<u8>)>,
     events: VecDeque<TurnEvent>,
     ignored: u64,
@@ -244,8 +245,8 @@ impl Turn {
         !self.servers.is_empty() || self.server.is_some()
     }
 
-    pub(super) fn last_problem(&self) -> Option<&str> {
-        self.last_problem.as_deref()
+    pub(super) fn last_problem(&self) -> Option<&ServerProblem> {
+        self.last_problem.as_ref()
     }
 
     /// Asks for a channel to `remote`; [`TurnEvent::ChannelBound`] tells when it is there.
@@ -371,11 +372,11 @@ impl Turn {
             .map(str::to_owned)
             .or_else(|| self.session.as_ref().map(|session| session.realm.clone()));
         let (Some(realm), Some(nonce), Some(server)) = (realm, message.nonce, &self.server) else {
-            self.failed(now, "it asks for a log-in without saying for what", entropy);
+            self.failed(now, TurnFault::NoChallenge, entropy);
             return;
         };
         if self.stale_nonces > MAX_STALE_NONCES {
-            self.failed(now, "it refuses each nonce that it gives", entropy);
+            self.failed(now, TurnFault::NoncesRefused, entropy);
             return;
         }
         let key = IntegrityKey::long_term(&server.username, &realm, &server.password);
@@ -386,7 +387,7 @@ impl Turn {
     fn allocated(&mut self, now: Instant, message: &Message<'_>, entropy: &mut Entropy) {
         let usable = message.relayed.filter(|relayed| !is_of_aliases(relayed.ip()));
         let Some(relayed) = usable.map(super::candidate::canonical) else {
-            self.failed(now, "it allocated without giving an address that can be right", entropy);
+            self.failed(now, TurnFault::BadAllocation, entropy);
             return;
         };
         let (expires_at, refresh_at) = lifetime(now, message);
@@ -420,7 +421,7 @@ impl Turn {
                 self.channels.refused(now, binding.remote);
                 self.events.push_back(TurnEvent::ChannelGone { remote: binding.remote });
                 if code == 486 || code == 508 {
-                    self.problem(&format!("it has no room for more channels (error {code})"));
+                    self.problem(TurnFault::NoChannel(code));
                 }
                 self.bind_queued(now, entropy);
             }
@@ -435,15 +436,12 @@ impl Turn {
                 self.send(now, Request::Release, entropy);
             }
             (Request::Release, _) => self.send(now, Request::Allocate, entropy),
-            (Request::Allocate, _) => {
-                let why = refusal(code, alternate);
-                self.failed(now, &why, entropy);
-            }
+            (Request::Allocate, _) => self.failed(now, refusal(code, alternate), entropy),
         }
     }
 
     /// The present server is no use: on to the next, or a pause if it was the last.
-    fn failed(&mut self, now: Instant, why: &str, entropy: &mut Entropy) {
+    fn failed(&mut self, now: Instant, why: TurnFault, entropy: &mut Entropy) {
         self.problem(why);
         let next = self.position + 1;
         if next < self.servers.len() {
@@ -455,12 +453,12 @@ impl Turn {
         }
     }
 
-    fn problem(&mut self, why: &str) {
+    fn problem(&mut self, why: TurnFault) {
         let Some(server) = &self.server else { return };
-        let text = format!("TURN server {}: {why}", server.address);
-        if self.last_problem.as_ref() != Some(&text) {
-            self.last_problem = Some(text.clone());
-            self.events.push_back(TurnEvent::Problem(text));
+        let problem = ServerProblem::Turn { server: server.address, why };
+        if self.last_problem.as_ref() != Some(&problem) {
+            self.last_problem = Some(problem.clone());
+            self.events.push_back(TurnEvent::Problem(problem));
         }
     }
 
@@ -479,7 +477,7 @@ impl Turn {
         self.server = Some(server.clone());
         self.state = State::Allocating;
         if is_expired {
-            self.failed(now, "the credentials have expired, and no newer ones came", entropy);
+            self.failed(now, TurnFault::CredentialsExpired, entropy);
         } else {
             self.send(now, Request::Allocate, entropy);
         }
@@ -575,7 +573,7 @@ impl Turn {
                 continue;
             }
             // Whatever was asked: a server that does not answer is gone.
-            self.failed(now, "no answer", entropy);
+            self.failed(now, TurnFault::Silent, entropy);
             return;
         }
     }

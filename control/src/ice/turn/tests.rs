@@ -102,8 +102,8 @@ impl Script {
 
     fn problem(&mut self) -> String {
         while let Some(event) = self.turn.poll_event() {
-            if let TurnEvent::Problem(text) = event {
-                return text;
+            if let TurnEvent::Problem(problem) = event {
+                return problem.to_string();
             }
         }
         panic!("no problem was reported")
