@@ -229,7 +229,7 @@ impl Core {
         if more {
             self.lanes.agenda.add(handle);
         }
-        self.deadline = earlier(self.deadline, tunnel.poll_timeout());
+        self.lanes.deadlines.set(handle, tunnel.poll_timeout());
         self.lanes.tunnels[handle.0] = Some(tunnel);
         for step in progress {
             self.progress(now, handle, step, io);
@@ -237,7 +237,7 @@ impl Core {
         if shakes_hands && let Some(mut tunnel) = self.lanes.tunnels[handle.0].take() {
             // The peer's first frames may have come with its hello.
             self.take_received(now, &mut tunnel, io);
-            self.deadline = earlier(self.deadline, tunnel.poll_timeout());
+            self.lanes.deadlines.set(handle, tunnel.poll_timeout());
             self.lanes.tunnels[handle.0] = Some(tunnel);
         }
         self.read_signals(now, handle);
@@ -355,7 +355,7 @@ impl Core {
 
     pub(super) fn forget(&mut self, now: Instant, handle: ConnectionHandle, io: &mut impl Io) {
         self.retire(now, handle, Ended::Failed(Failure::Forgotten));
-        if let Some(mut tunnel) = self.lanes.tunnels[handle.0].take() {
+        if let Some(mut tunnel) = self.lanes.remove(handle) {
             tunnel.abandon(&mut self.inbound(now, &tunnel, io));
             take_counts(&mut tunnel, &self.cx.counters);
             if port_of_alias(tunnel.remote).is_none() {
@@ -364,29 +364,21 @@ impl Core {
                 self.paths.remove_plain_remote(tunnel.remote);
             }
         }
-        self.lanes.agenda.remove(handle);
     }
 
+    /// Those that have something to do now; they are driven in this round.
     pub(super) fn handle_timeouts(&mut self, now: Instant, io: &mut impl Io) {
-        self.deadline = None;
-        for index in 0..self.lanes.tunnels.len() {
-            let Some(mut tunnel) = self.lanes.tunnels[index].take() else { continue };
+        while let Some(handle) = self.lanes.deadlines.take_due(now) {
+            let Some(mut tunnel) = self.lanes.tunnels[handle.0].take() else { continue };
             match tunnel.poll_timeout() {
                 Some(at) if at <= now => {
                     tunnel.handle_timeout(now, &mut self.inbound(now, &tunnel, io));
-                    self.lanes.agenda.add(tunnel.handle);
+                    self.lanes.agenda.add(handle);
                 }
-                timeout => self.deadline = earlier(self.deadline, timeout),
+                later => self.lanes.deadlines.set(handle, later),
             }
-            self.lanes.tunnels[index] = Some(tunnel);
+            self.lanes.tunnels[handle.0] = Some(tunnel);
         }
-    }
-}
-
-fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
-    match (a, b) {
-        (Some(a), Some(b)) => Some(a.min(b)),
-        (a, b) => a.or(b),
     }
 }
 

@@ -1,11 +1,11 @@
 //! The way to peers: over a connection of this worker's, or by mail to a worker that has one.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use ipop_learning::PortId;
 use quinn_proto::ConnectionHandle;
 
-use super::agenda::Agenda;
+use super::{agenda::Agenda, deadlines::Deadlines};
 use crate::{
     command::{ConnectionId, ConnectionStats, Lane},
     core::context::Context,
@@ -13,6 +13,7 @@ use crate::{
     forward::Peers,
     frame::{Frame, Scratch},
     io::Io,
+    path::port_of_alias,
     port::entry_of,
     tunnel::Tunnel,
 };
@@ -26,7 +27,10 @@ pub(super) struct Lanes {
     active: Vec<Option<ConnectionHandle>>,
     /// Those that have not ended, by the names that control knows.
     pub(super) by_id: HashMap<ConnectionId, ConnectionHandle>,
+    /// Those whose remote address stands for the peer at a port.
+    by_path: BTreeSet<(PortId, usize)>,
     pub(super) agenda: Agenda,
+    pub(super) deadlines: Deadlines,
     pub(super) scratch: Scratch,
 }
 
@@ -53,11 +57,31 @@ impl Lanes {
     pub(super) fn insert(&mut self, tunnel: Tunnel) {
         let handle = tunnel.handle;
         self.by_id.insert(tunnel.id, handle);
+        self.by_path.extend(port_of_alias(tunnel.remote).map(|port| (port, handle.0)));
         self.agenda.add(handle);
         if self.tunnels.len() <= handle.0 {
             self.tunnels.resize_with(handle.0 + 1, || None);
         }
         self.tunnels[handle.0] = Some(Box::new(tunnel));
+    }
+
+    /// Takes a connection out for good.
+    pub(super) fn remove(&mut self, handle: ConnectionHandle) -> Option<Box<Tunnel>> {
+        self.agenda.remove(handle);
+        self.deadlines.remove(handle);
+        let tunnel = self.tunnels[handle.0].take()?;
+        if let Some(port) = port_of_alias(tunnel.remote) {
+            self.by_path.remove(&(port, handle.0));
+        }
+        Some(tunnel)
+    }
+
+    /// The connections whose remote address stands for the peer at this port, and that have not ended.
+    pub(super) fn over_path(&self, port: PortId) -> Vec<ConnectionHandle> {
+        let handles = self.by_path.range((port, 0)..=(port, usize::MAX));
+        let is_open = |tunnel: &Tunnel| !tunnel.is_ended();
+        let handles = handles.map(|(_, index)| ConnectionHandle(*index));
+        handles.filter(|handle| self.tunnels[handle.0].as_deref().is_some_and(is_open)).collect()
     }
 
     /// The connection of this name, unless it has ended.

@@ -6,6 +6,7 @@
 mod agenda;
 mod connections;
 pub(crate) mod context;
+mod deadlines;
 mod door;
 mod handshakes;
 mod inbound;
@@ -97,8 +98,6 @@ pub struct Core {
     paths: Paths,
     /// Packets for control, which may come as often as they like.
     allowance: Allowance,
-    /// No timer of a connection is earlier.
-    deadline: Option<Instant>,
     next_tick: Instant,
     handshakes: Handshakes,
     /// [`ToWorker::Shutdown`] came: whoever dials now would be up for a moment and then hear nothing.
@@ -137,7 +136,6 @@ impl Core {
             endpoint,
             paths: Paths::default(),
             allowance: Allowance::new(now),
-            deadline: None,
             next_tick: now,
             handshakes: Handshakes::default(),
             shutting_down: false,
@@ -203,9 +201,7 @@ impl Core {
             self.next_tick = now + TICK;
             self.tick(now, io);
         }
-        if self.deadline.is_some_and(|at| at <= now) {
-            self.handle_timeouts(now, io);
-        }
+        self.handle_timeouts(now, io);
         // Those that wait for a socket or their turn come back onto the agenda while they are driven.
         for _ in 0..self.lanes.agenda.iter().len() {
             if let Some(handle) = self.lanes.agenda.next() {
@@ -237,7 +233,7 @@ impl Core {
 
     /// When [`Core::flush`] must be called at the latest.
     pub fn poll_timeout(&self) -> Instant {
-        self.deadline.map_or(self.next_tick, |deadline| deadline.min(self.next_tick))
+        self.lanes.deadlines.first().map_or(self.next_tick, |first| first.min(self.next_tick))
     }
 
     /// What happened since the last call.

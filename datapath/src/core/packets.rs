@@ -302,14 +302,10 @@ impl Core {
         if change.is_elsewhere {
             self.cx.counters.io.path_changes.add(1);
         }
-        for index in 0..self.lanes.tunnels.len() {
-            let Some(tunnel) = self.lanes.tunnels[index].as_mut() else { continue };
-            if tunnel.remote != alias(port) || tunnel.is_ended() {
-                continue;
-            }
-            self.lanes.agenda.add(tunnel.handle);
+        for handle in self.lanes.over_path(port) {
+            self.lanes.agenda.add(handle);
             if change.is_elsewhere {
-                self.leave_path(now, index, io);
+                self.leave_path(now, handle, io);
             }
         }
     }
@@ -327,8 +323,8 @@ impl Core {
 
     /// QUIC starts to measure anew, from its smallest packets on. What is queued in larger ones would be lost with that, so it goes out
     /// first, on the new path, as far as the socket takes it at once.
-    fn leave_path(&mut self, now: Instant, index: usize, io: &mut impl Io) {
-        let Some(tunnel) = self.lanes.tunnels[index].as_mut() else { return };
+    fn leave_path(&mut self, now: Instant, handle: ConnectionHandle, io: &mut impl Io) {
+        let Some(tunnel) = self.lanes.tunnels[handle.0].as_mut() else { return };
         let next_hop = self.paths.next_hop(tunnel.socket, tunnel.remote);
         let counters = &self.cx.counters.io;
         tunnel.end_burst(&self.cx);
