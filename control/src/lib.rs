@@ -7,6 +7,7 @@
 //! the stream to the XMPP server; nothing else here does I/O.
 #![forbid(unsafe_code)]
 
+mod counters;
 #[cfg(feature = "testing")]
 pub mod fuzzing;
 pub mod host;

@@ -129,6 +129,7 @@ pub struct Ice {
     events: VecDeque<IceEvent>,
     refused_sends: RefusedSends,
     counters: IceCounters,
+    checks_sent: u64,
 }
 
 impl Ice {
@@ -150,6 +151,7 @@ impl Ice {
             events: VecDeque::new(),
             refused_sends: RefusedSends::default(),
             counters: IceCounters::default(),
+            checks_sent: 0,
         }
     }
 
@@ -344,7 +346,7 @@ impl Ice {
             return false;
         };
         self.transactions.insert(now, check.transaction, peer);
-        self.counters.checks_sent += 1;
+        self.checks_sent += 1;
         self.send_from(now, check.base, check.remote, check.payload);
         true
     }

@@ -11,90 +11,45 @@ use super::{
     Candidate, CandidateKind, Ice, IceState, Kinds, NatMapping, Obstacle, Obstacles, Path, Peer,
     Role, pair::Pair,
 };
+use crate::counters::counters;
 
-/// What came in and was not believed, and what was left. All of it is harmless in small numbers.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct IceCounters {
-    /// Checks sent.
-    pub checks_sent: u64,
-    /// Packets that are no STUN message, or not one for this place.
-    pub unreadable: u64,
-    /// Requests with a user name that was given to nobody.
-    pub unknown_ufrag: u64,
-    /// Requests to an address of which there is no candidate.
-    pub unknown_destination: u64,
-    /// Requests that are not signed right.
-    pub bad_integrity: u64,
-    /// Requests of a peer that claims the role of this end.
-    pub role_conflicts: u64,
-    /// Responses to no request.
-    pub unknown_response: u64,
-    /// Responses that are not signed right, or came from elsewhere.
-    pub bad_response: u64,
-    /// ChannelData of a channel that is not bound.
-    pub unknown_channel: u64,
-    /// Messages to a peer for which the relay had no channel yet.
-    pub without_channel: u64,
-    /// What came to the relay socket and was not the server's answer.
-    pub turn_ignored: u64,
-    /// Descriptions that cannot be right.
-    pub bad_descriptions: u64,
-    /// Descriptions that are older than the known one.
-    pub old_descriptions: u64,
-    /// Candidates of another description than the present one.
-    pub old_candidates: u64,
-    /// Candidates whose address cannot be a peer's, or that are too many.
-    pub refused_candidates: u64,
-    /// Peers that are too many.
-    pub refused_peers: u64,
-    /// Addresses of this host that are too many.
-    pub local_addresses_left: u64,
-    /// A peer proved an address that is another peer's.
-    pub contested_sources: u64,
-}
-
-impl IceCounters {
-    /// By the names that operators see, but for what is no refusal.
-    pub fn entries(self) -> [(&'static str, u64); 17] {
-        let Self {
-            checks_sent: _,
-            unreadable,
-            unknown_ufrag,
-            unknown_destination,
-            bad_integrity,
-            role_conflicts,
-            unknown_response,
-            bad_response,
-            unknown_channel,
-            without_channel,
-            turn_ignored,
-            bad_descriptions,
-            old_descriptions,
-            old_candidates,
-            refused_candidates,
-            refused_peers,
-            local_addresses_left,
-            contested_sources,
-        } = self;
-        [
-            ("ice_unreadable", unreadable),
-            ("ice_unknown_ufrag", unknown_ufrag),
-            ("ice_unknown_destination", unknown_destination),
-            ("ice_bad_integrity", bad_integrity),
-            ("ice_role_conflicts", role_conflicts),
-            ("ice_unknown_response", unknown_response),
-            ("ice_bad_response", bad_response),
-            ("ice_unknown_channel", unknown_channel),
-            ("ice_without_channel", without_channel),
-            ("ice_turn_ignored", turn_ignored),
-            ("ice_bad_descriptions", bad_descriptions),
-            ("ice_old_descriptions", old_descriptions),
-            ("ice_old_candidates", old_candidates),
-            ("ice_refused_candidates", refused_candidates),
-            ("ice_refused_peers", refused_peers),
-            ("ice_local_addresses_left", local_addresses_left),
-            ("ice_contested_sources", contested_sources),
-        ]
+counters! {
+    /// What came in and was not believed, and what was left. All of it is harmless in small numbers.
+    IceCounters, "ice_" {
+        /// Packets that are no STUN message, or not one for this place.
+        unreadable,
+        /// Requests with a user name that was given to nobody.
+        unknown_ufrag,
+        /// Requests to an address of which there is no candidate.
+        unknown_destination,
+        /// Requests that are not signed right.
+        bad_integrity,
+        /// Requests of a peer that claims the role of this end.
+        role_conflicts,
+        /// Responses to no request.
+        unknown_response,
+        /// Responses that are not signed right, or came from elsewhere.
+        bad_response,
+        /// ChannelData of a channel that is not bound.
+        unknown_channel,
+        /// Messages to a peer for which the relay had no channel yet.
+        without_channel,
+        /// What came to the relay socket and was not the server's answer.
+        turn_ignored,
+        /// Descriptions that cannot be right.
+        bad_descriptions,
+        /// Descriptions that are older than the known one.
+        old_descriptions,
+        /// Candidates of another description than the present one.
+        old_candidates,
+        /// Candidates whose address cannot be a peer's, or that are too many.
+        refused_candidates,
+        /// Peers that are too many.
+        refused_peers,
+        /// Addresses of this host that are too many.
+        local_addresses_left,
+        /// A peer proved an address that is another peer's.
+        contested_sources,
     }
 }
 
@@ -136,6 +91,12 @@ impl Ice {
     #[must_use]
     pub fn counters(&self) -> IceCounters {
         self.counters
+    }
+
+    /// Checks sent so far.
+    #[must_use]
+    pub fn checks_sent(&self) -> u64 {
+        self.checks_sent
     }
 
     /// The kernel did not send a packet there: it may explain why a pair does not answer.

@@ -102,7 +102,7 @@ pub(crate) fn refused(
     room: RoomCounters,
     jingle: JingleCounters,
 ) -> impl Iterator<Item = (&'static str, u64)> {
-    room.entries().into_iter().chain(jingle.entries())
+    room.entries().chain(jingle.entries())
 }
 
 #[cfg(test)]

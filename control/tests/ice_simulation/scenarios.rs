@@ -225,7 +225,7 @@ fn traffic_that_watches_saves_checks_and_makes_the_switch_faster() {
             world.nodes[node].ice.set_watch(now, peer, Watch::Traffic);
         }
         world.run(seconds(30));
-        let checks = |world: &World| world.nodes.iter().map(|n| n.ice.counters().checks_sent).sum();
+        let checks = |world: &World| world.nodes.iter().map(|n| n.ice.checks_sent()).sum();
         let before: u64 = checks(&world);
         world.run(seconds(200));
         assert!(world.flows(0, 1) && world.is_direct(0, 1), "seed {seed}");

@@ -49,6 +49,7 @@ use super::{
     room::Stream,
 };
 use crate::{
+    counters::counters,
     ice::{Candidate, IceDescription, Loopback},
     rng::Rng,
     sessions::MAX_PEERS,
@@ -130,54 +131,27 @@ pub enum Event {
     },
 }
 
-/// What was refused or ignored, and why.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct JingleCounters {
-    /// Stanzas from JIDs that are not in the room.
-    pub strangers: u64,
-    /// Stanzas, or new sessions, beyond a peer's rate.
-    pub over_rate: u64,
-    /// Stanzas that cannot be understood.
-    pub malformed: u64,
-    /// Offers and nudges with another node id than the occupant's.
-    pub wrong_node: u64,
-    /// Offers and nudges that only the other end may send.
-    pub wrong_role: u64,
-    /// Offers for sessions that do not exist.
-    pub unknown_sessions: u64,
-    /// Offers with an older generation than the known one.
-    pub stale: u64,
-    /// Candidates that are too many, not UDP, or at addresses where nobody may be sent.
-    pub candidates_skipped: u64,
-    /// Occupants beyond [`MAX_PEERS`].
-    pub peers_over_limit: u64,
-}
-
-impl JingleCounters {
-    /// By the names that operators see.
-    pub fn entries(self) -> [(&'static str, u64); 9] {
-        let Self {
-            strangers,
-            over_rate,
-            malformed,
-            wrong_node,
-            wrong_role,
-            unknown_sessions,
-            stale,
-            candidates_skipped,
-            peers_over_limit,
-        } = self;
-        [
-            ("jingle_strangers", strangers),
-            ("jingle_over_rate", over_rate),
-            ("jingle_malformed", malformed),
-            ("jingle_wrong_node", wrong_node),
-            ("jingle_wrong_role", wrong_role),
-            ("jingle_unknown_sessions", unknown_sessions),
-            ("jingle_stale", stale),
-            ("jingle_candidates_skipped", candidates_skipped),
-            ("jingle_peers_over_limit", peers_over_limit),
-        ]
+counters! {
+    /// What was refused or ignored, and why.
+    JingleCounters, "jingle_" {
+        /// Stanzas from JIDs that are not in the room.
+        strangers,
+        /// Stanzas, or new sessions, beyond a peer's rate.
+        over_rate,
+        /// Stanzas that cannot be understood.
+        malformed,
+        /// Offers and nudges with another node id than the occupant's.
+        wrong_node,
+        /// Offers and nudges that only the other end may send.
+        wrong_role,
+        /// Offers for sessions that do not exist.
+        unknown_sessions,
+        /// Offers with an older generation than the known one.
+        stale,
+        /// Candidates that are too many, not UDP, or at addresses where nobody may be sent.
+        candidates_skipped,
+        /// Occupants beyond [`MAX_PEERS`].
+        peers_over_limit,
     }
 }
 

@@ -52,6 +52,7 @@ pub use self::{
     wire::Affiliation,
 };
 use super::request::{Answer, Ask, Failure, Request, Token};
+use crate::counters::counters;
 use crate::rng::Rng;
 
 /// Silence after which the node asks whether it is still in the room. A restarted server is noticed within this.
@@ -134,39 +135,23 @@ pub enum Event {
     Problem(Problem),
 }
 
-/// What was ignored, and why.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct RoomCounters {
-    /// Stanzas that are not from the room.
-    pub foreign: u64,
-    /// Occupants without a readable card: people, or other programs.
-    pub cardless: u64,
-    /// Occupants whose real JID the room did not tell.
-    pub anonymous: u64,
-    /// Occupants with several JIDs under one nick, or the JID of another.
-    pub ambiguous: u64,
-    /// Occupants beyond [`MAX_OCCUPANTS`].
-    pub over_limit: u64,
-    /// Occupants that became another node without leaving.
-    pub changed_id: u64,
-    /// Presence, messages and answers that make no sense.
-    pub malformed: u64,
-}
-
-impl RoomCounters {
-    /// By the names that operators see.
-    pub fn entries(self) -> [(&'static str, u64); 7] {
-        let Self { foreign, cardless, anonymous, ambiguous, over_limit, changed_id, malformed } =
-            self;
-        [
-            ("room_foreign", foreign),
-            ("room_cardless", cardless),
-            ("room_anonymous", anonymous),
-            ("room_ambiguous", ambiguous),
-            ("room_over_limit", over_limit),
-            ("room_changed_id", changed_id),
-            ("room_malformed", malformed),
-        ]
+counters! {
+    /// What was ignored, and why.
+    RoomCounters, "room_" {
+        /// Stanzas that are not from the room.
+        foreign,
+        /// Occupants without a readable card: people, or other programs.
+        cardless,
+        /// Occupants whose real JID the room did not tell.
+        anonymous,
+        /// Occupants with several JIDs under one nick, or the JID of another.
+        ambiguous,
+        /// Occupants beyond [`MAX_OCCUPANTS`].
+        over_limit,
+        /// Occupants that became another node without leaving.
+        changed_id,
+        /// Presence, messages and answers that make no sense.
+        malformed,
     }
 }
 
