@@ -388,8 +388,7 @@ fn a_refused_send_is_told_by_paths_and_by_sessions() {
     bench.input(Input::Worker(Event::Connection(dials[0].1, failed)));
     bench.advance(Duration::from_secs(60));
     let says = |why: &str| why.contains("ip route get");
-    let is_dial =
-        |notice: &Notice| matches!(notice, Notice::DialFailed { error, .. } if says(error));
+    let is_dial = |notice: &Notice| matches!(notice, Notice::DialFailed { why, .. } if says(&why.to_string()));
     let is_path =
         |notice: &Notice| matches!(notice, Notice::NoPath { why, .. } if says(&why.to_string()));
     assert_eq!((bench.told(is_dial) > 0, bench.told(is_path) > 0), (true, true));

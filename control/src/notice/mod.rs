@@ -17,7 +17,7 @@ pub use self::text::explain;
 use crate::{
     ice::{CandidateKind, Obstacles, ServerProblem},
     paths::Way,
-    sessions::ShortId,
+    sessions::{ShortId, Unreached},
     trust::{Claim, Loss, Refusal},
     xmpp::{room::Problem, services::Service, stream::Failure},
 };
@@ -148,8 +148,8 @@ pub enum Notice {
         peer: Who,
         /// Which lane.
         lane: Lane,
-        /// What went wrong at each address.
-        error: String,
+        /// Why.
+        why: Unreached,
         /// When it is tried again.
         retry_in: Duration,
     },

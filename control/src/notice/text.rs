@@ -96,8 +96,8 @@ impl fmt::Display for Notice {
                 let (from, to) = (Shown(*from), Shown(*to));
                 write!(f, "peer {peer} lane {} moved from {from} to {to}", lane.0)
             }
-            Self::DialFailed { peer, lane, error, retry_in } => {
-                write!(f, "cannot reach peer {peer}, lane {}: {error}; next try ", lane.0)?;
+            Self::DialFailed { peer, lane, why, retry_in } => {
+                write!(f, "cannot reach peer {peer}, lane {}: {why}; next try ", lane.0)?;
                 match retry_in.as_secs_f64() {
                     // Rounded, it would be no time at all.
                     ..0.1 => f.write_str("at once"),
@@ -303,6 +303,7 @@ mod tests {
     use ipop_datapath::{PortId, command::Lane, path::alias};
 
     use super::*;
+    use crate::sessions::{Unreached, Unresolved};
     use crate::testing;
 
     #[test]
@@ -346,8 +347,8 @@ mod tests {
     fn the_next_try_is_told_in_seconds_unless_it_is_now() {
         let told = |retry_in| {
             let peer = Who { node: NodeId([7; 32]), name: None };
-            Notice::DialFailed { peer, lane: Lane(0), error: "silence".into(), retry_in }
-                .to_string()
+            let why = Unreached::Unresolved(Unresolved::Failed("silence".into()));
+            Notice::DialFailed { peer, lane: Lane(0), why, retry_in }.to_string()
         };
         assert!(told(Duration::from_millis(40)).ends_with("silence; next try at once"));
         assert!(told(Duration::from_millis(260)).ends_with("silence; next try in 0.3 s"));

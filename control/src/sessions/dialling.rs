@@ -20,12 +20,9 @@ use super::{
     canonical,
     lane::{DialledAt, Established},
     peer::{Dialler, Peer},
+    unreached::{LastError, Tried, Unreached, Unresolved},
 };
-use crate::{
-    host::refused_sends::cause,
-    notice::{Notice, explain},
-    timed::Timer,
-};
+use crate::{notice::Notice, timed::Timer};
 
 /// How long one address may take to answer before the next is tried. Three retransmissions of an Initial fit.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(4);
@@ -51,8 +48,8 @@ pub(super) enum Attempt {
         /// Addresses not yet tried.
         rest: VecDeque<SocketAddr>,
         deadline: Instant,
-        /// What went wrong so far, one entry per address.
-        errors: Vec<String>,
+        /// What went wrong so far.
+        tried: Vec<Tried>,
     },
 }
 
@@ -138,7 +135,7 @@ impl Peer {
         self.close_retired(ctx, now);
         self.close_unproved(ctx, now);
         if self.resolving.is_some_and(|deadline| now >= deadline) {
-            self.resolved(ctx, now, Err("the name could not be resolved in time".into()));
+            self.resolved(ctx, now, Err(Unresolved::Late));
         }
         if self.recheck_at().is_some_and(|at| now >= at) {
             self.start_resolving(ctx, now);
@@ -148,7 +145,7 @@ impl Peer {
                 && now >= deadline
             {
                 ctx.close(connection, CloseReason::Replaced);
-                self.address_failed(ctx, now, lane, "no answer");
+                self.address_failed(ctx, now, lane, &Ended::TimedOut);
             }
             if self.lanes[lane].attempt.is_none()
                 && let Some(due) = self.due(lane)
@@ -164,7 +161,7 @@ impl Peer {
         &mut self,
         ctx: &mut Context,
         now: Instant,
-        result: Result<Vec<SocketAddr>, String>,
+        result: Result<Vec<SocketAddr>, Unresolved>,
     ) {
         if self.resolving.take().is_none() {
             return;
@@ -172,11 +169,11 @@ impl Peer {
         self.checked_at = now;
         let result = result.and_then(|addresses| {
             let without = match addresses[..] {
-                [] => "the name has no address",
-                _ => "the name leads to 100::/64, where no host is",
+                [] => Unresolved::NoAddress,
+                _ => Unresolved::OnlyAliases,
             };
             let addresses = dialable(addresses);
-            if addresses.is_empty() { Err(without.into()) } else { Ok(addresses) }
+            if addresses.is_empty() { Err(without) } else { Ok(addresses) }
         });
         if let Ok(addresses) = &result {
             self.resolved_addresses.clone_from(addresses);
@@ -196,7 +193,9 @@ impl Peer {
                         self.dialled_alias().into_iter().chain(addresses.clone()).collect();
                     self.dial_next(ctx, now, lane, DialledAt::Listener, addresses, Vec::new());
                 }
-                Err(error) => self.round_failed(ctx, now, lane, error.clone()),
+                Err(why) => {
+                    self.round_failed(ctx, now, lane, Unreached::Unresolved(why.clone()));
+                }
             }
         }
     }
@@ -208,11 +207,7 @@ impl Peer {
             self.lanes[lane].not_before = Some(now + Backoff::pause(&mut ctx.rng));
             return;
         }
-        let error = match why {
-            Ended::TimedOut => "no answer".into(),
-            other => explain(other, ctx.local),
-        };
-        self.address_failed(ctx, now, lane, &error);
+        self.address_failed(ctx, now, lane, why);
     }
 
     /// Sets the wait before the next dial, after a failure or the loss of a connection.
@@ -327,11 +322,11 @@ impl Peer {
         lane: usize,
         dialled_at: DialledAt,
         mut rest: VecDeque<SocketAddr>,
-        errors: Vec<String>,
+        tried: Vec<Tried>,
     ) {
         let Some(remote) = rest.pop_front() else {
             self.lanes[lane].attempt = None;
-            return self.round_failed(ctx, now, lane, errors.join(", "));
+            return self.round_failed(ctx, now, lane, Unreached::Tried(tried));
         };
         let number = LaneNumber(lane as u8);
         let dialled_at =
@@ -341,42 +336,35 @@ impl Peer {
         ctx.refused_sends.forget_at(remote.ip());
         let deadline = now + DIAL_TIMEOUT;
         self.lanes[lane].attempt =
-            Some(Attempt::Dialling { connection, dialled_at, remote, rest, deadline, errors });
+            Some(Attempt::Dialling { connection, dialled_at, remote, rest, deadline, tried });
     }
 
     /// The address dialled now is no good: on to the next, if a connection is still wanted.
-    fn address_failed(&mut self, ctx: &mut Context, now: Instant, lane: usize, error: &str) {
-        let Some(Attempt::Dialling { dialled_at, remote, rest, mut errors, .. }) =
+    fn address_failed(&mut self, ctx: &mut Context, now: Instant, lane: usize, why: &Ended) {
+        let Some(Attempt::Dialling { dialled_at, remote, rest, mut tried, .. }) =
             self.lanes[lane].attempt.take()
         else {
             return;
         };
         if self.due(lane).is_some() {
-            errors.push(
-                match (port_of_alias(remote), ctx.refused_sends.errno_at(remote.ip()).map(cause)) {
-                    (Some(_), _) => format!("the path that was found: {error}"),
-                    (None, None) => format!("{remote}: {error}"),
-                    (None, Some(cause)) => {
-                        format!("{remote}: {error}, and the kernel does not send there ({cause})")
-                    }
-                },
-            );
-            self.dial_next(ctx, now, lane, dialled_at, rest, errors);
+            let errno = ctx.refused_sends.errno_at(remote.ip());
+            tried.push(Tried { remote, why: why.clone(), local: ctx.local, errno });
+            self.dial_next(ctx, now, lane, dialled_at, rest, tried);
         }
     }
 
-    fn round_failed(&mut self, ctx: &mut Context, now: Instant, lane: usize, error: String) {
+    fn round_failed(&mut self, ctx: &mut Context, now: Instant, lane: usize, why: Unreached) {
         let retry_in = self.back_off(ctx, now, lane);
         let repeated = self.reported.as_ref().is_some_and(|(reported, at)| {
-            *reported == error && now.saturating_duration_since(*at) < REPEAT_REPORT
+            *reported == why && now.saturating_duration_since(*at) < REPEAT_REPORT
         });
         if !repeated {
-            self.reported = Some((error.clone(), now));
-            let (peer, error) = (self.who(), error.clone());
+            self.reported = Some((why.clone(), now));
+            let (peer, why) = (self.who(), why.clone());
             let lane = LaneNumber(lane as u8);
-            ctx.push(Action::Notice(Notice::DialFailed { peer, lane, error, retry_in }));
+            ctx.push(Action::Notice(Notice::DialFailed { peer, lane, why, retry_in }));
         }
-        self.last_error = Some(error);
+        self.last_error = Some(LastError::Unreached(why));
     }
 
     fn close_retired(&mut self, ctx: &mut Context, now: Instant) {

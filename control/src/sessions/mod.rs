@@ -22,6 +22,7 @@ mod simulation;
 mod snapshot;
 #[cfg(test)]
 mod tests;
+mod unreached;
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -53,6 +54,7 @@ use self::{
 pub use self::{
     mesh::{MeshReport, ShortId},
     snapshot::{LaneSnapshot, PeerSnapshot, PeerState},
+    unreached::{LastError, Tried, Unreached, Unresolved},
 };
 use crate::{
     host::refused_sends::RefusedSends,
@@ -271,7 +273,9 @@ impl Sessions {
         match input {
             Input::Event(event) => self.handle_event(now, event),
             Input::Resolved { peer, result } => {
-                self.with_peer(now, peer, |peer, ctx| peer.resolved(ctx, now, result));
+                self.with_peer(now, peer, |peer, ctx| {
+                    peer.resolved(ctx, now, result.map_err(Unresolved::Failed));
+                });
             }
             Input::LocalAddresses(addresses) => self.handle_local_addresses(now, addresses),
             Input::Named(named) => self.handle_named(now, named),

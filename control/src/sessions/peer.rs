@@ -24,6 +24,7 @@ use super::{
     lane::{
         DialledAt, Established, Lane, MAX_RETIRING, Retiring, STABLE, Survivor, arbitrate, linger,
     },
+    unreached::{LastError, Unreached},
 };
 use crate::{
     notice::{Down, Notice, Who},
@@ -79,9 +80,9 @@ pub(super) struct Peer {
     has_left: bool,
     /// Since when it is up, or down.
     pub(super) since: Instant,
-    pub(super) last_error: Option<String>,
+    pub(super) last_error: Option<LastError>,
     /// The dial failure that the operator was told last, and when.
-    pub(super) reported: Option<(String, Instant)>,
+    pub(super) reported: Option<(Unreached, Instant)>,
     /// A resolution is under way and must answer by then.
     pub(super) resolving: Option<Instant>,
     /// The latest answer of the resolver.
@@ -485,7 +486,7 @@ impl Peer {
         self.lanes[lane].missing_since = Some(now);
         self.has_left = is_goodbye(why);
         let why = Down::Ended { why: why.clone(), local: ctx.local };
-        self.last_error = Some(why.to_string());
+        self.last_error = Some(LastError::Lost(why.clone()));
         let peer = self.who();
         let notice = if self.is_up() {
             Notice::LaneDown { peer, lane: LaneNumber(lane as u8), why }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use ipop_datapath::{command::Direction, path::port_of_alias};
 use serde::Serialize;
 
-use super::peer::Peer;
+use super::{peer::Peer, unreached::LastError};
 
 /// One peer.
 #[derive(Clone, PartialEq, Debug, Serialize)]
@@ -27,7 +27,7 @@ pub struct PeerSnapshot {
     /// Lanes that are up.
     pub lanes: Vec<LaneSnapshot>,
     /// The latest failure.
-    pub last_error: Option<String>,
+    pub last_error: Option<LastError>,
     /// Time to the next dial, seconds.
     pub retry_in_s: Option<f64>,
 }

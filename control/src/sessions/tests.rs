@@ -534,7 +534,7 @@ fn refusals_tell_the_cure() {
     assert!(text.contains(&format!("--peer {LOCAL}")), "{text}");
     let snapshot = &bench.sessions.snapshot(bench.now)[0];
     assert_eq!(snapshot.state, PeerState::BackingOff);
-    assert!(snapshot.last_error.as_ref().unwrap().contains("does not admit"));
+    assert!(snapshot.last_error.as_ref().unwrap().to_string().contains("does not admit"));
 }
 
 #[test]

@@ -69,8 +69,9 @@ fn check(plan: &Plan, stranger: Stranger) -> u64 {
         Stranger::Liar => world.sites[0].honesty = Honesty::Liar,
     }
     talk(&mut world);
-    let error_of =
-        |site: &Site, other: usize| site.snapshot_of(other).last_error.unwrap_or_default();
+    let error_of = |site: &Site, other: usize| {
+        site.snapshot_of(other).last_error.map(|why| why.to_string()).unwrap_or_default()
+    };
     let (alone, members) = world.sites.split_first().expect("three sites");
     let mut sent = 0;
     for member in members {
