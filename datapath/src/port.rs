@@ -1,4 +1,4 @@
-//! Ports: what a number leads to, what a local port takes, and the tables that are indexed by number.
+//! Ports: what a number leads to, what a local port takes, and the table that is indexed by number.
 //!
 //! Numbers are given by one allocator, control's (`ipop_control::trust`), to local ports and peers alike, so a number says nothing of the kind.
 //! Local ports come and go while the switch runs:
@@ -63,7 +63,8 @@ pub struct LocalPort {
     pub mac: MacAddr,
 }
 
-/// A table by port number that grows while others read it. Its entries stay where they are, and a number that is given again finds its entry.
+/// A table by port number that grows while others read it. Its entries stay where they are for as long as the program runs, since others read them
+/// at any time and without a lock: it is as large as the numbers that were in use at once. A number that is given again finds its entry.
 #[derive(Debug)]
 pub(crate) struct PortTable<T>([OnceLock<Box<Chunk<T>>>; MAX_PORTS / CHUNK]);
 
@@ -93,19 +94,6 @@ impl<T: Default> PortTable<T> {
 #[cold]
 fn empty_chunk<T: Default>() -> Box<Chunk<T>> {
     Box::new(std::array::from_fn(|_| CachePadded::default()))
-}
-
-/// The entry of a port in a worker's own table, which grows as far as it must.
-pub(crate) fn entry_of<T>(
-    table: &mut Vec<T>,
-    PortId(number): PortId,
-    empty: impl FnMut() -> T,
-) -> &mut T {
-    let index = usize::from(number);
-    if table.len() <= index {
-        table.resize_with(index + 1, empty);
-    }
-    &mut table[index]
 }
 
 /// State of one port that all workers see.
@@ -272,9 +260,6 @@ mod tests {
         }
         let used = table.iter().filter(|entry| entry.load(Ordering::Relaxed) == 1).count();
         assert_eq!((table.iter().count(), used), (2 * CHUNK, 3));
-        let mut own = Vec::new();
-        *entry_of(&mut own, PortId(2), || 0) += 7;
-        assert_eq!((*entry_of(&mut own, PortId(2), || 0), own), (7, vec![0, 0, 7]));
     }
 
     #[test]

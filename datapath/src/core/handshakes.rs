@@ -9,6 +9,7 @@
 //! A connection that was refused counts until QUIC has forgotten it, since it takes as much memory, but it gives way first.
 
 use std::{
+    collections::HashMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
@@ -22,7 +23,6 @@ use crate::{
     command::{ConnectionId, Ended},
     io::{Io, SocketId},
     path::port_of_alias,
-    port::entry_of,
     tunnel::Tunnel,
 };
 
@@ -100,17 +100,19 @@ struct Place {
 pub(super) struct Handshakes {
     /// The oldest first.
     begun: Vec<Handshake>,
-    /// Where peers may come from, by port.
-    known: Vec<Vec<Party>>,
+    /// Where peers may come from.
+    known: HashMap<PortId, Vec<Party>>,
 }
 
 impl Handshakes {
     /// A peer may come from these addresses, and no longer from others.
     pub(super) fn know(&mut self, port: PortId, addresses: &[IpAddr]) {
         let parties = addresses.iter().take(MAX_KNOWN_ADDRESSES);
-        let parties = parties.map(|address| Party::of_ip(*address)).collect();
-        *entry_of(&mut self.known, port, Vec::new) = parties;
-        while self.known.pop_if(|last| last.is_empty()).is_some() {}
+        if addresses.is_empty() {
+            self.known.remove(&port);
+        } else {
+            self.known.insert(port, parties.map(|address| Party::of_ip(*address)).collect());
+        }
     }
 
     /// Forgets what is done.
@@ -144,7 +146,8 @@ impl Handshakes {
     }
 
     fn is_known(&self, party: Party) -> bool {
-        matches!(party, Party::Peer(_)) || self.known.iter().flatten().any(|known| *known == party)
+        matches!(party, Party::Peer(_))
+            || self.known.values().flatten().any(|known| *known == party)
     }
 }
 

@@ -14,7 +14,6 @@ use crate::{
     frame::{Frame, Scratch},
     io::Io,
     path::port_of_alias,
-    port::entry_of,
     tunnel::Tunnel,
 };
 
@@ -42,8 +41,12 @@ impl Lanes {
     }
 
     /// It does from now on.
-    pub(super) fn activate(&mut self, port: PortId, handle: ConnectionHandle) {
-        *entry_of(&mut self.active, port, || None) = Some(handle);
+    pub(super) fn activate(&mut self, PortId(port): PortId, handle: ConnectionHandle) {
+        let index = usize::from(port);
+        if self.active.len() <= index {
+            self.active.resize(index + 1, None);
+        }
+        self.active[index] = Some(handle);
     }
 
     /// It does no longer; whether it did.

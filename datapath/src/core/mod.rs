@@ -125,7 +125,7 @@ impl Core {
             Endpoint::new(Arc::new(endpoint_config), Some(Arc::new(server)), true, config.rng_seed);
         Ok(Self {
             cx: Context::new(worker, facts, shared),
-            switch: Switch::new(config.udp_ports),
+            switch: Switch::new(now, config.udp_ports),
             lanes: Lanes::default(),
             sockets: config.sockets,
             door: Door::new(admission),
@@ -305,6 +305,8 @@ impl Core {
             connections::take_counts(tunnel, &self.cx.counters);
         }
         self.switch.ingress.tell_moves(&mut self.cx);
+        self.switch.relay.flooded.forget_full(now);
+        self.allowance.peers.forget_full(now);
         if self.cx.worker != 0 {
             return;
         }
@@ -324,5 +326,26 @@ impl Core {
                 let _ = io.write_tap(*port, frame, 0);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{memory, quic::tls::tests::identity};
+
+    #[test]
+    fn nothing_is_kept_of_a_port_that_has_been_quiet() {
+        let (start, peer) = (Instant::now(), identity().node);
+        let mut node = memory::node(identity(), peer, 1, memory::MemoryIoConfig::default(), start);
+        node.core.flush(start, &mut node.io);
+        let frame = [&[0xff; 6][..], &[2; 54]].concat();
+        let (vnet, bytes) = (&[0; VNET_HEADER_LEN], FrameBytes::Whole(&frame));
+        node.core.outbound(start, TapFrame { tap: memory::TAP, vnet, bytes }, &mut node.io);
+        assert!(node.core.allowance.peers.take(start, PortId(7)));
+        let kept = |core: &Core| (core.switch.relay.flooded.len(), core.allowance.peers.len());
+        assert_eq!(kept(&node.core), (1, 1));
+        node.core.flush(start + 2 * TICK, &mut node.io);
+        assert_eq!(kept(&node.core), (0, 0));
     }
 }

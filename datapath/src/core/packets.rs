@@ -21,8 +21,7 @@ use crate::{
     command::{ControlPacket, Event, Strangers},
     io::{Io, SocketId, SocketKind},
     path::{Path, alias, channel_data, is_of_aliases, port_of_alias},
-    policy::bucket::Bucket,
-    port::entry_of,
+    policy::bucket::{Bucket, PortBuckets},
     quic::cid::{Mark, mark_of},
 };
 
@@ -59,24 +58,21 @@ struct Arrival {
 pub(super) struct Allowance {
     strangers: Bucket,
     relay: Bucket,
-    /// By port.
-    peers: Vec<Bucket>,
+    pub(super) peers: PortBuckets,
 }
 
 impl Allowance {
     pub(super) fn new(now: Instant) -> Self {
         let shared = Bucket::new(now, CONTROL_PACKETS_RATE, CONTROL_PACKETS_BURST);
-        Self { strangers: shared.clone(), relay: shared, peers: Vec::new() }
+        let peers = PortBuckets::new(now, PEER_PACKETS_RATE, PEER_PACKETS_BURST);
+        Self { strangers: shared.clone(), relay: shared, peers }
     }
 
     fn take(&mut self, now: Instant, audience: Audience) -> bool {
         match audience {
             Audience::Stranger => self.strangers.take(now, 1),
             Audience::Relay => self.relay.take(now, 1),
-            Audience::Peer(port) => {
-                let full = || Bucket::new(now, PEER_PACKETS_RATE, PEER_PACKETS_BURST);
-                entry_of(&mut self.peers, port, full).take(now, 1)
-            }
+            Audience::Peer(port) => self.peers.take(now, port),
         }
     }
 }

@@ -44,17 +44,17 @@ pub(crate) struct Ingoing<'a> {
 /// The forwarding state of one worker.
 pub(crate) struct Switch {
     pub(crate) ingress: Ingress,
-    relay: Relay,
+    pub(crate) relay: Relay,
     pub(crate) egress: Egress,
     /// Of a frame that goes to several ports and comes in pieces, which whoever takes them may drain.
     copy: Vec<Bytes>,
 }
 
 impl Switch {
-    pub(crate) fn new(udp_ports: Vec<u16>) -> Self {
+    pub(crate) fn new(now: Instant, udp_ports: Vec<u16>) -> Self {
         Self {
             ingress: Ingress::new(udp_ports),
-            relay: Relay::default(),
+            relay: Relay::new(now),
             egress: Egress::new(),
             copy: Vec::new(),
         }

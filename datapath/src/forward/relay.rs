@@ -8,8 +8,8 @@ use crate::{
     core::context::Context,
     counters::drops::DropReason,
     frame::Description,
-    policy::bucket::Bucket,
-    port::{PortKind, SharedPort, entry_of},
+    policy::bucket::PortBuckets,
+    port::{PortKind, SharedPort},
 };
 
 /// Flooded frames (broadcast, multicast, unknown destination) a second that one port may send into the switch: 100 times what a busy
@@ -28,13 +28,16 @@ pub(super) enum Destination<'a> {
 }
 
 /// What each port may still have flooded.
-#[derive(Default)]
-pub(super) struct Relay {
-    /// By port. Whoever gets a number of before finds its bucket full again after half a second.
-    buckets: Vec<Bucket>,
+pub(crate) struct Relay {
+    /// Whoever gets a number of before finds its bucket full again after half a second.
+    pub(crate) flooded: PortBuckets,
 }
 
 impl Relay {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { flooded: PortBuckets::new(now, STORM_RATE_FRAMES, STORM_BURST_FRAMES) }
+    }
+
     /// The way of a frame by its destination.
     #[inline]
     pub(super) fn route<'a>(
@@ -57,8 +60,7 @@ impl Relay {
             }
             return Ok(Destination::To(to, port));
         }
-        let full = || Bucket::new(now, STORM_RATE_FRAMES, STORM_BURST_FRAMES);
-        if !entry_of(&mut self.buckets, from, full).take(now, 1) {
+        if !self.flooded.take(now, from) {
             return Err(DropReason::Storm);
         }
         Ok(Destination::Flood)

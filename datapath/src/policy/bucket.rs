@@ -1,6 +1,11 @@
 //! A token bucket, for limits in both directions: what somebody may make this node do, and what this node sends.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use ipop_learning::PortId;
 
 /// Fills at a constant rate up to its size (RFC 2697, one rate, one colour).
 #[derive(Debug, Clone)]
@@ -46,9 +51,54 @@ impl Bucket {
     }
 }
 
+/// A bucket for each port that took something of late.
+#[derive(Debug)]
+pub(crate) struct PortBuckets {
+    full: Bucket,
+    taken_from: HashMap<PortId, Bucket>,
+}
+
+impl PortBuckets {
+    /// A full one for every port.
+    pub(crate) fn new(now: Instant, per_s: u32, size: u32) -> Self {
+        Self { full: Bucket::new(now, per_s, size), taken_from: HashMap::new() }
+    }
+
+    /// Takes one of a port's if it is there.
+    pub(crate) fn take(&mut self, now: Instant, port: PortId) -> bool {
+        self.taken_from.entry(port).or_insert_with(|| self.full.clone()).take(now, 1)
+    }
+
+    /// Forgets those that are full again, which are like any other port's: those of ports that have gone among them.
+    pub(crate) fn forget_full(&mut self, now: Instant) {
+        self.taken_from.retain(|_, bucket| bucket.full_at > now);
+    }
+
+    /// How many are kept.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.taken_from.len()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_port_has_a_bucket_for_as_long_as_it_is_not_full() {
+        let start = Instant::now();
+        let mut buckets = PortBuckets::new(start, 10, 2);
+        let [busy, other] = [PortId(900), PortId(3)];
+        assert_eq!((0..5).filter(|_| buckets.take(start, busy)).count(), 2);
+        assert!(buckets.take(start, other));
+        let soon = start + Duration::from_millis(150);
+        buckets.forget_full(soon);
+        assert_eq!(buckets.taken_from.keys().collect::<Vec<_>>(), [&busy]);
+        assert_eq!((0..5).filter(|_| buckets.take(soon, busy)).count(), 1, "not full in between");
+        buckets.forget_full(soon + Duration::from_secs(1));
+        assert!(buckets.taken_from.is_empty());
+    }
 
     #[test]
     fn the_burst_then_the_rate() {

@@ -291,7 +291,7 @@ impl ClientCertVerifier for AdmittedPeers {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use rcgen::PublicKeyData as _;
     use rustls::quic::{ClientConnection, ServerConnection, Version};
     use rustls_pki_types::PrivatePkcs8KeyDer;
@@ -315,7 +315,7 @@ mod tests {
         }
     }
 
-    fn identity() -> TlsIdentity {
+    pub(crate) fn identity() -> TlsIdentity {
         let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).expect("a key");
         let certificate = rcgen::CertificateParams::default().self_signed(&key).expect("signed");
         TlsIdentity {
