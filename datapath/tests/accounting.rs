@@ -137,18 +137,21 @@ fn frames_that_a_tap_takes_no_more_are_dropped_there() {
     let what = describe(Offload::NONE, &[0; 14], 14).unwrap();
     let waiting = || TapWrite { tap: TAP, what, pieces: Vec::new() };
     receiver.io.tap_writes.resize_with(TAP_WRITES_MAX, waiting);
+    let log = Log::default();
+    receiver.core.observe(Box::new(log.clone()));
     let trains = link.send();
     let (now, [sender, receiver]) = (link.pair.now, &mut link.pair.nodes);
     trains.iter().for_each(|train| receiver.receive(now, sender.address, train));
     let tap = receiver.core.counters().port(TAP);
     assert_eq!((tap.sent_frames.get(), tap.dropped(DropReason::TapWrite)), (FRAMES, FRAMES));
+    assert_eq!(log.count(Seen::Dropped(Some(TAP), DropReason::TapWrite)), FRAMES);
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Seen {
     In(PortId),
     Out(PortId),
-    Dropped(PortId, DropReason),
+    Dropped(Option<PortId>, DropReason),
 }
 
 /// What became of frames, each with the last byte of its source.
@@ -156,6 +159,12 @@ enum Seen {
 struct Log(Arc<Mutex<Vec<(u8, Seen)>>>);
 
 impl Log {
+    /// How often that was seen.
+    fn count(&self, what: Seen) -> u64 {
+        let seen = self.0.lock().expect("no panic beside it");
+        seen.iter().filter(|(_, seen)| *seen == what).count() as u64
+    }
+
     fn note(&self, head: &[u8], seen: Seen) {
         self.0.lock().expect("no panic beside it").push((head[11], seen));
     }
@@ -170,7 +179,7 @@ impl Observer for Log {
         self.note(head, Seen::Out(port));
     }
 
-    fn dropped(&self, port: PortId, reason: DropReason, head: &[u8]) {
+    fn dropped(&self, port: Option<PortId>, reason: DropReason, head: &[u8]) {
         self.note(head, Seen::Dropped(port, reason));
     }
 }
@@ -189,8 +198,30 @@ fn an_observer_sees_each_frame_come_in_and_go_out_or_be_dropped() {
         link.pair.exchange();
     }
     let seen = logs.map(|log| log.0.lock().unwrap().clone());
-    let bad_source = Seen::Dropped(TAP, DropReason::BadSource);
+    let bad_source = Seen::Dropped(Some(TAP), DropReason::BadSource);
     let near = [(1, Seen::In(TAP)), (1, Seen::Out(PEER)), (2, Seen::In(TAP)), (2, bad_source)];
     assert_eq!(seen[0], near);
     assert_eq!(seen[1], [(1, Seen::In(PEER)), (1, Seen::Out(TAP))]);
+}
+
+/// More comes than may wait, then nothing is heard any more.
+#[test]
+fn an_observer_sees_what_a_tunnel_takes_no_more_and_what_waits_when_it_ends() {
+    let mut link = Link::new();
+    let (log, start) = (Log::default(), link.pair.now);
+    link.pair.nodes[0].core.observe(Box::new(log.clone()));
+    let frame = [&[0xff; 6][..], &[2; 1_494]].concat();
+    for _ in 0..4_000 {
+        link.pair.send(0, &[0; VNET_HEADER_LEN], &frame);
+    }
+    let [sender, _] = &mut link.pair.nodes;
+    for second in 0..20 {
+        sender.core.flush(start + Duration::from_secs(second), &mut sender.io);
+    }
+    let port = sender.core.counters().port(PEER);
+    for reason in [DropReason::TunnelQueueFull, DropReason::NoPort] {
+        let dropped = port.dropped(reason);
+        assert!(dropped > 500, "{reason:?}: {dropped}");
+        assert_eq!(log.count(Seen::Dropped(Some(PEER), reason)), dropped, "{reason:?}");
+    }
 }

@@ -24,8 +24,9 @@ pub trait Observer: Send {
     fn came_in(&self, port: PortId, head: &[u8]);
     /// A frame goes out of a port.
     fn goes_out(&self, port: PortId, head: &[u8]);
-    /// A frame is dropped of which something is left. The port is the one that it came from, or the one that it was for if others got it.
-    fn dropped(&self, port: PortId, reason: DropReason, head: &[u8]);
+    /// A frame is dropped of which something is left. The port is the one that it came from, or the one that it was for if it had got so far; none if the far
+    /// end was not admitted. What a queue or the kernel takes no more was seen to go out before, if it was counted as sent.
+    fn dropped(&self, port: Option<PortId>, reason: DropReason, head: &[u8]);
 }
 
 /// What a worker lends to whoever handles a frame: facts, shared tables, counters, events.
@@ -100,8 +101,21 @@ impl Context {
 
     /// Drops a frame.
     #[inline]
-    pub(crate) fn drop(&self, port: PortId, reason: DropReason, head: &[u8]) {
-        self.drop_gone(Some(port), reason, 1);
+    pub(crate) fn drop(&self, port: impl Into<Option<PortId>>, reason: DropReason, head: &[u8]) {
+        self.drop_joined(port, reason, 1, head);
+    }
+
+    /// Drops what was that many frames before they were joined.
+    #[inline]
+    pub(crate) fn drop_joined(
+        &self,
+        port: impl Into<Option<PortId>>,
+        reason: DropReason,
+        frames: u64,
+        head: &[u8],
+    ) {
+        let port = port.into();
+        self.drop_gone(port, reason, frames);
         if let Some(observer) = &self.observer {
             observer.dropped(port, reason, head);
         }

@@ -46,7 +46,8 @@ impl Core {
 impl<I: Io> FrameSink for Inbound<'_, I> {
     fn deliver(&mut self, offload: Offload, pieces: &mut Vec<Bytes>) {
         let Some(port) = self.port.filter(|_| self.is_open) else {
-            return self.dropped(DropReason::NotAdmitted, 1);
+            let head = FrameBytes::Pieces(pieces);
+            return self.cx.drop(self.port, DropReason::NotAdmitted, head.head());
         };
         let frame = Ingoing { port, offload: Ok(offload), bytes: FrameBytes::Pieces(pieces) };
         self.switch.forward(self.now, frame, None, self.lanes, self.cx, self.io);

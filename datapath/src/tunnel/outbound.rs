@@ -79,8 +79,10 @@ impl Outbound {
         if self.queue.is_empty() && self.has_room(connection) {
             return self.enqueue(connection, frame, scratch, cx);
         }
-        let gone = self.queue.push(frame);
-        cx.drop_gone(Some(self.port), DropReason::TunnelQueueFull, gone);
+        self.queue.push(frame);
+        while let Some(gone) = self.queue.pop_excess() {
+            cx.drop(self.port, DropReason::TunnelQueueFull, gone.frame().bytes.head());
+        }
         Ok(())
     }
 
@@ -220,7 +222,9 @@ impl Outbound {
 
     /// The connection has ended: counts the frames that wait for their turn, and those that were counted as sent and still wait.
     pub(super) fn give_up(mut self, connection: &mut Connection, cx: &Context) {
-        cx.drop_gone(Some(self.port), DropReason::NoPort, self.waiting_frames());
+        while let Some(waiting) = self.queue.pop() {
+            cx.drop(self.port, DropReason::NoPort, waiting.frame().bytes.head());
+        }
         self.end_burst(connection, cx);
         let room = connection.datagrams().send_buffer_space();
         let unsent = self.unsent.take_frames(self.writer.next_frame(), room);

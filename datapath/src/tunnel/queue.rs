@@ -123,8 +123,8 @@ impl FlowQueue {
         self.bytes
     }
 
-    /// Lets a frame wait in the queue of its flow. Returns how many others had to go for it.
-    pub(crate) fn push(&mut self, frame: Frame<'_>) -> u64 {
+    /// Lets a frame wait in the queue of its flow. What is too much then is to be taken out by [`FlowQueue::pop_excess`].
+    pub(crate) fn push(&mut self, frame: Frame<'_>) {
         let bytes = match frame.bytes {
             FrameBytes::Shared(bytes) if bytes.len() >= KEEP_FROM => bytes.clone(),
             bytes => self.copy(&bytes),
@@ -141,12 +141,13 @@ impl FlowQueue {
             flow.credit = QUANTUM;
             self.new.push_back(index);
         }
-        let mut dropped = 0;
-        while self.bytes > QUEUE_BYTES || self.cost > QUEUE_COST {
-            self.drop_from_fattest();
-            dropped += 1;
-        }
-        dropped
+    }
+
+    /// The frame that goes since more waits than may: the oldest of the fattest flow.
+    #[inline]
+    pub(crate) fn pop_excess(&mut self) -> Option<Waiting> {
+        let is_full = self.bytes > QUEUE_BYTES || self.cost > QUEUE_COST;
+        if is_full { self.take_from_fattest() } else { None }
     }
 
     /// The frame whose turn it is.
@@ -223,9 +224,9 @@ impl FlowQueue {
     }
 
     #[cold]
-    fn drop_from_fattest(&mut self) {
-        let fattest = (0..FLOWS).max_by_key(|index| self.flows[*index].cost);
-        fattest.and_then(|index| self.take_first(index as u32));
+    fn take_from_fattest(&mut self) -> Option<Waiting> {
+        let fattest = (0..FLOWS).max_by_key(|index| self.flows[*index].cost)?;
+        self.take_first(fattest as u32)
     }
 
     fn copy(&mut self, bytes: &FrameBytes<'_>) -> Bytes {
@@ -243,7 +244,8 @@ mod tests {
     fn push(queue: &mut FlowQueue, flow: u32, number: u8, len: usize) -> u64 {
         let bytes = Bytes::from(vec![number; len]);
         let what = Description::for_test(Offload::NONE, 0, len, flow);
-        queue.push(Frame { what: &what, bytes: FrameBytes::Shared(&bytes) })
+        queue.push(Frame { what: &what, bytes: FrameBytes::Shared(&bytes) });
+        std::iter::from_fn(|| queue.pop_excess()).count() as u64
     }
 
     fn numbers(queue: &mut FlowQueue) -> Vec<u8> {

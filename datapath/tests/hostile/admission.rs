@@ -1,8 +1,9 @@
 //! Who gets a tunnel: by its key, asked twice, and by its proof. Nothing passes before.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use ipop_datapath::{
+    Observer, PortId,
     command::{CloseReason, Event, FromConnection, Lane},
     counters::drops::DropReason,
     memory::PEER,
@@ -110,14 +111,33 @@ fn its_right_is_asked_for_again_at_the_hello() {
     }
 }
 
+/// Frames of far ends that were not admitted.
+#[derive(Clone, Default)]
+struct DroppedOutside(Arc<Mutex<Vec<Vec<u8>>>>);
+
+impl Observer for DroppedOutside {
+    fn came_in(&self, _: PortId, _: &[u8]) {}
+
+    fn goes_out(&self, _: PortId, _: &[u8]) {}
+
+    fn dropped(&self, port: Option<PortId>, reason: DropReason, head: &[u8]) {
+        if (port, reason) == (None, DropReason::NotAdmitted) {
+            self.0.lock().expect("no panic beside it").push(head.to_vec());
+        }
+    }
+}
+
 #[test]
 fn no_frame_passes_before_the_hello() {
     let mut scene = Scene::new();
+    let seen = DroppedOutside::default();
+    scene.node.core.observe(Box::new(seen.clone()));
     let stranger = scene.dial();
     scene.send_frames(stranger, &[broadcast(), broadcast()]);
     scene.settle();
     assert_eq!(scene.take_frames(), 0);
     assert_eq!(scene.node.core.counters().io.drops.of(DropReason::NotAdmitted), 2);
+    assert_eq!(*seen.0.lock().unwrap(), [broadcast(), broadcast()]);
     say(&mut scene, stranger, &hello());
     scene.send_frames(stranger, &[broadcast()]);
     scene.settle();
