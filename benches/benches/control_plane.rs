@@ -14,7 +14,7 @@ use std::{
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use ipop_control::{
     ice::{Entropy, Ice, IceConfig, IceDescription, IceEvent, Loopback, Packet, Role, Timing, Via},
-    node::{Action, Configured, Input, LinkOrder, Node, NodeConfig},
+    node::{Action, Configured, Input, LinkOrder, Node, NodeConfig, PortSpec},
     rendezvous::{RendezvousConfig, Servers},
     sessions::SessionsConfig,
     trust::{Policy, SavedPeers, TrustStore},
@@ -186,8 +186,11 @@ impl World {
         let config = NodeConfig {
             local: LOCAL,
             sessions: SessionsConfig { inner_mtu: 1_500, lanes: 1, seed: 1 },
-            first_port: 1,
-            configured: Configured { peers: Vec::new(), policy },
+            configured: Configured {
+                ports: vec![PortSpec::Tap("ipop0".into())],
+                peers: Vec::new(),
+                policy,
+            },
             decisions: TrustStore::default(),
             ice: ice(0),
             rendezvous: Some(RendezvousConfig {

@@ -418,8 +418,11 @@ pub enum FromPort {
     LoopElsewhere,
     /// No probe was seen for a while: the port forwards again.
     LoopCleared,
-    /// This worker has let go of the port, which was to be closed.
-    Closed,
+    /// A worker has let go of the port, which was to be closed.
+    Closed {
+        /// Its number.
+        worker: u8,
+    },
     /// The TAP was deleted while in use.
     Gone,
 }

@@ -6,6 +6,7 @@
 mod common;
 
 use std::{
+    collections::BTreeSet,
     io::ErrorKind,
     net::{SocketAddr, UdpSocket},
     os::{fd::OwnedFd, unix::net::UnixDatagram},
@@ -164,8 +165,13 @@ impl Node {
 
     /// Waits until each worker has let go of a port.
     fn wait_for_closed(&self, closed: PortId) {
-        for _ in 0..WORKERS {
-            self.wait_for(|event| (event == Event::Port(closed, FromPort::Closed)).then_some(()));
+        let mut left: BTreeSet<u8> = (0..WORKERS).collect();
+        while !left.is_empty() {
+            let worker = self.wait_for(|event| match event {
+                Event::Port(port, FromPort::Closed { worker }) if port == closed => Some(worker),
+                _ => None,
+            });
+            assert!(left.remove(&worker), "worker {worker} has said so");
         }
     }
 

@@ -1,11 +1,11 @@
-//! What the configuration says of peers, at the start and whenever it is read again. What is new in it, and what is gone, follows from the
+//! What the configuration says of peers and local ports, at the start and whenever it is read again. What is new in it, and what is gone, follows from the
 //! list that trust keeps.
 
 use std::time::Instant;
 
 use ipop_datapath::node_id::NodeId;
 
-use super::{Action, Node};
+use super::{Action, Node, PortSpec};
 use crate::{
     notice::Notice,
     peer::{NamedBy, PeerSpec},
@@ -16,6 +16,8 @@ use crate::{
 /// What is configured: all of it.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Configured {
+    /// Local ports. Those of the start are numbered in this order.
+    pub ports: Vec<PortSpec>,
     /// Peers, in the order in which they are named. No node stands there twice.
     pub peers: Vec<PeerSpec>,
     /// Who may connect, with its secrets and pins.
@@ -34,15 +36,17 @@ pub(super) struct Difference {
 impl Node {
     /// The configuration was read again: the operator is told what it changes.
     pub(super) fn reconfigure(&mut self, now: Instant, configured: Configured) {
-        let difference = self.difference(configured);
+        let Configured { ports, peers, policy } = configured;
+        let difference = self.difference(peers, policy);
         let Difference { added, removed, policy } = &difference;
         let (added, removed) = (added.len(), removed.len());
         let notice = Notice::Reconfigured { added, removed, has_other_policy: policy.is_some() };
         self.actions.push_back(Action::Notice(notice));
         self.configure(now, difference);
+        self.local_ports.want(ports);
     }
 
-    pub(super) fn difference(&self, Configured { peers, policy }: Configured) -> Difference {
+    pub(super) fn difference(&self, peers: Vec<PeerSpec>, policy: Policy) -> Difference {
         let mut before = self.trust.configured();
         let is_new = |peer: &PeerSpec| before.remove(&peer.node).as_ref() != Some(&peer.address);
         let added = peers.into_iter().filter(is_new).collect();

@@ -16,6 +16,7 @@ mod announcements;
 mod configuration;
 mod controller;
 mod lines;
+mod ports;
 mod report;
 #[cfg(test)]
 mod tests;
@@ -28,7 +29,8 @@ use std::{
 };
 
 use ipop_datapath::{
-    command::{Command, Event, FromConnection, FromWorker},
+    PortId,
+    command::{Command, Event, FromConnection, FromPort, FromWorker},
     node_id::NodeId,
     path::port_of_alias,
 };
@@ -38,6 +40,7 @@ pub use self::{
     announcements::OwnAddress,
     configuration::Configured,
     controller::{LinkNews, LinkOrder, LinkRefused},
+    ports::{LocalPorts, Opening, PortOrder, PortSpec},
     report::refused_reasons,
 };
 use crate::{
@@ -63,11 +66,9 @@ pub struct NodeConfig {
     pub local: NodeId,
     /// The sessions' part: how many lanes it serves.
     pub sessions: SessionsConfig,
-    /// The number of the first port that a peer gets.
-    pub first_port: u16,
     /// What the operator decided about single nodes.
     pub decisions: TrustStore,
-    /// Who the peers are and who may connect.
+    /// Local ports, which are there from the start; who the peers are and who may connect.
     pub configured: Configured,
     /// The paths' part. Nothing is sent before servers or addresses are known.
     pub ice: IceConfig,
@@ -103,6 +104,13 @@ pub enum Input {
     Decisions(TrustStore),
     /// The configuration was read again.
     Configured(Configured),
+    /// The answer to [`PortOrder::Open`].
+    PortOpened {
+        /// Its number.
+        port: PortId,
+        /// How it went.
+        opening: Opening,
+    },
     /// The room's password is another.
     RoomPassword(Option<String>),
     /// The settings of the XMPP account are others.
@@ -155,6 +163,13 @@ pub enum Action {
         /// What.
         news: LinkNews,
     },
+    /// A local port is to come or go.
+    Port {
+        /// Its number.
+        port: PortId,
+        /// What is to be done about it.
+        order: PortOrder,
+    },
     /// Tell the operator.
     Notice(Notice),
     /// The account was refused at the first log-in, and there is nobody to connect to without it: end the program.
@@ -169,6 +184,7 @@ pub struct Node {
     paths: Paths,
     pub(crate) rendezvous: Option<Rendezvous>,
     lines: Lines,
+    local_ports: LocalPorts,
     announcements: Announcements,
     /// Who is present may be others, or named otherwise, since that was taken last.
     is_present_stale: bool,
@@ -181,19 +197,22 @@ impl Node {
     /// # Errors
     /// When the number of lanes cannot be right.
     pub fn new(config: NodeConfig, now: Instant) -> Result<Self, BadLanes> {
-        let NodeConfig { local, first_port, decisions, .. } = config;
-        let trust = Arc::new(Trust::new(local, first_port, Policy::default(), decisions));
+        let NodeConfig { local, decisions, configured, .. } = config;
+        let Configured { ports, peers, policy } = configured;
+        let trust = Arc::new(Trust::new(local, Policy::default(), decisions));
+        let local_ports = LocalPorts::new(trust.clone(), config.sessions.lanes, ports);
         let mut node = Self {
             sessions: Sessions::new(local, config.sessions, now)?,
             paths: Paths::new(local, config.ice, now),
             rendezvous: None,
             lines: Lines::new(now),
+            local_ports,
             announcements: Announcements::default(),
             is_present_stale: true,
             actions: VecDeque::new(),
             trust,
         };
-        let configured = node.difference(config.configured);
+        let configured = node.difference(peers, policy);
         node.configure(now, configured);
         node.rendezvous =
             config.rendezvous.map(|config| Rendezvous::new(config, node.trust.clone(), now));
@@ -232,6 +251,7 @@ impl Node {
                 self.admit(now, &gained);
             }
             Input::Configured(configured) => self.reconfigure(now, configured),
+            Input::PortOpened { port, opening } => self.local_ports.opened(port, opening),
             Input::RoomPassword(password) => {
                 self.with_rendezvous(|rendezvous| rendezvous.set_password(now, password));
             }
@@ -269,6 +289,7 @@ impl Node {
                 self.paths.send_refused(now, remote, errno);
                 self.sessions.handle(now, sessions::Input::Event(event));
             }
+            Event::Port(port, FromPort::Closed { worker }) => self.local_ports.closed(port, worker),
             Event::Port(..) | Event::Worker(_) | Event::Answer(..) => {}
         }
     }
@@ -325,7 +346,9 @@ impl Node {
     /// What paths, rendezvous and this itself want done, and no more lines about the network than anybody reads.
     fn own_action(&mut self, now: Instant) -> Option<Action> {
         loop {
-            if let Some(action) = self.actions.pop_front() {
+            if let Some(action) =
+                self.actions.pop_front().or_else(|| self.local_ports.poll_action())
+            {
                 return Some(action);
             }
             let rendezvous = &mut self.rendezvous;
@@ -393,6 +416,11 @@ impl Node {
     /// Who may connect, for the workers to ask.
     pub fn trust(&self) -> &Arc<Trust> {
         &self.trust
+    }
+
+    /// The local ports.
+    pub fn local_ports(&self) -> &LocalPorts {
+        &self.local_ports
     }
 
     /// The sessions with all peers.

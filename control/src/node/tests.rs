@@ -39,6 +39,12 @@ fn spec(number: usize) -> PeerSpec {
     format!("{}@{}", [ONE, OTHER][number], LISTENERS[number]).parse().unwrap()
 }
 
+/// Beside local ports that take the numbers below [`FIRST_PORT`].
+fn configured(peers: &[PeerSpec], policy: Policy) -> Configured {
+    let ports = (0..FIRST_PORT).map(|number| PortSpec::Tap(format!("ipop{number}")));
+    Configured { ports: ports.collect(), peers: peers.to_vec(), policy }
+}
+
 fn denying(nodes: &[NodeId]) -> TrustStore {
     let mut store = TrustStore::default();
     for node in nodes {
@@ -54,12 +60,8 @@ impl Bench {
         let config = NodeConfig {
             local: LOCAL,
             sessions: SessionsConfig { inner_mtu: 1_500, lanes: 1, seed: 1 },
-            first_port: FIRST_PORT,
             decisions,
-            configured: Configured {
-                peers: vec![spec(0), spec(1)],
-                policy: Policy::ConfiguredAlone,
-            },
+            configured: configured(&[spec(0), spec(1)], Policy::ConfiguredAlone),
             ice: testing::ice(1),
             rendezvous: None,
         };
@@ -171,7 +173,7 @@ impl Bench {
     fn reconfigure(&mut self, peers: &[PeerSpec], policy: Policy) -> String {
         self.actions
             .retain(|action| !matches!(action, Action::Notice(Notice::Reconfigured { .. })));
-        self.input(Input::Configured(Configured { peers: peers.to_vec(), policy }));
+        self.input(Input::Configured(configured(peers, policy)));
         let told = self.actions.iter().filter_map(|action| match action {
             Action::Notice(notice @ Notice::Reconfigured { .. }) => Some(notice.to_string()),
             _ => None,
@@ -400,7 +402,7 @@ fn who_is_named_for_a_moment_leaves_nothing_behind() {
     let mut bench = Bench::new(denying(&[ONE, OTHER]));
     let stranger = NodeId([7; 32]);
     let peers = vec![spec(0), spec(1), PeerSpec { node: stranger, address: None }];
-    let there_and_gone = Configured { peers: peers.clone(), policy: Policy::ConfiguredAlone };
+    let there_and_gone = configured(&peers, Policy::ConfiguredAlone);
     bench.node.reconfigure(bench.now, there_and_gone);
     bench.node.trust().unname(stranger, NamedBy::Configured);
     bench.collect();

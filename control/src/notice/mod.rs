@@ -16,6 +16,7 @@ use xmpp_parsers::jid::FullJid;
 pub use self::text::explain;
 use crate::{
     ice::{CandidateKind, Obstacles, ServerProblem},
+    node::PortSpec,
     paths::Way,
     sessions::{ShortId, Unreached},
     trust::{Claim, Loss, Refusal},
@@ -220,6 +221,11 @@ pub enum Notice {
         /// Whether policy or secrets are others.
         has_other_policy: bool,
     },
+    /// A local port finds no number.
+    PortLeftOut {
+        /// Which.
+        spec: PortSpec,
+    },
     /// A configured peer may not connect.
     NotAdmitted {
         /// Which.
@@ -374,6 +380,7 @@ impl Notice {
             | Self::DuplicateNode { .. }
             | Self::PairMissing { .. }
             | Self::BeyondMissing { .. }
+            | Self::PortLeftOut { .. }
             | Self::NotAdmitted { .. }
             | Self::OwnId { .. }
             | Self::Contested { .. }

@@ -158,6 +158,10 @@ impl Notice {
                     "SIGHUP: {added} peers new or changed, {removed} no longer configured{policy}"
                 )
             }
+            Self::PortLeftOut { spec } => write!(
+                f,
+                "there are as many local ports as may be; {spec} is left out; SIGHUP tries it again"
+            ),
             Self::NotAdmitted { peer, why } => write!(f, "--peer {peer}: it {why}"),
             Self::Forgotten { peer } => write!(f, "peer {peer} is forgotten"),
             Self::OwnId { jid } => write!(

@@ -13,7 +13,7 @@ use ipop_datapath::{
 use super::*;
 use crate::{
     ice::{Candidate, MAX_CANDIDATES},
-    node::{Configured, Input, Node, NodeConfig},
+    node::{Configured, Input, Node, NodeConfig, PortSpec},
     paths::{Signal, read_signal},
     sessions::SessionsConfig,
     testing::{hello, ice},
@@ -74,8 +74,11 @@ impl Bench {
         let config = NodeConfig {
             local: LOCAL,
             sessions: SessionsConfig { inner_mtu: 1_500, lanes: 1, seed },
-            first_port: 1,
-            configured: Configured { peers: Vec::new(), policy },
+            configured: Configured {
+                ports: vec![PortSpec::Tap("ipop0".into())],
+                peers: Vec::new(),
+                policy,
+            },
             decisions: store,
             ice,
             rendezvous: Some(config),

@@ -176,10 +176,9 @@ struct State {
 }
 
 impl Trust {
-    /// Nobody is named yet; ports are numbered from `first_port` in the order in which nodes are named.
-    pub fn new(local: NodeId, first_port: u16, policy: Policy, store: TrustStore) -> Self {
-        let ports = PortNumbers::new(first_port);
-        let (named, known, changed) = Default::default();
+    /// Nobody is named yet. Ports are numbered from 0 in the order in which local ones are opened and nodes are named.
+    pub fn new(local: NodeId, policy: Policy, store: TrustStore) -> Self {
+        let (named, known, ports, changed) = Default::default();
         let state = State { policy, store, named, known, ports, changed };
         Self { local, state: RwLock::new(state) }
     }

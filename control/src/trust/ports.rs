@@ -15,7 +15,7 @@ pub const MAX_PORTS: usize = MAX_PEERS;
 /// Of those, numbers of nodes that have never connected and that nothing but the room names.
 pub const MAX_UNPROVED: usize = MAX_PORTS * 3 / 4;
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct PortNumbers {
     /// Every number from this one on is new.
     next: u16,
@@ -38,13 +38,6 @@ pub(super) enum Repute {
 }
 
 impl PortNumbers {
-    /// The numbers below `first` are those of the local ports that are there from the start.
-    pub(super) fn new(first: u16) -> Self {
-        let local = usize::from(first);
-        let (returned, of_node, unproved) = Default::default();
-        Self { next: first, local, returned, of_node, unproved }
-    }
-
     /// A number for another local port; none if there are as many as may be.
     pub(super) fn open_local(&mut self) -> Option<PortId> {
         let port = if self.local < MAX_LOCAL_PORTS { self.unused()? } else { return None };
@@ -117,9 +110,15 @@ mod tests {
         NodeId::of_spki(&number.to_be_bytes())
     }
 
+    fn numbers(local: usize) -> PortNumbers {
+        let mut ports = PortNumbers::default();
+        assert!((0..local).all(|number| ports.open_local() == Some(PortId(number as u16))));
+        ports
+    }
+
     #[test]
     fn a_number_is_given_again_after_all_others() {
-        let mut ports = PortNumbers::new(3);
+        let mut ports = numbers(3);
         assert_eq!(ports.of_or_new(node(0), Repute::Unproved), Some(PortId(3)));
         assert_eq!(ports.of_or_new(node(1), Repute::Unproved), Some(PortId(4)));
         ports.connected(node(0));
@@ -138,7 +137,7 @@ mod tests {
 
     #[test]
     fn local_ports_and_peers_have_numbers_of_one_list_and_bounds_of_their_own() {
-        let mut ports = PortNumbers::new(2);
+        let mut ports = numbers(2);
         assert_eq!(ports.of_or_new(node(0), Repute::Known), Some(PortId(2)));
         assert_eq!(ports.open_local(), Some(PortId(3)));
         assert_eq!(ports.of_or_new(node(1), Repute::Known), Some(PortId(4)));
@@ -158,7 +157,7 @@ mod tests {
 
     #[test]
     fn invented_nodes_do_not_use_them_up() {
-        let mut ports = PortNumbers::new(1);
+        let mut ports = numbers(1);
         for number in 0..10 * MAX_PORTS as u32 {
             assert!(ports.of_or_new(node(number), Repute::Unproved).is_some());
             ports.release(node(number));

@@ -16,8 +16,14 @@ fn secrets(texts: &[&str]) -> Policy {
     Policy::Secret(texts.join("\n").parse().unwrap())
 }
 
+fn with_local_ports(count: usize, policy: Policy) -> Trust {
+    let trust = Trust::new(LOCAL, policy, TrustStore::default());
+    assert!((0..count).all(|_| trust.open_local_port().is_some()));
+    trust
+}
+
 fn trust(policy: Policy) -> Trust {
-    Trust::new(LOCAL, 1, policy, TrustStore::default())
+    with_local_ports(1, policy)
 }
 
 fn refused(trust: &Trust, node: NodeId) -> String {
@@ -58,7 +64,7 @@ fn without_a_network_only_configured_peers_are_admitted() {
 
 #[test]
 fn a_configured_peer_is_handed_on_with_the_port_that_workers_admit_it_by() {
-    let trust = Trust::new(LOCAL, 16, Policy::ConfiguredAlone, TrustStore::default());
+    let trust = with_local_ports(16, Policy::ConfiguredAlone);
     for (node, port) in [(PEER, PortId(16)), (OTHER, PortId(17))] {
         let address = Some("10.0.0.9:5800".parse().unwrap());
         trust.name(node, Naming::Configured(address.clone()));

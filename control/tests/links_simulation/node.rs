@@ -10,7 +10,7 @@ use std::{
 use ipop_control::{
     ice::{Entropy, IceConfig, Loopback, Timing},
     network::Secrets,
-    node::{self, Action, Configured, Input, LinkNews, NodeConfig},
+    node::{self, Action, Configured, Input, LinkNews, NodeConfig, PortSpec},
     notice::{Level, Notice},
     peer::PeerSpec,
     rendezvous::{RendezvousConfig, Servers, entry_by},
@@ -50,7 +50,6 @@ use crate::{
 pub(crate) const LISTEN_PORT: u16 = 5_800;
 const RELAY_PORT: u16 = 40_000;
 const TAP: PortId = PortId(0);
-const FIRST_PEER: u16 = 1;
 /// The clock of every host at the start of a world.
 pub(crate) const UNIX_S: u64 = 1_700_000_000;
 /// Rounds with nothing new coming in, above which a node spins.
@@ -145,7 +144,6 @@ impl Node {
         let config = NodeConfig {
             local: self.id(),
             sessions: SessionsConfig { inner_mtu: 1_500, lanes: 1, seed: rng.next() },
-            first_port: FIRST_PEER,
             decisions: self.trusted.clone(),
             configured: self.configured(),
             rendezvous: (self.meets == Meets::InTheRoom)
@@ -193,7 +191,8 @@ impl Node {
 
     fn configured(&self) -> Configured {
         let peers = self.configured.iter().map(|node| PeerSpec { node: *node, address: None });
-        Configured { peers: peers.collect(), policy: self.policy.clone() }
+        let ports = vec![PortSpec::Tap("ipop0".into())];
+        Configured { ports, peers: peers.collect(), policy: self.policy.clone() }
     }
 
     /// The configuration is another, and the running program reads it again: its peers may connect.
@@ -305,6 +304,7 @@ impl Node {
                 running.files_written += 1;
                 self.saved = saved;
             }
+            Action::Port { .. } => panic!("its ports stay"),
             Action::Controller { peer, news } => effects.push(Effect::News(peer, news)),
             Action::Notice(notice) if notice.level() > Level::Debug => running.tell(now, notice),
             Action::Notice(_) => {}

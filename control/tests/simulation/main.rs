@@ -9,7 +9,8 @@
 //!
 //! What must hold is in `segment` (frames), `scenario` (convergence, counters) and `world` (nothing spins, nothing grows); `strangers` has
 //! worlds in which one site does not know the network's secret, and one in which many come from one address; `gaps` such in which
-//! two sites do not know of each other, `denied` worlds in which a site's operator denies peers that are configured.
+//! two sites do not know of each other, `denied` worlds in which a site's operator denies peers that are configured, `ports` such in which
+//! local ports come and go while peers do.
 
 mod denied;
 mod frames;
@@ -18,6 +19,7 @@ mod gaps;
 mod identity;
 mod network;
 mod plan;
+mod ports;
 #[path = "../common/rng.rs"]
 mod rng;
 mod scenario;

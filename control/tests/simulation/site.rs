@@ -1,7 +1,7 @@
 //! One site: a host with the whole switch of the program, its sessions and its workers, but no kernel.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
     time::Instant,
@@ -10,7 +10,7 @@ use std::{
 use ipop_control::{
     ice::{Entropy, IceConfig, Loopback, Timing},
     network::Secrets,
-    node::{Configured, Node, NodeConfig},
+    node::{Configured, Node, NodeConfig, PortSpec},
     notice::Notice,
     peer::PeerSpec,
     sessions::{PeerSnapshot, SessionsConfig},
@@ -96,6 +96,8 @@ pub(crate) struct Running {
     pub(crate) node: Node,
     pub(crate) shared: Arc<Shared>,
     pub(crate) workers: Vec<Worker>,
+    /// Local ports, and the workers that have them or are to get them.
+    pub(crate) ports: BTreeMap<PortId, BTreeSet<u8>>,
     /// Every connection that was ever dialled or accepted.
     pub(crate) connections: BTreeSet<ConnectionId>,
 }
@@ -104,6 +106,11 @@ pub(crate) struct Worker {
     pub(crate) core: Core,
     pub(crate) io: MemoryIo,
     pub(crate) buffers: ReceiveBuffers,
+}
+
+/// A TAP of the configuration, by its place there at the start.
+pub(crate) fn tap(number: u16) -> PortSpec {
+    PortSpec::Tap(format!("tap{number}"))
 }
 
 fn dial_port(worker: u8) -> u16 {
@@ -133,20 +140,16 @@ impl Site {
             inner_mtu: INNER_MTU,
             lanes: self.workers,
         });
-        let policy = match self.secrets.clone() {
-            Some(secrets) => Policy::Secret(secrets),
-            None => Policy::ConfiguredAlone,
-        };
         let seeds: Vec<[u8; 32]> = (0..self.workers).map(|_| random_bytes(rng)).collect();
         let (lanes, seed) = (self.workers, rng.next());
         let config = NodeConfig {
             local: self.identity.node,
             sessions: SessionsConfig { inner_mtu: INNER_MTU, lanes, seed },
-            first_port: taps,
             decisions: self.trusted.clone(),
             configured: Configured {
+                ports: (0..taps).map(tap).collect(),
                 peers: self.peers.iter().map(|(_, peer)| peer.clone()).collect(),
-                policy,
+                policy: self.policy(),
             },
             ice: IceConfig {
                 listen_port: LISTEN_PORT,
@@ -185,7 +188,17 @@ impl Site {
         let workers = workers.collect();
         self.starts += 1;
         self.wake_at = Some(now);
-        self.running = Some(Running { node, shared, workers, connections: BTreeSet::new() });
+        let all_workers: BTreeSet<u8> = (0..self.workers).collect();
+        let ports = ports.iter().map(|local| (local.port, all_workers.clone())).collect();
+        let connections = BTreeSet::new();
+        self.running = Some(Running { node, shared, workers, ports, connections });
+    }
+
+    pub(crate) fn policy(&self) -> Policy {
+        match self.secrets.clone() {
+            Some(secrets) => Policy::Secret(secrets),
+            None => Policy::ConfiguredAlone,
+        }
     }
 
     /// The other site of this number, as it is configured.

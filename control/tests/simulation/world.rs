@@ -23,6 +23,7 @@ use crate::{
     identity::identity,
     network::{Network, Packet},
     plan::Plan,
+    ports::PortStep,
     rng::Rng,
     segment::{Segment, TapAt},
     site::{Honesty, LISTEN_PORT, Running, Site, source_of},
@@ -50,6 +51,12 @@ pub(crate) enum Happening {
     Heal(Vec<(usize, usize)>),
     /// A station makes itself known.
     Announcement(usize),
+    /// What became of a local port, for this start of the site.
+    Port {
+        site: usize,
+        start: u32,
+        step: PortStep,
+    },
 }
 
 pub(crate) struct World {
@@ -200,6 +207,11 @@ impl World {
                 }
             }
             Happening::Announcement(station) => self.announce(station),
+            Happening::Port { site, start, step } => {
+                if self.sites[site].starts == start {
+                    self.take_port_step(site, step);
+                }
+            }
             Happening::Heal(pairs) => pairs.iter().for_each(|pair| {
                 self.network.cut.remove(pair);
             }),
@@ -327,8 +339,8 @@ impl World {
         }
         while let Some(write) = io.tap_writes.pop_front() {
             let tap = TapAt { site, tap: write.tap.0 };
-            let takes = self.sites[site].taps[usize::from(tap.tap)];
-            if takes == ipop_datapath::TapOffload::None {
+            let takes = self.sites[site].taps.get(usize::from(tap.tap));
+            if takes == Some(&ipop_datapath::TapOffload::None) {
                 assert!(write.what.offload().is_none(), "{tap:?} takes no offloads");
             }
             self.segment.deliver(tap, write.what.offload(), &write.pieces.concat());
@@ -352,6 +364,9 @@ impl World {
                 if let Command::Connection(connection, ToConnection::Dial { .. }) = &command {
                     running.connections.insert(*connection);
                 }
+                if let Command::Connection(_, ToConnection::Activate(port)) = &command {
+                    assert!(!running.ports.contains_key(port), "{port} is a local port's");
+                }
                 let worker = &mut running.workers[worker];
                 worker.core.command(self.now, command, &mut worker.io);
             }
@@ -361,6 +376,7 @@ impl World {
                 }
                 self.sites[site].notices.push(notice);
             }
+            Action::Port { port, order } => self.follow_port(site, running, port, order),
             Action::Stream(_)
             | Action::ResolveServers(_)
             | Action::Observe { .. }

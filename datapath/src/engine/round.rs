@@ -54,6 +54,7 @@ pub struct Worker<B> {
 
 /// All of a worker but what moves bytes.
 struct Round {
+    worker: u8,
     core: Core,
     counters: Arc<WorkerCounters>,
     mailbox: WorkerHandle,
@@ -71,7 +72,8 @@ impl<B: Backend> Worker<B> {
     /// # Errors
     /// If the kernel refuses what the backend needs.
     pub fn new(config: WorkerConfig) -> Result<Self, OsError> {
-        let number = usize::from(config.core.worker);
+        let worker = config.core.worker;
+        let number = usize::from(worker);
         let mailbox = config.workers[number].clone();
         let counters = config.core.shared.counters[number].clone();
         let mut backend = B::new(Parts {
@@ -86,6 +88,7 @@ impl<B: Backend> Worker<B> {
             OsError::new(format!("cannot set up TLS ({error})"), std::io::ErrorKind::InvalidInput)
         })?;
         let mut round = Round {
+            worker,
             core,
             counters,
             mailbox,
@@ -116,7 +119,8 @@ impl<B: Backend> Worker<B> {
             backend.take_in(now, &mut |backend, what| round.completed(now, what, backend));
             round.core.flush(now, &mut backend);
             backend.outbox().flush();
-            let closed = |port| Event::Port(port, FromPort::Closed);
+            let worker = round.worker;
+            let closed = |port| Event::Port(port, FromPort::Closed { worker });
             backend.end_round(|port| round.unsent_events.push_back(closed(port)));
             round.post_events();
             if now >= round.look_at {

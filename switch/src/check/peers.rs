@@ -197,7 +197,7 @@ struct Dialler {
 impl Dialler {
     fn new(settings: &Settings, identity: &Identity, state: &State) -> Self {
         let (policy, store) = (settings.policy.clone(), state.store.clone());
-        let trust = Trust::new(identity.node_id(), settings.taps.len() as u16, policy, store);
+        let trust = Trust::new(identity.node_id(), policy, store);
         for peer in &settings.peers {
             trust.name(peer.node, Naming::Configured(peer.address.clone()));
         }

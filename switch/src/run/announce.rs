@@ -25,7 +25,8 @@ impl Switch {
         let unproved = unproved(&fs::read_to_string("/proc/net/if_inet6").unwrap_or_default());
         let mut looked_at = Vec::new();
         let mut own = Vec::new();
-        let open = self.devices.taps.iter().filter(|open| open.closing.is_none());
+        let open =
+            self.devices.taps.iter().filter(|open| self.node.local_ports().is_open(open.port));
         for OpenTap { port, tap, .. } in open {
             let name = tap.bridge().unwrap_or_else(|| tap.name.clone());
             if looked_at.contains(&name) {

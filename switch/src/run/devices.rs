@@ -19,7 +19,7 @@ use ipop_datapath::{
     },
 };
 
-use crate::settings::{InterfaceName, Listen, Offload, Settings};
+use crate::settings::{Listen, Offload, Settings};
 
 /// What the switch has open: the TAPs, and the UDP sockets of each worker.
 pub(super) struct Devices {
@@ -37,24 +37,18 @@ pub(super) struct Devices {
 pub(super) struct OpenTap {
     pub(super) port: PortId,
     pub(super) tap: Tap,
-    /// Workers that have yet to let go of it, once it is to be closed.
-    pub(super) closing: Option<usize>,
 }
 
 impl Devices {
-    /// Sockets first: if the port is taken, no device was touched.
-    pub(super) fn open(settings: &Settings, node: NodeId, workers: u8) -> Result<Self, OsError> {
+    /// Sockets first: if the port is taken, no device was touched. There are no TAPs yet.
+    pub(super) fn open(settings: &Settings, workers: u8) -> Result<Self, OsError> {
         let sockets = open_sockets(settings, workers)?;
         let bridge = settings.bridge.as_ref().map(|bridge| Interface::named(bridge.as_str()));
         let bridge = bridge.transpose()?.map(QuietBridge::new);
-        let mut taps = Vec::new();
-        for (name, port) in settings.taps.iter().zip((0..).map(PortId)) {
-            taps.push(OpenTap::open(port, name, settings, node, workers)?);
-        }
         let mut opened = sockets.iter().flat_map(|(_, opened)| opened);
         let listen = opened.next().map_or_else(|| ([0; 4], 0).into(), |socket| socket.local);
         let udp_ports = sockets.iter().flat_map(|(table, _)| table.ports()).collect();
-        Ok(Self { taps, _bridge: bridge, sockets, listen, udp_ports })
+        Ok(Self { taps: Vec::new(), _bridge: bridge, sockets, listen, udp_ports })
     }
 
     /// The ports of all sockets.
@@ -69,11 +63,6 @@ impl Devices {
     /// The TAP at a port, if there is one.
     pub(super) fn tap(&self, port: PortId) -> Option<&Tap> {
         self.taps.iter().find(|open| open.port == port).map(|open| &open.tap)
-    }
-
-    /// Whether there is a TAP at a port, and it is to stay.
-    pub(super) fn is_open(&self, port: PortId) -> bool {
-        self.taps.iter().any(|open| open.port == port && open.closing.is_none())
     }
 
     /// The local ports, as workers know them.
@@ -96,17 +85,17 @@ impl OpenTap {
     /// As the settings say; an address of theirs is for the only TAP.
     pub(super) fn open(
         port: PortId,
-        name: &InterfaceName,
+        name: &str,
         settings: &Settings,
         node: NodeId,
         workers: u8,
     ) -> Result<Self, OsError> {
         let address = settings.address.filter(|_| settings.taps.len() == 1);
         let tap = Tap::open(&TapConfig {
-            name: name.as_str().to_owned(),
+            name: name.to_owned(),
             queues: workers,
             mtu: u32::from(settings.mtu),
-            mac: stable_mac(node, name.as_str()),
+            mac: stable_mac(node, name),
             offload: match settings.offload {
                 Offload::Auto => TapOffload::Full,
                 Offload::Off => TapOffload::None,
@@ -115,7 +104,7 @@ impl OpenTap {
             address: address
                 .map(|cidr| interface::Cidr { address: cidr.address, prefix_len: cidr.prefix_len }),
         })?;
-        Ok(Self { port, tap, closing: None })
+        Ok(Self { port, tap })
     }
 
     /// As workers know it. What the kernel refuses to hand over is not given to it either.

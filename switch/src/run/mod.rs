@@ -30,7 +30,7 @@ use anyhow::Context as _;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use ipop_control::{
     identity::Identity,
-    node::{Action, Configured, Input, Node, NodeConfig},
+    node::{Action, Input, Node, NodeConfig, PortSpec},
     notice::{Level, Notice},
     peer::{PeerAddress, PeerSpec},
     sessions::SessionsConfig,
@@ -116,7 +116,7 @@ pub(crate) fn run(
     // Before any device is touched, so that a signal finds someone who cleans up.
     signals::watch(early, messages.clone())?;
     interfaces::watch(messages.clone())?;
-    let devices = Devices::open(&settings, identity.node_id(), workers).map_err(os_failure)?;
+    let mut devices = Devices::open(&settings, workers).map_err(os_failure)?;
     let facts = Arc::new(NodeFacts {
         node: identity.node_id(),
         instance: random_bytes(),
@@ -125,18 +125,20 @@ pub(crate) fn run(
         inner_mtu: settings.mtu,
         lanes: workers,
     });
-    let taps = settings.taps.len() as u16;
     let config = NodeConfig {
         local: facts.node,
         sessions: SessionsConfig { inner_mtu: settings.mtu, lanes: workers, seed: random() },
-        first_port: taps,
         decisions,
-        configured: Configured { peers: settings.peers.clone(), policy: settings.policy.clone() },
+        configured: reload::configured(&settings),
         ice: network::ice_config(&devices),
         rendezvous: network::rendezvous(&settings, &identity, &facts.name)?,
     };
     let node =
         Node::new(config, Instant::now()).map_err(|error| Failure::new(ExitCode::Usage, error))?;
+    for (port, PortSpec::Tap(name)) in node.local_ports().iter() {
+        let opened = OpenTap::open(port, name, &settings, facts.node, workers);
+        devices.taps.push(opened.map_err(os_failure)?);
+    }
     let fdb = MacTable::new(MacTableConfig::default());
     let shared = Shared::new(fdb, &devices.local_ports(), workers, Instant::now());
     let mut switch = Switch {
@@ -398,8 +400,10 @@ impl Switch {
                 self.forget_stations_of_bridge(port);
             }
             FromPort::LoopCleared => tracing::info!("the loop is gone: {tap} forwards again"),
-            FromPort::Closed => self.port_closed(port),
-            FromPort::Gone if self.devices.is_open(port) => {
+            FromPort::Closed { .. } => {
+                self.node.handle(Instant::now(), Input::Worker(Event::Port(port, what)));
+            }
+            FromPort::Gone if self.node.local_ports().is_open(port) => {
                 return Some(Err(Failure::new(
                     ExitCode::Failed,
                     anyhow::anyhow!(
@@ -423,6 +427,7 @@ impl Switch {
                 Action::ResolveServers(offer) => network::resolve(offer, self.messages.clone()),
                 Action::Observe { seen, new } => self.observe(&seen, new),
                 Action::Save(saved) => self.save(&saved),
+                Action::Port { port, order } => self.follow_port(port, order),
                 Action::GiveUp(why) => self.given_up = Some(why.to_string()),
                 Action::Notice(notice) => self.tell(&notice),
                 // Nobody can connect to this program as a controller.

@@ -8,7 +8,7 @@ use std::{path::Path, time::Instant};
 
 use ipop_control::{
     host::private_file::PrivateFileError,
-    node::{Configured, Input},
+    node::{Configured, Input, PortSpec},
     trust::{Claim, NewNodes, Patience, Stamp, StateFile, TrustStore},
 };
 use ipop_datapath::node_id::NodeId;
@@ -19,6 +19,16 @@ use crate::{
     settings::{Reload, Settings},
     trust_cmd,
 };
+
+/// What the node is told of the settings.
+pub(super) fn configured(settings: &Settings) -> Configured {
+    let taps = settings.taps.iter().map(|name| PortSpec::Tap(name.as_str().to_owned()));
+    Configured {
+        ports: taps.collect(),
+        peers: settings.peers.clone(),
+        policy: settings.policy.clone(),
+    }
+}
 
 /// The trust file, and which content of it is in force.
 pub(super) struct TrustFile {
@@ -86,15 +96,16 @@ impl Switch {
         };
         let Reload { account, needs_restart } = Reload::between(&self.settings, &settings);
         let now = Instant::now();
-        let (peers, policy) = (settings.peers, settings.policy);
-        self.node.handle(now, Input::Configured(Configured { peers, policy }));
+        let configured = configured(&settings);
+        // How many there are decides whose the address is.
+        self.settings.taps = settings.taps;
+        self.node.handle(now, Input::Configured(configured));
         // It says what is new about peers first.
         self.carry_out();
+        self.look_at_addresses(now);
         for key in needs_restart {
             tracing::warn!("SIGHUP: another {key} takes effect when the switch is started again");
         }
-        self.settings.taps = settings.taps;
-        self.follow_ports();
         let (Some(in_force), Some(new)) = (&mut self.settings.network, settings.network) else {
             return;
         };
