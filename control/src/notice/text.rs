@@ -9,12 +9,7 @@ use ipop_datapath::{
 };
 
 use super::{Down, Notice, Pathless, Trespass, Who};
-use crate::{
-    ice::CandidateKind,
-    paths::Way,
-    trust::Claim,
-    xmpp::room::{Outcome, Problem},
-};
+use crate::{ice::CandidateKind, paths::Way, trust::Claim, xmpp::room::Outcome};
 
 impl fmt::Display for Who {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -190,9 +185,12 @@ impl Notice {
             Self::Offered(services) => write!(f, "STUN and TURN servers on offer: {services:?}"),
             Self::Joined { nick } => write!(f, "in the room as {nick}"),
             Self::AccountRemoved { account } => write!(f, "{account} was removed from the room"),
-            Self::Room(Problem { text, outcome: Outcome::Goes }) => write!(f, "room: {text}"),
-            Self::Room(Problem { text, outcome: Outcome::RetriedIn(wait) }) => {
-                write!(f, "room: {text}; next try in {} s", wait.as_secs())
+            Self::Room(problem) => {
+                write!(f, "room: {problem}")?;
+                match problem.outcome {
+                    Outcome::Goes => Ok(()),
+                    Outcome::RetriedIn(wait) => write!(f, "; next try in {} s", wait.as_secs()),
+                }
             }
             Self::Server(problem) => write!(f, "{problem}"),
             Self::BadSignal { peer } => write!(f, "peer {peer}: a signal that makes no sense"),

@@ -218,7 +218,7 @@ impl Rendezvous {
                 });
             }
             room::Event::Problem(problem) => {
-                self.stream_state.problem(problem.text.clone());
+                self.stream_state.problem(problem.to_string());
                 self.tell(Notice::Room(problem));
             }
         }

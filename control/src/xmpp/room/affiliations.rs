@@ -13,6 +13,7 @@ use xmpp_parsers::{
 use super::{
     Entry, Event, Outcome, Purpose, Room,
     presence::muc_user,
+    problem::Trouble,
     wire::{AdminItem, AdminQuery, Affiliation, code},
 };
 use crate::xmpp::request::{Answer, Ask};
@@ -20,7 +21,7 @@ use crate::xmpp::request::{Answer, Ask};
 /// The lists that give a right.
 const RIGHTFUL: [Affiliation; 3] = [Affiliation::Owner, Affiliation::Admin, Affiliation::Member];
 /// Longer lists are not believed to be a network's.
-const MAX_ENTITLED: usize = 4_096;
+pub(super) const MAX_ENTITLED: usize = 4_096;
 
 /// Lists that are being read.
 #[derive(Debug, Default)]
@@ -68,11 +69,7 @@ impl Room {
             .extend(listed.filter_map(|item| item.jid.as_ref()).map(Jid::to_bare));
         reconciliation.read += 1;
         if reconciliation.entitled.len() > MAX_ENTITLED {
-            let text = format!(
-                "room {} has more than {MAX_ENTITLED} members: its lists are ignored",
-                self.config.room
-            );
-            return self.problem(now, text, Outcome::Goes);
+            return self.problem(now, Trouble::TooManyMembers, Outcome::Goes);
         }
         if reconciliation.read == RIGHTFUL.len() {
             self.tell(Event::Entitled(reconciliation.entitled));
@@ -107,9 +104,7 @@ impl Room {
             Affiliation::Member | Affiliation::Admin | Affiliation::Owner => false,
         };
         if revoked && self.jid.as_ref().is_some_and(|own| own.to_bare() == account) {
-            let text =
-                format!("room {} says that this account was removed from it", self.config.room);
-            self.problem(now, text, Outcome::Goes);
+            self.problem(now, Trouble::SaidToBeRemoved, Outcome::Goes);
         } else if revoked {
             self.revoke(account);
         }

@@ -15,7 +15,7 @@ use super::{
     Action, Event, Outcome, PING_AFTER, Purpose, Room, State,
     card::cut,
     configuration::{Configuration, Entry},
-    problem::Problem,
+    problem::{Expulsion, Hindrance, NickFault, Problem, Trouble},
     wire::OwnerQuery,
 };
 use crate::xmpp::request::{Answer, Ask, describe};
@@ -147,14 +147,7 @@ impl Room {
 
     fn refuse_room(&mut self, now: Instant, faults: Vec<&'static str>) {
         self.send_unavailable();
-        let text = format!(
-            "room {} is not what this mode of trust needs: {}; its owner can set it right with \
-             `ipop-switch room create {} --reconfigure`",
-            self.config.room,
-            faults.join(", "),
-            self.config.room
-        );
-        self.refused(now, text);
+        self.refused(now, Trouble::NotFit(faults));
     }
 
     /// Stays, if both halves have come and the room is as it must be.
@@ -187,48 +180,32 @@ impl Room {
 
     /// The join was answered with an error, XEP-0045 section 7.2.
     pub(super) fn join_refused(&mut self, now: Instant, error: &StanzaError) {
-        let room = self.config.room.clone();
         let said = describe(error);
         match error.defined_condition {
-            Condition::Conflict => self.next_nick(now, "is in use"),
-            Condition::JidMalformed | Condition::NotAcceptable => self.next_nick(now, "is not accepted"),
+            Condition::Conflict => self.next_nick(now, NickFault::InUse),
+            Condition::JidMalformed | Condition::NotAcceptable => {
+                self.next_nick(now, NickFault::NotAccepted);
+            }
             Condition::NotAuthorized => {
-                let text = match (self.config.entry, &self.config.password) {
-                    (Entry::Password, Some(_)) => format!(
-                        "room {room} has another password: this node's network secret is not the one that the room was \
-                         created with"
-                    ),
-                    _ => format!("room {room} wants a password, which only `trust = \"secret\"` has"),
-                };
-                self.refused(now, text);
+                self.refused(
+                    now,
+                    match (self.config.entry, &self.config.password) {
+                        (Entry::Password, Some(_)) => Trouble::OtherPassword,
+                        _ => Trouble::WantsPassword,
+                    },
+                );
             }
-            Condition::Forbidden => {
-                let cure = self.how_to_add();
-                self.refused(now, format!("this account is banned from room {room}; an admin lifts that with {cure}"));
-            }
-            Condition::RegistrationRequired => {
-                let cure = self.how_to_add();
-                self.refused(now, format!("this account is not a member of room {room}; its owner adds it with {cure}"));
-            }
-            Condition::ServiceUnavailable => self.refused(now, format!(
-                "room {room} is full or not available: the server says {said}; raise the room's limit (ejabberd: max_users) if it is full"
-            )),
+            Condition::Forbidden => self.refused(now, Trouble::Banned),
+            Condition::RegistrationRequired => self.refused(now, Trouble::NotMember),
+            Condition::ServiceUnavailable => self.refused(now, Trouble::Full(said)),
             // A room that is being created is locked until it is configured; one that does not exist says the same.
-            Condition::ItemNotFound => self.retry_soon(now, "it is locked or does not exist; `ipop-switch room create` makes it"),
-            Condition::NotAllowed => {
-                self.refused(now, format!("room {room} does not exist; make it with `ipop-switch room create {room}`"));
-            }
+            Condition::ItemNotFound => self.retry_soon(now, Hindrance::Locked),
+            Condition::NotAllowed => self.refused(now, Trouble::Missing),
             Condition::Gone { .. } | Condition::Redirect { .. } => {
-                self.refused(now, format!("room {room} is gone or has moved: the server says {said}"));
+                self.refused(now, Trouble::Moved(said));
             }
-            _ => self.retry_soon(now, &format!("the server says {said}")),
+            _ => self.retry_soon(now, Hindrance::Said(said)),
         }
-    }
-
-    /// What somebody else types to let this account in.
-    pub(super) fn how_to_add(&self) -> String {
-        let account = self.jid.as_ref().map(|jid| jid.to_bare().to_string()).unwrap_or_default();
-        format!("`ipop-switch room add {} {account}`", self.config.room)
     }
 
     /// The server made a room because nobody had: a typo must not make a network, so it is given back.
@@ -236,67 +213,50 @@ impl Room {
         let query: Element = OwnerQuery::cancel().into();
         let room = self.config.room.clone();
         self.send_unavailable();
-        self.refused(
-            now,
-            format!("room {room} does not exist; make it with `ipop-switch room create {room}`"),
-        );
+        self.refused(now, Trouble::Missing);
         self.ask(Purpose::Cancelled, room.into(), Ask::Set(query));
     }
 
     /// The nick is taken: the next one has more of the node id in it.
-    pub(super) fn next_nick(&mut self, now: Instant, why: &str) {
+    pub(super) fn next_nick(&mut self, now: Instant, why: NickFault) {
         if self.nicks_refused + 1 >= MAX_NICKS {
             self.nicks_refused = 0;
-            return self.refused(
-                now,
-                format!(
-                    "no nick of this node is free in room {}: give it another --name",
-                    self.config.room
-                ),
-            );
+            return self.refused(now, Trouble::NoNick);
         }
         let refused = self.nick();
         self.nicks_refused += 1;
-        self.problem(
-            now,
-            format!("the nick {refused} {why}; this node is {} in the room", self.nick()),
-            Outcome::Goes,
-        );
+        let what = Trouble::Nick { refused, why, now: self.nick() };
+        self.problem(now, what, Outcome::Goes);
         self.start_join(now);
     }
 
     /// Removed from the room by something that this node did not do and no admin decided.
-    pub(super) fn thrown_out(&mut self, now: Instant, why: &str) {
+    pub(super) fn thrown_out(&mut self, now: Instant, why: Expulsion) {
         let recent = &mut self.retry.thrown_out;
         recent.retain(|at| now.saturating_duration_since(*at) < THROWN_OUT_WITHIN);
         recent.push(now);
         if recent.len() >= MAX_THROWN_OUT {
             recent.clear();
-            let text = format!(
-                "this node is thrown out again and again: {why}. If this host was cloned from another, give it an account or a \
-                 resource of its own and delete its copied state directory"
-            );
-            self.problem(now, text, Outcome::RetriedIn(RETRY_REFUSED));
+            self.problem(now, Trouble::ThrownOut(why), Outcome::RetriedIn(RETRY_REFUSED));
         }
     }
 
     /// Out of the room for a reason that passes by itself.
-    pub(super) fn retry_soon(&mut self, now: Instant, why: &str) {
+    pub(super) fn retry_soon(&mut self, now: Instant, why: Hindrance) {
         let doubled =
             RETRY_FIRST.saturating_mul(1 << self.retry.failures.min(6)).min(RETRY_REFUSED);
         self.retry.failures += 1;
         // The first failure may be nothing: a server that restarts, a room that is being made.
         if self.retry.failures > 1 {
-            let text = format!("cannot enter room {}: {why}", self.config.room);
-            self.problem(now, text, Outcome::RetriedIn(doubled));
+            self.problem(now, Trouble::CannotEnter(why), Outcome::RetriedIn(doubled));
         }
         self.wait(now, doubled);
     }
 
     /// Out of the room for a reason that somebody must remove. The occupants of before are none of this node's business.
-    pub(super) fn refused(&mut self, now: Instant, text: String) {
+    pub(super) fn refused(&mut self, now: Instant, what: Trouble) {
         self.forget_all();
-        self.problem(now, text, Outcome::RetriedIn(RETRY_REFUSED));
+        self.problem(now, what, Outcome::RetriedIn(RETRY_REFUSED));
         self.wait(now, RETRY_REFUSED);
     }
 
@@ -307,9 +267,11 @@ impl Room {
         self.state = State::Waiting(now + jittered);
     }
 
-    pub(super) fn problem(&mut self, now: Instant, text: String, outcome: Outcome) {
-        if let Some(Problem { text, outcome }) = self.problems.tell(now, text, outcome) {
-            self.tell(Event::Problem(Problem { text, outcome }));
+    pub(super) fn problem(&mut self, now: Instant, what: Trouble, outcome: Outcome) {
+        if self.problems.is_news(now, &what) {
+            let account = self.jid.as_ref().map(|jid| jid.to_bare());
+            let room = self.config.room.clone();
+            self.tell(Event::Problem(Problem { room, account, what, outcome }));
         }
     }
 

@@ -48,12 +48,11 @@ pub use self::{
     card::{Card, MAX_NAME_LEN, NAMESPACE},
     configuration::{Configuration, Entry},
     occupants::{MAX_OCCUPANTS, Occupant},
-    problem::{Outcome, Problem},
+    problem::{Expulsion, Hindrance, NickFault, Outcome, Problem, Trouble},
     wire::Affiliation,
 };
 use super::request::{Answer, Ask, Failure, Request, Token};
-use crate::counters::counters;
-use crate::rng::Rng;
+use crate::{counters::counters, rng::Rng};
 
 /// Silence after which the node asks whether it is still in the room. A restarted server is noticed within this.
 const PING_AFTER: Duration = Duration::from_secs(45);
@@ -249,7 +248,7 @@ impl Room {
     /// The stream is down. Nobody counts as gone for that.
     pub fn offline(&mut self, now: Instant, end: StreamEnd) {
         if end == StreamEnd::Replaced {
-            self.thrown_out(now, "another program logs in with the same JID and resource");
+            self.thrown_out(now, Expulsion::Replaced);
         }
         self.connectivity = Connectivity::Offline;
         // A resumed session is still in the room, and answers to questions still come; anything else joins anew.
@@ -336,7 +335,7 @@ impl Room {
                 self.created_by_mistake(now);
             }
             State::Joining(joining) if joining.deadline <= now => {
-                self.retry_soon(now, "the room does not answer");
+                self.retry_soon(now, Hindrance::Silent);
             }
             State::Joined { ping_at, .. } if *ping_at <= now => self.ping(now),
             _ => {}

@@ -14,7 +14,8 @@ use super::{
     Event, Outcome, Room, State,
     card::Card,
     join::FoundOrMade,
-    occupants::{Change, MAX_OCCUPANTS, Occupant},
+    occupants::{Change, Occupant},
+    problem::{Expulsion, Hindrance, NickFault, Trouble},
     wire::{Affiliation, Item, MucUser, code},
 };
 use crate::xmpp::request::printable;
@@ -61,7 +62,7 @@ impl Room {
         let shared = Card::of(presence).is_some_and(|card| card.node != self.local());
         if shared || x.items.len() > 1 {
             self.send_unavailable();
-            return self.next_nick(now, "is shared with another program of this account");
+            return self.next_nick(now, NickFault::Shared);
         }
         if nick != self.nick() {
             self.counters.malformed += 1;
@@ -88,10 +89,7 @@ impl Room {
             return;
         }
         if card.node == self.local() {
-            return self.problem(now, format!(
-                "{jid} says that it is this node ({}); if that host was cloned from this one, delete its copied state directory",
-                card.node
-            ), Outcome::Goes);
+            return self.problem(now, Trouble::OwnId(jid, card.node), Outcome::Goes);
         }
         let affiliation = item.affiliation.unwrap_or_default();
         if affiliation == Affiliation::Outcast {
@@ -111,29 +109,18 @@ impl Room {
             }
             Change::Full => {
                 self.counters.over_limit += 1;
-                let text = format!(
-                    "more than {MAX_OCCUPANTS} nodes are in room {}: the others are ignored",
-                    self.config.room
-                );
-                return self.problem(now, text, Outcome::Goes);
+                return self.problem(now, Trouble::TooManyNodes, Outcome::Goes);
             }
         };
         if let Some(twin) = self.occupants.twin(&occupant) {
-            let text = format!(
-                "{} and {} both say that they are node {}; whichever proves it is connected. If one host was cloned from the \
-                 other, delete its copied state directory",
-                twin.jid, occupant.jid, occupant.card.node
-            );
-            self.problem(now, text, Outcome::Goes);
+            let both = [twin.jid.clone(), occupant.jid.clone()];
+            self.problem(now, Trouble::Twins(both, occupant.card.node), Outcome::Goes);
         }
         if let Some(gone) = gone {
             if gone.jid == occupant.jid && gone.card.node != occupant.card.node {
                 self.counters.changed_id += 1;
-                let text = format!(
-                    "{} was node {} and now says that it is {}",
-                    gone.jid, gone.card.node, occupant.card.node
-                );
-                self.problem(now, text, Outcome::Goes);
+                let (jid, was, is) = (gone.jid.clone(), gone.card.node, occupant.card.node);
+                self.problem(now, Trouble::ChangedId { jid, was, is }, Outcome::Goes);
             }
             self.tell(Event::OccupantGone(gone.jid));
         }
@@ -170,40 +157,27 @@ impl Room {
         {
             return;
         }
-        let room = self.config.room.clone();
-        let reason = x.items.iter().find_map(|item| item.reason.as_deref());
-        let reason = told(reason);
+        let reason = told(x.items.iter().find_map(|item| item.reason.as_deref()));
         if let Some(destroy) = &x.destroy {
-            let reason = told(destroy.reason.as_deref());
-            return self.refused(now, format!(
-                "room {room} was destroyed{reason}; `ipop-switch room create` makes another under another name"
-            ));
+            return self.refused(now, Trouble::Destroyed(told(destroy.reason.as_deref())));
         }
         if x.has(code::BANNED) {
-            let cure = self.how_to_add();
-            return self.refused(
-                now,
-                format!("this account was banned from room {room}{reason}; an admin lifts that with {cure}"),
-            );
+            return self.refused(now, Trouble::WasBanned(reason));
         }
         if x.has(code::NO_LONGER_MEMBER) || x.has(code::NOW_MEMBERS_ONLY) {
-            let cure = self.how_to_add();
-            return self.refused(now, format!(
-                "this account is not a member of room {room} any more{reason}; its owner adds it with {cure}"
-            ));
+            return self.refused(now, Trouble::NoMemberAnyMore(reason));
         }
         if x.has(code::NEW_NICK) {
             self.send_unavailable();
             return self.start_join(now);
         }
         if x.has(code::KICKED) {
-            let text = format!("this node was kicked from room {room}{reason}");
-            self.problem(now, text, Outcome::Goes);
+            self.problem(now, Trouble::Kicked(reason), Outcome::Goes);
         }
         if !x.has(code::SHUTDOWN) {
-            self.thrown_out(now, "it leaves the room without having been told to");
+            self.thrown_out(now, Expulsion::Left);
         }
-        self.retry_soon(now, "it was removed from the room");
+        self.retry_soon(now, Hindrance::Removed);
     }
 
     /// An account lost its right. Its occupants are gone with it.
@@ -220,9 +194,8 @@ impl Room {
 }
 
 /// A reason that somebody gave, if they gave one.
-fn told(reason: Option<&str>) -> String {
-    let reason = reason.map(printable).filter(|reason| !reason.is_empty());
-    reason.map(|reason| format!(" ({reason})")).unwrap_or_default()
+fn told(reason: Option<&str>) -> Option<String> {
+    reason.map(printable).filter(|reason| !reason.is_empty())
 }
 
 /// Whether this exit is more than leaving: the status says why, and the affiliation says that it lasts.

@@ -225,7 +225,7 @@ fn a_room_that_lets_anyone_in_is_left_and_tried_again() {
     let mut bench = Bench::online(Entry::Password);
     bench.lists(&["a"]);
     bench.configuration(OPEN);
-    let text = bench.problem().text;
+    let text = bench.problem().to_string();
     assert!(text.contains("no password") && text.contains("room create"), "{text}");
     assert_eq!(
         bench.presences.last().map(|p| p.type_.clone()),
@@ -311,7 +311,7 @@ fn refusals_name_the_cure_and_are_tried_again() {
         let mut bench = Bench::online(Entry::Password);
         bench.error(kind, condition);
         let problem = bench.problem();
-        assert!(problem.text.contains(cure), "{condition}: {}", problem.text);
+        assert!(problem.to_string().contains(cure), "{condition}: {problem}");
         assert!(matches!(problem.outcome, Outcome::RetriedIn(_)));
         bench.pass(Duration::from_secs(90));
         assert!(bench.joins() >= 2, "{condition}");
@@ -326,7 +326,7 @@ fn a_locked_room_is_tried_again_soon_and_only_then_told() {
     bench.pass(Duration::from_secs(2));
     assert_eq!(bench.joins(), 2);
     bench.error("cancel", "item-not-found");
-    assert!(bench.problem().text.contains("locked or does not exist"));
+    assert!(bench.problem().to_string().contains("locked or does not exist"));
 }
 
 #[test]
@@ -366,7 +366,7 @@ fn a_room_made_by_a_typo_is_given_back() {
                 Some(configuration) => bench.configuration(configuration),
                 None => bench.answer("disco#info", failure(DefinedCondition::ItemNotFound)),
             }
-            assert!(bench.problem().text.contains("does not exist"), "{answered:?}");
+            assert!(bench.problem().to_string().contains("does not exist"), "{answered:?}");
             bench.answer("cancel", Ok(None));
             assert!(!bench.room.is_joined());
         }
@@ -374,7 +374,7 @@ fn a_room_made_by_a_typo_is_given_back() {
     let mut bench = Bench::online(Entry::Password);
     bench.is_told_that_the_room_is_new();
     bench.pass(Duration::from_secs(31));
-    assert!(bench.problem().text.contains("does not exist"), "nobody says what it is");
+    assert!(bench.problem().to_string().contains("does not exist"), "nobody says what it is");
     bench.answer("cancel", Ok(None));
 }
 
@@ -451,7 +451,7 @@ fn being_removed_takes_no_right_from_others_and_is_told() {
         bench.take_events();
         bench.exits("me", x);
         assert!(!bench.events.iter().any(|event| matches!(event, Event::Revoked(_))));
-        let text = bench.problem().text;
+        let text = bench.problem().to_string();
         assert!(text.contains(told), "{text}");
     }
 }
@@ -504,12 +504,12 @@ fn twins_are_explained() {
     // The same key elsewhere.
     let mut bench = Bench::joined(Entry::Password, &[]);
     bench.occupant("copy", "me", "copy@x/r");
-    assert!(bench.problem().text.contains("cloned"));
+    assert!(bench.problem().to_string().contains("cloned"));
     assert_eq!(bench.room.occupants().count(), 0);
     // Two others with one key: both stay, since either may be the one that lies.
     bench.occupant("a", "same", "a@x/r");
     bench.occupant("b", "same", "b@x/r");
-    assert!(bench.problem().text.contains("both say that they are node"));
+    assert!(bench.problem().to_string().contains("both say that they are node"));
     assert_eq!(bench.room.occupants().count(), 2);
     // The same nick by another program of the same account.
     let mut bench = Bench::joined(Entry::Password, &[]);
@@ -519,7 +519,7 @@ fn twins_are_explained() {
         "<status code='110'/><item affiliation='none' role='participant' jid='me@x/q'/>",
         Some("other"),
     );
-    assert!(bench.problem().text.contains("shared"));
+    assert!(bench.problem().to_string().contains("shared"));
     assert_ne!(bench.room.nick(), "me");
 }
 
@@ -533,7 +533,7 @@ fn the_same_resource_twice_is_noticed_by_its_turns() {
         bench.room.online(bench.now, own_jid(), Stream::New);
         bench.drain();
     }
-    assert!(bench.problem().text.contains("cloned"));
+    assert!(bench.problem().to_string().contains("cloned"));
 }
 
 #[test]
@@ -610,7 +610,7 @@ fn an_occupant_that_changes_its_node_id_is_another_one() {
     bench.occupant("a", "b", "a@x/r");
     let events = bench.take_events();
     assert!(
-        matches!(&events[0], Event::Problem(problem) if problem.text.contains("now says")),
+        matches!(&events[0], Event::Problem(problem) if problem.to_string().contains("now says")),
         "{events:?}"
     );
     assert_eq!(events[1], Event::OccupantGone(full("a@x/r")));
