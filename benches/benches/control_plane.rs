@@ -160,7 +160,6 @@ impl Peer {
             jingle::Event::RemoteCandidates { generation, candidates, .. } => {
                 self.ice.add_remote_candidates(now, LOCAL, generation, &candidates);
             }
-            jingle::Event::Ended { .. } => {}
         }
     }
 

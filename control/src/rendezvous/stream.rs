@@ -231,7 +231,6 @@ impl Rendezvous {
             jingle::Event::RemoteCandidates { jid, node, generation, candidates } => {
                 (jid, node, ToLink::RemoteCandidates { generation, candidates })
             }
-            jingle::Event::Ended { .. } => return,
         };
         if self.is_current(&jid, node) {
             self.to_links.push_back((node, what));

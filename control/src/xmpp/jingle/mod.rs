@@ -122,13 +122,6 @@ pub enum Event {
         /// At most [`MAX_CANDIDATES`](crate::ice::MAX_CANDIDATES) in one generation.
         candidates: Vec<Candidate>,
     },
-    /// The peer has ended the session. A tunnel to it stays.
-    Ended {
-        /// The peer.
-        jid: FullJid,
-        /// Its node.
-        node: NodeId,
-    },
 }
 
 counters! {
@@ -310,9 +303,7 @@ impl Jingle {
             Content::Offer(offer) => {
                 peer.take_offer(now, &message.sid, offer, &mut self.counters, &mut events)
             }
-            Content::Terminate => {
-                peer.take_terminate(now, &message.sid, &mut self.rng, &mut events)
-            }
+            Content::Terminate => peer.take_terminate(now, &message.sid, &mut self.rng),
             Content::Ping if peer.session() == Some(&message.sid) => Ok(()),
             Content::Ping => Err(Refusal::UnknownSession),
         };

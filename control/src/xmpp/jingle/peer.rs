@@ -473,7 +473,6 @@ impl Peer {
         now: Instant,
         sid: &Sid,
         rng: &mut Rng,
-        events: &mut Vec<Event>,
     ) -> Result<(), Refusal> {
         if self.session() != Some(sid) {
             return Err(Refusal::UnknownSession);
@@ -482,7 +481,6 @@ impl Peer {
         // Whoever ends sessions as fast as they begin is not followed at that speed.
         self.failures = self.failures.max(4);
         self.pause(now, rng);
-        events.push(Event::Ended { jid: self.jid.clone(), node: self.node });
         Ok(())
     }
 

@@ -133,8 +133,7 @@ impl Node {
     fn heard(&mut self, event: Event, rng: &mut Rng) {
         let (Event::Describe { jid, .. }
         | Event::Remote { jid, .. }
-        | Event::RemoteCandidates { jid, .. }
-        | Event::Ended { jid, .. }) = &event;
+        | Event::RemoteCandidates { jid, .. }) = &event;
         assert_ne!(jid.as_str(), OUTSIDER, "{event:?}");
         let jid = jid.clone();
         match event {
@@ -156,7 +155,6 @@ impl Node {
                 known.remote_candidates.extend(candidates);
                 assert!(known.remote_candidates.len() <= MAX_CANDIDATES);
             }
-            Event::Ended { .. } => {}
         }
     }
 }
