@@ -218,6 +218,34 @@ impl MacTable {
         flushed
     }
 
+    /// Forgets every station; says how many there were. What is learned meanwhile may stay.
+    pub fn flush(&self) -> usize {
+        let mut flushed = 0;
+        for bucket in self.buckets.iter().filter(|bucket| bucket.slots().next().is_some()) {
+            let locked = bucket.lock();
+            for slot in locked.slots() {
+                self.remove(&locked, &slot);
+                flushed += 1;
+            }
+        }
+        self.counters.flushed.fetch_add(flushed as u64, Ordering::Relaxed);
+        flushed
+    }
+
+    /// Forgets one station, if it is there, and on this port if one is given; whether it was.
+    pub fn forget(&self, vlan: VlanId, mac: MacAddr, port: Option<PortId>) -> bool {
+        let Some(key) = key(vlan, mac) else { return false };
+        let (index, tag) = self.place(key);
+        let locked = self.buckets[index].lock();
+        let Some(slot) = locked.find(tag).filter(|slot| port.is_none_or(|port| slot.port == port))
+        else {
+            return false;
+        };
+        self.remove(&locked, &slot);
+        self.counters.flushed.fetch_add(1, Ordering::Relaxed);
+        true
+    }
+
     /// Removes the aged stations from the next `buckets` buckets of a never-ending round, and says how many there were.
     /// [`Self::buckets`] makes one round. Aged stations are never found, swept or not; the sweep gives their room back.
     pub fn age_out(&self, now_s: u32, buckets: usize) -> usize {

@@ -7,8 +7,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use serde::Serialize;
 
-use crate::exit;
+use crate::{exit, settings::LogLevel};
 
 /// An Ethernet switch whose ports are local TAP devices and encrypted QUIC tunnels to the same switch on other hosts.
 #[derive(Parser, Debug)]
@@ -59,6 +60,117 @@ pub(crate) enum Command {
     /// Make a network's room, and decide who is in it
     #[command(subcommand)]
     Room(Box<RoomCommand>),
+    #[command(flatten)]
+    Operate(Operate),
+}
+
+/// Commands that ask a running switch.
+#[derive(Subcommand, Clone, Debug)]
+pub(crate) enum Operate {
+    /// Show what is well with the running switch, what is not, and why
+    #[command(after_help = exit::HELP)]
+    Status {
+        #[command(flatten)]
+        switch: SwitchArgs,
+    },
+    /// Show the peers, or all that is known of one
+    Peers {
+        /// Name, node id, or the start of one
+        peer: Option<String>,
+        #[command(flatten)]
+        switch: SwitchArgs,
+    },
+    /// Show the local ports
+    Ports {
+        #[command(flatten)]
+        switch: SwitchArgs,
+    },
+    /// Show and change where stations are
+    #[command(subcommand)]
+    Fdb(FdbCommand),
+    /// Show why frames were dropped, what that means, and what to do
+    Drops {
+        /// Go on, once a second, with what is new
+        #[arg(long)]
+        watch: bool,
+        #[command(flatten)]
+        switch: SwitchArgs,
+    },
+    /// Wait until peers are up, for scripts
+    Wait {
+        /// So many
+        #[arg(long, value_name = "N")]
+        peers: usize,
+        /// At most so long
+        #[arg(long, value_name = "SECONDS", default_value_t = 30.0)]
+        timeout: f64,
+        #[command(flatten)]
+        switch: SwitchArgs,
+    },
+    /// Read the configuration again, as at SIGHUP, and say what came of it
+    Reload {
+        #[command(flatten)]
+        switch: SwitchArgs,
+    },
+    /// Set the level of the running switch's log
+    Log {
+        /// error, warn, info, debug or trace
+        level: LogLevel,
+        #[command(flatten)]
+        switch: SwitchArgs,
+    },
+}
+
+impl Operate {
+    /// Which switch is meant.
+    pub(crate) fn switch(&self) -> &SwitchArgs {
+        match self {
+            Self::Status { switch }
+            | Self::Peers { switch, .. }
+            | Self::Ports { switch }
+            | Self::Fdb(FdbCommand::Show { switch, .. } | FdbCommand::Flush { switch, .. })
+            | Self::Drops { switch, .. }
+            | Self::Wait { switch, .. }
+            | Self::Reload { switch }
+            | Self::Log { switch, .. } => switch,
+        }
+    }
+}
+
+#[derive(Subcommand, Clone, Debug)]
+pub(crate) enum FdbCommand {
+    /// Show the stations, or one
+    Show {
+        /// MAC address
+        mac: Option<String>,
+        #[command(flatten)]
+        switch: SwitchArgs,
+    },
+    /// Forget stations; they are learned again when they are heard
+    Flush {
+        /// Only this MAC address
+        #[arg(long, value_name = "MAC")]
+        mac: Option<String>,
+        /// Only those of this local port, or of this peer
+        #[arg(long, value_name = "PORT|PEER")]
+        port: Option<String>,
+        #[command(flatten)]
+        switch: SwitchArgs,
+    },
+}
+
+/// Which switch is asked, and how the answer is shown.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct SwitchArgs {
+    /// Print what the API answered, as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Socket of the switch [default: its instance's]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+    /// Name of the switch, if several run on the host
+    #[arg(long, value_name = "NAME")]
+    pub(crate) instance: Option<String>,
 }
 
 #[derive(Subcommand, Clone, Debug)]
@@ -205,7 +317,7 @@ pub(crate) struct IdentityArgs {
 }
 
 /// What flags and configuration file may set.
-#[derive(Args, Clone, PartialEq, Debug, Default)]
+#[derive(Args, Clone, PartialEq, Debug, Default, Serialize)]
 pub(crate) struct Values {
     /// TAP device: created if absent, else attached and left as it was found; repeatable
     #[arg(long, value_name = "NAME")]
@@ -233,6 +345,7 @@ pub(crate) struct Values {
     #[arg(long, value_name = "FILE")]
     pub(crate) identity: Option<PathBuf>,
     #[command(flatten)]
+    #[serde(flatten)]
     pub(crate) network: NetworkValues,
     /// Inner MTU in bytes, 576 to 65521, the same on all nodes [default: 1500]
     #[arg(long, value_name = "N")]
@@ -251,6 +364,28 @@ pub(crate) struct Values {
     /// latency for processor time [default: 0]
     #[arg(long, value_name = "US")]
     pub(crate) busy_poll: Option<String>,
+    /// Name of this switch, if several run on the host
+    /// [default: ipop-switch]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) instance: Option<String>,
+    /// Unix socket of the control API, or off
+    /// [default: /run/ipop-switch/INSTANCE.sock]
+    #[arg(long, value_name = "PATH|off")]
+    pub(crate) api: Option<PathBuf>,
+    /// Who brings peers together: the network's room, or a program of its own, over the API
+    /// [default: room]
+    #[arg(long, value_name = "room|external")]
+    pub(crate) controller: Option<String>,
+    /// TCP address of the control API besides, on the loopback; takes --api-token-file
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(crate) api_listen: Option<String>,
+    /// File with the token that opens the API over TCP, mode 0600
+    #[arg(long, value_name = "FILE")]
+    pub(crate) api_token_file: Option<PathBuf>,
+    /// Form of the log: text, or a JSON object a line
+    /// [default: text]
+    #[arg(long, value_name = "text|json")]
+    pub(crate) log_format: Option<String>,
     /// Least severity that is logged, to standard error: error, warn, info, debug, trace
     /// [default: info]
     #[arg(long, value_name = "LEVEL")]
@@ -258,12 +393,13 @@ pub(crate) struct Values {
 }
 
 /// The network to join.
-#[derive(Args, Clone, PartialEq, Debug, Default)]
+#[derive(Args, Clone, PartialEq, Debug, Default, Serialize)]
 pub(crate) struct NetworkValues {
     /// This node's name, for people [default: the host name]
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<String>,
     #[command(flatten)]
+    #[serde(flatten)]
     pub(crate) account: AccountValues,
     /// Room whose members make up the network
     #[arg(long, value_name = "JID")]
@@ -275,7 +411,7 @@ pub(crate) struct NetworkValues {
 }
 
 /// The account, and the network's secret and trust. `room` takes the same.
-#[derive(Args, Clone, PartialEq, Debug, Default)]
+#[derive(Args, Clone, PartialEq, Debug, Default, Serialize)]
 pub(crate) struct AccountValues {
     /// XMPP account that joins the room; at a terminal it is asked for if it stands nowhere, as is its password
     #[arg(long, value_name = "JID")]
@@ -431,6 +567,12 @@ mod tests {
             "--congestion",
             "--offload",
             "--busy-poll",
+            "--instance",
+            "--api",
+            "--controller",
+            "--api-listen",
+            "--api-token-file",
+            "--log-format",
             "--log",
             "identity",
             "check",

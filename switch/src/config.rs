@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::cli::{AccountValues, NetworkValues, Values};
 
@@ -30,37 +30,52 @@ pub(crate) struct ConfigFile {
     pub(crate) beyond_flags: BeyondFlags,
 }
 
-/// What only the file can say.
-#[derive(Clone, PartialEq, Debug, Default)]
+/// What only the file can say; written under the names of the keys.
+#[derive(Clone, PartialEq, Debug, Default, Serialize)]
 pub(crate) struct BeyondFlags {
     /// The account's password itself.
+    #[serde(rename = "xmpp.password")]
     pub(crate) xmpp_password: Option<String>,
     /// Whether the password may be sent as it is.
+    #[serde(rename = "xmpp.allow_plain")]
     pub(crate) allow_plain: Option<bool>,
     /// Node ids that may connect with trust = "pinned".
+    #[serde(rename = "network.pinned")]
     pub(crate) pinned: Option<Vec<String>>,
     /// With trust = "tofu": wait or accept.
+    #[serde(rename = "network.new_nodes")]
     pub(crate) new_nodes: Option<String>,
+    #[serde(rename = "ice.stun")]
     pub(crate) stun: Option<Vec<String>>,
+    #[serde(rename = "ice.turn")]
     pub(crate) turn: Option<Vec<TurnEntry>>,
+    #[serde(rename = "ice.ignore_interfaces")]
     pub(crate) ignore_interfaces: Option<Vec<String>>,
+    /// Group that may do everything through the API.
+    pub(crate) api_group: Option<String>,
+    /// Group that may look through the API.
+    pub(crate) api_group_read: Option<String>,
 }
 
 /// A TURN server as configured.
-#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct TurnEntry {
     /// `HOST[:PORT]`.
     pub(crate) server: String,
     pub(crate) username: String,
+    #[serde(skip_serializing)]
     pub(crate) password: Option<String>,
     pub(crate) password_file: Option<PathBuf>,
 }
 
 /// The key that stands for a flag of `run`.
-pub(crate) fn key_of_flag(flag: &'static str) -> &'static str {
+pub(crate) fn key_of_flag(flag: &str) -> &str {
     match flag {
         "busy-poll" => "busy_poll",
+        "api-listen" => "api_listen",
+        "api-token-file" => "api_token_file",
+        "log-format" => "log_format",
         "xmpp-jid" => "xmpp.jid",
         "xmpp-password-file" => "xmpp.password_file",
         "xmpp-server" => "xmpp.server",
@@ -197,6 +212,14 @@ struct Keys {
     congestion: Option<String>,
     offload: Option<String>,
     busy_poll: Option<i64>,
+    instance: Option<String>,
+    api: Option<PathBuf>,
+    controller: Option<String>,
+    api_listen: Option<String>,
+    api_token_file: Option<PathBuf>,
+    api_group: Option<String>,
+    api_group_read: Option<String>,
+    log_format: Option<String>,
     log: Option<String>,
     name: Option<String>,
     xmpp: Option<XmppKeys>,
@@ -298,6 +321,8 @@ impl Keys {
             stun: ice.stun.map(Into::into),
             turn: ice.turn,
             ignore_interfaces: ice.ignore_interfaces.map(Into::into),
+            api_group: keys.api_group,
+            api_group_read: keys.api_group_read,
         };
         let account = AccountValues {
             xmpp_jid: xmpp.jid,
@@ -325,6 +350,12 @@ impl Keys {
             congestion: keys.congestion,
             offload: keys.offload,
             busy_poll: keys.busy_poll.map(|busy_poll_us| busy_poll_us.to_string()),
+            instance: keys.instance,
+            api: keys.api,
+            controller: keys.controller,
+            api_listen: keys.api_listen,
+            api_token_file: keys.api_token_file,
+            log_format: keys.log_format,
             log: keys.log,
         };
         ConfigFile { path, values, beyond_flags }

@@ -3,6 +3,7 @@
 //! The program is [`main`]; that it is a library too lets fuzz targets reach what reads foreign text.
 #![forbid(unsafe_code)]
 
+mod api;
 mod check;
 mod cli;
 mod config;
@@ -11,6 +12,7 @@ mod exit;
 pub mod fuzzing;
 mod identity_cmd;
 mod log;
+mod operate;
 mod prompt;
 mod room_cmd;
 mod run;
@@ -38,13 +40,14 @@ use crate::{
 pub fn main() -> process::ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
-        None => run(&cli.run),
-        Some(Command::Run(args)) => run(&args),
+        None => run(cli.run),
+        Some(Command::Run(args)) => run(*args),
         Some(Command::Identity(args)) => identity(args),
         Some(Command::Check(args)) => check(&args),
         Some(Command::Secret(command)) => secret_cmd::run(command),
         Some(Command::Trust(args)) => trust(args),
         Some(Command::Room(command)) => room(&command),
+        Some(Command::Operate(command)) => operate::run(&command),
     };
     match result {
         Ok(()) => process::ExitCode::SUCCESS,
@@ -56,7 +59,7 @@ pub fn main() -> process::ExitCode {
     }
 }
 
-fn run(args: &RunArgs) -> Result<(), Failure> {
+fn run(args: RunArgs) -> Result<(), Failure> {
     let early = run::EarlySignals::watch()?;
     let mut environment = Environment::of_process();
     let file = read_config(args.config.as_deref())?;
@@ -65,11 +68,10 @@ fn run(args: &RunArgs) -> Result<(), Failure> {
         Settings::from_layers(layers).map_err(usage)?;
         check::net_admin()
     })?;
-    let read = || read_settings(args, &environment);
-    let settings = read()?;
+    let settings = read_settings(&args, &environment)?;
     refuse_shared(&settings.state)?;
-    log::start(settings.log);
-    run::run(settings, early, &read)
+    log::start(settings.log, settings.log_format);
+    run::run(settings, early, Box::new(move || read_settings(&args, &environment)))
 }
 
 /// Everything that the switch is told; SIGHUP asks again.

@@ -19,9 +19,11 @@ macro_rules! words {
     };
 }
 
+mod api;
 mod network;
 mod ports;
 mod reload;
+mod shown;
 
 use std::{
     fmt,
@@ -40,6 +42,7 @@ use ipop_control::{
 use ipop_datapath::{command::MAX_LANES, tunnel::hello::MAX_NAME_LEN};
 
 pub(crate) use self::{
+    api::ApiSettings,
     network::{
         Account, Asked, BareJid, Environment, Ice, Missing, Network, Password, RoomSettings,
         ServerAddress,
@@ -47,6 +50,7 @@ pub(crate) use self::{
     reload::Reload,
 };
 use crate::{
+    api::types::Configuration,
     cli::Values,
     config::{ConfigFile, key_of_flag},
 };
@@ -84,6 +88,7 @@ pub(crate) struct Settings {
     pub(crate) offload: Offload,
     pub(crate) busy_poll: BusyPoll,
     pub(crate) log: LogLevel,
+    pub(crate) log_format: LogFormat,
     /// For people; the host name if there is none. At most 64 bytes.
     pub(crate) name: Option<String>,
     /// The room to join, if any.
@@ -91,6 +96,10 @@ pub(crate) struct Settings {
     /// Who may connect.
     pub(crate) policy: Policy,
     pub(crate) ice: Ice,
+    pub(crate) controller: Controller,
+    pub(crate) api: ApiSettings,
+    /// All of it as it is shown.
+    pub(crate) shown: Configuration,
 }
 
 /// The name of a network interface as the kernel allows it: 1 to 15 bytes, no white space, no slash.
@@ -158,6 +167,24 @@ pub(crate) enum LogLevel {
     Trace,
 }
 
+/// Who brings peers together.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Controller {
+    /// The room of the network, if there is one.
+    Room,
+    /// A program of its own, over the API.
+    External,
+}
+
+/// The form of the log's lines.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// A JSON object each, for programs.
+    Json,
+}
+
 /// A value is wrong: where it stands and why.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct SettingsError(String);
@@ -217,13 +244,41 @@ impl Settings {
                 .parsed("busy-poll", |values| values.busy_poll.as_ref())?
                 .unwrap_or_default(),
             log: layers.parsed("log", |values| values.log.as_ref())?.unwrap_or(LogLevel::Info),
+            log_format: layers
+                .parsed("log-format", |values| values.log_format.as_ref())?
+                .unwrap_or(LogFormat::Text),
             name: layers.name()?,
             network: parts.network,
             policy: parts.policy,
             ice: parts.ice,
+            controller: layers
+                .parsed("controller", |values| values.controller.as_ref())?
+                .unwrap_or(Controller::Room),
+            api: layers.api()?,
+            shown: layers.shown(),
         };
         settings.check_address(layers)?;
+        settings.check_controller(layers)?;
         Ok(settings)
+    }
+
+    /// Whether paths to peers are looked for, by ICE: for a network, or for a controller.
+    pub(crate) fn finds_paths(&self) -> bool {
+        self.network.is_some() || self.controller == Controller::External
+    }
+
+    fn check_controller(&self, layers: Layers<'_>) -> Result<(), SettingsError> {
+        let controller = layers.pick("controller", |values| values.controller.as_ref());
+        let (Controller::External, Some((_, origin))) = (self.controller, controller) else {
+            return Ok(());
+        };
+        if self.network.is_some() {
+            return Err(origin.error("an external controller takes the room's place: leave account, room and join token out"));
+        }
+        if self.api.socket().is_none() && self.api.tcp.is_none() {
+            return Err(origin.error("an external controller needs the API: leave --api off out"));
+        }
+        Ok(())
     }
 
     fn check_address(&self, layers: Layers<'_>) -> Result<(), SettingsError> {
@@ -443,6 +498,20 @@ impl FromStr for BusyPoll {
 
 words!(Congestion: "tunnel" => Tunnel, "cubic" => Cubic);
 words!(Offload: "auto" => Auto, "off" => Off);
+impl fmt::Display for LogLevel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        })
+    }
+}
+
+words!(Controller: "room" => Room, "external" => External);
+words!(LogFormat: "text" => Text, "json" => Json);
 words!(LogLevel: "error" => Error, "warn" => Warn, "info" => Info, "debug" => Debug, "trace" => Trace);
 
 #[cfg(test)]

@@ -49,8 +49,11 @@ pub(crate) fn unix_now_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-enum Wrong {
+/// Why a decision is not put down.
+pub(crate) enum Wrong {
+    /// The file is of no use.
     File(PrivateFileError),
+    /// The node is not one that it can be said of.
     Node(StoreError),
 }
 

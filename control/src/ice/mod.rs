@@ -26,6 +26,7 @@ mod pace;
 mod pair;
 mod probe;
 mod report;
+mod search;
 mod servers;
 mod sources;
 mod stun;
@@ -63,6 +64,7 @@ pub use self::{
     obstacle::{Kinds, Obstacle, Obstacles, ServerProblem, TurnFault},
     probe::{Allocation, Probe},
     report::{IceCounters, PathSnapshot, SelectedPair},
+    search::{Outcome, PairReport, Search},
     servers::{NatMapping, StunServer, TurnServer},
     timing::Timing,
 };

@@ -101,6 +101,8 @@ pub(super) struct Pair {
     pub(super) last_answer: Option<Instant>,
     pub(super) last_request: Option<Instant>,
     pub(super) rtt: Option<Duration>,
+    pub(super) checks_sent: u64,
+    pub(super) checks_answered: u64,
     checks: VecDeque<Check>,
     last_sent: Option<Instant>,
     unanswered: u32,
@@ -142,6 +144,8 @@ impl Pair {
             last_answer: None,
             last_request: None,
             rtt: None,
+            checks_sent: 0,
+            checks_answered: 0,
             checks: VecDeque::new(),
             last_sent: None,
             unanswered: 0,
@@ -281,6 +285,7 @@ impl Pair {
         self.is_triggered = false;
         self.last_sent = Some(now);
         self.unanswered += 1;
+        self.checks_sent += 1;
         if self.is_proved() && self.unanswered >= SUSPECT_AFTER {
             self.was_in_trouble = true;
             self.answers_in_row = 0;
@@ -322,6 +327,7 @@ impl Pair {
         let sample = now.saturating_duration_since(check.sent);
         self.rtt = Some(self.rtt.map_or(sample, |rtt| (3 * rtt + sample) / 4));
         self.last_answer = Some(now);
+        self.checks_answered += 1;
         self.unanswered = 0;
         self.is_doubtful = false;
         self.answers_in_row += 1;

@@ -88,10 +88,6 @@ impl Node {
         }
     }
 
-    fn is_controlled(&self, peer: NodeId) -> bool {
-        self.trust.sources(peer).contains(&NamedBy::Controller)
-    }
-
     fn has_controlled_link(&self, peer: NodeId) -> bool {
         self.is_controlled(peer) && self.paths.has_link(peer)
     }

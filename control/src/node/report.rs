@@ -6,8 +6,9 @@ use ipop_datapath::node_id::NodeId;
 
 use super::Node;
 use crate::{
-    ice::IceCounters,
+    ice::{IceCounters, Search},
     paths::{self, LinkReport},
+    peer::NamedBy,
     rendezvous::{self, NetworkReport},
     xmpp::{jingle::JingleCounters, room::RoomCounters},
 };
@@ -20,6 +21,21 @@ impl Node {
         report.refused.extend(self.paths.refused().chain(lines(self.lines.left_out())));
         report.refused.retain(|_, count| *count > 0);
         Some(report)
+    }
+
+    /// The link to a node, as whoever drives it sees it; none for a node without one.
+    pub fn search(&self, node: NodeId) -> Option<Search> {
+        self.paths.search(node)
+    }
+
+    /// All nodes that there are links to.
+    pub fn links(&self) -> impl Iterator<Item = NodeId> {
+        self.paths.nodes()
+    }
+
+    /// Whether a controller names the node.
+    pub fn is_controlled(&self, node: NodeId) -> bool {
+        self.trust.sources(node).contains(&NamedBy::Controller)
     }
 
     /// The way to a peer now; none for one that nobody signals with.

@@ -38,7 +38,7 @@ pub(crate) use self::signal::{Message as Signal, read as read_signal, seeds as s
 use crate::{
     ice::{
         Candidate, CandidateKind, Ice, IceConfig, IceDescription, IceEvent, MAX_CANDIDATES,
-        Obstacles, Packet, Role, StunServer, TurnServer, Via, Watch,
+        Obstacles, Packet, Role, Search, StunServer, TurnServer, Via, Watch,
     },
     node::Action,
     notice::{Notice, Pathless, Who},
@@ -262,6 +262,16 @@ impl Paths {
     /// Whether there is a link to a node.
     pub(crate) fn has_link(&self, node: NodeId) -> bool {
         self.links.contains_key(&node)
+    }
+
+    /// All nodes that there are links to.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = NodeId> {
+        self.links.keys().copied()
+    }
+
+    /// How the search for a way to a node stands.
+    pub(crate) fn search(&self, node: NodeId) -> Option<Search> {
+        self.ice.search(node)
     }
 
     /// Whoever signals with a node says something. What concerns no link is ignored.

@@ -29,6 +29,15 @@ pub struct NetworkReport {
     pub refused: BTreeMap<&'static str, u64>,
 }
 
+impl NetworkReport {
+    /// Whether there is a stream to the server.
+    pub fn is_online(&self) -> bool {
+        self.xmpp == ONLINE
+    }
+}
+
+const ONLINE: &str = "online";
+
 /// How the stream stands.
 #[derive(Debug, Default)]
 pub(super) struct StreamState {
@@ -87,7 +96,7 @@ impl Rendezvous {
         let state = &self.stream_state;
         NetworkReport {
             room: self.memory.room().to_owned(),
-            xmpp: if state.online { "online" } else { "offline" },
+            xmpp: if state.online { ONLINE } else { "offline" },
             jid: state.jid.clone(),
             joined: state.online && self.room.is_joined(),
             occupants: self.by_jid.len(),

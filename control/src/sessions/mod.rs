@@ -344,6 +344,16 @@ impl Sessions {
         self.peers.values().filter(|peer| peer.is_up()).map(Peer::who)
     }
 
+    /// All, with their ports, in the order of these.
+    pub fn all(&self) -> impl Iterator<Item = (PortId, Who)> {
+        self.peers.iter().map(|(port, peer)| (*port, peer.who()))
+    }
+
+    /// Whose port that is.
+    pub fn who_has(&self, port: PortId) -> Option<Who> {
+        self.peers.get(&port).map(Peer::who)
+    }
+
     /// The tunnel that signals to a peer go through, if it is up.
     pub fn tunnel(&self, node: NodeId) -> Option<TunnelNews> {
         let (connection, remote) = self.peers.get(self.port_of.get(&node)?)?.tunnel()?;

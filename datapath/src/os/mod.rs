@@ -7,6 +7,7 @@ pub mod interface;
 pub mod neighbours;
 mod netlink;
 pub mod network;
+pub mod peer_groups;
 pub mod tap;
 mod trial;
 pub mod udp;

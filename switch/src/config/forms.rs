@@ -2,7 +2,7 @@
 //! program, and not always the key.
 
 /// Key and form. Keys of tables have the table's name before them.
-const FORMS: [(&str, &str); 40] = [
+const FORMS: [(&str, &str); 48] = [
     ("tap", "a name or a list of names, like tap = \"ipop0\""),
     (
         "port",
@@ -24,6 +24,14 @@ const FORMS: [(&str, &str); 40] = [
     ("congestion", "\"tunnel\" or \"cubic\", like congestion = \"tunnel\""),
     ("offload", "\"auto\" or \"off\", like offload = \"auto\""),
     ("busy_poll", "a number of microseconds without quotes, like busy_poll = 50"),
+    ("instance", "a name, like instance = \"ipop-switch\""),
+    ("api", "a socket's path or \"off\", like api = \"/run/ipop-switch/ipop-switch.sock\""),
+    ("controller", "\"room\" or \"external\", like controller = \"external\""),
+    ("api_listen", "an address and a port, like api_listen = \"127.0.0.1:5801\""),
+    ("api_token_file", "a file, like api_token_file = \"/etc/ipop-switch/api.token\""),
+    ("log_format", "\"text\" or \"json\", like log_format = \"json\""),
+    ("api_group", "the name of a group, like api_group = \"netops\""),
+    ("api_group_read", "the name of a group, like api_group_read = \"monitoring\""),
     ("log", "a level, like log = \"info\""),
     ("name", "a name in quotes, like name = \"site-a\""),
     ("xmpp", "a table: the line [xmpp], and below it its keys, like jid = \"site-a@example.org\""),

@@ -128,7 +128,7 @@ impl OpenTap {
     }
 }
 
-/// By worker: the listening socket, and one to dial from for every lane but the first. If there is a network, the first worker speaks to TURN servers
+/// By worker: the listening socket, and one to dial from for every lane but the first. If paths are looked for, the first worker speaks to TURN servers
 /// from one more.
 fn open_sockets(
     settings: &Settings,
@@ -139,7 +139,7 @@ fn open_sockets(
         let local = listening.local;
         let (mut table, mut opened) = (Sockets::new(local.port()), vec![listening]);
         let dial = (worker > 0).then_some(SocketKind::Dial);
-        let relay = settings.network.as_ref().filter(|_| worker == 0).map(|_| SocketKind::Relay);
+        let relay = (settings.finds_paths() && worker == 0).then_some(SocketKind::Relay);
         for kind in dial.into_iter().chain(relay) {
             let socket = udp::ephemeral(local)?;
             table = table.with(kind, socket.local.port());

@@ -11,6 +11,7 @@ use std::{
 use ipop_datapath::{MacAddr, PortId, StationMoves};
 
 use super::Switch;
+use crate::api::types::{EventKind, What};
 
 /// So many moves within [`WINDOW`] are no move any more.
 const MOVES_MIN: u32 = 5;
@@ -96,6 +97,9 @@ impl Switch {
                  if both places are connected some other way, take that away",
                 over.as_secs().max(1),
             );
+            let text = format!("address {mac} moved {moves} times between {one} and {other}");
+            let what = What::StationFlapping { mac: mac.to_string() };
+            self.tell_event(EventKind::Station, text, what);
         }
     }
 

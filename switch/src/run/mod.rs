@@ -4,6 +4,7 @@
 //! (`ipop_control::node`), and carries out what it asks for.
 
 mod announce;
+mod answers;
 mod devices;
 mod flaps;
 mod interfaces;
@@ -11,6 +12,8 @@ mod kernel;
 mod network;
 mod ports;
 mod present;
+mod queries;
+mod rates;
 mod refusals;
 mod reload;
 mod report;
@@ -19,6 +22,7 @@ mod signals;
 mod told;
 
 use std::{
+    collections::HashMap,
     fmt,
     net::ToSocketAddrs,
     sync::Arc,
@@ -30,7 +34,7 @@ use anyhow::Context as _;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use ipop_control::{
     identity::Identity,
-    node::{Action, Input, Node, NodeConfig, PortSpec},
+    node::{Action, Input, LinkNews, LinkRefused, Node, NodeConfig, PortSpec},
     notice::{Level, Notice},
     peer::{PeerAddress, PeerSpec},
     sessions::SessionsConfig,
@@ -39,7 +43,9 @@ use ipop_control::{
 };
 use ipop_datapath::{
     PortId,
-    command::{Answer, Command, Event, FromPort, FromWorker, ToWorker},
+    command::{
+        Answer, Command, ConnectionId, ConnectionStats, Event, FromPort, FromWorker, ToWorker,
+    },
     core::{
         CoreConfig,
         shared::{NodeFacts, Shared},
@@ -60,12 +66,17 @@ use self::{
     kernel::KernelWatch,
     network::{Network, ResolvedServers},
     present::Presence,
+    queries::Queries,
+    rates::RateMeter,
     refusals::Refusals,
     reload::TrustFile,
-    report::Reports,
     service::ServiceManager,
 };
 use crate::{
+    api::{
+        self, EventLog,
+        types::{EventKind, What},
+    },
     exit::{ExitCode, Failure},
     identity_cmd,
     settings::{self, Settings, Workers},
@@ -83,7 +94,7 @@ const TRUST_EVERY: Duration = Duration::from_secs(1);
 const SHUT_DOWN_WITHIN: Duration = Duration::from_secs(3);
 
 /// To the control thread.
-enum Message {
+pub(crate) enum Message {
     Worker(Event),
     /// A worker cannot go on.
     WorkerFailed(u8, WorkerFailure),
@@ -98,20 +109,24 @@ enum Message {
     Stream(Box<FromStream>),
     /// STUN and TURN servers.
     Servers(ResolvedServers),
+    /// Somebody asks something through the API.
+    Work(api::Work),
 }
 
+/// How the workers' connections are, by what names them.
+pub(crate) type Connections = HashMap<ConnectionId, ConnectionStats>;
+
+/// Reads the configuration again.
+type Reread = Box<dyn Fn() -> Result<Settings, Failure>>;
+
 /// Runs until it is told to stop; SIGHUP has `reread` called.
-pub(crate) fn run(
-    settings: Settings,
-    early: EarlySignals,
-    reread: &dyn Fn() -> Result<Settings, Failure>,
-) -> Result<(), Failure> {
+pub(crate) fn run(settings: Settings, early: EarlySignals, reread: Reread) -> Result<(), Failure> {
     let identity = identity_cmd::load(&settings.identity)?;
     let workers = worker_count(settings.workers);
     if let Some(error) = own_peer(&settings.peers, identity.node_id()) {
         return Err(Failure::new(ExitCode::Usage, error));
     }
-    let (trust_file, decisions) = TrustFile::load(&settings.state)?;
+    let (trust_file, decisions) = TrustFile::of_state(&settings.state)?;
     let (messages, inbox) = bounded(MESSAGES);
     // Before any device is touched, so that a signal finds someone who cleans up.
     signals::watch(early, messages.clone())?;
@@ -142,6 +157,8 @@ pub(crate) fn run(
     let fdb = MacTable::new(MacTableConfig::default());
     let shared = Shared::new(fdb, &devices.local_ports(), workers, Instant::now());
     let mut switch = Switch {
+        started: Instant::now(),
+        reread,
         node,
         trust_file,
         presence: Presence::new(&settings.state),
@@ -152,10 +169,16 @@ pub(crate) fn run(
         workers: Vec::new(),
         messages,
         refusals: Refusals::default(),
-        reports: Reports::default(),
+        queries: Queries::default(),
+        rates: RateMeter::default(),
+        events: EventLog::default(),
+        before: answers::Before::default(),
+        api: None,
         flaps: Flaps::default(),
         kernel: KernelWatch::default(),
         network: None,
+        offered: Vec::new(),
+        link_refused: None,
         given_up: None,
         routes: Routes::default(),
         service_manager: ServiceManager::of_process(),
@@ -163,14 +186,17 @@ pub(crate) fn run(
     switch.start_workers(&identity)?;
     switch.announce();
     switch.join_network(&identity)?;
+    switch.serve_api()?;
     switch.service_manager.ready();
-    let ended = switch.serve(&inbox, reread);
+    let ended = switch.serve(&inbox);
     switch.shut_down(&inbox);
     ended
 }
 
 /// The parts of a running switch. Fields drop in order: the TAPs are left after the workers have ended.
-struct Switch {
+pub(crate) struct Switch {
+    started: Instant,
+    reread: Reread,
     node: Node,
     trust_file: TrustFile,
     presence: Presence,
@@ -182,10 +208,20 @@ struct Switch {
     devices: Devices,
     messages: Sender<Message>,
     refusals: Refusals,
-    reports: Reports,
+    queries: Queries,
+    rates: RateMeter,
+    events: EventLog,
+    /// For events that are told once a second.
+    before: answers::Before,
+    /// None if it is off, or its socket is another switch's.
+    api: Option<api::Server>,
     flaps: Flaps,
     kernel: KernelWatch,
     network: Option<Network>,
+    /// Addresses that peers are told now.
+    offered: Vec<std::net::IpAddr>,
+    /// Why the node did not do what a controller wanted last.
+    link_refused: Option<LinkRefused>,
     /// Why the network cannot be joined, and nothing else can be done either.
     given_up: Option<String>,
     routes: Routes,
@@ -272,19 +308,55 @@ impl Switch {
         }
     }
 
+    /// Answers whoever asks. A socket of our own choice that cannot be had is none to end for: hosts with two switches are to go on as they did.
+    fn serve_api(&mut self) -> Result<(), Failure> {
+        let api = &self.settings.api;
+        let groups = api.groups()?;
+        let mut listeners = api::Listeners::none();
+        if let Some(path) = api.socket() {
+            match listeners.open_unix(&path, &groups) {
+                Ok(()) => tracing::info!("API at {}", path.display()),
+                // Not a warning: nobody has asked for it.
+                Err(error) if api.is_default_socket() => tracing::info!("no API: {error}"),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if let Some(tcp) = &api.tcp {
+            let opened = listeners.open_tcp(tcp.address, tcp.token.clone());
+            opened.map_err(|error| Failure::io("--api-listen: cannot listen", error))?;
+            tracing::info!("API at http://{}", tcp.address);
+        }
+        if !listeners.is_empty() {
+            self.api = Some(api::Server::start(
+                listeners,
+                groups,
+                self.messages.clone(),
+                self.events.clone(),
+            )?);
+        }
+        Ok(())
+    }
+
+    /// What passed each port by now. Nobody asks where there is no API.
+    fn sample_rates(&mut self, now: Instant) {
+        if self.api.is_none() {
+            return;
+        }
+        let traffic: Vec<_> =
+            self.ports_in_use().map(|(port, _)| (port, self.traffic_of(port))).collect();
+        self.rates.sample(now, traffic.into_iter());
+    }
+
     /// Goes to the XMPP server, if there is a network to join.
     fn join_network(&mut self, identity: &Identity) -> Result<(), Failure> {
         self.network = Network::start(&self.settings, identity.node_id(), &self.messages)?;
+        self.resolve_configured_servers();
         self.look_at_addresses(Instant::now());
         Ok(())
     }
 
     /// Until a signal or a failure ends it.
-    fn serve(
-        &mut self,
-        inbox: &Receiver<Message>,
-        reread: &dyn Fn() -> Result<Settings, Failure>,
-    ) -> Result<(), Failure> {
+    fn serve(&mut self, inbox: &Receiver<Message>) -> Result<(), Failure> {
         let mut trust_at = Instant::now();
         loop {
             self.carry_out();
@@ -293,13 +365,15 @@ impl Switch {
             }
             let now = Instant::now();
             let node = self.node.poll_timeout();
-            let due = [self.routes.due(), self.reports.due(), node];
+            let due = [self.routes.due(), self.queries.due(), node];
             let until = due.into_iter().flatten().fold(trust_at, Instant::min);
             match inbox.recv_timeout(until.saturating_duration_since(now)) {
                 Ok(Message::Signal(SIGHUP)) => {
-                    self.service_manager.reloading();
-                    self.reload(reread());
-                    self.service_manager.ready();
+                    if let Err(error) = self.reread_and_reload() {
+                        tracing::error!(
+                            "SIGHUP: {error}; what was configured before stays in force"
+                        );
+                    }
                 }
                 Ok(message) => {
                     if let Some(ended) = self.take(message) {
@@ -314,10 +388,12 @@ impl Switch {
                 trust_at = now + TRUST_EVERY;
                 self.follow_trust_file();
                 self.presence.follow(&mut self.node);
+                self.sample_rates(now);
+                self.tell_changes(now);
                 self.kernel.look(now).iter().for_each(|line| tracing::warn!("{line}"));
             }
             self.look_at_routes(now);
-            self.report(now);
+            self.answer_queries(now);
             self.node.handle_timeout(now);
         }
     }
@@ -354,6 +430,10 @@ impl Switch {
                 self.servers_resolved(now, servers);
                 None
             }
+            Message::Work(work) => {
+                work(self);
+                None
+            }
         }
     }
 
@@ -361,7 +441,7 @@ impl Switch {
         match event {
             Event::Port(port, what) => return self.take_from_port(port, what),
             Event::Answer(token, Answer::Connections(connections)) => {
-                self.reports.answered(token, connections);
+                self.queries.answered(token, connections);
                 return None;
             }
             Event::Worker(FromWorker::Rejected { remote, why }) => {
@@ -394,12 +474,18 @@ impl Switch {
                     "loop: {whose} probe came in on {tap}, so its segment is also connected some other way; {tap} is blocked until that ends"
                 );
                 self.forget_stations_of_bridge(port);
+                let text = format!("{tap} is blocked: a loop was seen");
+                self.tell_event(EventKind::Port, text, What::PortBlocked { port: tap });
             }
             FromPort::LoopElsewhere => {
                 tracing::debug!("a loop through {tap} is broken elsewhere");
                 self.forget_stations_of_bridge(port);
             }
-            FromPort::LoopCleared => tracing::info!("the loop is gone: {tap} forwards again"),
+            FromPort::LoopCleared => {
+                let text = format!("the loop is gone: {tap} forwards again");
+                tracing::info!("{text}");
+                self.tell_event(EventKind::Port, text, What::PortUnblocked { port: tap });
+            }
             FromPort::Closed { .. } => {
                 self.node.handle(Instant::now(), Input::Worker(Event::Port(port, what)));
             }
@@ -430,8 +516,12 @@ impl Switch {
                 Action::Port { port, order } => self.follow_port(port, order),
                 Action::GiveUp(why) => self.given_up = Some(why.to_string()),
                 Action::Notice(notice) => self.tell(&notice),
-                // Nobody can connect to this program as a controller.
-                Action::Controller { .. } => {}
+                Action::Controller { news: LinkNews::Refused(why), .. } => {
+                    self.link_refused = Some(why);
+                }
+                Action::Controller { peer, news: LinkNews::Told(what) } => {
+                    self.tell_link_news(peer, what);
+                }
             }
         }
     }
@@ -443,6 +533,7 @@ impl Switch {
     }
 
     fn tell(&mut self, notice: &Notice) {
+        self.tell_notice(notice, &notice.to_string());
         match notice {
             Notice::PeerUp { .. } => tracing::info!("{notice}, engine {ENGINE}"),
             Notice::Refused { peer, remote, why } => {
@@ -492,6 +583,8 @@ impl Switch {
     /// Closes the tunnels, so that the far sides know at once, and waits for the workers.
     fn shut_down(mut self, inbox: &Receiver<Message>) {
         self.service_manager.stopping();
+        // Its thread ends; who asks now hears that the switch does.
+        drop(self.api.take());
         self.node.handle(Instant::now(), Input::ShutDown);
         self.carry_out();
         let deadline = Instant::now() + SHUT_DOWN_WITHIN;
@@ -548,7 +641,7 @@ fn spawn_worker(
 }
 
 /// Why a worker cannot go on.
-enum WorkerFailure {
+pub(crate) enum WorkerFailure {
     /// The kernel refused what it needs.
     Kernel(OsError),
     /// It has a bug.

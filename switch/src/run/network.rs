@@ -42,12 +42,10 @@ pub(super) struct Network {
     stream: Handle,
     saved: StateFile<SavedPeers>,
     bound: StateFile<BoundAccounts>,
-    /// Addresses that the node knows now.
-    addresses: Vec<IpAddr>,
 }
 
 /// STUN and TURN servers, resolved.
-pub(super) struct ResolvedServers {
+pub(crate) struct ResolvedServers {
     found: Vec<(Service, SocketAddr)>,
     failed: Vec<String>,
 }
@@ -65,12 +63,9 @@ impl Network {
             .context("cannot start the XMPP thread")
             .map_err(Failure::from)?;
         forward(events, messages.clone())?;
-        if servers(&settings.ice) == Servers::Configured {
-            resolve(configured_servers(&settings.ice), messages.clone());
-        }
         let saved = StateFile::in_directory(&settings.state);
         let bound = StateFile::in_directory(&settings.state);
-        Ok(Some(Self { stream, saved, bound, addresses: Vec::new() }))
+        Ok(Some(Self { stream, saved, bound }))
     }
 
     /// A log-in was bound to TLS: that is put down for the next start.
@@ -109,9 +104,25 @@ impl Switch {
         self.node.handle(now, Input::ServersResolved(found));
     }
 
+    /// Whether paths to peers are looked for.
+    pub(super) fn finds_paths(&self) -> bool {
+        self.settings.finds_paths()
+    }
+
+    /// Looks up the STUN and TURN servers of the configuration.
+    pub(super) fn resolve_configured_servers(&self) {
+        let ice = &self.settings.ice;
+        if self.finds_paths() && servers(ice) == Servers::Configured {
+            resolve(configured_servers(ice), self.messages.clone());
+        }
+    }
+
     /// Looks at the host's interfaces. Those of the overlay are not offered, nor those that are to be ignored.
     pub(super) fn look_at_interfaces(&mut self, now: Instant) {
-        let Self { network: Some(network), settings, devices, .. } = self else { return };
+        if !self.settings.finds_paths() {
+            return;
+        }
+        let Self { settings, devices, .. } = self;
         let taps = devices.taps.iter().map(|open| open.tap.name.as_str());
         let own = taps.chain(settings.bridge.as_ref().map(|bridge| bridge.as_str()));
         let own = stacked_on(own);
@@ -124,8 +135,8 @@ impl Switch {
         let Ok(interfaces) = interfaces() else { return };
         let addresses: Vec<IpAddr> =
             interfaces.iter().filter(|interface| offered(interface)).map(|i| i.address).collect();
-        if addresses != network.addresses {
-            network.addresses.clone_from(&addresses);
+        if addresses != self.offered {
+            self.offered.clone_from(&addresses);
             self.node.handle(now, Input::OfferedAddresses(addresses));
         }
     }

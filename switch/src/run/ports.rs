@@ -11,6 +11,7 @@ use super::{
     Switch,
     devices::{OpenTap, describe},
 };
+use crate::api::types::{EventKind, What};
 
 impl Switch {
     /// Does what the node wants done about a local port.
@@ -42,6 +43,8 @@ impl Switch {
         for (worker, queue) in queues.into_iter().enumerate() {
             self.command(worker, Order::OpenPort(open.local_port(), queue));
         }
+        let (text, port) = (format!("TAP {name} was opened"), name.to_string());
+        self.tell_event(EventKind::Port, text, What::PortOpened { port });
         self.devices.taps.push(open);
         Ok(())
     }
@@ -57,9 +60,13 @@ impl Switch {
 
     /// No worker has it any more.
     fn free_port(&mut self, port: PortId) {
-        for OpenTap { tap, .. } in self.devices.taps.extract_if(.., |open| open.port == port) {
+        let gone: Vec<OpenTap> =
+            self.devices.taps.extract_if(.., |open| open.port == port).collect();
+        for OpenTap { tap, .. } in gone {
             let how = if tap.was_attached() { "left as it was found" } else { "gone" };
             tracing::info!("TAP {} is no longer configured: it is {how}", tap.name);
+            let text = format!("TAP {} was closed", tap.name);
+            self.tell_event(EventKind::Port, text, What::PortClosed { port: tap.name.clone() });
         }
         // A worker may have learned a station there in the moment in which it was closed.
         self.shared.fdb.flush_port(port);

@@ -15,6 +15,7 @@ use ipop_datapath::node_id::NodeId;
 
 use super::{Switch, network::unix_s};
 use crate::{
+    api::types::{EventKind, What},
     exit::Failure,
     settings::{Reload, Settings},
     trust_cmd,
@@ -38,12 +39,32 @@ pub(super) struct TrustFile {
 
 impl TrustFile {
     /// Reads the file.
-    pub(super) fn load(state: &Path) -> Result<(Self, TrustStore), Failure> {
+    pub(super) fn of_state(state: &Path) -> Result<(Self, TrustStore), Failure> {
         let file = StateFile::in_directory(state);
         // The stamp first: a change in between is noticed the next time.
         let seen = file.stamp();
         let store = file.load().map_err(trust_cmd::of_file)?;
         Ok((Self { file, seen }, store))
+    }
+
+    /// What stands in the file now.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub(super) fn load(&self) -> Result<TrustStore, PrivateFileError> {
+        self.file.load()
+    }
+
+    /// Changes what stands in the file.
+    ///
+    /// # Errors
+    /// When the change says no, or the file cannot be written.
+    pub(super) fn update<R, E: From<PrivateFileError>>(
+        &self,
+        patience: Patience,
+        change: impl FnOnce(&mut TrustStore) -> Result<R, E>,
+    ) -> Result<R, E> {
+        self.file.update(patience, change)
     }
 
     /// The decisions, if the file changed since the last look. One that cannot be read changes nothing, but is told.
@@ -68,12 +89,14 @@ impl Switch {
         if let Some(store) = self.trust_file.poll() {
             tracing::info!("read {} again", self.trust_file.file.path().display());
             self.node.handle(Instant::now(), Input::Decisions(store));
+            let text = "the decisions about nodes are others".into();
+            self.tell_event(EventKind::Trust, text, What::TrustChanged);
         }
     }
 
     /// The operator's list takes note of who was seen.
     pub(super) fn observe(&mut self, seen: &[(NodeId, Claim)], new: NewNodes) {
-        let updated = self.trust_file.file.update(Patience::GiveUp, |store| {
+        let updated = self.trust_file.update(Patience::GiveUp, |store| {
             for (node, claim) in seen {
                 store.observe(*node, claim, new, unix_s());
             }
@@ -85,15 +108,19 @@ impl Switch {
         }
     }
 
-    /// SIGHUP. A configuration that is wrong changes nothing.
-    pub(super) fn reload(&mut self, settings: Result<Settings, Failure>) {
-        let settings = match settings {
-            Ok(settings) => settings,
-            Err(error) => {
-                tracing::error!("SIGHUP: {error}; what was configured before stays in force");
-                return;
-            }
-        };
+    /// Reads the configuration again and puts into force what can be; the keys that cannot. One that is wrong changes nothing.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(super) fn reread_and_reload(&mut self) -> Result<Vec<&'static str>, Failure> {
+        self.service_manager.reloading();
+        let settings = (self.reread)();
+        let needs_restart = settings.map(|settings| self.reload(settings));
+        self.service_manager.ready();
+        needs_restart
+    }
+
+    fn reload(&mut self, settings: Settings) -> Vec<&'static str> {
         let Reload { account, needs_restart } = Reload::between(&self.settings, &settings);
         let now = Instant::now();
         let configured = configured(&settings);
@@ -103,11 +130,12 @@ impl Switch {
         // It says what is new about peers first.
         self.carry_out();
         self.look_at_addresses(now);
-        for key in needs_restart {
+        for key in &needs_restart {
             tracing::warn!("SIGHUP: another {key} takes effect when the switch is started again");
         }
+        self.settings.shown = settings.shown;
         let (Some(in_force), Some(new)) = (&mut self.settings.network, settings.network) else {
-            return;
+            return needs_restart;
         };
         in_force.secrets = new.secrets;
         if let Some(account) = account {
@@ -119,5 +147,6 @@ impl Switch {
         }
         let password = super::network::room_password(in_force);
         self.node.handle(now, Input::RoomPassword(password));
+        needs_restart
     }
 }

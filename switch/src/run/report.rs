@@ -1,13 +1,12 @@
 //! What SIGUSR1 prints on standard output: everything that is counted, one line of JSON.
 //!
-//! What is counted by frame and packet is read where the workers count it. How their connections are they are asked, and the line is printed when all
-//! have answered, or after a while without those that have not.
+//! What is counted by frame and packet is read where the workers count it. How their connections are they are asked ([`super::queries`]).
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     fs,
     io::{self, Write},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use ipop_control::{
@@ -18,16 +17,18 @@ use ipop_control::{
 };
 use ipop_datapath::{
     PortId,
-    command::{Command, ConnectionId, ConnectionStats, Query, Token},
+    command::ConnectionId,
     counters::{Drops, drops::DropReason},
 };
 use serde::Serialize;
 
-use super::{ENGINE, Switch, devices::OpenTap};
+use super::{Connections, ENGINE, Switch, devices::OpenTap};
 
 /// The whole report.
 #[derive(Serialize)]
 struct Report {
+    /// What shows the same for people.
+    see: &'static str,
     version: &'static str,
     node: String,
     engine: &'static str,
@@ -106,77 +107,12 @@ struct CountsReport {
     drops: BTreeMap<&'static str, u64>,
 }
 
-/// How long workers have to answer.
-const ANSWER_WITHIN: Duration = Duration::from_secs(1);
-
-type Connections = HashMap<ConnectionId, ConnectionStats>;
-
-/// The report that waits for the workers' answers.
-#[derive(Default)]
-pub(super) struct Reports {
-    asked: u64,
-    waiting: Option<Waiting>,
-}
-
-struct Waiting {
-    token: Token,
-    /// Answers that have not come.
-    missing: usize,
-    until: Instant,
-    connections: Connections,
-}
-
-impl Reports {
-    /// A report is to be printed: what these many workers are to be asked with, unless that was done already.
-    fn begin(&mut self, now: Instant, workers: usize) -> Option<Token> {
-        if self.waiting.is_some() {
-            return None;
-        }
-        let (token, until) = (Token(self.asked), now + ANSWER_WITHIN);
-        self.asked += 1;
-        let connections = Connections::new();
-        self.waiting = Some(Waiting { token, missing: workers, until, connections });
-        Some(token)
-    }
-
-    /// A worker has answered.
-    pub(super) fn answered(
-        &mut self,
-        token: Token,
-        connections: impl IntoIterator<Item = (ConnectionId, ConnectionStats)>,
-    ) {
-        if let Some(waiting) = self.waiting.as_mut().filter(|waiting| waiting.token == token) {
-            waiting.missing = waiting.missing.saturating_sub(1);
-            waiting.connections.extend(connections);
-        }
-    }
-
-    /// When [`Switch::report`] has something to print, whoever answers.
-    pub(super) fn due(&self) -> Option<Instant> {
-        self.waiting.as_ref().map(|waiting| waiting.until)
-    }
-
-    fn take_due(&mut self, now: Instant) -> Option<Connections> {
-        let is_due = |waiting: &mut Waiting| waiting.missing == 0 || waiting.until <= now;
-        self.waiting.take_if(is_due).map(|waiting| waiting.connections)
-    }
-}
-
 impl Switch {
-    /// Asks the workers for what the report needs. Who asks for one that is under way gets that one.
+    /// SIGUSR1: prints the report when the workers have answered.
     pub(super) fn ask_for_report(&mut self, now: Instant) {
-        if let Some(token) = self.reports.begin(now, self.workers.len()) {
-            for worker in 0..self.workers.len() {
-                self.command(worker, Command::Query(token, Query::Connections));
-            }
-        }
-    }
-
-    /// Prints the report that is due.
-    pub(super) fn report(&mut self, now: Instant) {
-        if let Some(connections) = self.reports.take_due(now) {
-            print(&Report::of(self, now, &connections));
-        }
+        self.with_connections(now, |switch, connections| {
+            print(&Report::of(switch, Instant::now(), connections));
+        });
     }
 }
 
@@ -186,6 +122,7 @@ impl Report {
         let shared = &switch.shared;
         let fdb = shared.fdb.counters();
         Self {
+            see: "ipop-switch status",
             version: env!("CARGO_PKG_VERSION"),
             node: switch.facts.node.to_string(),
             engine: ENGINE,
@@ -248,7 +185,7 @@ impl TapReport {
     }
 }
 
-fn kernel_tx_dropped(tap: &str) -> Option<u64> {
+pub(super) fn kernel_tx_dropped(tap: &str) -> Option<u64> {
     let path = format!("/sys/class/net/{tap}/statistics/tx_dropped");
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }
@@ -331,32 +268,5 @@ mod tests {
         for (number, (name, _)) in (1..).zip(counters) {
             assert_eq!(report[name], number, "{name}");
         }
-    }
-
-    #[test]
-    fn a_report_waits_for_all_workers_and_then_for_none() {
-        let (mut reports, start) = (Reports::default(), Instant::now());
-        let stats = ConnectionStats {
-            rtt: Duration::from_millis(7),
-            path_mtu_bytes: 1_200,
-            sent_packets: 1,
-            lost_packets: 0,
-            black_holes: 0,
-            queued_bytes: 0,
-            breaker_open: false,
-        };
-        let answer = |id| [(ConnectionId(id), stats)];
-        let first = reports.begin(start, 2).unwrap();
-        assert_eq!(reports.begin(start, 2), None, "it is under way");
-        reports.answered(first, answer(1));
-        assert!(reports.take_due(start).is_none());
-        reports.answered(first, answer(2));
-        assert_eq!(reports.take_due(start).unwrap().len(), 2);
-        let second = reports.begin(start, 2).unwrap();
-        reports.answered(first, answer(3));
-        reports.answered(second, answer(1));
-        assert!(reports.take_due(start).is_none(), "the late answer was another report's");
-        assert_eq!(reports.take_due(reports.due().unwrap()).unwrap().len(), 1);
-        assert_eq!(reports.due(), None);
     }
 }

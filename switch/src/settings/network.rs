@@ -127,7 +127,11 @@ impl Environment {
     }
 
     /// A systemd credential, if it was given.
-    fn credential(&self, name: &str, max_len: u64) -> Result<Option<String>, SettingsError> {
+    pub(super) fn credential(
+        &self,
+        name: &str,
+        max_len: u64,
+    ) -> Result<Option<String>, SettingsError> {
         let Some(directory) = &self.credentials_directory else { return Ok(None) };
         match private_file::read_text(&directory.join(name), max_len, Readers::GroupToo) {
             Ok(text) => Ok(Some(text)),
@@ -311,7 +315,7 @@ impl Layers<'_> {
 }
 
 impl SettingsError {
-    fn of_file(error: &PrivateFileError) -> Self {
+    pub(super) fn of_file(error: &PrivateFileError) -> Self {
         Self(error.to_string())
     }
 }

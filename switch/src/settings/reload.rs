@@ -29,10 +29,14 @@ impl Reload {
             offload,
             busy_poll,
             log,
+            log_format,
             name,
             network,
             policy: _,
             ice,
+            controller,
+            api,
+            shown: _,
         } = new;
         let whose = |network: &Network| (network.account.jid.clone(), network.room.clone());
         let [was, is] = [&old.network, network].map(|network| network.as_ref().map(whose));
@@ -52,9 +56,12 @@ impl Reload {
             ("offload", old.offload != *offload),
             ("busy_poll", old.busy_poll != *busy_poll),
             ("log", old.log != *log),
+            ("log_format", old.log_format != *log_format),
             ("name", old.name != *name),
             ("account or room", was != is),
             ("[ice]", old.ice != *ice),
+            ("controller", old.controller != *controller),
+            ("api or instance", old.api != *api),
         ];
         let changed = fixed.into_iter().filter(|(_, changed)| *changed);
         let needs_restart = changed.map(|(key, _)| key).collect();

@@ -47,8 +47,14 @@ fn defaults() {
         network: None,
         policy: Policy::ConfiguredAlone,
         ice: Ice::default(),
+        api: settings.api.clone(),
+        log_format: LogFormat::Text,
+        controller: Controller::Room,
+        shown: settings.shown.clone(),
     };
     assert_eq!(settings, expected);
+    assert_eq!(settings.api.socket(), Some("/run/ipop-switch/ipop-switch.sock".into()));
+    assert!(settings.api.is_default_socket() && settings.api.tcp.is_none());
 }
 
 #[test]
