@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ipop_control::ice::{IceEvent, IceState, NatMapping, Watch};
+use ipop_control::ice::{IceEvent, IceState, NatMapping, Obstacle, Obstacles, Watch};
 
 use crate::{
     network::{Hairpin, INTERNET, NatKind},
@@ -518,4 +518,16 @@ fn an_address_to_which_the_kernel_does_not_send_is_named_until_routes_change() {
     ice.network_changed(now);
     let why = ice.snapshot(now, peer).unwrap().why.unwrap().to_string();
     assert!(!why.contains("the kernel"), "{why}");
+}
+
+#[test]
+fn a_peer_of_which_nothing_came_is_told_as_silent_and_nothing_else() {
+    let mut world = World::new(1);
+    world.add_node(INTERNET, "192.0.2.1");
+    world.add_node(INTERNET, "192.0.2.2");
+    world.is_signalling = false;
+    world.connect(0, 1);
+    world.run(seconds(1));
+    let why = world.nodes[0].ice.snapshot(world.now, world.nodes[1].id).unwrap().why;
+    assert_eq!(why, Some(Obstacles(vec![Obstacle::PeerSilent])));
 }
