@@ -5,6 +5,7 @@
 //! Site `n` (from 0) has the inner addresses [`inner`]`(n)` and [`inner6`]`(n)` on its TAP.
 #![allow(dead_code, reason = "each file of tests uses a part")]
 
+pub(crate) mod api;
 pub(crate) mod network;
 pub(crate) mod report;
 pub(crate) mod transfer;
