@@ -28,12 +28,14 @@ pub enum NamedBy {
     Saved,
     /// A controller made a link to it.
     Controller,
+    /// It was added while the switch runs, and goes with that.
+    Added,
 }
 
 impl NamedBy {
     /// Whether it speaks for the operator: no policy asks more.
     pub fn is_operators(self) -> bool {
-        matches!(self, Self::Configured | Self::Controller)
+        matches!(self, Self::Configured | Self::Controller | Self::Added)
     }
 
     /// Whether it also passes on what two nodes need to find paths to each other.

@@ -88,12 +88,13 @@ fn present(state: &Path) -> Result<PresentPeers, Failure> {
 }
 
 /// What names a peer, for people.
-fn word_of(source: &NamedBy) -> &'static str {
+pub(crate) fn word_of(source: &NamedBy) -> &'static str {
     match source {
         NamedBy::Configured => "--peer",
         NamedBy::Room => "room",
         NamedBy::Saved => "known from before",
         NamedBy::Controller => "controller",
+        NamedBy::Added => "added",
     }
 }
 

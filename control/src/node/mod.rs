@@ -12,6 +12,7 @@
 //! * Who may connect, and is named by somebody who can signal with it, has a link: paths to it are looked for.
 //! * A peer that the sessions have forgotten gives its port back, and its link.
 
+mod added;
 mod announcements;
 mod configuration;
 mod controller;
@@ -35,14 +36,15 @@ use ipop_datapath::{
     path::port_of_alias,
 };
 
-use self::{announcements::Announcements, lines::Lines};
 pub use self::{
+    added::NotAdded,
     announcements::OwnAddress,
     configuration::Configured,
     controller::{LinkNews, LinkOrder, LinkRefused},
     ports::{LocalPorts, Opening, PortOrder, PortSpec},
     report::refused_reasons,
 };
+use self::{announcements::Announcements, lines::Lines};
 use crate::{
     ice::{IceConfig, StunServer, TurnServer},
     notice::{Notice, Who},

@@ -253,6 +253,60 @@ fn a_peer_that_is_no_longer_configured_is_closed_and_may_come_back() {
 }
 
 #[test]
+fn a_peer_that_was_added_stays_when_the_configuration_is_read_until_it_is_taken_back() {
+    const LATER: NodeId = NodeId([7; 32]);
+    let mut bench = Bench::new(denying(&[OTHER]));
+    let later = |address| -> PeerSpec { format!("{LATER}@{address}").parse().unwrap() };
+    bench.dials();
+    let add = |bench: &mut Bench, spec| {
+        let added = bench.node.add_peer(bench.now, spec);
+        bench.collect();
+        added
+    };
+    assert_eq!(add(&mut bench, later("10.0.0.7:5800")), Ok(()));
+    let (connection, _) = bench.answered(LATER);
+    // Configured and no longer, and named by a controller and no longer.
+    bench.configure(&[spec(0), spec(1), later("10.0.0.77:5800")]);
+    bench.configure(&[spec(0), spec(1)]);
+    bench.input(Input::Controller { peer: LATER, order: LinkOrder::Create });
+    bench.input(Input::Controller { peer: LATER, order: LinkOrder::Remove });
+    assert_eq!(bench.node.trust().sources(LATER), [NamedBy::Added]);
+    assert_eq!(bench.closes(), []);
+    let now = bench.now;
+    assert_eq!(bench.node.take_peer_back(now, LATER), Ok(()));
+    bench.collect();
+    assert_eq!(bench.closes(), [(connection, CloseReason::NotAdmitted)]);
+    assert_eq!(bench.node.take_peer_back(now, LATER), Err(NotAdded(vec![])));
+    // Nor are those of the configuration its business, nor denied ones, nor this node.
+    let configured = Err(NotAdded(vec![NamedBy::Configured]));
+    assert_eq!(bench.node.take_peer_back(now, ONE), configured);
+    assert_eq!(add(&mut bench, spec(1)), Err(Refusal::Denied(OTHER)));
+    assert_eq!(bench.node.trust().sources(OTHER), [NamedBy::Configured]);
+    let itself = PeerSpec { node: LOCAL, address: None };
+    assert_eq!(add(&mut bench, itself), Err(Refusal::Itself));
+}
+
+#[test]
+fn the_address_that_was_added_counts_for_more_than_the_configured_one() {
+    let mut bench = Bench::new(denying(&[OTHER]));
+    bench.configure(&[]);
+    let elsewhere: PeerSpec = format!("{ONE}@10.0.0.77:5800").parse().unwrap();
+    let (trust, now) = (bench.node.trust().clone(), bench.now);
+    let address = |bench: &mut Bench| {
+        bench.collect();
+        let snapshot = bench.node.sessions().snapshot(now);
+        let one = snapshot.into_iter().find(|peer| peer.node == ONE.to_string());
+        one.and_then(|peer| peer.address)
+    };
+    bench.node.add_peer(now, elsewhere).unwrap();
+    bench.configure(&[spec(0)]);
+    assert_eq!(trust.sources(ONE), [NamedBy::Configured, NamedBy::Added]);
+    assert_eq!(address(&mut bench).as_deref(), Some("10.0.0.77:5800"));
+    bench.node.take_peer_back(now, ONE).unwrap();
+    assert_eq!(address(&mut bench).as_deref(), Some(LISTENERS[0]));
+}
+
+#[test]
 fn a_peer_with_another_address_is_dialled_there_once_it_is_down() {
     let mut bench = Bench::new(denying(&[OTHER]));
     let (connection, _) = bench.answered(ONE);

@@ -1,7 +1,7 @@
 //! Who may connect.
 //!
-//! Two questions, and both must be answered with yes. Is the node *named* by a source: the configuration, a controller, the room, the peers
-//! known from before? And does the [`Policy`] accept it? Nodes of the configuration or of a controller are accepted by every policy, denied ones by none. With a
+//! Two questions, and both must be answered with yes. Is the node *named* by a source: the configuration, a controller, whoever adds it while the switch runs, the room, the peers
+//! known from before? And does the [`Policy`] accept it? Nodes of the configuration, of a controller or added while the switch runs are accepted by every policy, denied ones by none. With a
 //! [`Policy::Secret`] each connection must besides prove the secret, whoever named the peer; that is asked when its hello was read,
 //! before any frame passes.
 //!
@@ -118,6 +118,9 @@ pub enum Loss {
     /// The controller that named it does so no longer.
     #[error("the controller removed its link")]
     LinkRemoved,
+    /// Whoever added it while the switch runs took it back.
+    #[error("it was taken back by who added it")]
+    TakenBack,
     /// The room took its account's right.
     #[error("its account was removed from the room")]
     Removed,
@@ -258,7 +261,7 @@ impl Trust {
         let state = self.read();
         let named = state.named.iter();
         let configured = named.filter(|(_, named)| named.sources.contains(&NamedBy::Configured));
-        configured.map(|(node, named)| (*node, named.address.clone())).collect()
+        configured.map(|(node, named)| (*node, named.configured_address.clone())).collect()
     }
 
     /// Whether some node may connect that something beside the room names: it may come from anywhere.
@@ -361,7 +364,7 @@ impl State {
     fn named_peer(&self, node: NodeId) -> Option<NamedPeer> {
         self.judge(node).ok()?;
         let (port, named) = self.ports.of(node).zip(self.named.get(&node))?;
-        let (address, last_addresses) = (named.address.clone(), named.last_addresses.clone());
+        let (address, last_addresses) = (named.address().cloned(), named.last_addresses.clone());
         Some(NamedPeer { node, port, address, last_addresses })
     }
 

@@ -21,6 +21,8 @@ pub enum Naming {
     },
     /// A controller.
     Controller,
+    /// Whoever added it while the switch runs: where it listens, if that is known.
+    Added(Option<PeerAddress>),
 }
 
 /// A node that something names.
@@ -28,7 +30,9 @@ pub enum Naming {
 pub(super) struct Named {
     pub(super) sources: BTreeSet<NamedBy>,
     pub(super) claim: Option<Claim>,
-    pub(super) address: Option<PeerAddress>,
+    /// By the configuration.
+    pub(super) configured_address: Option<PeerAddress>,
+    added_address: Option<PeerAddress>,
     pub(super) last_addresses: Vec<SocketAddr>,
 }
 
@@ -36,7 +40,7 @@ impl Named {
     pub(super) fn add(&mut self, naming: Naming) {
         let (source, claim) = match naming {
             Naming::Configured(address) => {
-                self.address = address;
+                self.configured_address = address;
                 (NamedBy::Configured, None)
             }
             Naming::Room(claim) => (NamedBy::Room, Some(claim)),
@@ -45,6 +49,10 @@ impl Named {
                 (NamedBy::Saved, claim)
             }
             Naming::Controller => (NamedBy::Controller, None),
+            Naming::Added(address) => {
+                self.added_address = address;
+                (NamedBy::Added, None)
+            }
         };
         self.sources.insert(source);
         self.claim = claim.or(self.claim.take());
@@ -54,10 +62,16 @@ impl Named {
     pub(super) fn remove(&mut self, source: NamedBy) {
         self.sources.remove(&source);
         match source {
-            NamedBy::Configured => self.address = None,
+            NamedBy::Configured => self.configured_address = None,
+            NamedBy::Added => self.added_address = None,
             NamedBy::Saved => self.last_addresses.clear(),
             NamedBy::Room | NamedBy::Controller => {}
         }
+    }
+
+    /// Where it listens: what was said last while the switch runs counts for more than the configuration.
+    pub(super) fn address(&self) -> Option<&PeerAddress> {
+        self.added_address.as_ref().or(self.configured_address.as_ref())
     }
 
     /// Whether something beside the room names it.

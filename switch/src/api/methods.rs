@@ -27,6 +27,16 @@ pub(super) fn all() -> Vec<Method> {
             "One peer",
             Switch::show_peer,
         ),
+        Method::changes(
+            ("peers.add", Post, "/v1/peers"),
+            "Adds a peer, or says that it has another address, until the switch is started again",
+            Switch::add_peer,
+        ),
+        Method::changes(
+            ("peers.remove", Delete, "/v1/peers/{peer}"),
+            "Takes back that a peer was added",
+            Switch::remove_peer,
+        ),
         Method::shows_connections(
             ("links.list", Get, "/v1/links"),
             "All links",

@@ -110,6 +110,7 @@ fn source(source: &Source) -> &'static str {
         Source::Controller => "controller",
         Source::Room => "room",
         Source::Saved => "known from before",
+        Source::Added => "added",
     }
 }
 

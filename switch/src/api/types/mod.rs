@@ -25,7 +25,7 @@ pub(crate) use self::{
         LinkParams, LinkState, LinkStats, Links, MoreCandidates, OwnDescription, Pair, PairState,
         UpdateLink,
     },
-    params::{EchoParams, FdbParams, LogParams, NoParams, NodeParams, PeerParams},
+    params::{AddPeer, EchoParams, FdbParams, LogParams, NoParams, NodeParams, PeerParams},
     peer::{Connection, Lane, PathKind, Peer, PeerPath, PeerState, Peers, Source},
     port::{Port, PortKind, Ports},
     status::{NatMapping, Network, PeerCounts, Status},

@@ -16,6 +16,17 @@ pub(crate) struct PeerParams {
     pub(crate) peer: String,
 }
 
+/// A peer that is to be.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AddPeer {
+    /// Its node id.
+    pub(crate) node: String,
+    /// Where to dial it, as `HOST[:PORT]`; without one it may connect and is not dialled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) address: Option<String>,
+}
+
 /// Which node.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

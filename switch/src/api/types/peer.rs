@@ -77,6 +77,8 @@ pub(crate) enum Source {
     Room,
     /// It is known from before.
     Saved,
+    /// `peers.add`.
+    Added,
 }
 
 /// The way to a peer.

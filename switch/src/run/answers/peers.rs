@@ -3,20 +3,27 @@
 use std::time::Instant;
 
 use ipop_control::{
+    node::NotAdded,
     paths::LinkReport,
-    peer::NamedBy,
+    peer::{NamedBy, PeerSpec},
     sessions::{self, LaneSnapshot, PeerSnapshot},
+    trust::Refusal,
 };
 use ipop_datapath::{
     PortId,
     command::{ConnectionId, ConnectionStats},
+    node_id::NodeId,
 };
 
-use super::super::{Connections, Switch};
-use crate::api::types::{
-    Connection, Lane, NoParams, PathKind, Peer, PeerParams, PeerPath, PeerState, Peers, Problem,
-    Source,
+use super::{
+    super::{Connections, Switch},
+    links::node_of,
 };
+use crate::api::types::{
+    AddPeer, Connection, Decided, Done, Lane, NoParams, PathKind, Peer, PeerParams, PeerPath,
+    PeerState, Peers, Problem, ProblemCode, Source,
+};
+use crate::trust_cmd::word_of;
 
 impl Switch {
     /// `peers.list`
@@ -36,6 +43,42 @@ impl Switch {
     ) -> Result<Peer, Problem> {
         let session = self.peer_named(&peer)?;
         Ok(self.peer_of(Instant::now(), session, connections))
+    }
+
+    /// `peers.add`
+    pub(crate) fn add_peer(&mut self, params: AddPeer) -> Result<Decided, Problem> {
+        let node: NodeId =
+            params.node.parse().map_err(|error| Problem::bad_field("node", error))?;
+        let address = params.address.as_deref().map(str::parse).transpose();
+        let address = address.map_err(|why: String| Problem::bad_field("address", why))?;
+        match self.node.add_peer(Instant::now(), PeerSpec { node, address }) {
+            Ok(()) => Ok(Decided { node: node.to_string() }),
+            Err(Refusal::Itself) => Err(Problem::bad_field("node", "that is this node itself")),
+            Err(why) => {
+                Err(Problem::new(ProblemCode::Refused, format_args!("the node {node} {why}")))
+            }
+        }
+    }
+
+    /// `peers.remove`
+    pub(crate) fn remove_peer(&mut self, PeerParams { peer }: PeerParams) -> Result<Done, Problem> {
+        // One that is denied meanwhile has no port.
+        let node = match peer.parse() {
+            Ok(node) => node,
+            Err(_) => node_of(&self.peer_named(&peer)?.node)?,
+        };
+        self.node.take_peer_back(Instant::now(), node).map_err(|NotAdded(sources)| {
+            if sources.is_empty() {
+                return Problem::not_found(format_args!("node {node} was not added"));
+            }
+            let sources: Vec<_> = sources.iter().map(word_of).collect();
+            let text = format!(
+                "{peer} was not added; what names it is: {}. `ipop-switch trust deny {node}` keeps it out",
+                sources.join(", ")
+            );
+            Problem::new(ProblemCode::Conflict, text)
+        })?;
+        Ok(Done { count: 1 })
     }
 
     /// All, by port.
@@ -177,6 +220,7 @@ impl From<NamedBy> for Source {
             NamedBy::Controller => Self::Controller,
             NamedBy::Room => Self::Room,
             NamedBy::Saved => Self::Saved,
+            NamedBy::Added => Self::Added,
         }
     }
 }
