@@ -31,6 +31,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "ice_candidates", body: ice_candidates },
     Target { name: "jingle_payload", body: jingle_payload },
     Target { name: "join_token", body: join_token },
+    Target { name: "questions", body: crate::questions::fuzz },
     Target { name: "reached_lists", body: reached_lists },
     Target { name: "room_configuration", body: room_configuration },
     Target { name: "room_presence", body: room_presence },
@@ -153,6 +154,7 @@ mod tests {
     fn seeds(target: &str) -> Vec<Vec<u8>> {
         match target {
             "join_token" => tokens(),
+            "questions" => crate::questions::seeds(),
             "reached_lists" => crate::sessions::reached_seeds(),
             "secret_file" => secret_files(),
             "signal_message" => crate::paths::signal_seeds(),

@@ -31,6 +31,7 @@ pub mod tunnel;
 
 pub use ipop_learning::{MacAddr, PortId, VlanId};
 
+pub use self::forward::trace;
 pub use self::{
     core::context::Observer,
     policy::moves::StationMoves,

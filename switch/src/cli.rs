@@ -96,6 +96,39 @@ pub(crate) enum Operate {
         #[command(flatten)]
         switch: SwitchArgs,
     },
+    /// Ask a peer whether it is there, through the tunnel
+    Ping {
+        /// Name, node id, or the start of one
+        peer: String,
+        /// So many times
+        #[arg(short, long, value_name = "N", default_value_t = 4)]
+        count: u64,
+        /// Bytes that go with it, at most 4090
+        #[arg(long, value_name = "BYTES")]
+        size: Option<u16>,
+        /// End at the first answer over a direct path; 1 if there is none
+        #[arg(long)]
+        until_direct: bool,
+        #[command(flatten)]
+        switch: SwitchArgs,
+    },
+    /// Show what would become of a frame, here and at the peer that it goes to; nothing is sent
+    Trace {
+        /// The sender's MAC address
+        #[arg(value_name = "SRC-MAC")]
+        source: String,
+        /// The receiver's MAC address
+        #[arg(value_name = "DST-MAC")]
+        destination: String,
+        /// Local port or peer at which it comes in [default: where the sender was heard last]
+        #[arg(long, value_name = "PORT|PEER")]
+        port: Option<String>,
+        /// The whole frame, from the destination MAC on [default: a short one of no protocol]
+        #[arg(long, value_name = "HEX")]
+        frame: Option<String>,
+        #[command(flatten)]
+        switch: SwitchArgs,
+    },
     /// Wait until peers are up, for scripts
     Wait {
         /// So many
@@ -131,6 +164,8 @@ impl Operate {
             | Self::Fdb(FdbCommand::Show { switch, .. } | FdbCommand::Flush { switch, .. })
             | Self::Drops { switch, .. }
             | Self::Wait { switch, .. }
+            | Self::Ping { switch, .. }
+            | Self::Trace { switch, .. }
             | Self::Reload { switch }
             | Self::Log { switch, .. } => switch,
         }

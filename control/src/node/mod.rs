@@ -14,10 +14,12 @@
 
 mod added;
 mod announcements;
+mod asking;
 mod configuration;
 mod controller;
 mod lines;
 mod ports;
+
 mod report;
 #[cfg(test)]
 mod tests;
@@ -36,6 +38,8 @@ use ipop_datapath::{
     path::port_of_alias,
 };
 
+use ipop_learning::MacAddr;
+
 pub use self::{
     added::NotAdded,
     announcements::OwnAddress,
@@ -50,6 +54,7 @@ use crate::{
     notice::{Notice, Who},
     paths::{FromLink, Paths},
     peer::{NamedBy, PeerAddress},
+    questions::{self, Answered, Questions, Token},
     rendezvous::{Rendezvous, RendezvousConfig},
     sessions::{self, BadLanes, PeerPath, Sessions, SessionsConfig, TunnelNews},
     trust::{
@@ -172,6 +177,26 @@ pub enum Action {
         /// What is to be done about it.
         order: PortOrder,
     },
+    /// A question of this node's has come to its end.
+    Answered(Answered),
+    /// A peer's controller says this to this node's.
+    Message {
+        /// Whose.
+        peer: NodeId,
+        /// What, at most [`questions::MAX_BODY`] bytes.
+        data: Vec<u8>,
+    },
+    /// A peer asks what would become of a frame that came from it: answer with [`Node::traced`].
+    Trace {
+        /// Which peer.
+        peer: NodeId,
+        /// To be repeated in the answer.
+        token: Token,
+        /// The frame's source.
+        source: MacAddr,
+        /// Its destination.
+        destination: MacAddr,
+    },
     /// Tell the operator.
     Notice(Notice),
     /// The account was refused at the first log-in, and there is nobody to connect to without it: end the program.
@@ -190,6 +215,9 @@ pub struct Node {
     announcements: Announcements,
     /// Who is present may be others, or named otherwise, since that was taken last.
     is_present_stale: bool,
+    questions: Questions,
+    /// Messages of peers that are neither questions nor answers to any.
+    refused_questions: u64,
     actions: VecDeque<Action>,
 }
 
@@ -211,6 +239,8 @@ impl Node {
             local_ports,
             announcements: Announcements::default(),
             is_present_stale: true,
+            questions: Questions::default(),
+            refused_questions: 0,
             actions: VecDeque::new(),
             trust,
         };
@@ -272,11 +302,16 @@ impl Node {
     /// A worker reports: to each part what concerns it.
     fn handle_worker(&mut self, now: Instant, event: Event) {
         match event {
-            // Descriptions begin with a brace; everything else that peers say in-band is for the sessions.
+            // Descriptions begin with a brace; everything else that peers say in-band says by its first byte whom it is for.
             Event::Connection(_, FromConnection::Signal { peer, ref message })
                 if message.starts_with(b"{") =>
             {
                 self.paths.handle_signal(now, peer, message);
+            }
+            Event::Connection(_, FromConnection::Signal { peer, ref message })
+                if message.first() == Some(&questions::KIND) =>
+            {
+                self.handle_question(now, peer, message);
             }
             Event::Connection(_, ref what) => {
                 // A peer comes up, or has another name.
@@ -303,6 +338,7 @@ impl Node {
         self.with_rendezvous(|rendezvous| rendezvous.handle_timeout(now));
         let announced = self.announcements.take_due(now).into_iter();
         self.actions.extend(announced.map(|command| Action::Worker { worker: 0, command }));
+        self.end_questions(now);
         self.follow_trust(now);
     }
 
@@ -310,7 +346,8 @@ impl Node {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let rendezvous = self.rendezvous.as_ref().and_then(Rendezvous::poll_timeout);
         let (sessions, paths) = (self.sessions.poll_timeout(), self.paths.poll_timeout());
-        let parts = [sessions, paths, rendezvous, self.announcements.due()];
+        let parts =
+            [sessions, paths, rendezvous, self.announcements.due(), self.questions.poll_timeout()];
         parts.into_iter().flatten().min()
     }
 

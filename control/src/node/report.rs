@@ -18,7 +18,9 @@ impl Node {
     pub fn network_report(&self) -> Option<NetworkReport> {
         let mut report = self.rendezvous.as_ref()?.report();
         report.nat = self.paths.nat();
-        report.refused.extend(self.paths.refused().chain(lines(self.lines.left_out())));
+        report
+            .refused
+            .extend(self.paths.refused().chain(own(self.lines.left_out(), self.refused_questions)));
         report.refused.retain(|_, count| *count > 0);
         Some(report)
     }
@@ -46,13 +48,13 @@ impl Node {
     }
 }
 
-fn lines(left_out: u64) -> [(&'static str, u64); 1] {
-    [("log_lines", left_out)]
+fn own(left_out_lines: u64, refused_questions: u64) -> [(&'static str, u64); 2] {
+    [("log_lines", left_out_lines), ("questions", refused_questions)]
 }
 
 /// The reasons that [`NetworkReport::refused`] can have.
 pub fn refused_reasons() -> impl Iterator<Item = &'static str> {
     let of_rendezvous = rendezvous::refused(RoomCounters::default(), JingleCounters::default());
     let of_paths = paths::refused(0, IceCounters::default());
-    lines(0).into_iter().chain(of_rendezvous).chain(of_paths).map(|(name, _)| name)
+    own(0, 0).into_iter().chain(of_rendezvous).chain(of_paths).map(|(name, _)| name)
 }

@@ -10,7 +10,7 @@ use ipop_datapath::{
     },
     frame::HostOrRouter,
     policy::admission::{Admission, Proved, Verdict},
-    tunnel::hello::Hello,
+    tunnel::hello::{Capabilities, Hello},
 };
 
 use super::*;
@@ -18,6 +18,7 @@ use crate::{
     ice::{Candidate, CandidateKind, IceDescription},
     paths::{ToLink, Tunnel},
     peer::PeerSpec,
+    questions::{ANSWER_WITHIN, NotAsked, Question},
     testing,
     trust::{Loss, Refusal, Standing},
 };
@@ -150,8 +151,11 @@ impl Bench {
     }
 
     fn connected_as(&mut self, name: &str, peer: NodeId, connection: ConnectionId) {
-        let instance = peer.0[..16].try_into().unwrap();
-        let hello = Hello { instance, name: name.into(), ..testing::hello() };
+        self.greeted(Hello { name: name.into(), ..testing::hello() }, peer, connection);
+    }
+
+    fn greeted(&mut self, hello: Hello, peer: NodeId, connection: ConnectionId) {
+        let hello = Hello { instance: peer.0[..16].try_into().unwrap(), ..hello };
         self.input(Input::Worker(Event::Connection(
             connection,
             FromConnection::Connected {
@@ -468,4 +472,49 @@ fn who_is_named_for_a_moment_leaves_nothing_behind() {
     bench.configure(&peers);
     let port = bench.node.trust().standing(stranger);
     assert_eq!(port, Standing::Admitted(PortId(FIRST_PORT + 3)), "its number was given back");
+}
+
+#[test]
+fn a_peer_that_is_up_and_knows_questions_is_asked_and_answers_and_no_other() {
+    let ping = Question::Ping { len: 0 };
+    let mut bench = Bench::new(TrustStore::default());
+    bench.advance(Duration::ZERO);
+    assert_eq!(bench.node.ask(bench.now, ONE, &ping), Err(NotAsked::Down));
+    let bits = Capabilities::SIGNALLING | Capabilities::QUESTIONS;
+    let knowing = Hello { capabilities: Capabilities(bits), ..testing::hello() };
+    for (peer, connection) in bench.dials() {
+        let hello = if peer == ONE { knowing.clone() } else { testing::hello() };
+        bench.greeted(hello, peer, connection);
+    }
+    assert_eq!(bench.node.ask(bench.now, OTHER, &ping), Err(NotAsked::OtherVersion));
+    bench.actions.clear();
+    let token = bench.node.ask(bench.now, ONE, &ping).unwrap();
+    bench.collect();
+    let said = |bench: &mut Bench| {
+        let mut said = bench.commands(|command| match command {
+            Command::Connection(connection, ToConnection::Signal(message)) => {
+                Some((*connection, message.clone()))
+            }
+            _ => None,
+        });
+        assert_eq!(said.len(), 1);
+        said.remove(0)
+    };
+    let heard = |bench: &mut Bench, (connection, message): (ConnectionId, Vec<u8>)| {
+        let signal = FromConnection::Signal { peer: ONE, message };
+        bench.input(Input::Worker(Event::Connection(connection, signal)));
+    };
+    // What it is asked itself it answers: here with its own question, as if the peer had put it.
+    let asked = said(&mut bench);
+    heard(&mut bench, asked);
+    let pong = said(&mut bench);
+    heard(&mut bench, pong);
+    let ended = |bench: &Bench, is_end: &dyn Fn(&Answered) -> bool| {
+        let is_it = |action: &Action| matches!(action, Action::Answered(end) if is_end(end));
+        bench.actions.iter().any(is_it)
+    };
+    assert!(ended(&bench, &|end| end.token == token && end.answer.is_some()));
+    let late = bench.node.ask(bench.now, ONE, &ping).unwrap();
+    bench.advance(ANSWER_WITHIN);
+    assert!(ended(&bench, &|end| end.token == late && end.answer.is_none()), "nobody answered");
 }

@@ -349,6 +349,11 @@ impl Sessions {
         self.peers.iter().map(|(port, peer)| (*port, peer.who()))
     }
 
+    /// The port of a peer.
+    pub fn port_of(&self, node: NodeId) -> Option<PortId> {
+        self.port_of.get(&node).copied()
+    }
+
     /// Whose port that is.
     pub fn who_has(&self, port: PortId) -> Option<Who> {
         self.peers.get(&port).map(Peer::who)
@@ -358,6 +363,12 @@ impl Sessions {
     pub fn tunnel(&self, node: NodeId) -> Option<TunnelNews> {
         let (connection, remote) = self.peers.get(self.port_of.get(&node)?)?.tunnel()?;
         Some(TunnelNews::Up { connection, remote })
+    }
+
+    /// Whether a peer can take what these capabilities stand for, as it says.
+    pub fn takes(&self, node: NodeId, bits: u64) -> bool {
+        let peer = self.port_of.get(&node).and_then(|port| self.peers.get(port));
+        peer.and_then(|peer| peer.hello.as_ref()).is_some_and(|hello| hello.capabilities.has(bits))
     }
 
     /// Whether it is a peer, though perhaps one that nothing names any more.

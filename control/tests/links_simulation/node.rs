@@ -305,6 +305,9 @@ impl Node {
                 self.saved = saved;
             }
             Action::Port { .. } => panic!("its ports stay"),
+            Action::Answered(_) | Action::Message { .. } | Action::Trace { .. } => {
+                panic!("nobody asks: {action:?}")
+            }
             Action::Controller { peer, news } => effects.push(Effect::News(peer, news)),
             Action::Notice(notice) if notice.level() > Level::Debug => running.tell(now, notice),
             Action::Notice(_) => {}

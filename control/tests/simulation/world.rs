@@ -382,6 +382,9 @@ impl World {
             | Action::Observe { .. }
             | Action::Save(_)
             | Action::Controller { .. }
+            | Action::Answered(_)
+            | Action::Message { .. }
+            | Action::Trace { .. }
             | Action::GiveUp(_) => panic!("there is no room: {action:?}"),
         }
     }

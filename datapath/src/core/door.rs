@@ -47,7 +47,8 @@ impl Door {
                 capabilities(&cx.local).0
                     | Capabilities::SIGNALLING
                     | Capabilities::REPEATS
-                    | Capabilities::REACHED,
+                    | Capabilities::REACHED
+                    | Capabilities::QUESTIONS,
             ),
             max_frame_len: MAX_FRAME_LEN as u32,
             inner_mtu: facts.inner_mtu,

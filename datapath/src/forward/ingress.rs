@@ -6,14 +6,17 @@ use ipop_learning::{Learned, PortId, VlanId};
 
 use crate::{
     command::{Event, FromPort, FromWorker},
-    core::context::Context,
+    core::{
+        context::Context,
+        shared::{NodeFacts, Shared},
+    },
     counters::drops::{DropReason, Passed},
     frame::{Description, ETHERNET_HEADER_LEN, Headers, udp_endpoints},
     policy::{
         loop_probe::{CLEAR_AFTER_S, LoopProbe},
         moves::Moves,
     },
-    port::{LocalPort, PortKind},
+    port::{LocalPort, PortKind, SharedPort},
 };
 
 /// What is kept of the frames that came in.
@@ -38,22 +41,8 @@ impl Ingress {
         head: &[u8],
         cx: &Context,
     ) -> Passed {
-        match kind {
-            PortKind::Tap if self.is_own_packet(what, head, cx) => {
-                return Err(DropReason::OwnPacket);
-            }
-            PortKind::Peer if what.longest_segment_len() > max_len(what, cx) => {
-                return Err(DropReason::OverMtu);
-            }
-            PortKind::Tap | PortKind::Peer | PortKind::Closed => {}
-        }
-        let Headers { destination, source, .. } = *what.headers();
-        if destination.is_reserved() {
-            return Err(DropReason::Reserved);
-        }
-        if source.is_group() || source.is_zero() {
-            return Err(DropReason::BadSource);
-        }
+        may_enter(kind, what, head, &self.udp_ports, &cx.facts, &cx.shared)?;
+        let Headers { source, .. } = *what.headers();
         let (shared, vlan) = (&cx.shared, VlanId::UNTAGGED);
         if let Learned::Moved { from } = shared.fdb.learn(vlan, source, port, now_s) {
             self.moves.note(source, from, port);
@@ -66,13 +55,42 @@ impl Ingress {
         let moved = self.moves.take().map(FromWorker::StationsMoved);
         cx.events.extend(moved.map(Event::Worker));
     }
+}
 
-    /// Whether this is a packet of one of the switch's own tunnels, which would go round for ever.
-    fn is_own_packet(&self, what: &Description, head: &[u8], cx: &Context) -> bool {
-        let Some(endpoints) = udp_endpoints(what.headers(), head) else { return false };
-        let port = endpoints.source.port();
-        self.udp_ports.contains(&port) && cx.shared.is_own_flow(port, endpoints.destination)
+/// Whether a frame may go on, by what it says.
+#[inline]
+pub(super) fn may_enter(
+    kind: PortKind,
+    what: &Description,
+    head: &[u8],
+    udp_ports: &[u16],
+    facts: &NodeFacts,
+    shared: &Shared,
+) -> Passed {
+    match kind {
+        PortKind::Tap if is_own_packet(what, head, udp_ports, shared) => {
+            return Err(DropReason::OwnPacket);
+        }
+        PortKind::Peer if what.longest_segment_len() > max_len(what, facts) => {
+            return Err(DropReason::OverMtu);
+        }
+        PortKind::Tap | PortKind::Peer | PortKind::Closed => {}
     }
+    let Headers { destination, source, .. } = *what.headers();
+    if destination.is_reserved() {
+        return Err(DropReason::Reserved);
+    }
+    if source.is_group() || source.is_zero() {
+        return Err(DropReason::BadSource);
+    }
+    Ok(())
+}
+
+/// Whether this is a packet of one of the switch's own tunnels, which would go round for ever.
+fn is_own_packet(what: &Description, head: &[u8], udp_ports: &[u16], shared: &Shared) -> bool {
+    let Some(endpoints) = udp_endpoints(what.headers(), head) else { return false };
+    let port = endpoints.source.port();
+    udp_ports.contains(&port) && shared.is_own_flow(port, endpoints.destination)
 }
 
 /// Counts a frame and checks what is seen at once. Tells what the port leads to.
@@ -88,14 +106,21 @@ pub(super) fn check(
         return Err(DropReason::Runt);
     }
     let shared = cx.shared.ports.of(port);
-    let (kind, is_blocked) = (shared.kind(), shared.is_blocked());
+    let (kind, passed) = (shared.kind(), may_come(shared, head));
+    if passed == Err(DropReason::LoopProbe) && kind == PortKind::Tap {
+        probe_seen(now_s, port, head, cx);
+    }
+    passed
+}
+
+/// Whether a port takes a frame at all. Tells what the port leads to.
+#[inline]
+pub(super) fn may_come(port: &SharedPort, head: &[u8]) -> Result<PortKind, DropReason> {
+    let (kind, is_blocked) = (port.kind(), port.is_blocked());
     if kind == PortKind::Closed {
         return Err(DropReason::TapDown);
     }
     if LoopProbe::is_probe(head) {
-        if kind == PortKind::Tap {
-            probe_seen(now_s, port, head, cx);
-        }
         return Err(DropReason::LoopProbe);
     }
     if is_blocked {
@@ -105,8 +130,8 @@ pub(super) fn check(
 }
 
 /// How long a frame of a peer may be: the kernel takes longer ones, and its bridges drop them without a word.
-fn max_len(what: &Description, cx: &Context) -> usize {
-    usize::from(cx.facts.inner_mtu) + usize::from(what.headers().l2_len)
+fn max_len(what: &Description, facts: &NodeFacts) -> usize {
+    usize::from(facts.inner_mtu) + usize::from(what.headers().l2_len)
 }
 
 /// Unblocks TAPs on which no probe was seen for a while.

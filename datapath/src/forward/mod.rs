@@ -7,6 +7,7 @@
 mod egress;
 mod ingress;
 mod relay;
+pub mod trace;
 
 use std::time::Instant;
 
@@ -110,7 +111,7 @@ impl Switch {
         cx: &Context,
         io: &mut impl Io,
     ) -> Passed {
-        let mut ports = relay::flood_set(cx, from).peekable();
+        let mut ports = relay::flood_set(&cx.local, &cx.shared, from).peekable();
         let mut has_ports = Err(DropReason::NoPort);
         while let Some(to) = ports.next() {
             let copy = match &frame.bytes {

@@ -2,14 +2,14 @@
 
 use std::time::Instant;
 
-use ipop_learning::{PortId, VlanId};
+use ipop_learning::{MacAddr, PortId, VlanId};
 
 use crate::{
-    core::context::Context,
+    core::{context::Context, shared::Shared},
     counters::drops::DropReason,
     frame::Description,
     policy::bucket::PortBuckets,
-    port::{PortKind, SharedPort},
+    port::{LocalPort, PortKind, SharedPort},
 };
 
 /// Flooded frames (broadcast, multicast, unknown destination) a second that one port may send into the switch: 100 times what a busy
@@ -47,18 +47,9 @@ impl Relay {
         what: &Description,
         cx: &'a Context,
     ) -> Result<Destination<'a>, DropReason> {
-        let (shared, destination) = (&cx.shared, what.headers().destination);
-        if !destination.is_group()
-            && let Some(to) = shared.fdb.look_up(VlanId::UNTAGGED, destination, now_s)
-        {
-            if to == from {
-                return Err(DropReason::SamePort);
-            }
-            let port = shared.ports.of(to);
-            if !may_pass(kind, port.kind()) {
-                return Err(DropReason::SplitHorizon);
-            }
-            return Ok(Destination::To(to, port));
+        let destination = what.headers().destination;
+        if let Some(to) = look_up(now_s, (from, kind), destination, &cx.shared)? {
+            return Ok(Destination::To(to, cx.shared.ports.of(to)));
         }
         if !self.flooded.take(now, from) {
             return Err(DropReason::Storm);
@@ -67,14 +58,38 @@ impl Relay {
     }
 }
 
-/// The ports that get what comes from `from` and is for everybody, or for a station that nobody knows.
-pub(super) fn flood_set(
-    cx: &Context,
+/// The port that leads to a station, if it is known and a frame from `from` may go there; `None` for what everybody gets.
+#[inline]
+pub(super) fn look_up(
+    now_s: u32,
     (from, kind): (PortId, PortKind),
-) -> impl Iterator<Item = PortId> {
+    destination: MacAddr,
+    shared: &Shared,
+) -> Result<Option<PortId>, DropReason> {
+    if destination.is_group() {
+        return Ok(None);
+    }
+    let Some(to) = shared.fdb.look_up(VlanId::UNTAGGED, destination, now_s) else {
+        return Ok(None);
+    };
+    if to == from {
+        return Err(DropReason::SamePort);
+    }
+    if !may_pass(kind, shared.ports.of(to).kind()) {
+        return Err(DropReason::SplitHorizon);
+    }
+    Ok(Some(to))
+}
+
+/// The ports that get what comes from `from` and is for everybody, or for a station that nobody knows.
+pub(super) fn flood_set<'a>(
+    local: &'a [LocalPort],
+    shared: &'a Shared,
+    (from, kind): (PortId, PortKind),
+) -> impl Iterator<Item = PortId> + use<'a> {
     let to = |other| may_pass(kind, other);
-    let local = to(PortKind::Tap).then(|| cx.local.iter().map(|local| local.port));
-    let peers = to(PortKind::Peer).then(|| cx.shared.ports.live_peers());
+    let local = to(PortKind::Tap).then(|| local.iter().map(|local| local.port));
+    let peers = to(PortKind::Peer).then(|| shared.ports.live_peers());
     let ports = local.into_iter().flatten().chain(peers.into_iter().flatten());
     ports.filter(move |port| *port != from)
 }

@@ -36,6 +36,8 @@ impl Capabilities {
     pub const REPEATS: u64 = 1 << 6;
     /// Takes messages that say whom the sender reaches.
     pub const REACHED: u64 = 1 << 7;
+    /// Takes questions, and answers them.
+    pub const QUESTIONS: u64 = 1 << 8;
 
     /// Whether all of these bits are set.
     pub const fn has(self, bits: u64) -> bool {

@@ -11,7 +11,7 @@ use utoipa::{
 
 use super::{
     answer::{Answer, written},
-    control_thread::ControlThread,
+    control_thread::{ControlThread, Reply},
     params::Params,
     rights::{Caller, Right},
     types::Problem,
@@ -177,6 +177,27 @@ impl Method {
             })
         });
         Self::new::<P, R>(at, Right::Change, summary, call)
+    }
+
+    /// One that waits for others than the workers, and answers when it can.
+    pub(super) fn asks<P, R>(
+        at: At,
+        right: Right,
+        summary: &'static str,
+        ask: fn(&mut Switch, P, Reply<R>),
+    ) -> Self
+    where
+        P: DeserializeOwned + ToSchema + Send + 'static,
+        R: Serialize + ToSchema + Send + 'static,
+    {
+        let call: Call = Box::new(move |control, _, params| {
+            Box::pin(async move {
+                let params = params.read::<P>()?;
+                let answer = control.ask(move |switch, reply| ask(switch, params, reply));
+                written(&answer.await?)
+            })
+        });
+        Self::new::<P, R>(at, right, summary, call)
     }
 
     fn new<P: ToSchema, R: ToSchema>(

@@ -5,6 +5,7 @@ use super::{
         Method,
         Verb::{Delete, Get, Post, Put},
     },
+    rights::Right,
     types::{Echo, EchoParams, Problem},
 };
 use crate::run::Switch;
@@ -36,6 +37,24 @@ pub(super) fn all() -> Vec<Method> {
             ("peers.remove", Delete, "/v1/peers/{peer}"),
             "Takes back that a peer was added",
             Switch::remove_peer,
+        ),
+        Method::asks(
+            ("peers.ping", Post, "/v1/peers/{peer}/ping"),
+            Right::Read,
+            "Asks a peer whether it is there, through the tunnel",
+            Switch::ping,
+        ),
+        Method::asks(
+            ("trace.run", Post, "/v1/trace"),
+            Right::Read,
+            "What would become of a frame, here and at the peer that it goes to; nothing is sent",
+            Switch::trace,
+        ),
+        Method::asks(
+            ("messages.send", Post, "/v1/messages"),
+            Right::Change,
+            "Sends a message to a peer's controller, through the tunnel; answers when the peer has it",
+            Switch::send_message,
         ),
         Method::shows_connections(
             ("links.list", Get, "/v1/links"),

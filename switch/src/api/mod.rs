@@ -44,7 +44,7 @@ use self::{
 };
 pub(crate) use self::{
     client::{Client, ClientError},
-    control_thread::Work,
+    control_thread::{Reply, Work},
     events::EventLog,
     rights::Groups,
     token::Token,

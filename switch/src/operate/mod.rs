@@ -4,9 +4,11 @@ mod drops;
 mod fdb;
 mod format;
 mod peers;
+mod ping;
 mod ports;
 mod status;
 mod table;
+mod trace;
 mod wait;
 
 use std::{
@@ -20,7 +22,7 @@ use serde::Serialize;
 use crate::{
     api::{
         Client, ClientError, socket_of,
-        types::{LogParams, NoParams, Problem, ProblemCode, Reloaded},
+        types::{LogParams, NoParams, Problem, ProblemCode, Reloaded, TraceParams},
     },
     cli::{Operate, SwitchArgs},
     config,
@@ -42,6 +44,20 @@ pub(crate) fn run(command: &Operate) -> Result<(), Failure> {
         Operate::Drops { watch: false, .. } => drops::show(&client, screen),
         Operate::Drops { watch: true, .. } => drops::watch(&client, screen),
         Operate::Wait { peers, timeout, .. } => wait::for_peers(&client, screen, *peers, *timeout),
+        Operate::Ping { peer, count, size, until_direct, .. } => {
+            let until = if *until_direct { ping::Until::Direct } else { ping::Until::Counted };
+            let manner = ping::Manner { peer, count: *count, size_bytes: *size, until };
+            ping::run(&client, screen, &manner)
+        }
+        Operate::Trace { source, destination, port, frame, .. } => {
+            let params = TraceParams {
+                source: source.clone(),
+                destination: destination.clone(),
+                port: port.clone(),
+                frame: frame.clone(),
+            };
+            trace::run(&client, screen, &params)
+        }
         Operate::Reload { .. } => reload(&client, screen),
         Operate::Log { level, .. } => log(&client, screen, *level),
     }
@@ -92,11 +108,24 @@ impl Screen {
             .map_err(|error| Failure::io("cannot write to standard output", error))
     }
 
+    /// Prints a line, which is this for programs.
+    fn line(self, json: &str, text: impl FnOnce() -> String) -> Result<(), Failure> {
+        let line = if self.json { json.to_owned() } else { text() };
+        io::stdout()
+            .write_all((line + "\n").as_bytes())
+            .map_err(|error| Failure::io("cannot write to standard output", error))
+    }
+
     /// Whether somebody sees colours, and wants to (no-color.org).
     fn has_colours(self) -> bool {
         let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         io::stdout().is_terminal() && !unwanted
     }
+}
+
+/// As one line.
+fn json_line(answer: &impl Serialize) -> Result<String, Failure> {
+    serde_json::to_string(answer).map_err(|error| Failure::new(ExitCode::Failed, error))
 }
 
 fn json(answer: &impl Serialize) -> Result<String, Failure> {

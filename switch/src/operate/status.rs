@@ -7,7 +7,7 @@ use super::{
 use crate::{
     api::{
         Client,
-        types::{Network, PathKind, Peer, PeerState, Peers, Port, Ports, Status, Why},
+        types::{Network, PathKind, Peer, PeerPath, PeerState, Peers, Port, Ports, Status, Why},
     },
     exit::Failure,
 };
@@ -123,16 +123,22 @@ fn line_of_peer(peer: &Peer, Colours { well, unwell, plain }: Colours) -> String
     }
     let mut text = format!("{well}up{plain} {since}");
     if let Some(path) = &peer.path {
-        text += match path.kind {
-            PathKind::Direct => " direct",
-            PathKind::Relayed => " relayed",
-            PathKind::None => "",
-        };
-        text.extend(path.remote.iter().map(|remote| format!(" {remote}")));
+        text += &way(path);
         text.extend(path.rtt_us.map(|us| format!(" {}", rtt(us))));
     }
     let traffic = peer.traffic;
     text + &format!(" in {} out {}", bytes(traffic.received_bytes), bytes(traffic.sent_bytes))
+}
+
+/// Which way it goes, after a space.
+pub(super) fn way(path: &PeerPath) -> String {
+    let kind = match path.kind {
+        PathKind::Direct => " direct",
+        PathKind::Relayed => " relayed",
+        PathKind::None => "",
+    };
+    let remote = path.remote.as_ref().map(|remote| format!(" {remote}"));
+    format!("{kind}{}", remote.unwrap_or_default())
 }
 
 fn lines_of_why(why: &Why, Colours { unwell, plain, .. }: Colours) -> String {
@@ -142,7 +148,7 @@ fn lines_of_why(why: &Why, Colours { unwell, plain, .. }: Colours) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::types::{PeerPath, Rates, Source, Traffic, WhyCode};
+    use crate::api::types::{Rates, Source, Traffic, WhyCode};
 
     fn peer(name: &str) -> Peer {
         Peer {

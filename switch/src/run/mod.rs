@@ -37,6 +37,7 @@ use ipop_control::{
     node::{Action, Input, LinkNews, LinkRefused, Node, NodeConfig, PortSpec},
     notice::{Level, Notice},
     peer::{PeerAddress, PeerSpec},
+    questions,
     sessions::SessionsConfig,
     trust::Standing,
     xmpp::stream::FromStream,
@@ -179,6 +180,7 @@ pub(crate) fn run(settings: Settings, early: EarlySignals, reread: Reread) -> Re
         network: None,
         offered: Vec::new(),
         link_refused: None,
+        asked: HashMap::new(),
         given_up: None,
         routes: Routes::default(),
         service_manager: ServiceManager::of_process(),
@@ -222,6 +224,8 @@ pub(crate) struct Switch {
     offered: Vec<std::net::IpAddr>,
     /// Why the node did not do what a controller wanted last.
     link_refused: Option<LinkRefused>,
+    /// Who waits for the answers of peers.
+    asked: HashMap<questions::Token, answers::Asked>,
     /// Why the network cannot be joined, and nothing else can be done either.
     given_up: Option<String>,
     routes: Routes,
@@ -514,6 +518,12 @@ impl Switch {
                 Action::Observe { seen, new } => self.observe(&seen, new),
                 Action::Save(saved) => self.save(&saved),
                 Action::Port { port, order } => self.follow_port(port, order),
+                Action::Answered(answered) => self.answered(answered),
+                Action::Message { peer, data } => self.message_came(peer, &data),
+                Action::Trace { peer, token, source, destination } => {
+                    let verdict = self.far_verdict(peer, source, destination);
+                    self.node.traced(peer, token, verdict);
+                }
                 Action::GiveUp(why) => self.given_up = Some(why.to_string()),
                 Action::Notice(notice) => self.tell(&notice),
                 Action::Controller { news: LinkNews::Refused(why), .. } => {

@@ -9,7 +9,9 @@ mod link;
 mod params;
 mod peer;
 mod port;
+mod question;
 mod status;
+mod trace;
 mod why;
 
 use std::collections::BTreeMap;
@@ -28,7 +30,9 @@ pub(crate) use self::{
     params::{AddPeer, EchoParams, FdbParams, LogParams, NoParams, NodeParams, PeerParams},
     peer::{Connection, Lane, PathKind, Peer, PeerPath, PeerState, Peers, Source},
     port::{Port, PortKind, Ports},
+    question::{Ping, Pong, SendMessage, Sent},
     status::{NatMapping, Network, PeerCounts, Status},
+    trace::{FarTrace, Trace, TraceParams, TraceStage, TraceVerdict},
     why::{Why, WhyCode},
 };
 

@@ -53,17 +53,17 @@ impl Switch {
     }
 
     fn wanted(&self, params: &FdbParams) -> Result<Wanted, Problem> {
-        let mac = params.mac.as_deref().map(mac_of).transpose()?;
+        let mac = params.mac.as_deref().map(|mac| mac_of("mac", mac)).transpose()?;
         let port = params.port.as_deref().map(|name| self.port_named(name)).transpose()?;
         Ok(Wanted { mac, port })
     }
 }
 
 /// A MAC address as people write it.
-pub(super) fn mac_of(text: &str) -> Result<MacAddr, Problem> {
+pub(super) fn mac_of(field: &str, text: &str) -> Result<MacAddr, Problem> {
     text.parse().map_err(|_| {
         Problem::bad_field(
-            "mac",
+            field,
             format_args!("{text:?} is no MAC address, like 52:54:00:12:34:56"),
         )
     })

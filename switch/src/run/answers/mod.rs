@@ -9,12 +9,14 @@ mod links;
 mod orders;
 mod peers;
 mod ports;
+mod questions;
 mod status;
+mod trace;
 mod why;
 
 use ipop_datapath::{PortId, counters::drops::DropReason};
 
-pub(super) use self::events::Before;
+pub(super) use self::{events::Before, questions::Asked};
 use super::Switch;
 use crate::api::types::{DropCounts, Problem, Traffic};
 
