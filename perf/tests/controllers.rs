@@ -1,7 +1,7 @@
 //! Controllers of one's own over the API: the example of docs/examples makes an overlay of switches that have no XMPP server. Needs root.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::{net::Ipv4Addr, path::PathBuf, thread, time::Duration};
+use std::{net::Ipv4Addr, path::PathBuf, process::Command, thread, time::Duration};
 
 use ipop_perf::{
     lab::{
@@ -77,8 +77,10 @@ impl Member {
         serde_json::from_value(links["links"].take()).unwrap()
     }
 
+    /// Whether there is a tunnel, and both ends agree about a way.
     fn is_linked(&self, to: &str) -> bool {
-        self.links().iter().any(|link| link["peer"] == to && link["connected"] == true)
+        let is_linked = |link: &Value| link["connected"] == true && link["state"] == "connected";
+        self.links().iter().any(|link| link["peer"] == to && is_linked(link))
     }
 
     /// The kind of the path to a node, as its peers' list has it.
@@ -161,6 +163,11 @@ fn controllers_connect_what_is_behind_nats_and_may_end() {
         relayed && [0, 1].into_iter().all(|a| members[a].way(&ids[2]) == "direct")
     };
     assert!(wait_until(SETTLED_WITHIN, is_settled), "two symmetric NATs need the relay, no others");
+    let pairs = || members.iter().flat_map(|a| ids.iter().map(move |to| (a, to)));
+    for (member, to) in pairs().filter(|(member, to)| member.id() != **to) {
+        let described = member.call("links.description", json!({ "peer": to })).unwrap();
+        assert_eq!(described["description"]["generation"], 0, "nobody began anew without a reason");
+    }
     // Tunnels need neither controllers nor the place where these meet.
     server.kill().unwrap();
     members.iter_mut().for_each(|member| drop(member.controller.take()));
@@ -168,11 +175,18 @@ fn controllers_connect_what_is_behind_nats_and_may_end() {
         common::expect_pings(members[0].node.host(), &Ping::to(inner(to)).count(100));
     }
     // A controller that comes again takes the links as they are.
-    let _server = serve(&machine);
+    let mut server = serve(&machine);
     members.iter_mut().for_each(Member::start_controller);
     thread::sleep(BEATS);
     common::expect_pings(members[0].node.host(), &Ping::to(inner(1)).count(5));
     assert!(members.iter().all(|member| member.told().is_empty()), "nothing was removed or made");
+    // A switch behind a NAT starts again while nobody can be told.
+    server.kill().unwrap();
+    members[1].switch.take().unwrap().process.kill().unwrap();
+    members[1].start_switch();
+    thread::sleep(BEATS);
+    let _server = serve(&machine);
+    expect_mesh(&members);
 }
 
 #[test]
@@ -215,4 +229,37 @@ fn who_is_denied_gets_no_link_whatever_a_controller_says() {
     assert!(own.told().contains("denied"), "{}", own.told());
     own.call("trust.forget", json!({ "node": other })).unwrap();
     expect_mesh(&members);
+}
+
+/// What the example makes of descriptions, with a switch that only notes what it is asked.
+const LEARNS: &str = r#"
+import sys
+sys.path.insert(0, sys.argv[1])
+import controller
+asked = []
+class Switch:
+    state = "waiting"
+    def call(self, method, **params):
+        asked.append(method)
+        link = {"peer": "p", "controlled": True, "connected": False, "state": self.state}
+        return {"links": [link], "state": self.state, "description": {"ufrag": "own"}}
+learner = controller.Controller(Switch(), controller.Meeting("localhost", 1), None)
+def learn(ufrag, wants, state):
+    asked.clear()
+    learner.switch.state = state
+    learner.learn("p", {"ufrag": ufrag}, wants)
+    return asked[1:]
+answers = ["links.update", "links.description", "links.get"]
+assert learn("first", True, "waiting") == answers, asked
+assert learn("first", True, "checking") == answers, asked
+assert learn("first", False, "checking") == ["links.update"], asked
+assert learn("second", False, "connected") == ["links.update"], asked
+assert learn("third", True, "connected") == ["links.create"], asked
+"#;
+
+#[test]
+fn a_far_end_that_knows_nothing_of_a_link_any_more_gets_a_fresh_description() {
+    let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/examples");
+    let python = Command::new("python3").args(["-B", "-c", LEARNS, examples]).output().unwrap();
+    assert!(python.status.success(), "{}", String::from_utf8_lossy(&python.stderr));
 }
