@@ -337,3 +337,52 @@ fn pair(report: &PairReport) -> Pair {
         checks_answered: report.checks_answered,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(byte: u8) -> NodeId {
+        NodeId([byte; 32])
+    }
+
+    fn said(by: u8) -> Description {
+        Description {
+            node: node(by).to_string(),
+            ufrag: "abcd".into(),
+            password: "p".repeat(22),
+            generation: 3,
+            candidates: vec![Candidate {
+                kind: CandidateKind::Srflx,
+                address: "198.51.100.7:5800".into(),
+                related: None,
+                priority: 7,
+            }],
+            gathered: true,
+        }
+    }
+
+    #[test]
+    fn a_description_is_taken_for_the_node_that_it_names_and_no_other_one() {
+        let (description, candidates) = read(node(1), said(1)).unwrap();
+        assert_eq!((description.generation, candidates.len()), (3, 1));
+        assert_eq!(candidate(&candidates[0]), said(1).candidates[0]);
+        let field = |description| read(node(1), description).unwrap_err().field;
+        assert_eq!(field(said(2)).as_deref(), Some("description.node"));
+        let weak = Description { password: "short".into(), ..said(1) };
+        assert_eq!(field(weak).as_deref(), Some("description.ufrag"));
+    }
+
+    #[test]
+    fn a_candidate_is_one_that_a_peer_can_have() {
+        let good = said(1).candidates[0].clone();
+        for address in ["127.0.0.1:5", "0.0.0.0:5", "198.51.100.7:0", "[100::5]:7", "x", "1.2.3.4"]
+        {
+            let bad = Candidate { address: address.into(), ..good.clone() };
+            let problem = read_all(&[good.clone(), bad]).unwrap_err();
+            assert_eq!(problem.field.as_deref(), Some("candidates[1]"), "{address}");
+        }
+        assert!(read_all(&[Candidate { priority: 0, ..good.clone() }]).is_err());
+        assert!(read_all(&vec![good; ice::MAX_CANDIDATES + 1]).is_err());
+    }
+}
