@@ -55,7 +55,7 @@ pub fn run(binary: &Path) -> Result<()> {
         .map(|(name, host)| world.shell(name, host, '#', &programs, &token))
         .collect::<Result<_>>()?;
     let mut switches = join(&world, &shells)?;
-    show_paths(&mut switches)?;
+    ask(&world, &mut switches)?;
     segment(&world)?;
     throughput(&world, &mut switches)?;
     without_server(&mut world, &mut switches)?;
@@ -155,6 +155,9 @@ impl World {
         // The lab's authority takes the place of those that the system knows.
         shell.set("SSL_CERT_FILE", &prosody.ca_file().display().to_string());
         shell.set("TOKEN", token);
+        // The hosts share their file system, so each has a socket of its own.
+        let socket = self.internet.lab().dir().join(format!("{name}.sock"));
+        shell.set("API", &socket.display().to_string());
         Ok(shell)
     }
 }
@@ -184,7 +187,7 @@ fn join<'a>(world: &World, shells: &'a [Shell]) -> Result<Vec<Switch<'a>>> {
         switches.push(Switch::start(
             shell,
             &format!(
-                "ipop-switch --tap ipop0 {local} --name {name} --join $TOKEN \\\n      \
+                "ipop-switch --tap ipop0 {local} --name {name} --join $TOKEN --api $API \\\n      \
                  --xmpp-jid {account}@example.org --xmpp-password-file password"
             ),
         )?);
@@ -211,24 +214,25 @@ fn join<'a>(world: &World, shells: &'a [Shell]) -> Result<Vec<Switch<'a>>> {
     Ok(switches)
 }
 
-/// The counters say how each peer is reached.
-fn show_paths(switches: &mut [Switch<'_>]) -> Result<()> {
-    title("Through the NATs: how each peer is reached (from the counters, which are JSON)");
+/// The running switches say how each peer is reached, and where a frame would go.
+fn ask(world: &World, switches: &mut [Switch<'_>]) -> Result<()> {
+    title("Through the NATs: what the running switch on hostB says");
+    let [_, (_, end)] = &world.machines[..] else { anyhow::bail!("a site without a machine") };
+    let at_b = switches[1].shell;
+    at_b.run("ipop-switch status --socket $API")?;
+    at_b.run("ipop-switch ping hostC -c 2 --socket $API")?;
+    let known = at_b.ask("ipop-switch fdb show --json --socket $API")?;
+    let stations: Value = serde_json::from_str(&known).context("reading the stations")?;
+    let of = |port: &str| {
+        let mut all = stations["stations"].as_array().into_iter().flatten();
+        let station = all.find(|station| station["port"] == port)?;
+        station["mac"].as_str().map(str::to_owned)
+    };
+    let (near, far) = (of("ipop0"), of("hostC"));
+    let (near, far) = near.zip(far).with_context(|| format!("{} is not known", end.ipv4))?;
+    at_b.run(&format!("ipop-switch trace {near} {far} --socket $API"))?;
     for switch in switches {
-        let report = switch.counters()?;
-        for peer in report["peers"].as_array().into_iter().flatten() {
-            let path = &peer["path"];
-            let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
-            println!(
-                "  {} is {}: {} to {} ({})",
-                text(&peer["name"]),
-                text(&peer["state"]),
-                text(&path["kind"]),
-                text(&path["remote"]),
-                text(&path["candidates"]),
-            );
-            ensure!(path["kind"] == "direct", "a path is not direct: {path}");
-        }
+        ensure!(switch.is_direct(), "a path of {} is not direct", switch.shell.host().name());
     }
     Ok(())
 }

@@ -77,6 +77,14 @@ impl Shell {
         Ok(output)
     }
 
+    /// Runs a line that nobody is shown, and gives what it prints.
+    pub(super) fn ask(&self, line: &str) -> Result<String> {
+        let mut process = self.start_unseen(line)?;
+        let exit = process.wait(PATIENCE)?;
+        ensure!(exit.status.success(), "{line}: {}", process.stderr());
+        Ok(process.stdout())
+    }
+
     fn start_unseen(&self, line: &str) -> Result<Process> {
         let mut args = vec!["-C".to_owned(), self.directory.display().to_string()];
         args.extend(self.environment.iter().cloned());
@@ -100,12 +108,6 @@ impl<'a> Switch<'a> {
     /// Shows the line, and starts it.
     pub(super) fn start(shell: &'a Shell, line: &str) -> Result<Self> {
         Ok(Self { shell, process: shell.start(line)?, shown_lines: 0 })
-    }
-
-    /// What it counts; the signal is shown as typed.
-    pub(super) fn counters(&mut self) -> Result<Value> {
-        println!("{}# kill -USR1 \"$(pidof ipop-switch)\"", self.shell.host.name());
-        counters::ask(&mut self.process)
     }
 
     /// Whether it reaches all its peers without the relay. Shows nothing.

@@ -80,7 +80,7 @@ fn text(Everything { status, ports, peers }: &Everything, colours: Colours) -> S
 
 fn line_of_network(network: &Network) -> String {
     let how = match (network.online, network.joined) {
-        (true, true) => format!("joined, {} nodes there", network.occupants),
+        (true, true) => format!("joined, {} others there", network.occupants),
         (true, false) => "not joined".into(),
         (false, _) => "the XMPP server is not reached".into(),
     };
