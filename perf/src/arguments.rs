@@ -31,6 +31,8 @@ pub(super) enum Command {
     Soak(SoakArgs),
     /// Nodes that find each other over a real Prosody and coturn: how fast, how sure, and what an idle network costs.
     Discovery(DiscoveryArgs),
+    /// What it costs to look at a switch that works: latency of its API, and what a flow loses.
+    Operate(OperateArgs),
     /// Puts the report of a run into a document.
     Document(DocumentArgs),
     /// Three hosts find each other over XMPP, get through NATs and outlive the server, shown step by step.
@@ -147,6 +149,28 @@ pub(super) struct OverloadArgs {
     pub(super) args: String,
     /// The folder for figures and report.
     #[arg(long, value_name = "DIR", default_value = "perf-overload")]
+    pub(super) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct OperateArgs {
+    /// The program ipop-switch [default: beside this program].
+    #[arg(long, value_name = "FILE")]
+    pub(super) switch_binary: Option<PathBuf>,
+    /// Requests of each kind [default: 500; with --quick 50].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(super) requests: Option<u32>,
+    /// Pairs of flows [default: 5; with --quick 1].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(super) rounds: Option<u32>,
+    /// Length of a flow [default: 5; with --quick 1].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub(super) seconds: Option<u32>,
+    /// A look, not a measurement.
+    #[arg(long)]
+    pub(super) quick: bool,
+    /// The folder for figures and report.
+    #[arg(long, value_name = "DIR", default_value = "perf-operate")]
     pub(super) out: PathBuf,
 }
 

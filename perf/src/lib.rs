@@ -26,6 +26,7 @@ pub mod lab;
 pub mod machine;
 pub mod mutants;
 pub mod obvious;
+pub mod operate;
 pub mod overload;
 pub mod progress;
 pub mod quiet;

@@ -15,7 +15,7 @@ use ipop_perf::{
     compare::{self, contender::Contender, scenario::Scenario},
     demo,
     discovery::{self, Figures, Part},
-    folder, lab, overload, progress, soak, switch,
+    folder, lab, operate, overload, progress, soak, switch,
     tcp::{Plan, Report, Run},
     tunnel::Program,
     wire::{Impairments, Tap, Wire, WireOptions},
@@ -23,8 +23,8 @@ use ipop_perf::{
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::arguments::{
-    Binaries, Cli, Command, CompareArgs, DemoArgs, DiscoveryArgs, OverloadArgs, SoakArgs,
-    SwitchArgs, TcpArgs, WireArgs,
+    Binaries, Cli, Command, CompareArgs, DemoArgs, DiscoveryArgs, OperateArgs, OverloadArgs,
+    SoakArgs, SwitchArgs, TcpArgs, WireArgs,
 };
 
 fn main() -> ExitCode {
@@ -34,6 +34,7 @@ fn main() -> ExitCode {
         Command::Switch(args) => switch(&args),
         Command::Overload(args) => overload(args),
         Command::Soak(args) => soak(&args),
+        Command::Operate(args) => operate(args),
         Command::Discovery(args) => discovery(args),
         Command::Document(args) => folder::insert(&args.folder, &args.into, &args.between),
         Command::Demo(args) => demo(&args),
@@ -211,6 +212,25 @@ fn overload(args: OverloadArgs) -> Result<()> {
     let overload = plan.measure(&mut |line| eprintln!("{line}"))?;
     overload.write(&args.out)?;
     println!("\n{}", overload.markdown());
+    println!("All of it is in {}", args.out.display());
+    Ok(())
+}
+
+fn operate(args: OperateArgs) -> Result<()> {
+    let binary = match &args.switch_binary {
+        Some(path) => Program::Switch.at(path)?,
+        None => Program::Switch.find()?,
+    };
+    let plan = operate::Plan {
+        binary,
+        requests: args.requests.unwrap_or(if args.quick { 50 } else { 500 }),
+        rounds: args.rounds.unwrap_or(if args.quick { 1 } else { 5 }),
+        seconds: args.seconds.unwrap_or(if args.quick { 1 } else { 5 }),
+        quiet_within: Duration::from_secs(if args.quick { 0 } else { 30 }),
+    };
+    let figures = plan.measure(&mut |line| eprintln!("{line}"))?;
+    figures.write(&args.out)?;
+    println!("\n{}", figures.markdown());
     println!("All of it is in {}", args.out.display());
     Ok(())
 }

@@ -224,3 +224,17 @@ fn make_targets_that_are_named_exist() {
         assert!(makefile.contains(&format!("\n{target}:")), "`make {target}` does not exist");
     }
 }
+
+#[test]
+fn every_code_of_why_is_explained_and_no_other() {
+    let description: serde_json::Value =
+        serde_json::from_str(&text("docs/openapi.json")).expect("openapi.json is JSON");
+    let codes = description["components"]["schemas"]["WhyCode"]["enum"].as_array();
+    let known: BTreeSet<String> =
+        codes.unwrap().iter().filter_map(|code| code.as_str().map(String::from)).collect();
+    let cells = first_cells(&text("docs/OPERATIONS.md"), "### See why a peer is relayed, or down");
+    let documented: BTreeSet<String> =
+        cells[1..].iter().flat_map(|cell| cell.split(", ").map(String::from)).collect();
+    assert!(known.len() > 10, "{known:?}");
+    assert_eq!(documented, known);
+}
