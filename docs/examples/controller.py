@@ -84,11 +84,11 @@ class Switch:
             raise Refused(answer.get("error", {}).get("data", answer))
         return answer["result"]
 
-    def events(self):
+    def events(self, kinds="link"):
         """What changes, as it changes; the first is the snapshot. Ends with the switch. Every 15 s there is at least a comment."""
         connection = Unix(self.path, timeout=40)
         try:
-            connection.request("GET", "/v1/events?kind=link")
+            connection.request("GET", f"/v1/events?kind={kinds}")
             for line in connection.getresponse():
                 if line.startswith(b"data:"):
                     yield json.loads(line[len(b"data:"):])
