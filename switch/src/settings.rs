@@ -47,6 +47,7 @@ pub(crate) use self::{
         Account, Asked, BareJid, Environment, Ice, Missing, Network, Password, RoomSettings,
         ServerAddress,
     },
+    ports::tap_of_port,
     reload::Reload,
 };
 use crate::{

@@ -1,10 +1,10 @@
-//! Peers that come and go while the switch runs, beside those of the configuration: reading that again leaves them alone.
+//! Peers and local ports that come and go while the switch runs, beside those of the configuration: reading that again leaves them alone.
 
 use std::time::Instant;
 
 use ipop_datapath::node_id::NodeId;
 
-use super::Node;
+use super::{Node, PortRefused, PortSpec};
 use crate::{
     peer::{NamedBy, PeerSpec},
     trust::{Loss, Naming, Refusal, Standing},
@@ -44,5 +44,21 @@ impl Node {
         self.trust.withdraw(node, NamedBy::Added, Loss::TakenBack);
         self.follow_trust(now);
         Ok(())
+    }
+
+    /// Has a local port opened ([`super::PortOrder::Open`]).
+    ///
+    /// # Errors
+    /// When there is one, or there are too many.
+    pub fn add_port(&mut self, spec: PortSpec) -> Result<(), PortRefused> {
+        self.local_ports.add(spec)
+    }
+
+    /// Has a local port closed, whoever wanted it. One of the configuration comes back when that is read again.
+    ///
+    /// # Errors
+    /// When there is none, or no other one.
+    pub fn remove_port(&mut self, spec: &PortSpec) -> Result<(), PortRefused> {
+        self.local_ports.remove(spec)
     }
 }

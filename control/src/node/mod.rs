@@ -45,7 +45,7 @@ pub use self::{
     announcements::OwnAddress,
     configuration::Configured,
     controller::{LinkNews, LinkOrder, LinkRefused},
-    ports::{LocalPorts, Opening, PortOrder, PortSpec},
+    ports::{LocalPorts, Opening, PortOrder, PortRefused, PortSpec},
     report::refused_reasons,
 };
 use self::{announcements::Announcements, lines::Lines};

@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use ipop_datapath::PortId;
+use ipop_datapath::{PortId, port::MAX_LOCAL_PORTS};
 
 use super::Action;
 use crate::{notice::Notice, trust::Trust};
@@ -41,6 +41,23 @@ pub enum PortOrder {
     Free,
 }
 
+/// Why a local port does not come or go while the switch runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum PortRefused {
+    /// There is such a port already, or it is just being closed.
+    #[error("there is such a port already, or it is just being closed")]
+    Taken,
+    /// No number is left.
+    #[error("there are as many local ports as may be, {MAX_LOCAL_PORTS}")]
+    TooMany,
+    /// There is none.
+    #[error("there is no such port")]
+    NotThere,
+    /// A switch without a local port has nothing to switch.
+    #[error("it is the last local port: add another one first, or end the switch")]
+    Last,
+}
+
 /// How opening a port went.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Opening {
@@ -69,7 +86,10 @@ struct LocalPort {
 pub struct LocalPorts {
     trust: Arc<Trust>,
     workers: u8,
+    /// By the configuration.
     wanted: Vec<PortSpec>,
+    /// By whoever added them while the switch runs: reading the configuration leaves them alone.
+    added: Vec<PortSpec>,
     ports: BTreeMap<PortId, LocalPort>,
     actions: VecDeque<Action>,
 }
@@ -77,8 +97,8 @@ pub struct LocalPorts {
 impl LocalPorts {
     /// These are there from the start, numbered in their order.
     pub(super) fn new(trust: Arc<Trust>, workers: u8, wanted: Vec<PortSpec>) -> Self {
-        let (ports, actions) = Default::default();
-        let mut local = Self { trust, workers, wanted, ports, actions };
+        let (added, ports, actions) = Default::default();
+        let mut local = Self { trust, workers, wanted, added, ports, actions };
         for spec in local.wanted.clone() {
             local.number(spec, Life::Open);
         }
@@ -95,7 +115,38 @@ impl LocalPorts {
         self.ports.get(&port).is_some_and(|local| local.life == Life::Open)
     }
 
-    /// These are wanted from now on, and no others. One that is just being closed is opened again after that.
+    /// Whether whoever runs the switch added it, beside the configuration.
+    pub fn is_added(&self, spec: &PortSpec) -> bool {
+        self.added.contains(spec)
+    }
+
+    /// This one is wanted besides, until it is removed. One that cannot be opened is not tried again.
+    pub(super) fn add(&mut self, spec: PortSpec) -> Result<(), PortRefused> {
+        if self.ports.values().any(|local| local.spec == spec) {
+            return Err(PortRefused::Taken);
+        }
+        let port = self.number(spec.clone(), Life::Opening).ok_or(PortRefused::TooMany)?;
+        self.added.push(spec.clone());
+        self.order(port, PortOrder::Open(spec));
+        Ok(())
+    }
+
+    /// This one is not wanted any more. If the configuration names it, it comes back when that is read again.
+    pub(super) fn remove(&mut self, spec: &PortSpec) -> Result<(), PortRefused> {
+        let mut open = self.ports.values().filter(|local| local.life == Life::Open);
+        if !open.clone().any(|local| local.spec == *spec) {
+            return Err(PortRefused::NotThere);
+        }
+        if open.all(|local| local.spec == *spec) {
+            return Err(PortRefused::Last);
+        }
+        self.added.retain(|added| added != spec);
+        self.wanted.retain(|wanted| wanted != spec);
+        self.close_unwanted();
+        Ok(())
+    }
+
+    /// These are wanted from now on, beside those that were added, and no others. One that is just being closed is opened again after that.
     pub(super) fn want(&mut self, wanted: Vec<PortSpec>) {
         self.wanted = wanted;
         self.close_unwanted();
@@ -111,7 +162,10 @@ impl LocalPorts {
                 // It may be unwanted by now.
                 self.close_unwanted();
             }
-            Opening::Failed => self.release(port),
+            Opening::Failed => {
+                self.added.retain(|added| *added != local.spec);
+                self.release(port);
+            }
         }
     }
 
@@ -132,10 +186,11 @@ impl LocalPorts {
     }
 
     fn close_unwanted(&mut self) {
+        let is_wanted = |spec: &PortSpec| self.wanted.contains(spec) || self.added.contains(spec);
         let unwanted = self
             .ports
             .iter_mut()
-            .filter(|(_, local)| local.life == Life::Open && !self.wanted.contains(&local.spec));
+            .filter(|(_, local)| local.life == Life::Open && !is_wanted(&local.spec));
         for (port, local) in unwanted {
             local.life = Life::Closing((0..self.workers).collect());
             self.actions.push_back(Action::Port { port: *port, order: PortOrder::Close });
@@ -172,7 +227,7 @@ impl LocalPorts {
 
 #[cfg(test)]
 mod tests {
-    use ipop_datapath::{node_id::NodeId, port::MAX_LOCAL_PORTS};
+    use ipop_datapath::node_id::NodeId;
 
     use super::*;
     use crate::trust::{Policy, TrustStore};
@@ -187,6 +242,56 @@ mod tests {
             _ => None,
         });
         orders.collect()
+    }
+
+    fn ports(count: usize, workers: u8) -> LocalPorts {
+        let trust = Trust::new(NodeId([1; 32]), Policy::default(), TrustStore::default());
+        LocalPorts::new(Arc::new(trust), workers, (0..count).map(tap).collect())
+    }
+
+    #[test]
+    fn a_port_that_was_added_stays_whatever_is_configured_until_it_is_removed() {
+        let mut local = ports(1, 1);
+        let second = PortId(1);
+        assert_eq!(local.add(tap(0)), Err(PortRefused::Taken));
+        assert_eq!(local.remove(&tap(0)), Err(PortRefused::Last));
+        assert_eq!(local.add(tap(1)), Ok(()));
+        assert_eq!(local.remove(&tap(0)), Err(PortRefused::Last), "the other one is not there yet");
+        assert_eq!(local.remove(&tap(1)), Err(PortRefused::NotThere), "nor is it to be removed");
+        assert_eq!(orders(&mut local), [(second, PortOrder::Open(tap(1)))]);
+        local.opened(second, Opening::Done);
+        local.want(vec![tap(0)]);
+        assert_eq!(orders(&mut local), []);
+        assert!(local.is_added(&tap(1)) && !local.is_added(&tap(0)));
+        assert_eq!(local.remove(&tap(1)), Ok(()));
+        assert_eq!(orders(&mut local), [(second, PortOrder::Close)]);
+        assert_eq!(local.add(tap(1)), Err(PortRefused::Taken), "it is being closed");
+        local.closed(second, 0);
+        assert_eq!(orders(&mut local), [(second, PortOrder::Free)], "nobody wants it again");
+    }
+
+    #[test]
+    fn a_configured_port_that_was_removed_comes_back_when_the_configuration_is_read() {
+        let mut local = ports(2, 1);
+        assert_eq!(local.remove(&tap(1)), Ok(()));
+        local.closed(PortId(1), 0);
+        let gone = [(PortId(1), PortOrder::Close), (PortId(1), PortOrder::Free)];
+        assert_eq!(orders(&mut local), gone);
+        local.want(vec![tap(0), tap(1)]);
+        assert_eq!(orders(&mut local), [(PortId(2), PortOrder::Open(tap(1)))]);
+    }
+
+    #[test]
+    fn one_that_cannot_be_added_is_not_tried_again() {
+        let mut local = ports(1, 1);
+        local.add(tap(1)).unwrap();
+        local.opened(PortId(1), Opening::Failed);
+        orders(&mut local);
+        assert!(!local.is_added(&tap(1)));
+        local.want(vec![tap(0)]);
+        assert_eq!(orders(&mut local), []);
+        let full = ports(MAX_LOCAL_PORTS, 1).add(tap(MAX_LOCAL_PORTS));
+        assert_eq!(full, Err(PortRefused::TooMany));
     }
 
     #[test]

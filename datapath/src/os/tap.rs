@@ -62,6 +62,8 @@ pub struct Tap {
     /// Its name.
     pub name: String,
     interface: Interface,
+    /// The address that it got here, and had not before.
+    given: Option<Cidr>,
     found: Option<Found>,
 }
 
@@ -72,7 +74,6 @@ struct Found {
     mtu: u32,
     bridge: Option<String>,
     joined: Option<String>,
-    added: Option<Cidr>,
     ipv6_settings: Vec<Ipv6Setting>,
 }
 
@@ -108,6 +109,7 @@ impl Tap {
             mac: config.mac,
             name: config.name.clone(),
             interface,
+            given: None,
             found: None,
         };
         if existed {
@@ -116,7 +118,6 @@ impl Tap {
                 mtu: tap.interface.mtu()?,
                 bridge: tap.interface.bridge(),
                 joined: None,
-                added: None,
                 ipv6_settings: Vec::new(),
             });
         }
@@ -174,12 +175,34 @@ impl Tap {
         }
         self.interface.set_up(true)?;
         if let Some(address) = config.address {
-            let is_new = self.interface.add_address(address)?;
-            if let Some(found) = &mut self.found {
-                found.added = is_new.then_some(address);
-            }
+            self.given = self.interface.add_address(address)?.then_some(address);
         }
         self.mac = self.interface.mac()?;
+        Ok(())
+    }
+
+    /// Gives the TAP an address in place of the one that it got from here before.
+    ///
+    /// # Errors
+    /// Without CAP_NET_ADMIN, or if the family is turned off: it has the one from before then.
+    pub fn set_address(&mut self, address: Cidr) -> Result<(), OsError> {
+        let before = self.given.filter(|given| *given != address);
+        // First: one in the network of another goes when that does (IFA_F_SECONDARY).
+        if let Some(before) = before {
+            // Somebody else may have taken it away.
+            let _ = self.interface.remove_address(before);
+            self.given = None;
+        }
+        match self.interface.add_address(address) {
+            Ok(true) => self.given = Some(address),
+            Ok(false) => {}
+            Err(error) => {
+                if let Some(before) = before {
+                    self.given = self.interface.add_address(before)?.then_some(before);
+                }
+                return Err(error);
+            }
+        }
         Ok(())
     }
 
@@ -213,8 +236,8 @@ impl Drop for Tap {
                 let _ = self.interface.join_bridge(bridge);
             }
         }
-        if let Some(added) = found.added {
-            let _ = self.interface.remove_address(added);
+        if let Some(given) = self.given {
+            let _ = self.interface.remove_address(given);
         }
         self.interface.restore_ipv6_settings(&found.ipv6_settings);
         let _ = self.interface.set_mtu(found.mtu);

@@ -102,6 +102,21 @@ pub(super) fn all() -> Vec<Method> {
             Switch::set_ice_servers,
         ),
         Method::shows(("ports.list", Get, "/v1/ports"), "All local ports", Switch::show_ports),
+        Method::changes(
+            ("ports.add", Post, "/v1/ports"),
+            "Opens a local port, until it is removed or the switch is started again",
+            Switch::add_port,
+        ),
+        Method::changes(
+            ("ports.remove", Delete, "/v1/ports/{name}"),
+            "Closes a local port; one of the configuration comes back when that is read again",
+            Switch::remove_port,
+        ),
+        Method::changes(
+            ("ports.address", Put, "/v1/ports/{name}/address"),
+            "Gives a TAP an address, and makes it known on the segment",
+            Switch::set_address,
+        ),
         Method::shows(
             ("fdb.list", Get, "/v1/fdb"),
             "The forwarding database, or a part of it",

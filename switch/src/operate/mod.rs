@@ -39,7 +39,7 @@ pub(crate) fn run(command: &Operate) -> Result<(), Failure> {
     match command {
         Operate::Status { .. } => status::show(&client, screen),
         Operate::Peers { peer, .. } => peers::show(&client, screen, peer.as_deref()),
-        Operate::Ports { .. } => ports::show(&client, screen),
+        Operate::Ports { command, .. } => ports::run(&client, screen, command.as_ref()),
         Operate::Fdb(command) => fdb::run(&client, screen, command),
         Operate::Drops { watch: false, .. } => drops::show(&client, screen),
         Operate::Drops { watch: true, .. } => drops::watch(&client, screen),

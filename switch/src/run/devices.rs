@@ -19,7 +19,7 @@ use ipop_datapath::{
     },
 };
 
-use crate::settings::{Listen, Offload, Settings};
+use crate::settings::{Cidr, Listen, Offload, Settings};
 
 /// What the switch has open: the TAPs, and the UDP sockets of each worker.
 pub(super) struct Devices {
@@ -82,7 +82,7 @@ impl Devices {
 }
 
 impl OpenTap {
-    /// As the settings say; an address of theirs is for the only TAP.
+    /// As the settings say.
     pub(super) fn open(
         port: PortId,
         name: &str,
@@ -90,7 +90,6 @@ impl OpenTap {
         node: NodeId,
         workers: u8,
     ) -> Result<Self, OsError> {
-        let address = settings.address.filter(|_| settings.taps.len() == 1);
         let tap = Tap::open(&TapConfig {
             name: name.to_owned(),
             queues: workers,
@@ -101,8 +100,7 @@ impl OpenTap {
                 Offload::Off => TapOffload::None,
             },
             bridge: settings.bridge.as_ref().map(|bridge| bridge.as_str().to_owned()),
-            address: address
-                .map(|cidr| interface::Cidr { address: cidr.address, prefix_len: cidr.prefix_len }),
+            address: address_for(name, settings).map(Into::into),
         })?;
         Ok(Self { port, tap })
     }
@@ -125,6 +123,17 @@ impl OpenTap {
             .unwrap_or_else(|| Err(std::io::ErrorKind::NotFound.into()))
             .map_err(|error| OsError::failed("cannot duplicate a descriptor", error))?;
         Ok(LocalQueue::Tap(TapQueue { queue, read: own.is_some() }))
+    }
+}
+
+/// The settings' address is for the only TAP that they name.
+fn address_for(name: &str, settings: &Settings) -> Option<Cidr> {
+    settings.address.filter(|_| matches!(&*settings.taps, [only] if only.as_str() == name))
+}
+
+impl From<Cidr> for interface::Cidr {
+    fn from(Cidr { address, prefix_len }: Cidr) -> Self {
+        Self { address, prefix_len }
     }
 }
 
@@ -182,4 +191,28 @@ pub(super) fn describe(tap: &Tap, mtu: u16) -> String {
     let queues = tap.queues.len();
     let single = if queues == 1 { "1 queue".to_owned() } else { format!("{queues} queues") };
     format!("TAP {} {how}, {}, MTU {mtu}, {single}, {offloads}", tap.name, tap.mac)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::{
+        cli::Cli,
+        settings::{Environment, Layers},
+    };
+
+    #[test]
+    fn an_address_is_for_the_only_tap_that_is_configured_and_for_none_that_is_added() {
+        let line = "ipop-switch --tap ipop0 --address 10.9.0.1/24";
+        let flags = Cli::try_parse_from(line.split_whitespace()).unwrap().run.values;
+        let environment = &Environment::default();
+        let layers = Layers { flags: &flags, file: None, environment };
+        let mut settings = Settings::from_layers(layers).unwrap();
+        assert!(address_for("ipop0", &settings).is_some());
+        assert_eq!(address_for("ipop1", &settings), None);
+        settings.taps.push("ipop1".parse().unwrap());
+        assert_eq!(address_for("ipop0", &settings), None);
+    }
 }

@@ -181,6 +181,7 @@ pub(crate) fn run(settings: Settings, early: EarlySignals, reread: Reread) -> Re
         offered: Vec::new(),
         link_refused: None,
         asked: HashMap::new(),
+        port_failed: None,
         given_up: None,
         routes: Routes::default(),
         service_manager: ServiceManager::of_process(),
@@ -226,6 +227,8 @@ pub(crate) struct Switch {
     link_refused: Option<LinkRefused>,
     /// Who waits for the answers of peers.
     asked: HashMap<questions::Token, answers::Asked>,
+    /// The port that could not be opened last, and why.
+    port_failed: Option<(PortSpec, String)>,
     /// Why the network cannot be joined, and nothing else can be done either.
     given_up: Option<String>,
     routes: Routes,

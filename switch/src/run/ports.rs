@@ -21,7 +21,10 @@ impl Switch {
                 let opening = match self.open_port(port, &spec) {
                     Ok(()) => Opening::Done,
                     Err(error) => {
-                        tracing::error!("{error:#}; {spec} is left out; SIGHUP tries it again");
+                        let is_added = self.node.local_ports().is_added(&spec);
+                        let again = if is_added { "" } else { "; SIGHUP tries it again" };
+                        tracing::error!("{error:#}; {spec} is left out{again}");
+                        self.port_failed = Some((spec, format!("{error:#}")));
                         Opening::Failed
                     }
                 };
@@ -64,7 +67,7 @@ impl Switch {
             self.devices.taps.extract_if(.., |open| open.port == port).collect();
         for OpenTap { tap, .. } in gone {
             let how = if tap.was_attached() { "left as it was found" } else { "gone" };
-            tracing::info!("TAP {} is no longer configured: it is {how}", tap.name);
+            tracing::info!("TAP {} is closed: it is {how}", tap.name);
             let text = format!("TAP {} was closed", tap.name);
             self.tell_event(EventKind::Port, text, What::PortClosed { port: tap.name.clone() });
         }

@@ -40,7 +40,7 @@ impl Layers<'_> {
 }
 
 /// The TAP that a `KIND:NAME` names, which is all the kinds that there are.
-fn tap_of_port(text: &str) -> Result<InterfaceName, String> {
+pub(crate) fn tap_of_port(text: &str) -> Result<InterfaceName, String> {
     match text.split_once(':') {
         Some(("tap", name)) => name.parse(),
         Some((kind, _)) if LATER_KINDS.contains(&kind) => {

@@ -27,7 +27,10 @@ pub(crate) use self::{
         LinkParams, LinkState, LinkStats, Links, MoreCandidates, OwnDescription, Pair, PairState,
         UpdateLink,
     },
-    params::{AddPeer, EchoParams, FdbParams, LogParams, NoParams, NodeParams, PeerParams},
+    params::{
+        AddPeer, AddPort, AddressParams, EchoParams, FdbParams, LogParams, NoParams, NodeParams,
+        PeerParams, PortParams,
+    },
     peer::{Connection, Lane, PathKind, Peer, PeerPath, PeerState, Peers, Source},
     port::{Port, PortKind, Ports},
     question::{Ping, Pong, SendMessage, Sent},

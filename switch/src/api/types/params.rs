@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::PortKind;
+
 /// Nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -25,6 +27,34 @@ pub(crate) struct AddPeer {
     /// Where to dial it, as `HOST[:PORT]`; without one it may connect and is not dialled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) address: Option<String>,
+}
+
+/// A local port that is to be.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AddPort {
+    /// What it is.
+    pub(crate) kind: PortKind,
+    /// Its name.
+    pub(crate) name: String,
+}
+
+/// Which local port.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PortParams {
+    /// Its name.
+    pub(crate) name: String,
+}
+
+/// An address for a local port.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AddressParams {
+    /// The port's name.
+    pub(crate) name: String,
+    /// As `ADDRESS/PREFIX`; it takes the place of the one that the switch gave the port before.
+    pub(crate) address: String,
 }
 
 /// Which node.
