@@ -12,6 +12,7 @@ use ipop_learning::PortId;
 use quinn_proto::{ConnectError, ConnectionError, TransportErrorCode};
 
 use crate::{
+    counters::ledger::Ledger,
     io::SocketKind,
     node_id::NodeId,
     path::{Path, Source},
@@ -243,7 +244,12 @@ pub enum Query {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Answer {
     /// To [`Query::Connections`].
-    Connections(Vec<(ConnectionId, ConnectionStats)>),
+    Connections {
+        /// Those that have not ended.
+        connections: Vec<(ConnectionId, ConnectionStats)>,
+        /// What became of the worker's frames.
+        ledger: Ledger,
+    },
 }
 
 /// How a connection is now.

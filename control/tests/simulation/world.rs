@@ -276,6 +276,10 @@ impl World {
             rounds += 1;
             assert!(rounds < MAX_ROUNDS_OF_SITE, "switch {site} spins");
         }
+        for worker in &running.workers {
+            let ledger = worker.core.ledger();
+            assert_eq!(ledger.difference(), 0, "switch {site}: {ledger:?}");
+        }
         self.sites[site].wake_at = running.poll_timeout();
         self.sites[site].running = Some(running);
     }

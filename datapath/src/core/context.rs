@@ -1,7 +1,7 @@
 //! What stands beside the state of a worker and is lent to it: facts, the tables that all workers share, counters, events for control.
 //!
 //! Every frame is counted here as it comes in, as it goes out, and when it is dropped. An [`Observer`], if there is one, sees the same frames, but not those
-//! of which nothing is left when they are dropped (`Context::drop_gone`).
+//! of which nothing is left when they are dropped.
 
 use std::sync::Arc;
 
@@ -99,35 +99,35 @@ impl Context {
         result
     }
 
-    /// Drops a frame.
+    /// Drops a frame that has come in and has not gone out.
     #[inline]
-    pub(crate) fn drop(&self, port: impl Into<Option<PortId>>, reason: DropReason, head: &[u8]) {
-        self.drop_joined(port, reason, 1, head);
+    pub(crate) fn drop(&self, port: PortId, reason: DropReason, head: &[u8]) {
+        self.counters.port(port).drops.add(reason, 1);
+        self.show_dropped(Some(port), reason, head);
     }
 
-    /// Drops what was that many frames before they were joined.
+    /// Counts what is dropped and was not counted as received. That of far ends that were not admitted is no port's.
     #[inline]
-    pub(crate) fn drop_joined(
-        &self,
-        port: impl Into<Option<PortId>>,
-        reason: DropReason,
-        frames: u64,
-        head: &[u8],
-    ) {
-        let port = port.into();
-        self.drop_gone(port, reason, frames);
+    pub(crate) fn drop_before(&self, port: Option<PortId>, reason: DropReason, frames: u64) {
+        let Some(port) = port else { return self.counters.io.drops.add(reason, frames) };
+        let counters = self.counters.port(port);
+        counters.drops.add(reason, frames);
+        counters.dropped_before.add(frames);
+    }
+
+    /// Counts dropped frames that were counted as sent.
+    #[inline]
+    pub(crate) fn drop_after(&self, port: PortId, reason: DropReason, frames: u64) {
+        let counters = self.counters.port(port);
+        counters.drops.add(reason, frames);
+        counters.dropped_after.add(frames);
+    }
+
+    /// Shows a dropped frame to the observer.
+    #[inline]
+    pub(crate) fn show_dropped(&self, port: Option<PortId>, reason: DropReason, head: &[u8]) {
         if let Some(observer) = &self.observer {
             observer.dropped(port, reason, head);
         }
-    }
-
-    /// Counts dropped frames of which nothing is left. Those of far ends that were not admitted are no port's.
-    #[inline]
-    pub(crate) fn drop_gone(&self, port: Option<PortId>, reason: DropReason, frames: u64) {
-        let drops = match port {
-            Some(port) => &self.counters.port(port).drops,
-            None => &self.counters.io.drops,
-        };
-        drops.add(reason, frames);
     }
 }

@@ -46,14 +46,15 @@ impl Core {
 impl<I: Io> FrameSink for Inbound<'_, I> {
     fn deliver(&mut self, offload: Offload, pieces: &mut Vec<Bytes>) {
         let Some(port) = self.port.filter(|_| self.is_open) else {
-            let head = FrameBytes::Pieces(pieces);
-            return self.cx.drop(self.port, DropReason::NotAdmitted, head.head());
+            let (frame, reason) = (FrameBytes::Pieces(pieces), DropReason::NotAdmitted);
+            self.cx.drop_before(self.port, reason, 1);
+            return self.cx.show_dropped(self.port, reason, frame.head());
         };
         let frame = Ingoing { port, offload: Ok(offload), bytes: FrameBytes::Pieces(pieces) };
         self.switch.forward(self.now, frame, None, self.lanes, self.cx, self.io);
     }
 
     fn dropped(&mut self, reason: DropReason, frames: u64) {
-        self.cx.drop_gone(self.port, reason, frames);
+        self.cx.drop_before(self.port, reason, frames);
     }
 }

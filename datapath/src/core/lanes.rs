@@ -116,7 +116,11 @@ impl Peers for Lanes {
             return self.offer(to, frame, cx);
         }
         match cx.shared.ports.of(to).lane_for(frame.what.flow()) {
-            Some(Lane(worker)) if worker != cx.worker => io.mail(worker, to, frame),
+            Some(Lane(worker)) if worker != cx.worker => {
+                io.mail(worker, to, frame)?;
+                cx.counters.io.mailed_out_frames.add(1);
+                Ok(())
+            }
             _ => Err(DropReason::NoPort),
         }
     }

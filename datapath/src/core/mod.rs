@@ -41,7 +41,7 @@ use crate::{
         context::{Context, Observer},
         shared::{NodeFacts, Shared},
     },
-    counters::{WorkerCounters, drops::DropReason},
+    counters::{WorkerCounters, drops::DropReason, ledger::Ledger},
     forward::{Ingoing, Switch, clear_loops},
     frame::{Frame, FrameBytes, Offload, VNET_HEADER_LEN, describe},
     io::{Io, Sockets, TapFrame},
@@ -148,7 +148,7 @@ impl Core {
 
     /// A local port is there from now on. Control has opened it, and no worker has a port of this number.
     pub fn open_port(&mut self, port: LocalPort) {
-        self.cx.counters.port(port.port).clear();
+        self.cx.counters.begin_anew(port.port);
         self.switch.egress.open(port, &mut self.cx);
     }
 
@@ -177,6 +177,7 @@ impl Core {
 
     /// A frame that another worker hands over because this one carries the peer's lane.
     pub fn mailed(&mut self, port: PortId, mut frame: Frame<'_>) {
+        self.cx.counters.io.mailed_in_frames.add(1);
         if let Err(reason) = self.lanes.offer(port, frame.again(), &self.cx) {
             self.cx.drop(port, reason, frame.bytes.head());
         }
@@ -226,6 +227,11 @@ impl Core {
         admitted.map(|admitted| admitted.out.waiting_frames()).sum()
     }
 
+    /// What became of this worker's frames.
+    pub fn ledger(&self) -> Ledger {
+        Ledger::of(&self.cx.counters, self.waiting_frames())
+    }
+
     /// Whether there is such a connection that has not ended.
     pub fn is_open(&self, connection: ConnectionId) -> bool {
         self.lanes.by_id.contains_key(&connection)
@@ -270,7 +276,8 @@ impl Core {
             }
             Command::Worker(ToWorker::Shutdown) => self.shut_down(now, io),
             Command::Query(token, Query::Connections) => {
-                let answer = Answer::Connections(self.lanes.stats());
+                let (connections, ledger) = (self.lanes.stats(), self.ledger());
+                let answer = Answer::Connections { connections, ledger };
                 self.cx.events.push(Event::Answer(token, answer));
             }
         }
@@ -283,7 +290,7 @@ impl Core {
 
     /// The kernel refused frames that were written to a TAP.
     pub fn not_written(&self, tap: PortId, reason: DropReason, frames: u32) {
-        self.cx.drop_gone(Some(tap), reason, u64::from(frames));
+        self.cx.drop_after(tap, reason, u64::from(frames));
     }
 
     /// The kernel refused a superframe at this TAP. True if that is one too many: the TAP gets plain frames from now on.

@@ -3,6 +3,7 @@
 //! A worker owns its block, so an increment is a plain load and store; blocks of different ports sit on different cache lines.
 
 pub mod drops;
+pub mod ledger;
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -20,6 +21,11 @@ impl Counter {
     #[inline]
     pub fn add(&self, count: u64) {
         self.0.store(self.0.load(Relaxed).wrapping_add(count), Relaxed);
+    }
+
+    /// Adds what another one has, which begins anew.
+    fn take(&self, other: &Self) {
+        self.add(other.0.swap(0, Relaxed));
     }
 
     /// The value.
@@ -47,10 +53,10 @@ macro_rules! counters {
                 [$((stringify!($field), self.$field.get()),)+].into_iter()
             }
 
-            /// Begins anew, for another owner; only the owning thread may.
-            pub fn clear(&self) {
-                let counters = [$(&self.$field,)+].into_iter().chain(&self.drops.0);
-                counters.for_each(|counter| counter.0.store(0, Relaxed));
+            /// Adds everything to another block and begins anew; only the thread that owns both may.
+            pub fn move_to(&self, other: &Self) {
+                $(other.$field.take(&self.$field);)+
+                other.drops.0.iter().zip(&self.drops.0).for_each(|(to, from)| to.take(from));
             }
 
             /// Frames dropped for this reason.
@@ -82,6 +88,12 @@ counters! {
         salvaged_frames,
         /// Those parts, each of which was received as a frame.
         salvaged_runs,
+        /// Copies of frames that came in here and were flooded, beyond the first of each.
+        copies,
+        /// Of what was dropped here, pieces and frames that were not counted as received.
+        dropped_before,
+        /// Of the frames dropped here, those that were counted as sent.
+        dropped_after,
     }
 }
 
@@ -140,6 +152,10 @@ counters! {
         dropped_control_packets,
         /// Signalling messages, either way, beyond what is allowed or to a peer that does not know them.
         dropped_signals,
+        /// Frames given to other workers, which carry the peer's lanes.
+        mailed_out_frames,
+        /// Frames taken from other workers.
+        mailed_in_frames,
     }
 }
 
@@ -158,12 +174,19 @@ impl Drops {
     pub fn of(&self, reason: DropReason) -> u64 {
         self.0[reason as usize].get()
     }
+
+    /// All.
+    pub fn total(&self) -> u64 {
+        self.0.iter().map(Counter::get).sum()
+    }
 }
 
 /// All counters of one worker.
 #[derive(Debug, Default)]
 pub struct WorkerCounters {
     ports: PortTable<PortCounters>,
+    /// Of ports whose numbers are others' now.
+    former: PortCounters,
     /// The worker's own.
     pub io: CachePadded<IoCounters>,
 }
@@ -175,8 +198,13 @@ impl WorkerCounters {
         self.ports.of(port)
     }
 
-    /// Those of all ports that frames passed, and of some that none did.
+    /// Those of all ports that frames passed, of some that none did, and of those that are gone.
     pub fn ports(&self) -> impl Iterator<Item = &PortCounters> {
-        self.ports.iter()
+        self.ports.iter().chain([&self.former])
+    }
+
+    /// A port is another's now, and begins anew; only the owning thread may.
+    pub(crate) fn begin_anew(&self, port: PortId) {
+        self.port(port).move_to(&self.former);
     }
 }

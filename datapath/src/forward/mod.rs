@@ -112,7 +112,7 @@ impl Switch {
         io: &mut impl Io,
     ) -> Passed {
         let mut ports = relay::flood_set(&cx.local, &cx.shared, from).peekable();
-        let mut has_ports = Err(DropReason::NoPort);
+        let mut copies = 0_u64;
         while let Some(to) = ports.next() {
             let copy = match &frame.bytes {
                 FrameBytes::Pieces(pieces) if ports.peek().is_some() => {
@@ -125,9 +125,11 @@ impl Switch {
             if let Err(reason) = self.egress.send((to, port), copy, peers, cx, io) {
                 cx.drop(to, reason, frame.bytes.head());
             }
-            has_ports = Ok(());
+            copies += 1;
         }
         self.copy.clear();
-        has_ports
+        let beyond_first = copies.checked_sub(1).ok_or(DropReason::NoPort)?;
+        cx.counters.port(from.0).copies.add(beyond_first);
+        Ok(())
     }
 }

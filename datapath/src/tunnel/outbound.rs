@@ -228,7 +228,7 @@ impl Outbound {
         self.end_burst(connection, cx);
         let room = connection.datagrams().send_buffer_space();
         let unsent = self.unsent.take_frames(self.writer.next_frame(), room);
-        cx.drop_gone(Some(self.port), DropReason::TunnelDown, unsent);
+        cx.drop_after(self.port, DropReason::TunnelDown, unsent);
     }
 }
 

@@ -137,6 +137,7 @@ fn no_frame_passes_before_the_hello() {
     scene.settle();
     assert_eq!(scene.take_frames(), 0);
     assert_eq!(scene.node.core.counters().io.drops.of(DropReason::NotAdmitted), 2);
+    assert_eq!(scene.node.core.ledger().difference(), 0);
     assert_eq!(*seen.0.lock().unwrap(), [broadcast(), broadcast()]);
     say(&mut scene, stranger, &hello());
     scene.send_frames(stranger, &[broadcast()]);

@@ -42,5 +42,6 @@ fn frames_that_wait_when_a_connection_is_closed_are_dropped_and_teach_nothing() 
     let station = net.shared[1].fdb.look_up(VlanId::UNTAGGED, MacAddr(STATION), 0);
     assert_eq!(station, None);
     assert_eq!(net.peer(1).dropped(DropReason::NotAdmitted), 1, "the frame behind");
+    assert_eq!(net.nodes[1].core.ledger().difference(), 0);
     assert_eq!(net.peer(1).dropped(DropReason::Incomplete), 1, "the one in part");
 }

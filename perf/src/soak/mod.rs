@@ -334,7 +334,7 @@ mod tests {
 
     #[test]
     fn a_round_names_its_problems() {
-        let good = Account { received: 10, sent: 8, dropped: 2, open: 0, lost: 2 };
+        let good = Account { received: 10, sent: 8, dropped: 2, lost: 2 };
         let round = Round {
             at_s: 1.0,
             tcp_mbit_per_s: 1.0,

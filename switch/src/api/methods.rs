@@ -127,9 +127,9 @@ pub(super) fn all() -> Vec<Method> {
             "Forgets stations: all, those of a port, or one",
             Switch::flush_fdb,
         ),
-        Method::shows(
+        Method::shows_connections(
             ("drops.get", Get, "/v1/drops"),
-            "Frames that were dropped, by reason and port",
+            "Frames that were dropped, by reason and port, and whether all are accounted for",
             Switch::show_drops,
         ),
         Method::shows(

@@ -6,7 +6,7 @@ use super::Screen;
 use crate::{
     api::{
         Client,
-        types::{Drop, Drops},
+        types::{Drop, Drops, Ledger},
     },
     exit::Failure,
 };
@@ -26,7 +26,7 @@ pub(super) fn watch(client: &Client, screen: Screen) -> Result<(), Failure> {
     loop {
         thread::sleep(EVERY);
         let now: Drops = client.get("/v1/drops")?;
-        let news = Drops { drops: since(&before, &now) };
+        let news = Drops { drops: since(&before, &now), ledger: now.ledger };
         if !news.drops.is_empty() {
             screen.show(&news, || text(&news))?;
         }
@@ -44,17 +44,21 @@ fn since(before: &Drops, now: &Drops) -> Vec<Drop> {
     now.drops.iter().filter_map(more).collect()
 }
 
-fn text(Drops { drops }: &Drops) -> String {
-    if drops.is_empty() {
-        return "no frame was dropped\n".into();
-    }
+fn text(Drops { drops, ledger }: &Drops) -> String {
     let mut text = String::new();
+    if drops.is_empty() {
+        text += "no frame was dropped\n";
+    }
     for Drop { reason, frames, meaning, cure, ports } in drops {
         let places: Vec<String> =
             ports.iter().map(|(port, frames)| format!("{port} {frames}")).collect();
         text +=
             &format!("{frames} {reason} ({})\n  {meaning}\n  cure: {cure}\n", places.join(", "));
     }
+    let Ledger { received, copies, sent, dropped, waiting, difference } = ledger;
+    text += &format!(
+        "frames: {received} in, {copies} copies; {sent} out, {dropped} dropped, {waiting} waiting; {difference} unaccounted for\n"
+    );
     text
 }
 
@@ -71,14 +75,17 @@ mod tests {
             cure: "c".into(),
             ports: [("ipop0".to_owned(), frames)].into(),
         };
-        let before = Drops { drops: vec![drop("storm", 5), drop("runt", 1)] };
-        let now = Drops { drops: vec![drop("storm", 8), drop("runt", 1), drop("no_port", 2)] };
+        let ledger =
+            Ledger { received: 9, copies: 1, sent: 4, dropped: 5, waiting: 1, difference: 0 };
+        let before = Drops { ledger, drops: vec![drop("storm", 5), drop("runt", 1)] };
+        let now =
+            Drops { ledger, drops: vec![drop("storm", 8), drop("runt", 1), drop("no_port", 2)] };
         let news = since(&before, &now);
         let counts: Vec<_> = news.iter().map(|drop| (&*drop.reason, drop.frames)).collect();
         assert_eq!(counts, [("storm", 3), ("no_port", 2)]);
         assert_eq!(
-            text(&Drops { drops: vec![drop("storm", 5)] }),
-            "5 storm (ipop0 5)\n  m\n  cure: c\n"
+            text(&Drops { ledger, drops: vec![drop("storm", 5)] }),
+            "5 storm (ipop0 5)\n  m\n  cure: c\nframes: 9 in, 1 copies; 4 out, 5 dropped, 1 waiting; 0 unaccounted for\n"
         );
     }
 }

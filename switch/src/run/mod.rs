@@ -44,9 +44,7 @@ use ipop_control::{
 };
 use ipop_datapath::{
     PortId,
-    command::{
-        Answer, Command, ConnectionId, ConnectionStats, Event, FromPort, FromWorker, ToWorker,
-    },
+    command::{Answer, Command, Event, FromPort, FromWorker, ToWorker},
     core::{
         CoreConfig,
         shared::{NodeFacts, Shared},
@@ -59,7 +57,7 @@ use ipop_datapath::{
 use ipop_learning::{MacTable, MacTableConfig};
 use signal_hook::consts::{SIGHUP, SIGUSR1};
 
-pub(crate) use self::{devices::listen, signals::Early as EarlySignals};
+pub(crate) use self::{devices::listen, queries::Connections, signals::Early as EarlySignals};
 use self::{
     devices::{Devices, OpenTap},
     flaps::Flaps,
@@ -113,9 +111,6 @@ pub(crate) enum Message {
     /// Somebody asks something through the API.
     Work(api::Work),
 }
-
-/// How the workers' connections are, by what names them.
-pub(crate) type Connections = HashMap<ConnectionId, ConnectionStats>;
 
 /// Reads the configuration again.
 type Reread = Box<dyn Fn() -> Result<Settings, Failure>>;
@@ -447,8 +442,8 @@ impl Switch {
     fn take_event(&mut self, now: Instant, event: Event) -> Option<Result<(), Failure>> {
         match event {
             Event::Port(port, what) => return self.take_from_port(port, what),
-            Event::Answer(token, Answer::Connections(connections)) => {
-                self.queries.answered(token, connections);
+            Event::Answer(token, Answer::Connections { connections, ledger }) => {
+                self.queries.answered(token, connections, ledger);
                 return None;
             }
             Event::Worker(FromWorker::Rejected { remote, why }) => {

@@ -2,14 +2,35 @@
 //!
 //! A worker answers in its next round. Who waits gets all answers, or after a while those that have come.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
-use ipop_datapath::command::{Command, ConnectionId, ConnectionStats, Query, Token};
+use ipop_datapath::{
+    command::{Command, ConnectionId, ConnectionStats, Query, Token},
+    counters::ledger::Ledger,
+};
 
-use super::{Connections, Switch};
+use super::Switch;
 
 /// How long workers have to answer. A round takes a few milliseconds, even of a worker that has more to do than it can.
 const ANSWER_WITHIN: Duration = Duration::from_millis(100);
+
+/// How the workers' connections are, and what became of their frames.
+#[derive(Default)]
+pub(crate) struct Connections {
+    by_id: HashMap<ConnectionId, ConnectionStats>,
+    /// Of all workers that have answered.
+    pub(super) ledger: Ledger,
+}
+
+impl Connections {
+    /// How one is, if there is such a connection and its worker has answered.
+    pub(super) fn get(&self, connection: &ConnectionId) -> Option<&ConnectionStats> {
+        self.by_id.get(connection)
+    }
+}
 
 type Waiter = Box<dyn FnOnce(&mut Switch, &Connections)>;
 
@@ -42,7 +63,7 @@ impl Queries {
             token,
             missing: workers,
             until: now + ANSWER_WITHIN,
-            connections: Connections::new(),
+            connections: Connections::default(),
             waiters: vec![waiter],
         });
         Some(token)
@@ -53,10 +74,12 @@ impl Queries {
         &mut self,
         token: Token,
         connections: impl IntoIterator<Item = (ConnectionId, ConnectionStats)>,
+        ledger: Ledger,
     ) {
         if let Some(under_way) = self.under_way.as_mut().filter(|query| query.token == token) {
             under_way.missing = under_way.missing.saturating_sub(1);
-            under_way.connections.extend(connections);
+            under_way.connections.by_id.extend(connections);
+            under_way.connections.ledger += ledger;
         }
     }
 
@@ -109,21 +132,23 @@ mod tests {
             queued_bytes: 0,
             breaker_open: false,
         };
+        let ledger = Ledger { received: 3, ..Ledger::default() };
         let waiter = || -> Waiter { Box::new(|_, _| {}) };
         let answer = |id| [(ConnectionId(id), stats)];
         let first = queries.begin(start, 2, waiter()).unwrap();
         assert_eq!(queries.begin(start, 2, waiter()), None, "it is under way");
-        queries.answered(first, answer(1));
+        queries.answered(first, answer(1), ledger);
         assert!(queries.take_due(start).is_none());
-        queries.answered(first, answer(2));
+        queries.answered(first, answer(2), ledger);
         let told = queries.take_due(start).unwrap();
-        assert_eq!((told.connections.len(), told.waiters.len()), (2, 2));
+        assert_eq!((told.connections.by_id.len(), told.waiters.len()), (2, 2));
+        assert_eq!(told.connections.ledger.received, 6);
         let second = queries.begin(start, 2, waiter()).unwrap();
-        queries.answered(first, answer(3));
-        queries.answered(second, answer(1));
+        queries.answered(first, answer(3), ledger);
+        queries.answered(second, answer(1), ledger);
         assert!(queries.take_due(start).is_none(), "the late answer was another question's");
         let due = queries.due().unwrap();
-        assert_eq!(queries.take_due(due).unwrap().connections.len(), 1);
+        assert_eq!(queries.take_due(due).unwrap().connections.by_id.len(), 1);
         assert_eq!(queries.due(), None);
     }
 }

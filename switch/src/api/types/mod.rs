@@ -84,6 +84,25 @@ pub(crate) type DropCounts = BTreeMap<String, u64>;
 pub(crate) struct Drops {
     /// One entry a reason that occurred, those with most frames first.
     pub(crate) drops: Vec<Drop>,
+    /// What became of all frames.
+    pub(crate) ledger: Ledger,
+}
+
+/// What became of all frames: `received + copies = sent + dropped + waiting`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Ledger {
+    /// Frames that came into the switch, with pieces and records that were dropped before they were one.
+    pub(crate) received: u64,
+    /// Frames that left as more than one, flooded or in segments: how many more.
+    pub(crate) copies: u64,
+    /// Frames that went out.
+    pub(crate) sent: u64,
+    /// Frames that were dropped, for whatever reason.
+    pub(crate) dropped: u64,
+    /// Frames that wait in the switch now.
+    pub(crate) waiting: u64,
+    /// Frames of which the switch does not know what became: 0, or the program is at fault.
+    pub(crate) difference: i64,
 }
 
 /// One reason for which frames were dropped.
@@ -97,7 +116,7 @@ pub(crate) struct Drop {
     pub(crate) meaning: String,
     /// What to do about it, if something is to be done.
     pub(crate) cure: String,
-    /// Frames by port: a local port's name, a peer's name or id. `-` stands for frames that were no port's.
+    /// Frames by port: a local port's name, a peer's name or id. `-` stands for frames that were no port's, or of ports that are gone.
     pub(crate) ports: BTreeMap<String, u64>,
 }
 

@@ -5,6 +5,7 @@
 mod drops;
 mod events;
 mod fdb;
+mod ledger;
 mod links;
 mod orders;
 mod peers;

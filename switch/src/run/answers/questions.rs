@@ -30,7 +30,7 @@ impl Switch {
         let node = session.node;
         let asked = node.clone();
         self.ask_for(&asked, &Question::Ping { len }, move |switch, said| {
-            let none = Connections::new();
+            let none = Connections::default();
             let peer = switch.all_peers(&none).into_iter().find(|peer| peer.node == node);
             let (name, path) = peer.map_or((None, None), |peer| (peer.name, peer.path));
             let pong = |(_, took)| Pong { node, name, rtt_us: micros(took), path };
