@@ -13,7 +13,7 @@ use ipop_control::{
     xmpp::{
         BareJid,
         administration::{
-            AdministrationError, Change, Created, Existing, RoomReport, Session, Wanted,
+            AdministrationError, AffiliationChange, Created, Existing, RoomReport, Session, Wanted,
         },
         bound,
         room::{Affiliation, RoomPassword},
@@ -225,14 +225,16 @@ fn pins_to_configure(ServerPins { pins, .. }: &ServerPins) -> String {
 }
 
 fn add(settings: &RoomSettings, room: &BareJid, account: &BareJid) -> Result<Said, Failure> {
-    let Change { was, is } = within(settings, async |session| session.add(room, account).await)?;
+    let AffiliationChange { was, is } =
+        within(settings, async |session| session.add(room, account).await)?;
     let was = if was == is { " already" } else { "" };
     let output = format!("{account} is {} of {room}{was}\n", noun(is));
     Ok(Said { output, ..Said::default() })
 }
 
 fn remove(settings: &RoomSettings, room: &BareJid, account: &BareJid) -> Result<Said, Failure> {
-    let Change { was, is } = within(settings, async |session| session.remove(room, account).await)?;
+    let AffiliationChange { was, is } =
+        within(settings, async |session| session.remove(room, account).await)?;
     let was = if was == is { " already" } else { "" };
     let mut said = Said::default();
     if is == Affiliation::Outcast {

@@ -12,7 +12,7 @@ pub fn local_addresses() -> io::Result<BTreeSet<IpAddr>> {
 
 /// An address, and the interface that has it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Interface {
+pub struct HostAddress {
     /// The interface's name.
     pub name: String,
     /// One of its addresses.
@@ -59,12 +59,12 @@ fn name_of(label: &str) -> String {
 ///
 /// # Errors
 /// What `getifaddrs` reports.
-pub fn interfaces() -> io::Result<Vec<Interface>> {
+pub fn interfaces() -> io::Result<Vec<HostAddress>> {
     let found = if_addrs::get_if_addrs()?;
-    let mut found: Vec<Interface> = found
+    let mut found: Vec<HostAddress> = found
         .into_iter()
         .filter(if_addrs::Interface::is_oper_up)
-        .map(|interface| Interface { address: interface.ip(), name: name_of(&interface.name) })
+        .map(|interface| HostAddress { address: interface.ip(), name: name_of(&interface.name) })
         .collect();
     found.sort_by_key(|interface| interface.address.is_ipv6());
     Ok(found)

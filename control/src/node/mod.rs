@@ -58,7 +58,8 @@ use crate::{
     rendezvous::{Rendezvous, RendezvousConfig},
     sessions::{self, BadLanes, PeerPath, Sessions, SessionsConfig, TunnelNews},
     trust::{
-        Change, Claim, NewNodes, Policy, PresentPeer, PresentPeers, SavedPeers, Trust, TrustStore,
+        Claim, NewNodes, NodeChange, Policy, PresentPeer, PresentPeers, SavedPeers, Trust,
+        TrustStore,
     },
     xmpp::{
         services::{Service, ServiceKind},
@@ -489,7 +490,7 @@ impl Node {
     /// Tells sessions and paths what is new about nodes.
     fn follow_trust(&mut self, now: Instant) {
         let mut any = false;
-        while let Some(Change { node: peer, lost, named }) = self.trust.poll_change() {
+        while let Some(NodeChange { node: peer, lost, named }) = self.trust.poll_change() {
             any = true;
             if let Some(why) = lost {
                 self.sessions.handle(now, sessions::Input::Revoked { peer, why });

@@ -113,7 +113,7 @@ struct Link {
     /// What ICE said last of this end.
     description: Option<IceDescription>,
     candidates: Vec<Candidate>,
-    told: Told,
+    told: Described,
     /// Candidates that came before their description.
     early: Option<(u32, Vec<Candidate>)>,
     /// The connection that signals go over.
@@ -128,7 +128,7 @@ struct Link {
 
 /// Whether somebody asked for this end's description.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Told {
+enum Described {
     No,
     Yes,
 }
@@ -139,7 +139,7 @@ impl Link {
             port,
             description: None,
             candidates: Vec::new(),
-            told: Told::No,
+            told: Described::No,
             early: None,
             connection: None,
             inside: None,
@@ -288,8 +288,8 @@ impl Paths {
 
     fn describe(&mut self, now: Instant, node: NodeId) {
         let Some(link) = self.links.get_mut(&node) else { return };
-        let told = std::mem::replace(&mut link.told, Told::Yes);
-        match link.description.clone().filter(|_| told == Told::No) {
+        let told = std::mem::replace(&mut link.told, Described::Yes);
+        match link.description.clone().filter(|_| told == Described::No) {
             Some(unused) => {
                 let (generation, candidates) = (unused.generation, link.candidates.clone());
                 self.events.push_back((node, FromLink::Description(unused)));
@@ -388,7 +388,7 @@ impl Paths {
 
     /// Nobody is told what nobody asked for: it waits for [`ToLink::Describe`].
     fn tell_if_asked(&mut self, node: NodeId, what: FromLink) {
-        if self.links.get(&node).is_some_and(|link| link.told == Told::Yes) {
+        if self.links.get(&node).is_some_and(|link| link.told == Described::Yes) {
             self.events.push_back((node, what));
         }
     }

@@ -34,7 +34,7 @@ use self::{
     report::StreamState,
     saved::Memory,
     stream::Questions,
-    waiting::{Observed, Portless},
+    waiting::{Portless, SeenNodes},
 };
 use crate::{
     node::Action,
@@ -116,7 +116,7 @@ pub struct Rendezvous {
     own_account: Option<BareJid>,
     questions: Questions,
     memory: Memory,
-    observed: Observed,
+    observed: SeenNodes,
     portless: Portless,
     strangers: Option<Strangers>,
     stream_state: StreamState,
@@ -143,7 +143,7 @@ impl Rendezvous {
             by_jid: HashMap::new(),
             own_account: None,
             questions: Questions::default(),
-            observed: Observed::new(now),
+            observed: SeenNodes::new(now),
             portless: Portless::new(now),
             strangers: None,
             stream_state: StreamState::default(),

@@ -16,12 +16,12 @@ const OBSERVE_EVERY: Duration = Duration::from_secs(1);
 
 /// Nodes that were seen in the room, to be told to the operator's list.
 #[derive(Debug)]
-pub(super) struct Observed {
+pub(super) struct SeenNodes {
     seen: BTreeMap<NodeId, Claim>,
     next_at: Instant,
 }
 
-impl Observed {
+impl SeenNodes {
     pub(super) fn new(now: Instant) -> Self {
         Self { seen: BTreeMap::new(), next_at: now }
     }

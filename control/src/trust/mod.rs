@@ -32,7 +32,7 @@ use ipop_datapath::{
 pub use self::{
     file::{Patience, Stamp, StateFile, Versioned, format_state, parse_state},
     named::Naming,
-    ports::{MAX_PORTS, MAX_UNPROVED},
+    ports::MAX_UNPROVED,
     present::{PresentPeer, PresentPeers},
     saved::{SavedPeer, SavedPeers},
     store::{Claim, TrustStore},
@@ -44,7 +44,7 @@ use self::{
 use crate::{
     network::Secrets,
     peer::{NamedBy, PeerAddress},
-    sessions::NamedPeer,
+    sessions::{MAX_PEERS, NamedPeer},
 };
 
 /// What decides about nodes that the room, or the memory of a room, names.
@@ -94,7 +94,7 @@ pub enum Standing {
 
 /// Something is new about a node: who names it, what they say of it, or whether it may connect.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Change {
+pub(crate) struct NodeChange {
     /// Which node.
     pub(crate) node: NodeId,
     /// Why it lost its right, if it did: its tunnels are to be closed.
@@ -151,7 +151,7 @@ pub enum Refusal {
     },
     /// All port numbers are given away.
     #[error(
-        "finds no room: {MAX_PORTS} peers are here, or {MAX_UNPROVED} that never connected; the latter give way after a while"
+        "finds no room: {MAX_PEERS} peers are here, or {MAX_UNPROVED} that never connected; the latter give way after a while"
     )]
     NoPort,
     /// It is this node.
@@ -219,13 +219,13 @@ impl Trust {
     }
 
     /// The next node of which something is new, as it is now.
-    pub(crate) fn poll_change(&self) -> Option<Change> {
+    pub(crate) fn poll_change(&self) -> Option<NodeChange> {
         if self.read().changed.is_empty() {
             return None;
         }
         let mut state = self.write();
         let (node, lost) = state.changed.pop_front()?;
-        Some(Change { node, lost, named: state.named_peer(node) })
+        Some(NodeChange { node, lost, named: state.named_peer(node) })
     }
 
     /// The sessions have forgotten a node: unless it may connect again by now, its port can be another one's. Whether it had one.

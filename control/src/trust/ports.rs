@@ -10,10 +10,8 @@ use ipop_datapath::{PortId, node_id::NodeId, port::MAX_LOCAL_PORTS};
 
 use crate::sessions::MAX_PEERS;
 
-/// Numbers that peers have at most.
-pub const MAX_PORTS: usize = MAX_PEERS;
-/// Of those, numbers of nodes that have never connected and that nothing but the room names.
-pub const MAX_UNPROVED: usize = MAX_PORTS * 3 / 4;
+/// Numbers of nodes that have never connected and that nothing but the room names.
+pub const MAX_UNPROVED: usize = MAX_PEERS * 3 / 4;
 
 #[derive(Debug, Default)]
 pub(super) struct PortNumbers {
@@ -83,7 +81,7 @@ impl PortNumbers {
     /// Whether a node of that repute, which has none yet, may have a number.
     pub(super) fn is_left(&self, repute: Repute) -> bool {
         let are_kept = repute == Repute::Unproved && self.unproved.len() >= MAX_UNPROVED;
-        !are_kept && self.of_node.len() < MAX_PORTS
+        !are_kept && self.of_node.len() < MAX_PEERS
     }
 
     /// The node connected.
@@ -146,7 +144,7 @@ mod tests {
         let peers = (2..).map_while(|number| ports.of_or_new(node(number), Repute::Known));
         assert_eq!(
             peers.count(),
-            MAX_PORTS - 2,
+            MAX_PEERS - 2,
             "and none of them waits for a local port's number"
         );
         // All numbers are given; each kind gets what its own kind gives back.
@@ -158,18 +156,18 @@ mod tests {
     #[test]
     fn invented_nodes_do_not_use_them_up() {
         let mut ports = numbers(1);
-        for number in 0..10 * MAX_PORTS as u32 {
+        for number in 0..10 * MAX_PEERS as u32 {
             assert!(ports.of_or_new(node(number), Repute::Unproved).is_some());
             ports.release(node(number));
         }
         let given = |ports: &mut PortNumbers, from: u32, repute| {
-            (from..from + MAX_PORTS as u32).filter_map(|n| ports.of_or_new(node(n), repute)).count()
+            (from..from + MAX_PEERS as u32).filter_map(|n| ports.of_or_new(node(n), repute)).count()
         };
         assert_eq!(given(&mut ports, 0, Repute::Unproved), MAX_UNPROVED);
         // One of them connects, one is configured, and so they make room for others.
         ports.connected(node(7));
         ports.of_or_new(node(8), Repute::Known);
         assert_eq!(given(&mut ports, 5_000, Repute::Unproved), 2);
-        assert_eq!(given(&mut ports, 10_000, Repute::Known), MAX_PORTS - MAX_UNPROVED - 2);
+        assert_eq!(given(&mut ports, 10_000, Repute::Known), MAX_PEERS - MAX_UNPROVED - 2);
     }
 }

@@ -138,11 +138,11 @@ fn a_right_that_is_taken_back_closes_tunnels_if_no_other_source_gives_it() {
     assert_eq!(now().named, named(Some(address), last_addresses.clone()));
     // What a source said of addresses goes with it.
     trust.withdraw(PEER, NamedBy::Configured, Loss::NotConfigured);
-    assert_eq!(now(), Change { node: PEER, lost: None, named: named(None, last_addresses) });
+    assert_eq!(now(), NodeChange { node: PEER, lost: None, named: named(None, last_addresses) });
     trust.unname(PEER, NamedBy::Saved);
-    assert_eq!(now(), Change { node: PEER, lost: None, named: named(None, vec![]) });
+    assert_eq!(now(), NodeChange { node: PEER, lost: None, named: named(None, vec![]) });
     trust.withdraw(PEER, NamedBy::Room, Loss::Removed);
-    assert_eq!(now(), Change { node: PEER, lost: Some(Loss::Removed), named: None });
+    assert_eq!(now(), NodeChange { node: PEER, lost: Some(Loss::Removed), named: None });
     assert_eq!(trust.sources(PEER), []);
 }
 

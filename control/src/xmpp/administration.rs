@@ -29,7 +29,7 @@ pub use self::{
     create::{Created, Existing, Wanted},
     error::{AdministrationError, EntryRefusal},
     look::Seen,
-    members::{Change, Lists},
+    members::{AffiliationChange, Lists},
     session::Session,
 };
 use super::{
@@ -82,7 +82,7 @@ impl Session {
         &mut self,
         room: &BareJid,
         account: &BareJid,
-    ) -> Result<Change, AdministrationError> {
+    ) -> Result<AffiliationChange, AdministrationError> {
         members::add(self, room, account).await
     }
 
@@ -95,7 +95,7 @@ impl Session {
         &mut self,
         room: &BareJid,
         account: &BareJid,
-    ) -> Result<Change, AdministrationError> {
+    ) -> Result<AffiliationChange, AdministrationError> {
         members::remove(self, room, account).await
     }
 

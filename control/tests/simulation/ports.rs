@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, time::Duration};
 use ipop_control::{
     node::{Configured, Input, Opening, PortOrder, PortSpec},
     peer::PeerSpec,
-    trust::MAX_PORTS as MAX_PEERS,
+    sessions::MAX_PEERS,
 };
 use ipop_datapath::{
     LocalPort, MacAddr, PortId, TapOffload,

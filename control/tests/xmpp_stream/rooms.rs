@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use ipop_control::xmpp::{
     BareJid,
     administration::{
-        AdministrationError, Change, Created, EntryRefusal, Existing, Session, Wanted,
+        AdministrationError, AffiliationChange, Created, EntryRefusal, Existing, Session, Wanted,
     },
     room::{Affiliation, Entry, RoomPassword},
     stream::{Account, Failure},
@@ -136,17 +136,17 @@ async fn members_come_and_go(server: &Server) {
 
     let (none, member) = (Affiliation::None, Affiliation::Member);
     for was in [none, member] {
-        assert_eq!(alice.add(&room, &bob).await, Ok(Change { was, is: member }));
+        assert_eq!(alice.add(&room, &bob).await, Ok(AffiliationChange { was, is: member }));
     }
     assert_eq!(guest.look(&room, None).await, Ok(Ok(Vec::new())));
     for was in [member, none] {
-        assert_eq!(alice.remove(&room, &bob).await, Ok(Change { was, is: none }));
+        assert_eq!(alice.remove(&room, &bob).await, Ok(AffiliationChange { was, is: none }));
     }
     assert_eq!(guest.look(&room, None).await, Ok(Err(EntryRefusal::NotAMember)));
 
     // An owner is neither demoted nor removed by mistake.
     let (own, owner) = (jid("alice@localhost"), Affiliation::Owner);
-    assert_eq!(alice.add(&room, &own).await, Ok(Change { was: owner, is: owner }));
+    assert_eq!(alice.add(&room, &own).await, Ok(AffiliationChange { was: owner, is: owner }));
     let kept = alice.remove(&room, &own).await.expect_err("it is refused");
     assert!(matches!(kept, AdministrationError::Privileged { .. }), "{kept}");
     guest.close().await;
@@ -162,10 +162,13 @@ async fn who_knows_the_password_is_kept_out_by_a_ban(server: &Server) {
     let password = wanted.password.as_ref();
     assert_eq!(guest.look(&room, password).await, Ok(Ok(Vec::new())));
     let (none, member, outcast) = (Affiliation::None, Affiliation::Member, Affiliation::Outcast);
-    assert_eq!(alice.remove(&room, &bob).await, Ok(Change { was: none, is: outcast }));
-    assert_eq!(alice.remove(&room, &bob).await, Ok(Change { was: outcast, is: outcast }));
+    assert_eq!(alice.remove(&room, &bob).await, Ok(AffiliationChange { was: none, is: outcast }));
+    assert_eq!(
+        alice.remove(&room, &bob).await,
+        Ok(AffiliationChange { was: outcast, is: outcast })
+    );
     assert_eq!(guest.look(&room, password).await, Ok(Err(EntryRefusal::Banned)));
-    assert_eq!(alice.add(&room, &bob).await, Ok(Change { was: outcast, is: member }));
+    assert_eq!(alice.add(&room, &bob).await, Ok(AffiliationChange { was: outcast, is: member }));
     assert_eq!(guest.look(&room, password).await, Ok(Ok(Vec::new())));
     guest.close().await;
     alice.close().await;

@@ -43,7 +43,7 @@ impl Switch {
 
 /// The addresses of the interface of this name that others are told of.
 fn announced(
-    addresses: &[local_addresses::Interface],
+    addresses: &[local_addresses::HostAddress],
     unproved: &[(String, IpAddr)],
     name: &str,
 ) -> impl Iterator<Item = IpAddr> {
@@ -93,8 +93,10 @@ mod tests {
     #[test]
     fn of_an_interface_sixteen_addresses_are_announced_and_none_that_may_be_another_hosts() {
         let ip = |last: u8| IpAddr::from([10, 9, 0, last]);
-        let at =
-            |name: &str, last| local_addresses::Interface { name: name.into(), address: ip(last) };
+        let at = |name: &str, last| local_addresses::HostAddress {
+            name: name.into(),
+            address: ip(last),
+        };
         let addresses: Vec<_> = (0..40).flat_map(|n| [at("eth0", n), at("ipop0", n)]).collect();
         let unproved = [("eth0".into(), ip(0)), ("ipop0".into(), ip(1))];
         let told: Vec<IpAddr> = announced(&addresses, &unproved, "ipop0").collect();

@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use crossbeam::channel::Sender;
 use ipop_control::{
     host::{
-        local_addresses::{Interface, interfaces, stacked_on},
+        local_addresses::{HostAddress, interfaces, stacked_on},
         private_file::PrivateFileError,
     },
     ice::{Entropy, IceConfig, Loopback, Timing},
@@ -127,7 +127,7 @@ impl Switch {
         let own = taps.chain(settings.bridge.as_ref().map(|bridge| bridge.as_str()));
         let own = stacked_on(own);
         let ignored = &settings.ice.ignore_interfaces;
-        let offered = |interface: &Interface| {
+        let offered = |interface: &HostAddress| {
             !own.contains(&interface.name)
                 && !ignored.iter().any(|pattern| matches(pattern, &interface.name))
                 && !is_special(interface.address)

@@ -31,7 +31,7 @@ pub struct Lists {
 
 /// What became of an account.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Change {
+pub struct AffiliationChange {
     /// Before.
     pub was: Affiliation,
     /// Now.
@@ -68,11 +68,11 @@ pub(super) async fn add(
     server: &mut impl Server,
     room: &BareJid,
     account: &BareJid,
-) -> Result<Change, AdministrationError> {
+) -> Result<AffiliationChange, AdministrationError> {
     configuration(server, room).await?;
     let was = affiliation_of(server, room, account).await?;
     let is = was.max(Affiliation::Member);
-    change(server, room, account, Change { was, is }).await
+    change(server, room, account, AffiliationChange { was, is }).await
 }
 
 /// Takes an account's right away.
@@ -80,7 +80,7 @@ pub(super) async fn remove(
     server: &mut impl Server,
     room: &BareJid,
     account: &BareJid,
-) -> Result<Change, AdministrationError> {
+) -> Result<AffiliationChange, AdministrationError> {
     let is_members_only = configuration(server, room).await?.members_only;
     let was = affiliation_of(server, room, account).await?;
     if was >= Affiliation::Admin {
@@ -89,7 +89,7 @@ pub(super) async fn remove(
     }
     // Whoever is nobody comes into a room with a password, so there only a ban keeps an account out.
     let out = if is_members_only { Affiliation::None } else { Affiliation::Outcast };
-    change(server, room, account, Change { was, is: was.min(out) }).await
+    change(server, room, account, AffiliationChange { was, is: was.min(out) }).await
 }
 
 /// What an account is. Setting it to less than it is would be a demotion, so this must be known.
@@ -110,8 +110,8 @@ async fn change(
     server: &mut impl Server,
     room: &BareJid,
     account: &BareJid,
-    change: Change,
-) -> Result<Change, AdministrationError> {
+    change: AffiliationChange,
+) -> Result<AffiliationChange, AdministrationError> {
     if change.was == change.is {
         return Ok(change);
     }

@@ -425,14 +425,14 @@ fn members_are_added_and_removed_and_nobody_is_demoted() {
     let (room, account) = (jid(ROOM), jid("a@x"));
     let (none, member) = (Affiliation::None, Affiliation::Member);
     let added = tokio_test(members::add(&mut model, &room, &account));
-    assert_eq!(added, Ok(Change { was: none, is: member }));
+    assert_eq!(added, Ok(AffiliationChange { was: none, is: member }));
     let owner = Affiliation::Owner;
     let kept = tokio_test(members::add(&mut model, &room, &jid(OWN)));
-    assert_eq!(kept, Ok(Change { was: owner, is: owner }));
+    assert_eq!(kept, Ok(AffiliationChange { was: owner, is: owner }));
     let refused = tokio_test(members::remove(&mut model, &room, &jid(OWN)));
     assert!(matches!(refused, Err(AdministrationError::Privileged { .. })), "{refused:?}");
     let removed = tokio_test(members::remove(&mut model, &room, &account));
-    assert_eq!(removed, Ok(Change { was: member, is: none }));
+    assert_eq!(removed, Ok(AffiliationChange { was: member, is: none }));
     assert_eq!(model.affiliations[&account], none);
     assert!(model.owns());
 }
@@ -444,10 +444,10 @@ fn whoever_knows_the_password_is_banned_and_may_come_back() {
     let (none, outcast, member) = (Affiliation::None, Affiliation::Outcast, Affiliation::Member);
     for was in [none, outcast] {
         let removed = tokio_test(members::remove(&mut model, &room, &account));
-        assert_eq!(removed, Ok(Change { was, is: outcast }));
+        assert_eq!(removed, Ok(AffiliationChange { was, is: outcast }));
     }
     let added = tokio_test(members::add(&mut model, &room, &account));
-    assert_eq!(added, Ok(Change { was: outcast, is: member }));
+    assert_eq!(added, Ok(AffiliationChange { was: outcast, is: member }));
 }
 
 #[test]

@@ -42,7 +42,7 @@ use xmpp_parsers::{
 pub use self::wire::APPLICATION;
 use self::{
     codec::{Content, Fault, Nudge},
-    peer::{Heard, Own, Peer, Refusal},
+    peer::{Heard, Own, Peer, StanzaRefusal},
 };
 use super::{
     request::{Answer, Ask, Request, Token, refusal},
@@ -305,18 +305,18 @@ impl Jingle {
             }
             Content::Terminate => peer.take_terminate(now, &message.sid, &mut self.rng),
             Content::Ping if peer.session() == Some(&message.sid) => Ok(()),
-            Content::Ping => Err(Refusal::UnknownSession),
+            Content::Ping => Err(StanzaRefusal::UnknownSession),
         };
         match taken {
             Ok(()) => {
                 let (to, id) = (Jid::from(jid.clone()), iq.id().to_owned());
                 self.reply(now, Iq::empty_result(to, id));
             }
-            Err(Refusal::UnknownSession) => self.refuse_unknown(now, iq),
-            Err(Refusal::NotAllowed) => {
+            Err(StanzaRefusal::UnknownSession) => self.refuse_unknown(now, iq),
+            Err(StanzaRefusal::NotAllowed) => {
                 self.refuse(now, iq, ErrorType::Cancel, Condition::NotAllowed);
             }
-            Err(Refusal::Wait) => {
+            Err(StanzaRefusal::Wait) => {
                 self.refuse(now, iq, ErrorType::Wait, Condition::ResourceConstraint);
             }
         }

@@ -43,7 +43,7 @@ const ACCEPT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What a received stanza is refused with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Refusal {
+pub(super) enum StanzaRefusal {
     /// This session does not exist here.
     UnknownSession,
     /// The higher node initiates, or the node id is another one.
@@ -390,28 +390,28 @@ impl Peer {
         offer: &Offer,
         counters: &mut JingleCounters,
         events: &mut Vec<Event>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), StanzaRefusal> {
         if offer.node != self.node {
             counters.wrong_node += 1;
-            return Err(Refusal::NotAllowed);
+            return Err(StanzaRefusal::NotAllowed);
         }
         let known = self.session.as_ref().is_some_and(|session| session.sid == *sid);
         match (offer.step, self.side) {
             (Step::Initiate, Side::Initiator) | (Step::Accept, Side::Responder) => {
                 counters.wrong_role += 1;
-                return Err(Refusal::NotAllowed);
+                return Err(StanzaRefusal::NotAllowed);
             }
             (Step::Initiate, Side::Responder) if !known => {
                 if self.began.is_some_and(|began| now < began + MIN_BETWEEN_SESSIONS) {
                     counters.over_rate += 1;
-                    return Err(Refusal::Wait);
+                    return Err(StanzaRefusal::Wait);
                 }
                 self.failures = 0;
                 self.begin(now, sid.clone(), Stage::Asked, events);
             }
             _ if !known => {
                 counters.unknown_sessions += 1;
-                return Err(Refusal::UnknownSession);
+                return Err(StanzaRefusal::UnknownSession);
             }
             (Step::Accept, Side::Initiator) => self.accepted(),
             (Step::Initiate | Step::Info, _) => {}
@@ -473,9 +473,9 @@ impl Peer {
         now: Instant,
         sid: &Sid,
         rng: &mut Rng,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), StanzaRefusal> {
         if self.session() != Some(sid) {
-            return Err(Refusal::UnknownSession);
+            return Err(StanzaRefusal::UnknownSession);
         }
         self.session = None;
         // Whoever ends sessions as fast as they begin is not followed at that speed.

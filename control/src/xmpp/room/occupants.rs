@@ -33,7 +33,7 @@ struct Entry {
 
 /// What an entry changed.
 #[derive(PartialEq, Eq, Debug)]
-pub(super) enum Change {
+pub(super) enum OccupantChange {
     /// Nothing that others need to know.
     None,
     /// Somebody new, or the same one as somebody else: `gone` was told and is no more.
@@ -54,10 +54,10 @@ pub(super) struct Occupants {
 
 impl Occupants {
     /// Takes in what a presence shows during or after the given join.
-    pub(super) fn put(&mut self, nick: &str, occupant: Occupant, join: u64) -> Change {
+    pub(super) fn put(&mut self, nick: &str, occupant: Occupant, join: u64) -> OccupantChange {
         if let Some(other) = self.nicks.get(&occupant.jid).filter(|other| *other != nick).cloned() {
             if self.by_nick.get(&other).is_some_and(|entry| entry.join == join) {
-                return Change::JidTwice;
+                return OccupantChange::JidTwice;
             }
             // It changed its nick while nobody here listened. The JID is what counts, so this is the same entry.
             if let Some(entry) = self.take(&other) {
@@ -69,14 +69,14 @@ impl Occupants {
             entry.join = join;
             if entry.occupant.jid == occupant.jid && entry.occupant.card == occupant.card {
                 entry.occupant.affiliation = occupant.affiliation;
-                return Change::None;
+                return OccupantChange::None;
             }
         } else if self.by_nick.len() >= MAX_OCCUPANTS {
-            return Change::Full;
+            return OccupantChange::Full;
         }
         let gone = self.remove(nick);
         self.insert(nick, Entry { occupant, join, told: false });
-        Change::New { gone }
+        OccupantChange::New { gone }
     }
 
     /// Removes a nick; returns its occupant if it had been told.
@@ -183,14 +183,14 @@ mod tests {
         let mut occupants = Occupants::default();
         for name in ["a", "b", "c"] {
             let new = occupants.put(name, occupant(&format!("{name}@x/r"), name), 1);
-            assert_eq!(new, Change::New { gone: None });
+            assert_eq!(new, OccupantChange::New { gone: None });
         }
         assert_eq!(occupants.tell().len(), 3);
         // In the second join a stayed, b took another nick, c is another node now, and d is new.
-        assert_eq!(occupants.put("a", occupant("a@x/r", "a"), 2), Change::None);
-        assert_eq!(occupants.put("b2", occupant("b@x/r", "b"), 2), Change::None);
+        assert_eq!(occupants.put("a", occupant("a@x/r", "a"), 2), OccupantChange::None);
+        assert_eq!(occupants.put("b2", occupant("b@x/r", "b"), 2), OccupantChange::None);
         let gone = occupants.put("c", occupant("c@x/r", "other"), 2);
-        assert_eq!(gone, Change::New { gone: Some(occupant("c@x/r", "c")) });
+        assert_eq!(gone, OccupantChange::New { gone: Some(occupant("c@x/r", "c")) });
         occupants.put("d", occupant("d@x/r", "d"), 2);
         assert!(occupants.remove_if(|_, join| join != 2).is_empty());
         let told: Vec<String> = occupants.tell().into_iter().map(|o| o.card.name).collect();
@@ -211,8 +211,8 @@ mod tests {
         for number in 0..MAX_OCCUPANTS {
             occupants.put(&number.to_string(), occupant(&format!("{number}@x/r"), "k"), 1);
         }
-        assert_eq!(occupants.put("one more", occupant("more@x/r", "k"), 1), Change::Full);
-        assert_eq!(occupants.put("7", occupant("8@x/r", "k"), 1), Change::JidTwice);
+        assert_eq!(occupants.put("one more", occupant("more@x/r", "k"), 1), OccupantChange::Full);
+        assert_eq!(occupants.put("7", occupant("8@x/r", "k"), 1), OccupantChange::JidTwice);
         assert_eq!(occupants.len(), MAX_OCCUPANTS);
     }
 }

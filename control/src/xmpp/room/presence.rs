@@ -14,7 +14,7 @@ use super::{
     Event, Outcome, Room, State,
     card::Card,
     join::FoundOrMade,
-    occupants::{Change, Occupant},
+    occupants::{Occupant, OccupantChange},
     problem::{Expulsion, Hindrance, NickFault, Trouble},
     wire::{Affiliation, Item, MucUser, code},
 };
@@ -101,13 +101,13 @@ impl Room {
 
     fn put(&mut self, now: Instant, nick: &str, occupant: Occupant) {
         let gone = match self.occupants.put(nick, occupant.clone(), self.join) {
-            Change::None => return,
-            Change::New { gone } => gone,
-            Change::JidTwice => {
+            OccupantChange::None => return,
+            OccupantChange::New { gone } => gone,
+            OccupantChange::JidTwice => {
                 self.counters.ambiguous += 1;
                 return;
             }
-            Change::Full => {
+            OccupantChange::Full => {
                 self.counters.over_limit += 1;
                 return self.problem(now, Trouble::TooManyNodes, Outcome::Goes);
             }
