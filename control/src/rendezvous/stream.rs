@@ -20,7 +20,7 @@ use crate::{
     paths::ToLink,
     xmpp::{
         jingle::{self, ANSWER_TIMEOUT, Taken},
-        request::{Answer, Failure, Request, Token},
+        request::{Answer, Request, RequestFailure, Token},
         room::{self, Stream, StreamEnd},
         stream::{self, FromStream, IqToken, Question, Resumed, ToStream},
     },
@@ -63,7 +63,7 @@ impl Rendezvous {
             FromStream::Stanza(stanza) => self.handle_stanza(now, *stanza),
             FromStream::IqAnswer { token, result } => {
                 let Some((part, token)) = self.questions.open.remove(&token) else { return };
-                self.handle_answer(now, part, token, result.map_err(Failure::from));
+                self.handle_answer(now, part, token, result.map_err(RequestFailure::from));
             }
         }
     }

@@ -33,7 +33,7 @@ pub use self::{
     session::Session,
 };
 use super::{
-    request::{Answer, Ask, Failure},
+    request::{Answer, Ask, RequestFailure},
     room::{Configuration, RoomPassword},
 };
 
@@ -56,8 +56,8 @@ trait Server {
     fn ask(&mut self, to: Jid, ask: Ask) -> impl Future<Output = Answer>;
     /// Sends.
     fn send(&mut self, presence: Presence);
-    /// The next presence that comes; [`Failure::TimedOut`] if none does in good time.
-    fn presence(&mut self) -> impl Future<Output = Result<Presence, Failure>>;
+    /// The next presence that comes; [`RequestFailure::TimedOut`] if none does in good time.
+    fn presence(&mut self) -> impl Future<Output = Result<Presence, RequestFailure>>;
 }
 
 impl Session {

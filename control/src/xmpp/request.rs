@@ -40,11 +40,11 @@ pub struct Request {
 }
 
 /// What came back: the payload of the result, if it has one.
-pub type Answer = Result<Option<Element>, Failure>;
+pub type Answer = Result<Option<Element>, RequestFailure>;
 
 /// No result came back.
 #[derive(Clone, PartialEq, Debug)]
-pub enum Failure {
+pub enum RequestFailure {
     /// An error stanza did.
     Refused(Box<StanzaError>),
     /// Nothing did in time.
@@ -53,7 +53,7 @@ pub enum Failure {
     Offline,
 }
 
-impl Failure {
+impl RequestFailure {
     /// The condition of the error stanza, if there was one.
     pub fn condition(&self) -> Option<&DefinedCondition> {
         match self {
@@ -63,7 +63,7 @@ impl Failure {
     }
 }
 
-impl From<IqError> for Failure {
+impl From<IqError> for RequestFailure {
     fn from(error: IqError) -> Self {
         match error {
             IqError::Stanza(error) => Self::Refused(error),
@@ -83,7 +83,7 @@ impl From<Ask> for stream::Request {
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for RequestFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Refused(error) => f.write_str(&describe(error)),

@@ -17,7 +17,7 @@ use super::{
     look::{Entered, enter, give_back, leave},
 };
 use crate::xmpp::{
-    request::{Ask, Failure, describe, printable},
+    request::{Ask, RequestFailure, describe, printable},
     room::{
         Entry, RoomPassword,
         configuration::filled,
@@ -262,9 +262,9 @@ pub(super) async fn check_service(
     let said = match has_rooms(server, service).await {
         Ok(true) => return Ok(()),
         Ok(false) => "it answers, but not as a service for rooms".to_owned(),
-        Err(Failure::Offline) => {
+        Err(RequestFailure::Offline) => {
             let doing = "asking for the service that has rooms";
-            return Err(AdministrationError::failed(doing, Failure::Offline));
+            return Err(AdministrationError::failed(doing, RequestFailure::Offline));
         }
         Err(failure) => failure.to_string(),
     };
@@ -272,7 +272,7 @@ pub(super) async fn check_service(
     Err(AdministrationError::NoService { domain, said, offered })
 }
 
-async fn has_rooms(server: &mut impl Server, service: Jid) -> Result<bool, Failure> {
+async fn has_rooms(server: &mut impl Server, service: Jid) -> Result<bool, RequestFailure> {
     let answer = server.ask(service, Ask::Get(DiscoInfoQuery { node: None }.into())).await?;
     let disco = answer.and_then(|answer| DiscoInfo::try_from(answer).ok());
     Ok(disco.is_some_and(|disco| disco.features.iter().any(|feature| feature == ns::MUC)))

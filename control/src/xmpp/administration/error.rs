@@ -5,7 +5,7 @@ use std::fmt;
 use xmpp_parsers::jid::BareJid;
 
 use crate::xmpp::{
-    request::Failure,
+    request::RequestFailure,
     room::Affiliation,
     stream::{self},
 };
@@ -118,7 +118,7 @@ pub enum AdministrationError {
 }
 
 impl AdministrationError {
-    pub(super) fn failed(doing: &'static str, failure: Failure) -> Self {
+    pub(super) fn failed(doing: &'static str, failure: RequestFailure) -> Self {
         Self::Failed { doing, why: failure.to_string() }
     }
 }

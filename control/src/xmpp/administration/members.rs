@@ -9,7 +9,7 @@ use xmpp_parsers::{
 
 use super::{AdministrationError, Server, configuration};
 use crate::xmpp::{
-    request::{Ask, Failure},
+    request::{Ask, RequestFailure},
     room::{
         Affiliation,
         affiliations::list,
@@ -54,7 +54,7 @@ pub(super) async fn lists(
                 let accounts = listed.filter_map(|item| item.jid).map(|jid| jid.to_bare());
                 lists.accounts.extend(accounts.take(left).map(|jid| (jid, affiliation)));
             }
-            Err(Failure::Refused(_)) => lists.unreadable.push(affiliation),
+            Err(RequestFailure::Refused(_)) => lists.unreadable.push(affiliation),
             Err(failure) => {
                 return Err(AdministrationError::failed("reading the room's lists", failure));
             }

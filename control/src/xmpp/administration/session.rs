@@ -16,7 +16,7 @@ use xmpp_parsers::{
 use super::{AdministrationError, Server};
 use crate::xmpp::{
     answers::Answers,
-    request::{Answer, Ask, Failure},
+    request::{Answer, Ask, RequestFailure},
     stream::{
         self, Account, ChannelBinding, Events, FromStream, Handle, IqToken, Limits, Question,
         ToStream, spawn,
@@ -93,15 +93,15 @@ impl Session {
         let token = IqToken(self.asked);
         let question = Question { to: Some(to), request: ask.into(), token, timeout: ANSWER };
         if self.handle.send(ToStream::Iq(Box::new(question))).is_err() {
-            return Err(Failure::Offline);
+            return Err(RequestFailure::Offline);
         }
         loop {
             match self.events.next().await {
                 Some(FromStream::IqAnswer { token: answered, result }) if answered == token => {
-                    return result.map_err(Failure::from);
+                    return result.map_err(RequestFailure::from);
                 }
                 Some(FromStream::Offline { .. } | FromStream::Refused { .. }) | None => {
-                    return Err(Failure::Offline);
+                    return Err(RequestFailure::Offline);
                 }
                 Some(other) => self.take(other),
             }
@@ -150,7 +150,7 @@ impl Server for Session {
         let _ = self.handle.send(ToStream::Send(Box::new(presence.into())));
     }
 
-    async fn presence(&mut self) -> Result<Presence, Failure> {
+    async fn presence(&mut self) -> Result<Presence, RequestFailure> {
         let waited = timeout(ANSWER, async {
             loop {
                 if let Some(presence) = self.presences.pop_front() {
@@ -158,12 +158,12 @@ impl Server for Session {
                 }
                 match self.events.next().await {
                     Some(FromStream::Offline { .. } | FromStream::Refused { .. }) | None => {
-                        return Err(Failure::Offline);
+                        return Err(RequestFailure::Offline);
                     }
                     Some(other) => self.take(other),
                 }
             }
         });
-        waited.await.unwrap_or(Err(Failure::TimedOut))
+        waited.await.unwrap_or(Err(RequestFailure::TimedOut))
     }
 }

@@ -65,7 +65,7 @@ fn jid(text: &str) -> BareJid {
 
 fn refused(condition: Condition) -> Answer {
     let error = StanzaError::new(ErrorType::Cancel, condition, "en", "says the model".to_owned());
-    Err(Failure::Refused(Box::new(error)))
+    Err(RequestFailure::Refused(Box::new(error)))
 }
 
 /// What Prosody offers of a new room.
@@ -255,7 +255,7 @@ impl Server for Model {
 
     async fn ask(&mut self, to: Jid, ask: Ask) -> Answer {
         if self.is(Quirk::Silent) {
-            return Err(Failure::TimedOut);
+            return Err(RequestFailure::TimedOut);
         }
         let rooms = DiscoInfo { features: vec![xmpp_parsers::ns::MUC.into()] };
         match to.as_str() {
@@ -274,11 +274,11 @@ impl Server for Model {
         self.entry(&presence);
     }
 
-    async fn presence(&mut self) -> Result<Presence, Failure> {
+    async fn presence(&mut self) -> Result<Presence, RequestFailure> {
         if self.is(Quirk::Babbles) {
             return Ok(occupant("other@muc.x/somebody", "a@x/r", ""));
         }
-        self.presences.pop_front().ok_or(Failure::TimedOut)
+        self.presences.pop_front().ok_or(RequestFailure::TimedOut)
     }
 }
 

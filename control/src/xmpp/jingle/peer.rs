@@ -25,7 +25,7 @@ use crate::{
     ice::{Candidate, IceDescription, MAX_CANDIDATES},
     rng::Rng,
     timed::Timer,
-    xmpp::request::{Answer, Failure, Token},
+    xmpp::request::{Answer, RequestFailure, Token},
 };
 
 /// Stanzas that a peer may send: far more than an honest one does.
@@ -336,9 +336,9 @@ impl Peer {
                 }
             }
             // Goes out again when the stream is back.
-            Err(Failure::Offline) => {}
-            Err(Failure::TimedOut) => self.pause(now, rng),
-            Err(Failure::Refused(error)) => self.refused(now, error, rng),
+            Err(RequestFailure::Offline) => {}
+            Err(RequestFailure::TimedOut) => self.pause(now, rng),
+            Err(RequestFailure::Refused(error)) => self.refused(now, error, rng),
         }
     }
 

@@ -28,7 +28,7 @@ use super::*;
 use crate::{
     ice::{CandidateKind, MAX_CANDIDATES},
     xmpp::{
-        request::Failure,
+        request::RequestFailure,
         room::{self, Entry, Room, RoomConfig, RoomPassword, StreamEnd},
     },
 };
@@ -244,7 +244,7 @@ impl World {
                 let asker = self.nodes[to].questions.remove(iq.id());
                 let answer = match iq {
                     Iq::Result { payload, .. } => Ok(payload),
-                    Iq::Error { error, .. } => Err(Failure::Refused(Box::new(error))),
+                    Iq::Error { error, .. } => Err(RequestFailure::Refused(Box::new(error))),
                     Iq::Get { .. } | Iq::Set { .. } => return,
                 };
                 if let Some((asker, _)) = asker {
@@ -346,7 +346,7 @@ impl World {
                     .find_map(|(id, question)| late(question).then(|| id.clone()))
                 {
                     if let Some((asker, _)) = self.nodes[number].questions.remove(&id) {
-                        self.answered(number, asker, Err(Failure::TimedOut));
+                        self.answered(number, asker, Err(RequestFailure::TimedOut));
                     }
                 }
                 self.run_node(number);

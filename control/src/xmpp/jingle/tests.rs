@@ -5,7 +5,7 @@ use xmpp_parsers::stanza_error::StanzaError;
 use super::*;
 use crate::{
     ice::{CandidateKind, MAX_CANDIDATES},
-    xmpp::request::Failure,
+    xmpp::request::RequestFailure,
 };
 
 /// Two keys, of which the first has the lower id.
@@ -115,7 +115,7 @@ impl Bench {
 
     fn refuses(&mut self, type_: ErrorType, condition: Condition) {
         let error = StanzaError::new(type_, condition, "en", "");
-        self.answer(Err(Failure::Refused(Box::new(error))));
+        self.answer(Err(RequestFailure::Refused(Box::new(error))));
     }
 
     /// The text of the last request.
@@ -354,7 +354,7 @@ fn refused_messages_are_repeated_or_begin_anew_or_wait() {
     bench.refuses(ErrorType::Auth, Condition::Forbidden);
     bench.run(Duration::from_secs(1));
     assert_eq!(bench.sid(), sid);
-    bench.answer(Err(Failure::TimedOut));
+    bench.answer(Err(RequestFailure::TimedOut));
     bench.run(Duration::from_secs(2));
     assert_eq!(bench.sid(), sid);
     // The session is unknown there: another.

@@ -51,7 +51,7 @@ pub use self::{
     problem::{Expulsion, Hindrance, NickFault, Outcome, Problem, Trouble},
     wire::Affiliation,
 };
-use super::request::{Answer, Ask, Failure, Request, Token};
+use super::request::{Answer, Ask, Request, RequestFailure, Token};
 use crate::{counters::counters, rng::Rng};
 
 /// Silence after which the node asks whether it is still in the room. A restarted server is noticed within this.
@@ -401,9 +401,9 @@ impl Room {
         let State::Joined { ping_at, pings_lost } = &mut self.state else { return };
         let lost = match answer {
             Ok(_) => false,
-            Err(Failure::Offline) => return,
-            Err(Failure::TimedOut) => true,
-            Err(Failure::Refused(error)) => match error.defined_condition {
+            Err(RequestFailure::Offline) => return,
+            Err(RequestFailure::TimedOut) => true,
+            Err(RequestFailure::Refused(error)) => match error.defined_condition {
                 Condition::ServiceUnavailable | Condition::FeatureNotImplemented => false,
                 Condition::RemoteServerNotFound | Condition::RemoteServerTimeout => true,
                 _ => return self.start_join(now),

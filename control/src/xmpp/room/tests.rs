@@ -191,7 +191,7 @@ fn failure(condition: DefinedCondition) -> Answer {
     let Some(Iq::Error { error, .. }) = refusal(&iq, ErrorType::Cancel, condition) else {
         panic!("an error")
     };
-    Err(Failure::Refused(Box::<StanzaError>::new(error)))
+    Err(RequestFailure::Refused(Box::<StanzaError>::new(error)))
 }
 
 #[test]
@@ -291,10 +291,10 @@ fn pings_itself_and_joins_again_when_it_is_not_there() {
 fn one_lost_ping_is_nothing_two_are_a_new_join() {
     let mut bench = Bench::joined(Entry::Password, &["a"]);
     bench.pass(PING_AFTER);
-    bench.answer("ping", Err(Failure::TimedOut));
+    bench.answer("ping", Err(RequestFailure::TimedOut));
     assert!(bench.room.is_joined());
     bench.pass(Duration::from_millis(1));
-    bench.answer("ping", Err(Failure::TimedOut));
+    bench.answer("ping", Err(RequestFailure::TimedOut));
     assert_eq!(bench.joins(), 2);
 }
 
