@@ -12,7 +12,7 @@ use ipop_datapath::{
     Observer, PortId,
     command::{CloseReason, Command, ConnectionId, ToConnection},
     counters::{PortCounters, drops::DropReason},
-    frame::{Offload, VNET_HEADER_LEN, describe},
+    frame::{FrameBytes, Offload, VNET_HEADER_LEN, describe},
     memory::{Pair, TAP, TAP_WRITES_MAX, TapWrite, Train},
 };
 
@@ -138,7 +138,7 @@ fn frames_that_a_tap_takes_no_more_are_dropped_there() {
     let waiting = || TapWrite { tap: TAP, what, pieces: Vec::new() };
     receiver.io.tap_writes.resize_with(TAP_WRITES_MAX, waiting);
     let log = Log::default();
-    receiver.core.observe(Box::new(log.clone()));
+    receiver.core.observe(Some(Box::new(log.clone())));
     let trains = link.send();
     let (now, [sender, receiver]) = (link.pair.now, &mut link.pair.nodes);
     trains.iter().for_each(|train| receiver.receive(now, sender.address, train));
@@ -155,7 +155,7 @@ enum Seen {
 }
 
 /// What became of frames, each with the last byte of its source.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, Debug)]
 struct Log(Arc<Mutex<Vec<(u8, Seen)>>>);
 
 impl Log {
@@ -171,16 +171,16 @@ impl Log {
 }
 
 impl Observer for Log {
-    fn came_in(&self, port: PortId, head: &[u8]) {
-        self.note(head, Seen::In(port));
+    fn came_in(&self, port: PortId, frame: &FrameBytes<'_>, _: Offload) {
+        self.note(frame.head(), Seen::In(port));
     }
 
-    fn goes_out(&self, port: PortId, head: &[u8]) {
-        self.note(head, Seen::Out(port));
+    fn goes_out(&self, port: PortId, frame: &FrameBytes<'_>, _: Offload) {
+        self.note(frame.head(), Seen::Out(port));
     }
 
-    fn dropped(&self, port: Option<PortId>, reason: DropReason, head: &[u8]) {
-        self.note(head, Seen::Dropped(port, reason));
+    fn dropped(&self, port: Option<PortId>, reason: DropReason, frame: &FrameBytes<'_>) {
+        self.note(frame.head(), Seen::Dropped(port, reason));
     }
 }
 
@@ -189,7 +189,7 @@ fn an_observer_sees_each_frame_come_in_and_go_out_or_be_dropped() {
     let mut link = Link::new();
     let logs = [Log::default(), Log::default()];
     for (node, log) in link.pair.nodes.iter_mut().zip(&logs) {
-        node.core.observe(Box::new(log.clone()));
+        node.core.observe(Some(Box::new(log.clone())));
     }
     let group = [0xff; 6];
     for (destination, source) in [(group, [2, 0, 0, 0, 0, 1]), (group, [3, 0, 0, 0, 0, 2])] {
@@ -209,7 +209,7 @@ fn an_observer_sees_each_frame_come_in_and_go_out_or_be_dropped() {
 fn an_observer_sees_what_a_tunnel_takes_no_more_and_what_waits_when_it_ends() {
     let mut link = Link::new();
     let (log, start) = (Log::default(), link.pair.now);
-    link.pair.nodes[0].core.observe(Box::new(log.clone()));
+    link.pair.nodes[0].core.observe(Some(Box::new(log.clone())));
     let frame = [&[0xff; 6][..], &[2; 1_494]].concat();
     for _ in 0..4_000 {
         link.pair.send(0, &[0; VNET_HEADER_LEN], &frame);

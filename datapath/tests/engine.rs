@@ -19,9 +19,9 @@ use std::{
 };
 
 use common::identity;
-use crossbeam::channel::{Receiver, unbounded};
+use crossbeam::channel::{Receiver, Sender, unbounded};
 use ipop_datapath::{
-    LocalPort, PortId,
+    LocalPort, Observer, PortId,
     command::{
         Command, ConnectionId, ControlPacket, Event, FromConnection, FromPort, Lane, Strangers,
         ToConnection, ToPaths, ToWorker,
@@ -30,8 +30,9 @@ use ipop_datapath::{
         CoreConfig,
         shared::{NodeFacts, Shared},
     },
+    counters::drops::DropReason,
     engine::{Backend, LocalQueue, Order, TapQueue, Uring, Worker, WorkerConfig, WorkerHandle},
-    frame::VNET_HEADER_LEN,
+    frame::{FrameBytes, Offload, VNET_HEADER_LEN},
     io::{SocketKind, Sockets},
     memory::{self, Only, PEER},
     node_id::NodeId,
@@ -64,6 +65,7 @@ on_engine! {
     uring: super::Uring,
     fn a_relayed_peer_becomes_a_direct_one_while_stun_shares_the_port();
     fn a_local_port_comes_and_goes_and_its_descriptors_with_it();
+    fn an_observer_comes_and_goes_while_the_worker_runs();
     fn what_the_kernel_dropped_at_a_full_socket_is_counted_by_its_worker();
 }
 
@@ -184,6 +186,11 @@ impl Node {
                 return picked;
             }
         }
+    }
+
+    /// Frames that came from the TAP.
+    fn received(&self) -> u64 {
+        self.shared.counters[0].port(memory::TAP).received_frames.get()
     }
 
     fn activate(&self) {
@@ -422,5 +429,54 @@ fn what_the_kernel_dropped_at_a_full_socket_is_counted_by_its_worker<B: Backend>
         thread::sleep(Duration::from_millis(10));
     }
     assert_eq!([counted(0), counted(1)], [0, dropped.into()]);
+    node.shut_down();
+}
+
+/// Says which frames came in, by their last bytes.
+#[derive(Debug)]
+struct CameIn(Sender<u8>);
+
+impl Observer for CameIn {
+    fn came_in(&self, port: PortId, frame: &FrameBytes<'_>, offload: Offload) {
+        assert_eq!((port, offload), (memory::TAP, Offload::NONE));
+        self.0.send(*frame.head().last().unwrap()).unwrap();
+    }
+
+    fn goes_out(&self, _: PortId, _: &FrameBytes<'_>, _: Offload) {}
+
+    fn dropped(&self, _: Option<PortId>, _: DropReason, _: &FrameBytes<'_>) {}
+}
+
+fn wait_until(mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + SOON;
+    while !is_so() {
+        assert!(Instant::now() < deadline);
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn an_observer_comes_and_goes_while_the_worker_runs<B: Backend>() {
+    let [own, peer] = [identity(), identity()];
+    let node = Node::start::<B>(own, peer.node);
+    let send = |number| {
+        let before = node.received();
+        let frame = [&[0; VNET_HEADER_LEN][..], &[0xff; 6], &[2; 54], &[number]].concat();
+        node.tap.send(&frame).unwrap();
+        wait_until(|| node.received() > before);
+    };
+    let order = |observer: Option<Box<dyn Observer>>| {
+        node.workers[0].0.send(Order::Observe(observer)).unwrap();
+    };
+    send(1);
+    let (first, seen_first) = unbounded();
+    order(Some(Box::new(CameIn(first))));
+    let (second, seen_second) = unbounded();
+    // The first one is dropped when the second one is there, and the second one when there is none.
+    order(Some(Box::new(CameIn(second))));
+    assert!(seen_first.recv_timeout(SOON).is_err_and(|error| error.is_disconnected()));
+    send(2);
+    order(None);
+    assert_eq!(seen_second.iter().collect::<Vec<_>>(), [2]);
+    send(3);
     node.shut_down();
 }

@@ -3,7 +3,7 @@
 //! Every frame is counted here as it comes in, as it goes out, and when it is dropped. An [`Observer`], if there is one, sees the same frames, but not those
 //! of which nothing is left when they are dropped.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use ipop_learning::PortId;
 
@@ -14,19 +14,20 @@ use crate::{
         WorkerCounters,
         drops::{DropReason, Passed},
     },
-    frame::{Description, Frame, Gso},
+    forward::Ingoing,
+    frame::{Description, Frame, FrameBytes, Gso, Offload},
     port::LocalPort,
 };
 
-/// Sees frames as they pass, by their first bytes.
-pub trait Observer: Send {
-    /// A frame came in at a port.
-    fn came_in(&self, port: PortId, head: &[u8]);
+/// Sees frames as they pass.
+pub trait Observer: fmt::Debug + Send {
+    /// A frame came in at a port, with this offload; [`Offload::NONE`] if that cannot be read.
+    fn came_in(&self, port: PortId, frame: &FrameBytes<'_>, offload: Offload);
     /// A frame goes out of a port.
-    fn goes_out(&self, port: PortId, head: &[u8]);
+    fn goes_out(&self, port: PortId, frame: &FrameBytes<'_>, offload: Offload);
     /// A frame is dropped of which something is left. The port is the one that it came from, or the one that it was for if it had got so far; none if the far
     /// end was not admitted. What a queue or the kernel takes no more was seen to go out before, if it was counted as sent.
-    fn dropped(&self, port: Option<PortId>, reason: DropReason, head: &[u8]);
+    fn dropped(&self, port: Option<PortId>, reason: DropReason, frame: &FrameBytes<'_>);
 }
 
 /// What a worker lends to whoever handles a frame: facts, shared tables, counters, events.
@@ -63,12 +64,12 @@ impl Context {
 
     /// A frame came in.
     #[inline]
-    pub(crate) fn came_in(&self, port: PortId, len: usize, head: &[u8]) {
-        let counters = self.counters.port(port);
+    pub(crate) fn came_in(&self, frame: &Ingoing<'_>) {
+        let counters = self.counters.port(frame.port);
         counters.received_frames.add(1);
-        counters.received_bytes.add(len as u64);
+        counters.received_bytes.add(frame.bytes.len() as u64);
         if let Some(observer) = &self.observer {
-            observer.came_in(port, head);
+            observer.came_in(frame.port, &frame.bytes, frame.offload.unwrap_or(Offload::NONE));
         }
     }
 
@@ -79,7 +80,7 @@ impl Context {
         counters.sent_frames.add(u64::from(frames));
         counters.sent_bytes.add(frame.what.total_len() as u64);
         if let Some(observer) = &self.observer {
-            observer.goes_out(port, frame.bytes.head());
+            observer.goes_out(port, &frame.bytes, frame.what.offload());
         }
     }
 
@@ -101,9 +102,9 @@ impl Context {
 
     /// Drops a frame that has come in and has not gone out.
     #[inline]
-    pub(crate) fn drop(&self, port: PortId, reason: DropReason, head: &[u8]) {
+    pub(crate) fn drop(&self, port: PortId, reason: DropReason, frame: &FrameBytes<'_>) {
         self.counters.port(port).drops.add(reason, 1);
-        self.show_dropped(Some(port), reason, head);
+        self.show_dropped(Some(port), reason, frame);
     }
 
     /// Counts what is dropped and was not counted as received. That of far ends that were not admitted is no port's.
@@ -125,9 +126,9 @@ impl Context {
 
     /// Shows a dropped frame to the observer.
     #[inline]
-    pub(crate) fn show_dropped(&self, port: Option<PortId>, reason: DropReason, head: &[u8]) {
+    pub(crate) fn show_dropped(&self, port: Option<PortId>, reason: DropReason, frame: &FrameBytes<'_>) {
         if let Some(observer) = &self.observer {
-            observer.dropped(port, reason, head);
+            observer.dropped(port, reason, frame);
         }
     }
 }

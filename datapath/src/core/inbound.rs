@@ -48,7 +48,7 @@ impl<I: Io> FrameSink for Inbound<'_, I> {
         let Some(port) = self.port.filter(|_| self.is_open) else {
             let (frame, reason) = (FrameBytes::Pieces(pieces), DropReason::NotAdmitted);
             self.cx.drop_before(self.port, reason, 1);
-            return self.cx.show_dropped(self.port, reason, frame.head());
+            return self.cx.show_dropped(self.port, reason, &frame);
         };
         let frame = Ingoing { port, offload: Ok(offload), bytes: FrameBytes::Pieces(pieces) };
         self.switch.forward(self.now, frame, None, self.lanes, self.cx, self.io);

@@ -179,7 +179,7 @@ impl Core {
     pub fn mailed(&mut self, port: PortId, mut frame: Frame<'_>) {
         self.cx.counters.io.mailed_in_frames.add(1);
         if let Err(reason) = self.lanes.offer(port, frame.again(), &self.cx) {
-            self.cx.drop(port, reason, frame.bytes.head());
+            self.cx.drop(port, reason, &frame.bytes);
         }
     }
 
@@ -298,9 +298,9 @@ impl Core {
         self.switch.egress.superframe_refused(tap, &mut self.cx)
     }
 
-    /// Shows every frame to an observer from now on.
-    pub fn observe(&mut self, observer: Box<dyn Observer>) {
-        self.cx.observer = Some(observer);
+    /// Shows every frame to this observer from now on, or to none.
+    pub fn observe(&mut self, observer: Option<Box<dyn Observer>>) {
+        self.cx.observer = observer;
     }
 }
 

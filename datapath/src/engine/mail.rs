@@ -11,6 +11,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use super::backend::LocalQueue;
 use crate::{
+    Observer,
     command::Command,
     counters::drops::{DropReason, Passed},
     frame::{Description, Frame, FrameBytes},
@@ -61,6 +62,8 @@ pub enum Order {
     OpenPort(LocalPort, LocalQueue),
     /// Let go of a local port, which control has closed. [`FromPort::Closed`](crate::command::FromPort::Closed) tells when that is done.
     ClosePort(PortId),
+    /// Show every frame to this observer from now on, or to none.
+    Observe(Option<Box<dyn Observer>>),
 }
 
 impl From<Command> for Order {

@@ -193,6 +193,7 @@ impl Round {
                     }
                     self.core.command(now, command, backend);
                 }
+                Order::Observe(observer) => self.core.observe(observer),
                 Order::OpenPort(local, queue) => self.open_port(local, queue, backend),
                 Order::ClosePort(port) => {
                     self.core.close_port(port);

@@ -171,7 +171,7 @@ fn hand_over(tap: PortId, mut frame: Frame<'_>, frames: u32, cx: &Context, io: &
     cx.goes_out(tap, &frame, frames);
     if let Err(reason) = io.write_tap(tap, frame.again(), frames) {
         cx.drop_after(tap, reason, u64::from(frames));
-        cx.show_dropped(Some(tap), reason, frame.bytes.head());
+        cx.show_dropped(Some(tap), reason, &frame.bytes);
     }
 }
 

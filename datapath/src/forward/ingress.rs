@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use ipop_learning::{Learned, PortId, VlanId};
 
+use super::Ingoing;
 use crate::{
     command::{Event, FromPort, FromWorker},
     core::{
@@ -97,11 +98,11 @@ fn is_own_packet(what: &Description, head: &[u8], udp_ports: &[u16], shared: &Sh
 #[inline]
 pub(super) fn check(
     now_s: u32,
-    port: PortId,
-    (head, len): (&[u8], usize),
+    frame: &Ingoing<'_>,
     cx: &mut Context,
 ) -> Result<PortKind, DropReason> {
-    cx.came_in(port, len, head);
+    cx.came_in(frame);
+    let (port, head) = (frame.port, frame.bytes.head());
     if head.len() < ETHERNET_HEADER_LEN {
         return Err(DropReason::Runt);
     }

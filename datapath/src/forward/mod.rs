@@ -72,7 +72,7 @@ impl Switch {
         io: &mut impl Io,
     ) {
         if let Err(reason) = self.pass(now, &mut frame, only, peers, cx, io) {
-            cx.drop(frame.port, reason, frame.bytes.head());
+            cx.drop(frame.port, reason, &frame.bytes);
         }
     }
 
@@ -87,8 +87,8 @@ impl Switch {
         io: &mut impl Io,
     ) -> Passed {
         let now_s = cx.shared.now_s(now);
+        let from = (frame.port, ingress::check(now_s, frame, cx)?);
         let (head, len) = (frame.bytes.head(), frame.bytes.len());
-        let from = (frame.port, ingress::check(now_s, frame.port, (head, len), cx)?);
         let what = &describe(frame.offload?, head, len)?;
         self.ingress.learn(now_s, from, what, head, cx)?;
         let frame = Frame { what, bytes: frame.bytes.again() };
@@ -123,7 +123,7 @@ impl Switch {
             };
             let port = cx.shared.ports.of(to);
             if let Err(reason) = self.egress.send((to, port), copy, peers, cx, io) {
-                cx.drop(to, reason, frame.bytes.head());
+                cx.drop(to, reason, &frame.bytes);
             }
             copies += 1;
         }

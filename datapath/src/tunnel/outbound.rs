@@ -81,7 +81,7 @@ impl Outbound {
         }
         self.queue.push(frame);
         while let Some(gone) = self.queue.pop_excess() {
-            cx.drop(self.port, DropReason::TunnelQueueFull, gone.frame().bytes.head());
+            cx.drop(self.port, DropReason::TunnelQueueFull, &gone.frame().bytes);
         }
         Ok(())
     }
@@ -104,7 +104,7 @@ impl Outbound {
             && let Some(waiting) = self.queue.pop()
         {
             if let Err(reason) = self.enqueue(connection, waiting.frame(), scratch, cx) {
-                cx.drop(self.port, reason, waiting.frame().bytes.head());
+                cx.drop(self.port, reason, &waiting.frame().bytes);
             }
         }
         if self.queue.is_empty() {
@@ -223,7 +223,7 @@ impl Outbound {
     /// The connection has ended: counts the frames that wait for their turn, and those that were counted as sent and still wait.
     pub(super) fn give_up(mut self, connection: &mut Connection, cx: &Context) {
         while let Some(waiting) = self.queue.pop() {
-            cx.drop(self.port, DropReason::NoPort, waiting.frame().bytes.head());
+            cx.drop(self.port, DropReason::NoPort, &waiting.frame().bytes);
         }
         self.end_burst(connection, cx);
         let room = connection.datagrams().send_buffer_space();

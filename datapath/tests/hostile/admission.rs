@@ -6,6 +6,7 @@ use ipop_datapath::{
     Observer, PortId,
     command::{CloseReason, Event, FromConnection, Lane},
     counters::drops::DropReason,
+    frame::{FrameBytes, Offload},
     memory::PEER,
     node_id::NodeId,
     policy::admission::{Unproved, Verdict},
@@ -112,17 +113,17 @@ fn its_right_is_asked_for_again_at_the_hello() {
 }
 
 /// Frames of far ends that were not admitted.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, Debug)]
 struct DroppedOutside(Arc<Mutex<Vec<Vec<u8>>>>);
 
 impl Observer for DroppedOutside {
-    fn came_in(&self, _: PortId, _: &[u8]) {}
+    fn came_in(&self, _: PortId, _: &FrameBytes<'_>, _: Offload) {}
 
-    fn goes_out(&self, _: PortId, _: &[u8]) {}
+    fn goes_out(&self, _: PortId, _: &FrameBytes<'_>, _: Offload) {}
 
-    fn dropped(&self, port: Option<PortId>, reason: DropReason, head: &[u8]) {
+    fn dropped(&self, port: Option<PortId>, reason: DropReason, frame: &FrameBytes<'_>) {
         if (port, reason) == (None, DropReason::NotAdmitted) {
-            self.0.lock().expect("no panic beside it").push(head.to_vec());
+            self.0.lock().expect("no panic beside it").push(frame.head().to_vec());
         }
     }
 }
@@ -131,7 +132,7 @@ impl Observer for DroppedOutside {
 fn no_frame_passes_before_the_hello() {
     let mut scene = Scene::new();
     let seen = DroppedOutside::default();
-    scene.node.core.observe(Box::new(seen.clone()));
+    scene.node.core.observe(Some(Box::new(seen.clone())));
     let stranger = scene.dial();
     scene.send_frames(stranger, &[broadcast(), broadcast()]);
     scene.settle();
