@@ -135,6 +135,8 @@ pub(crate) enum Operate {
         #[command(flatten)]
         switch: SwitchArgs,
     },
+    /// Capture frames as they pass, with what becomes of each (pcapng), until Ctrl-C
+    Capture(CaptureArgs),
     /// Wait until peers are up, for scripts
     Wait {
         /// So many
@@ -178,6 +180,7 @@ impl Operate {
             | Self::Ports { switch, command: None }
             | Self::Fdb(FdbCommand::Show { switch, .. } | FdbCommand::Flush { switch, .. })
             | Self::Drops { switch, .. }
+            | Self::Capture(CaptureArgs { switch, .. })
             | Self::Wait { switch, .. }
             | Self::Ping { switch, .. }
             | Self::Trace { switch, .. }
@@ -236,6 +239,27 @@ pub(crate) enum FdbCommand {
         #[command(flatten)]
         switch: SwitchArgs,
     },
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct CaptureArgs {
+    /// What comes in, goes out or is dropped at this local port or this peer; `all` for everywhere
+    #[arg(value_name = "PORT|PEER|all")]
+    pub(crate) port: String,
+    /// Only what this means, such as \"arp or host 10.0.0.1 and not port 22\"
+    #[arg(long, value_name = "EXPR")]
+    pub(crate) filter: Option<String>,
+    /// At most so many bytes of each frame [default: whole frames]
+    #[arg(long, value_name = "N")]
+    pub(crate) snap: Option<u32>,
+    /// End after so many frames
+    #[arg(short, long, value_name = "N")]
+    pub(crate) count: Option<u64>,
+    /// File to write; `-` is standard output, for a pipe
+    #[arg(short, long, value_name = "FILE", default_value = "-")]
+    pub(crate) write: String,
+    #[command(flatten)]
+    pub(crate) switch: SwitchArgs,
 }
 
 /// Which switch is asked, and how the answer is shown.

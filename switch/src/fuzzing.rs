@@ -1,15 +1,30 @@
-//! The body of the fuzz target: what must hold for any bytes at all.
+//! The bodies of the fuzz targets: what must hold for any bytes at all.
 //!
-//! As in `ipop_control::fuzzing`: `switch/fuzz` has a wrapper for it, and `tests/replay_corpora.rs` replays the committed corpus on
+//! As in `ipop_control::fuzzing`: `switch/fuzz` has a wrapper for each, and `tests/replay_corpora.rs` replays the committed corpora on
 //! stable Rust.
 
 use std::path::Path;
 
 use crate::{
+    capture::filter::{Filter, FilterError, Head, MAX_LEN},
     cli::Values,
     config::{self, ConfigFile},
     settings::{Environment, Layers, MAX_MTU, MIN_MTU, Settings},
 };
+
+/// One fuzz target.
+pub struct Target {
+    /// Of the corpus directory, the wrapper and the function.
+    pub name: &'static str,
+    /// What to run on an input.
+    pub body: fn(&[u8]),
+}
+
+/// Every target.
+pub const TARGETS: &[Target] = &[
+    Target { name: "capture_filter", body: capture_filter },
+    Target { name: "configuration", body: configuration },
+];
 
 /// Stands in for what must not be told.
 const PASSWORD: &str = "correct horse battery staple";
@@ -39,6 +54,30 @@ pub fn configuration(bytes: &[u8]) {
         Err(error) => error.to_string(),
     };
     assert!(!told.is_empty() && !told.contains(PASSWORD), "{told}");
+}
+
+/// A filter, and behind the first line end a frame that it is asked about: a filter that is read again as it was, or an error within the text.
+///
+/// # Panics
+/// When that does not hold.
+pub fn capture_filter(bytes: &[u8]) {
+    let end = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
+    let (filter, frame) = bytes.split_at(end);
+    let Ok(text) = std::str::from_utf8(filter) else { return };
+    let filter: Filter = match text.parse() {
+        Ok(filter) => filter,
+        Err(FilterError { column, .. }) => {
+            return assert!((1..=text.chars().count() + 1).contains(&column), "{text}");
+        }
+    };
+    let head = Head::of(frame.get(1..).unwrap_or_default());
+    let opposite = Filter::Not(Box::new(filter.clone()));
+    assert_ne!(filter.matches(&head), opposite.matches(&head));
+    let again = filter.to_string();
+    // `arp` is written as the longer `ether 0x0806`.
+    if again.chars().count() <= MAX_LEN {
+        assert_eq!(again.parse(), Ok(filter), "{again}");
+    }
 }
 
 /// What a file names is not read here, and its passwords are one that can be looked for.
@@ -74,15 +113,30 @@ mod tests {
          ['aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa']\n",
     ];
 
+    const FILTERS: [&str; 6] = [
+        "arp or udp and port 53",
+        "not (src mac 02:00:00:00:00:01 or dst host 10.0.0.0/8)",
+        "host fd00::/64 and not icmp",
+        "ether 0x88cc or broadcast or multicast",
+        "((tcp) and src port 22",
+        "not not ip and ip6 or dst mac ff:ff:ff:ff:ff:ff",
+    ];
+    /// UDP over IPv4 from 10.0.0.1:53 to 10.0.1.2:4000, behind a VLAN tag.
+    const FRAME: &[u8] = b"\x02\0\0\0\0\x02\x02\0\0\0\0\x01\x81\0\0\x05\x08\0\x45\0\0\x1c\0\0\0\0\x40\x11\0\0\x0a\0\0\x01\x0a\0\x01\x02\0\x35\x0f\xa0\0\x08\0\0";
+
     #[test]
-    #[ignore = "writes the seed corpus"]
-    fn write_seed_corpus() {
-        let corpus =
-            std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/configuration");
-        fs::create_dir_all(&corpus).unwrap();
-        for (index, seed) in SEEDS.iter().enumerate() {
-            fs::write(corpus.join(format!("seed-{index:02}")), seed).unwrap();
-        }
+    #[ignore = "writes the seed corpora"]
+    fn write_seed_corpora() {
+        let write = |name: &str, seeds: &[Vec<u8>]| {
+            let corpus =
+                std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name);
+            fs::create_dir_all(&corpus).unwrap();
+            for (index, seed) in seeds.iter().enumerate() {
+                fs::write(corpus.join(format!("seed-{index:02}")), seed).unwrap();
+            }
+        };
+        write("configuration", &SEEDS.map(|seed| seed.as_bytes().to_vec()));
+        write("capture_filter", &FILTERS.map(|seed| [seed.as_bytes(), b"\n", FRAME].concat()));
     }
 
     proptest! {

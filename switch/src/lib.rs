@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod api;
+mod capture;
 mod check;
 mod cli;
 mod config;

@@ -126,7 +126,12 @@ impl Context {
 
     /// Shows a dropped frame to the observer.
     #[inline]
-    pub(crate) fn show_dropped(&self, port: Option<PortId>, reason: DropReason, frame: &FrameBytes<'_>) {
+    pub(crate) fn show_dropped(
+        &self,
+        port: Option<PortId>,
+        reason: DropReason,
+        frame: &FrameBytes<'_>,
+    ) {
         if let Some(observer) = &self.observer {
             observer.dropped(port, reason, frame);
         }

@@ -78,7 +78,7 @@ impl FrameBytes<'_> {
 
     /// Appends a part of the frame to `out`.
     #[inline]
-    pub(crate) fn put(&self, part: Range<usize>, out: &mut impl BufMut) {
+    pub fn put(&self, part: Range<usize>, out: &mut impl BufMut) {
         match self {
             Self::Whole(bytes) => out.put_slice(&bytes[part]),
             Self::Shared(bytes) => out.put_slice(&bytes[part]),

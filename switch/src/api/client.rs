@@ -8,15 +8,35 @@ use std::{
 
 use axum::body::Bytes;
 use http_body_util::{BodyExt, Full};
-use hyper::{Method as HttpMethod, Request, StatusCode, client::conn::http1, header};
+use hyper::{
+    Method as HttpMethod, Request, Response, StatusCode, body::Incoming, client::conn::http1,
+    header,
+};
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::{net::UnixStream, runtime::Runtime, time::timeout};
+use tokio::{
+    net::UnixStream,
+    runtime::Runtime,
+    signal::unix::{SignalKind, signal},
+    time::timeout,
+};
 
 use super::types::Problem;
 
 /// How long an answer may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
+const LATE: &str = "none in 15 seconds";
+
+/// How a stream ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Received {
+    /// There is no more.
+    All,
+    /// The switch has gone.
+    CutOff,
+    /// The operator has had enough.
+    Interrupted,
+}
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -100,12 +120,50 @@ impl Client {
         let asked = self
             .runtime
             .block_on(async { timeout(ANSWER_WITHIN, self.exchange(method, path, body)).await });
-        let (status, body) = asked.map_err(|_| self.no_answer("none in 15 seconds"))??;
+        let (status, body) = asked.map_err(|_| self.no_answer(LATE))??;
         if status == StatusCode::OK {
             return serde_json::from_slice(&body).map_err(|error| self.no_answer(error));
         }
-        let problem = serde_json::from_slice(&body);
-        Err(problem.map_or_else(|_| self.no_answer(status), ClientError::Refused))
+        Err(self.refused(status, &body))
+    }
+
+    /// Looks on, at what goes on until the switch ends it, `take` fails or the operator has had enough (SIGINT, SIGTERM).
+    ///
+    /// # Errors
+    /// When no switch answers, or it says no; and what `take` says.
+    pub(crate) fn receive<E: From<ClientError>>(
+        &self,
+        path: &str,
+        mut take: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<Received, E> {
+        self.runtime.block_on(async {
+            let failed = |error: io::Error| self.no_answer(error);
+            let mut terminated = signal(SignalKind::terminate()).map_err(failed)?;
+            let mut interrupted = signal(SignalKind::interrupt()).map_err(failed)?;
+            let exchange = timeout(ANSWER_WITHIN, self.request(HttpMethod::GET, path, None));
+            let response = exchange.await.map_err(|_| self.no_answer(LATE))??;
+            let (status, mut body) = (response.status(), response.into_body());
+            if status != StatusCode::OK {
+                let body = body.collect().await.map_err(|error| self.no_answer(error))?;
+                return Err(self.refused(status, &body.to_bytes()).into());
+            }
+            loop {
+                let frame = tokio::select! {
+                    frame = body.frame() => frame,
+                    _ = interrupted.recv() => return Ok(Received::Interrupted),
+                    _ = terminated.recv() => return Ok(Received::Interrupted),
+                };
+                match frame {
+                    Some(Ok(frame)) => {
+                        if let Ok(bytes) = frame.into_data() {
+                            take(&bytes)?;
+                        }
+                    }
+                    Some(Err(_)) => return Ok(Received::CutOff),
+                    None => return Ok(Received::All),
+                }
+            }
+        })
     }
 
     async fn exchange(
@@ -114,23 +172,37 @@ impl Client {
         path: &str,
         body: Option<Vec<u8>>,
     ) -> Result<(StatusCode, Bytes), ClientError> {
+        let response = self.request(method, path, body).await?;
+        let status = response.status();
+        let body = response.into_body().collect().await;
+        Ok((status, body.map_err(|error| self.no_answer(error))?.to_bytes()))
+    }
+
+    /// Sends a request. The connection lives as long as the answer's body.
+    async fn request(
+        &self,
+        method: HttpMethod,
+        path: &str,
+        body: Option<Vec<u8>>,
+    ) -> Result<Response<Incoming>, ClientError> {
         let stream =
             UnixStream::connect(&self.path).await.map_err(|cause| self.unreached(cause))?;
         let failed = |error: hyper::Error| self.no_answer(error);
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
-        let connection = tokio::spawn(connection);
+        tokio::spawn(connection);
         let request = Request::builder()
             .method(method)
             .uri(path)
             .header(header::HOST, "localhost")
             .body(Full::new(Bytes::from(body.unwrap_or_default())))
             .map_err(|error| self.no_answer(error))?;
-        let response = sender.send_request(request).await.map_err(failed)?;
-        let status = response.status();
-        let body = response.into_body().collect().await.map_err(failed)?.to_bytes();
-        connection.abort();
-        Ok((status, body))
+        sender.send_request(request).await.map_err(failed)
+    }
+
+    fn refused(&self, status: StatusCode, body: &[u8]) -> ClientError {
+        let problem = serde_json::from_slice(body);
+        problem.map_or_else(|_| self.no_answer(status), ClientError::Refused)
     }
 
     fn unreached(&self, cause: io::Error) -> ClientError {

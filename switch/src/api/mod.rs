@@ -5,6 +5,7 @@
 //! ([`types`]) serve the server, the commands and the description ([`openapi`]) alike.
 
 mod answer;
+mod captures;
 mod client;
 mod control_thread;
 mod events;
@@ -43,7 +44,8 @@ use self::{
     types::{Problem, ProblemCode},
 };
 pub(crate) use self::{
-    client::{Client, ClientError},
+    captures::{Begun, Running},
+    client::{Client, ClientError, Received},
     control_thread::{Reply, Work},
     events::EventLog,
     rights::Groups,

@@ -10,7 +10,7 @@ use utoipa::openapi::{
 
 use super::{
     method::{Described, Method, Verb},
-    types::{Event, EventParams, Problem, Snapshot},
+    types::{CaptureParams, Event, EventParams, Problem, Snapshot},
 };
 
 /// The version of the API, which its paths begin with.
@@ -32,6 +32,7 @@ pub(super) fn of(methods: &[Method]) -> OpenApi {
         }
     }
     paths = paths.path("/v1/events", PathItem::new(HttpMethod::Get, events()));
+    paths = paths.path("/v1/capture", PathItem::new(HttpMethod::Get, capture()));
     describe::<Event>(&mut components);
     describe::<Snapshot>(&mut components);
     let mut info = Info::new("ipop-switch", VERSION);
@@ -41,18 +42,37 @@ pub(super) fn of(methods: &[Method]) -> OpenApi {
     OpenApiBuilder::new().info(info).paths(paths).components(Some(components)).build()
 }
 
-/// The one operation that goes on.
+/// What changes, as it does.
 fn events() -> Operation {
-    let stream = ResponseBuilder::new()
+    let events = ResponseBuilder::new()
         .description(
             "Server-sent events: `snapshot` with a Snapshot, then one Event each; the last one is `cut_off` for a listener that is too slow",
         )
         .content("text/event-stream", Content::new(Some(Ref::from_schema_name("Event"))));
+    stream::<EventParams>(
+        ("events", "What is the case, and then what changes. Not over JSON-RPC"),
+        events,
+    )
+}
+
+/// Frames, as they pass.
+fn capture() -> Operation {
+    let frames = ResponseBuilder::new()
+        .description("pcapng; each frame has a comment that says what became of it")
+        .content("application/x-pcapng", Content::new(None::<Ref>));
+    stream::<CaptureParams>(("capture", "Frames, as they pass. Not over JSON-RPC"), frames)
+}
+
+/// An operation that goes on.
+fn stream<P: utoipa::ToSchema>(
+    (name, summary): (&str, &str),
+    answer: ResponseBuilder,
+) -> Operation {
     let mut operation = OperationBuilder::new()
-        .operation_id(Some("events"))
-        .summary(Some("What is the case, and then what changes. Not over JSON-RPC"))
-        .response("200", stream);
-    for (name, schema, _) in fields(&Described::of::<EventParams>()) {
+        .operation_id(Some(name))
+        .summary(Some(summary))
+        .response("200", answer);
+    for (name, schema, _) in fields(&Described::of::<P>()) {
         let parameter = ParameterBuilder::new()
             .name(name)
             .parameter_in(ParameterIn::Query)

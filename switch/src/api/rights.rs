@@ -78,6 +78,12 @@ impl Caller {
         Self { right: Right::Change, who: Who::TokenHolder }
     }
 
+    /// Some process.
+    #[cfg(test)]
+    pub(super) fn for_test(right: Right) -> Self {
+        Self { right, who: Who::Process { uid: 5, pid: 6 } }
+    }
+
     /// What it may do.
     pub(super) const fn right(&self) -> Right {
         self.right
@@ -149,11 +155,10 @@ mod tests {
 
     #[test]
     fn who_may_look_may_not_change() {
-        let caller = |right| Caller { right, who: Who::Process { uid: 5, pid: 6 } };
-        assert_eq!(caller(Right::Read).needs(Right::Read, &groups()), Ok(()));
-        assert_eq!(caller(Right::Change).needs(Right::Read, &groups()), Ok(()));
-        assert_eq!(caller(Right::Change).needs(Right::Change, &groups()), Ok(()));
-        let problem = caller(Right::Read).needs(Right::Change, &groups()).unwrap_err();
+        assert_eq!(Caller::for_test(Right::Read).needs(Right::Read, &groups()), Ok(()));
+        assert_eq!(Caller::for_test(Right::Change).needs(Right::Read, &groups()), Ok(()));
+        assert_eq!(Caller::for_test(Right::Change).needs(Right::Change, &groups()), Ok(()));
+        let problem = Caller::for_test(Right::Read).needs(Right::Change, &groups()).unwrap_err();
         assert_eq!(problem.code, ProblemCode::NotPermitted);
         assert!(problem.message.contains("user 5") && problem.message.contains("ops"), "{problem}");
     }

@@ -37,14 +37,14 @@ use tokio_io_timeout::TimeoutStream;
 use super::{
     Api, Listeners,
     answer::{json, written},
-    events,
+    captures, events,
     listen::UnixSocket,
     method::Method,
     params::Params,
-    rights::Caller,
+    rights::{Caller, Right},
     rpc,
     token::{Token, guarded},
-    types::{EventParams, Problem, ProblemCode},
+    types::{CaptureParams, EventParams, Problem, ProblemCode},
 };
 
 /// Connections at once. Each takes some 20 kB while it waits.
@@ -163,10 +163,16 @@ fn router(api: &Arc<Api>) -> Router {
         let api = event_api.clone();
         async move { listen(&api, &caller, request).await.unwrap_or_else(Problem::into_response) }
     };
+    let capture_api = api.clone();
+    let capture = move |Extension(caller): Extension<Caller>, request: Request| {
+        let api = capture_api.clone();
+        async move { capture(&api, &caller, request).await.unwrap_or_else(Problem::into_response) }
+    };
     let description = api.description.clone();
     router
         .route("/v1/rpc", post(rpc))
         .route("/v1/events", get(events))
+        .route("/v1/capture", get(capture))
         .route(
             "/v1/openapi.json",
             get(move || std::future::ready(description_answer(&description))),
@@ -254,6 +260,23 @@ async fn listen(api: &Api, caller: &Caller, request: Request) -> Result<Response
     let snapshot = snapshot.await?;
     let number = snapshot.number;
     Ok(events::answer(&api.events, wanted, number, Some(written(&snapshot)?)))
+}
+
+/// Somebody wants to see frames.
+pub(super) async fn capture(
+    api: &Api,
+    caller: &Caller,
+    request: Request,
+) -> Result<Response, Problem> {
+    caller.needs(Right::Change, &api.groups)?;
+    let query = request.uri().query().unwrap_or_default().to_owned();
+    let params: CaptureParams = Params::Query(query).read()?;
+    let caller = caller.clone();
+    let begun = api.control.ask(move |switch, reply| {
+        tracing::info!("API: capture by {caller}");
+        reply.send(switch.begin_capture(&params));
+    });
+    Ok(captures::answer(begun.await?, api.control.clone()))
 }
 
 async fn read_body(request: Request) -> Result<axum::body::Bytes, Problem> {

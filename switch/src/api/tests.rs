@@ -14,6 +14,7 @@ use crossbeam::channel::bounded;
 use serde_json::{Value, json};
 
 use super::{
+    rights::Right,
     server::{MAX_BODY, MAX_CLIENTS},
     *,
 };
@@ -104,6 +105,8 @@ fn what_is_wrong_with_a_request_is_said() {
         (served.post("/v1/echo", ""), 400, "bad_params"),
         (served.post("/v1/echo", r#"{"message":"a","mesage":"b"}"#), 400, "bad_params"),
         (served.get("/v1/fdb?mca=5"), 400, "bad_params"),
+        (served.get("/v1/capture?snap=x"), 400, "bad_params"),
+        (served.get("/v1/capture"), 503, "busy"),
         (served.post("/v1/echo", &long), 413, "too_large"),
         (served.post("/v1/echo", r#"{"message":"a"}"#), 503, "busy"),
     ] {
@@ -143,6 +146,18 @@ fn json_rpc_is_answered_by_its_rules() {
     assert_eq!(batch.as_array().map(Vec::len), Some(2));
     let many = vec![quiet; 101];
     assert_eq!(error(json!(many)), -32_600);
+}
+
+#[tokio::test]
+async fn who_may_only_look_sees_no_traffic() {
+    let (messages, _inbox) = bounded(8);
+    let api = Api::new(messages, Groups::default(), EventLog::default());
+    let ask = async |right, query| {
+        let request = axum::http::Request::get(query).body(axum::body::Body::empty()).unwrap();
+        server::capture(&api, &Caller::for_test(right), request).await.unwrap_err().code
+    };
+    assert_eq!(ask(Right::Read, "/v1/capture").await, ProblemCode::NotPermitted);
+    assert_eq!(ask(Right::Change, "/v1/capture?snap=x").await, ProblemCode::BadParams);
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Commands that ask a running switch, over its API: each prints for people, or with `--json` what the API answered.
 
+mod capture;
+mod capture_file;
 mod drops;
 mod fdb;
 mod format;
@@ -43,6 +45,7 @@ pub(crate) fn run(command: &Operate) -> Result<(), Failure> {
         Operate::Fdb(command) => fdb::run(&client, screen, command),
         Operate::Drops { watch: false, .. } => drops::show(&client, screen),
         Operate::Drops { watch: true, .. } => drops::watch(&client, screen),
+        Operate::Capture(args) => capture::run(&client, screen, args),
         Operate::Wait { peers, timeout, .. } => wait::for_peers(&client, screen, *peers, *timeout),
         Operate::Ping { peer, count, size, until_direct, .. } => {
             let until = if *until_direct { ping::Until::Direct } else { ping::Until::Counted };

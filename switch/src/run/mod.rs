@@ -57,7 +57,9 @@ use ipop_datapath::{
 use ipop_learning::{MacTable, MacTableConfig};
 use signal_hook::consts::{SIGHUP, SIGUSR1};
 
-pub(crate) use self::{devices::listen, queries::Connections, signals::Early as EarlySignals};
+pub(crate) use self::{
+    answers::PortNames, devices::listen, queries::Connections, signals::Early as EarlySignals,
+};
 use self::{
     devices::{Devices, OpenTap},
     flaps::Flaps,
@@ -76,6 +78,7 @@ use crate::{
         self, EventLog,
         types::{EventKind, What},
     },
+    capture::Capture,
     exit::{ExitCode, Failure},
     identity_cmd,
     settings::{self, Settings, Workers},
@@ -169,6 +172,7 @@ pub(crate) fn run(settings: Settings, early: EarlySignals, reread: Reread) -> Re
         rates: RateMeter::default(),
         events: EventLog::default(),
         before: answers::Before::default(),
+        captures: Vec::new(),
         api: None,
         flaps: Flaps::default(),
         kernel: KernelWatch::default(),
@@ -211,6 +215,7 @@ pub(crate) struct Switch {
     events: EventLog,
     /// For events that are told once a second.
     before: answers::Before,
+    captures: Vec<Arc<Capture>>,
     /// None if it is off, or its socket is another switch's.
     api: Option<api::Server>,
     flaps: Flaps,
@@ -392,6 +397,7 @@ impl Switch {
                 self.presence.follow(&mut self.node);
                 self.sample_rates(now);
                 self.tell_changes(now);
+                self.end_captures();
                 self.kernel.look(now).iter().for_each(|line| tracing::warn!("{line}"));
             }
             self.look_at_routes(now);

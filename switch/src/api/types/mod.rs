@@ -3,6 +3,7 @@
 //! Times are seconds, sizes bytes, round-trip times microseconds, and say so in their names. What is not known is `null` or left out. New fields may come
 //! within a version of the API; none goes, and none changes its meaning.
 
+mod capture;
 mod event;
 mod fdb;
 mod link;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub(crate) use self::{
+    capture::CaptureParams,
     event::{Event, EventKind, EventParams, Snapshot, What},
     fdb::{Fdb, FdbCounters, Station},
     link::{

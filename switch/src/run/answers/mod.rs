@@ -2,6 +2,7 @@
 //!
 //! Counters and the forwarding database are read where the workers keep them; nothing here waits for a worker.
 
+mod captures;
 mod drops;
 mod events;
 mod fdb;
@@ -17,6 +18,7 @@ mod why;
 
 use ipop_datapath::{PortId, counters::drops::DropReason};
 
+pub(crate) use self::captures::PortNames;
 pub(super) use self::{events::Before, questions::Asked};
 use super::Switch;
 use crate::api::types::{DropCounts, Problem, Traffic};
