@@ -15,7 +15,7 @@ use std::{
 
 use rustix::fs::{FlockOperation, flock};
 
-use super::rights::Groups;
+use super::{RUNTIME_DIRECTORY, rights::Groups};
 use crate::exit::{ExitCode, Failure};
 
 /// For root, the switch's user and the group of the socket.
@@ -68,7 +68,7 @@ pub(super) struct UnixSocket {
 }
 
 impl UnixSocket {
-    /// Listens at this path, in the place of a switch that has ended. The directory is made if it is not there.
+    /// Listens at this path, in the place of a switch that has ended. The directory of our own is made if it is not there.
     ///
     /// # Errors
     /// When the path is another one's, or the kernel says no.
@@ -77,8 +77,8 @@ impl UnixSocket {
             let path = path.to_owned();
             move |cause| SocketError::Kernel { action, path, cause }
         };
-        if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty())
-        {
+        let directory = Path::new(RUNTIME_DIRECTORY);
+        if path.parent() == Some(directory) {
             let made = DirBuilder::new().recursive(true).mode(0o755).create(directory);
             made.map_err(failed("make", directory))?;
         }
@@ -139,7 +139,8 @@ mod tests {
     #[test]
     fn a_dead_switchs_socket_is_taken_over_and_a_living_ones_is_not() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("run/a.sock");
+        assert!(matches!(open(&dir.path().join("no/a.sock")), Err(SocketError::Kernel { .. })));
+        let path = dir.path().join("a.sock");
         let socket = open(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o660);
         assert!(matches!(open(&path), Err(SocketError::Taken(_))));
