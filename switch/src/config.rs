@@ -55,6 +55,8 @@ pub(crate) struct BeyondFlags {
     pub(crate) api_group: Option<String>,
     /// Group that may look through the API.
     pub(crate) api_group_read: Option<String>,
+    /// Whether peers have metrics of their own.
+    pub(crate) metrics_peers: Option<bool>,
 }
 
 /// A TURN server as configured.
@@ -219,6 +221,7 @@ struct Keys {
     api_token_file: Option<PathBuf>,
     api_group: Option<String>,
     api_group_read: Option<String>,
+    metrics_peers: Option<bool>,
     log_format: Option<String>,
     log: Option<String>,
     name: Option<String>,
@@ -323,6 +326,7 @@ impl Keys {
             ignore_interfaces: ice.ignore_interfaces.map(Into::into),
             api_group: keys.api_group,
             api_group_read: keys.api_group_read,
+            metrics_peers: keys.metrics_peers,
         };
         let account = AccountValues {
             xmpp_jid: xmpp.jid,

@@ -12,6 +12,7 @@ mod events;
 mod listen;
 mod method;
 mod methods;
+mod metrics;
 mod openapi;
 mod params;
 mod problem;
@@ -48,6 +49,7 @@ pub(crate) use self::{
     client::{Client, ClientError, Received},
     control_thread::{Reply, Work},
     events::EventLog,
+    metrics::Scrape,
     rights::Groups,
     token::Token,
 };

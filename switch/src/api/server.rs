@@ -40,6 +40,7 @@ use super::{
     captures, events,
     listen::UnixSocket,
     method::Method,
+    metrics,
     params::Params,
     rights::{Caller, Right},
     rpc,
@@ -168,11 +169,17 @@ fn router(api: &Arc<Api>) -> Router {
         let api = capture_api.clone();
         async move { capture(&api, &caller, request).await.unwrap_or_else(Problem::into_response) }
     };
+    let metrics_api = api.clone();
+    let scrape = move |Extension(caller): Extension<Caller>| {
+        let api = metrics_api.clone();
+        async move { scraped(&api, &caller).await.unwrap_or_else(Problem::into_response) }
+    };
     let description = api.description.clone();
     router
         .route("/v1/rpc", post(rpc))
         .route("/v1/events", get(events))
         .route("/v1/capture", get(capture))
+        .route("/metrics", get(scrape))
         .route(
             "/v1/openapi.json",
             get(move || std::future::ready(description_answer(&description))),
@@ -277,6 +284,19 @@ pub(super) async fn capture(
         reply.send(switch.begin_capture(&params));
     });
     Ok(captures::answer(begun.await?, api.control.clone()))
+}
+
+/// Prometheus comes.
+async fn scraped(api: &Api, caller: &Caller) -> Result<Response, Problem> {
+    caller.needs(Right::Read, &api.groups)?;
+    let scrape = api.control.ask(|switch, reply| {
+        switch.with_connections(Instant::now(), |switch, connections| {
+            reply.send(switch.scrape(connections));
+        });
+    });
+    let text = scrape.await?.into_text();
+    let text = text.map_err(|error| Problem::new(ProblemCode::Internal, error))?;
+    Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
 }
 
 async fn read_body(request: Request) -> Result<axum::body::Bytes, Problem> {

@@ -2,7 +2,7 @@
 //! program, and not always the key.
 
 /// Key and form. Keys of tables have the table's name before them.
-const FORMS: [(&str, &str); 48] = [
+const FORMS: [(&str, &str); 49] = [
     ("tap", "a name or a list of names, like tap = \"ipop0\""),
     (
         "port",
@@ -32,6 +32,7 @@ const FORMS: [(&str, &str); 48] = [
     ("log_format", "\"text\" or \"json\", like log_format = \"json\""),
     ("api_group", "the name of a group, like api_group = \"netops\""),
     ("api_group_read", "the name of a group, like api_group_read = \"monitoring\""),
+    ("metrics_peers", "true or false without quotes, like metrics_peers = true"),
     ("log", "a level, like log = \"info\""),
     ("name", "a name in quotes, like name = \"site-a\""),
     ("xmpp", "a table: the line [xmpp], and below it its keys, like jid = \"site-a@example.org\""),

@@ -29,6 +29,8 @@ pub(crate) struct ApiSettings {
     socket: Socket,
     /// The TCP port that it is served at besides, if there is one.
     pub(crate) tcp: Option<ApiTcp>,
+    /// Whether peers have metrics of their own.
+    pub(crate) metrics_peers: bool,
     /// The group that may do everything.
     group: Option<String>,
     /// The group that may look.
@@ -117,6 +119,7 @@ impl Layers<'_> {
             instance: self.instance()?,
             socket,
             tcp: self.api_tcp()?,
+            metrics_peers: beyond.and_then(|beyond| beyond.metrics_peers).unwrap_or(false),
             group: beyond.and_then(|beyond| beyond.api_group.clone()),
             group_read: beyond.and_then(|beyond| beyond.api_group_read.clone()),
         })

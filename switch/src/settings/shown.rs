@@ -57,7 +57,7 @@ impl Layers<'_> {
             "network.trust" => "secret".into(),
             "offload" | "workers" => "auto".into(),
             "state" => self.state().display().to_string(),
-            "xmpp.allow_plain" => "false".into(),
+            "metrics_peers" | "xmpp.allow_plain" => "false".into(),
             _ => return None,
         })
     }

@@ -8,6 +8,7 @@ mod events;
 mod fdb;
 mod ledger;
 mod links;
+mod metrics;
 mod orders;
 mod peers;
 mod ports;
@@ -16,23 +17,33 @@ mod status;
 mod trace;
 mod why;
 
-use ipop_datapath::{PortId, counters::drops::DropReason};
+use std::ops::AddAssign;
+
+use ipop_datapath::{
+    PortId,
+    counters::{PortCounters, drops::DropReason},
+};
 
 pub(crate) use self::captures::PortNames;
 pub(super) use self::{events::Before, questions::Asked};
 use super::Switch;
 use crate::api::types::{DropCounts, Problem, Traffic};
 
+impl AddAssign<&PortCounters> for Traffic {
+    fn add_assign(&mut self, counters: &PortCounters) {
+        self.received_frames += counters.received_frames.get();
+        self.received_bytes += counters.received_bytes.get();
+        self.sent_frames += counters.sent_frames.get();
+        self.sent_bytes += counters.sent_bytes.get();
+    }
+}
+
 impl Switch {
     /// What passed a port, in all workers.
     pub(in crate::run) fn traffic_of(&self, port: PortId) -> Traffic {
         let mut traffic = Traffic::default();
         for worker in &self.shared.counters {
-            let counters = worker.port(port);
-            traffic.received_frames += counters.received_frames.get();
-            traffic.received_bytes += counters.received_bytes.get();
-            traffic.sent_frames += counters.sent_frames.get();
-            traffic.sent_bytes += counters.sent_bytes.get();
+            traffic += worker.port(port);
         }
         traffic
     }
