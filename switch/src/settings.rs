@@ -45,7 +45,7 @@ pub(crate) use self::{
     api::ApiSettings,
     network::{
         Account, Asked, BareJid, Environment, Ice, Missing, Network, Password, RoomSettings,
-        ServerAddress,
+        ServerAddress, stun_server,
     },
     ports::tap_of_port,
     reload::Reload,

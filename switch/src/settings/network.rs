@@ -325,7 +325,7 @@ fn in_file(path: &Path, error: &dyn fmt::Display) -> SettingsError {
 }
 
 /// `HOST[:PORT]`, with or without the scheme of RFC 7064 or RFC 7065 before it.
-fn stun_server(text: &str, scheme: &str) -> Result<ServerAddress, String> {
+pub(crate) fn stun_server(text: &str, scheme: &str) -> Result<ServerAddress, String> {
     let address = text.strip_prefix(scheme).unwrap_or(text);
     with_port(address, Some(STUN_PORT))
 }

@@ -1,6 +1,6 @@
 //! Links: the ways to nodes that a controller makes.
 
-use std::time::Instant;
+use std::{collections::HashMap, time::Instant};
 
 use ipop_control::{
     ice::{
@@ -17,10 +17,10 @@ use crate::{
     api::types::{
         Candidate, CandidateKind, CreateLink, Description, Done, EventKind, IceServers, Link,
         LinkCandidates, LinkParams, LinkState, LinkStats, Links, MoreCandidates, NoParams,
-        OwnDescription, Pair, PairState, PathKind, PeerState, Problem, ProblemCode, UpdateLink,
-        What,
+        OwnDescription, Pair, PairState, PathKind, Peer, PeerState, Problem, ProblemCode,
+        UpdateLink, What,
     },
-    settings::ServerAddress,
+    settings::stun_server,
 };
 
 /// Servers of one kind at most, as in the configuration.
@@ -49,6 +49,9 @@ impl Switch {
     /// `links.update`
     pub(crate) fn update_link(&mut self, params: UpdateLink) -> Result<Done, Problem> {
         let peer = node_of(&params.peer)?;
+        if !self.node.is_controlled(peer) {
+            return Err(Problem::not_found(LinkRefused::NoLink));
+        }
         let said = params.description.map(|description| read(peer, description)).transpose()?;
         let more = params.more.map(read_more).transpose()?;
         self.tell_link(peer, said, more)?;
@@ -69,7 +72,11 @@ impl Switch {
     ) -> Result<Links, Problem> {
         let mut nodes: Vec<NodeId> = self.node.links().collect();
         nodes.sort_unstable();
-        let links = nodes.into_iter().map(|node| self.link_of(node, connections));
+        let peers = self.all_peers(connections).into_iter();
+        let mut peers: HashMap<String, Peer> =
+            peers.map(|peer| (peer.node.clone(), peer)).collect();
+        let links =
+            nodes.into_iter().map(|node| self.link_of(node, peers.remove(&node.to_string())));
         Ok(Links { links: links.collect::<Result<_, _>>()? })
     }
 
@@ -79,7 +86,8 @@ impl Switch {
         connections: &Connections,
         params: LinkParams,
     ) -> Result<Link, Problem> {
-        self.link_of(node_of(&params.peer)?, connections)
+        let node = node_of(&params.peer)?;
+        self.link_of(node, self.peer_with(node, connections))
     }
 
     /// `links.description`
@@ -96,9 +104,8 @@ impl Switch {
     ) -> Result<LinkStats, Problem> {
         let peer = node_of(&params.peer)?;
         let pairs = self.searched(peer)?.pairs.iter().map(pair).collect();
-        let name = peer.to_string();
-        let tunnel = self.all_peers(connections).into_iter().find(|peer| peer.node == name);
-        Ok(LinkStats { peer: name, pairs, tunnel })
+        let tunnel = self.peer_with(peer, connections);
+        Ok(LinkStats { peer: peer.to_string(), pairs, tunnel })
     }
 
     /// `links.candidates`
@@ -115,17 +122,17 @@ impl Switch {
 
     /// `ice.servers`
     pub(crate) fn set_ice_servers(&mut self, params: IceServers) -> Result<Done, Problem> {
-        let server = |text: &str| {
-            text.parse::<ServerAddress>().map_err(|why| Problem::bad_field("server", why))
+        let server = |text: &str, scheme: &str| {
+            stun_server(text, scheme).map_err(|why| Problem::bad_field("server", why))
         };
         let mut services = Vec::new();
         for text in &params.stun {
-            let server = server(text)?;
+            let server = server(text, "stun:")?;
             let (host, port) = (server.host(), server.0.port);
             services.push(Service { kind: ServiceKind::Stun, host, port, credentials: None });
         }
         for turn in &params.turn {
-            let server = server(&turn.server)?;
+            let server = server(&turn.server, "turn:")?;
             let credentials = Some((turn.username.clone(), turn.password.clone()));
             let (host, port) = (server.host(), server.0.port);
             services.push(Service { kind: ServiceKind::Turn, host, port, credentials });
@@ -216,12 +223,15 @@ impl Switch {
         }
     }
 
-    fn link_of(&self, node: NodeId, connections: &Connections) -> Result<Link, Problem> {
-        let search = self.searched(node)?;
+    fn peer_with(&self, node: NodeId, connections: &Connections) -> Option<Peer> {
         let name = node.to_string();
-        let peer = self.all_peers(connections).into_iter().find(|peer| peer.node == name);
+        self.all_peers(connections).into_iter().find(|peer| peer.node == name)
+    }
+
+    fn link_of(&self, node: NodeId, peer: Option<Peer>) -> Result<Link, Problem> {
+        let search = self.searched(node)?;
         Ok(Link {
-            peer: name,
+            peer: node.to_string(),
             controlled: self.node.is_controlled(node),
             controlling: search.role == Role::Controlling,
             connected: peer.as_ref().is_some_and(|peer| peer.state == PeerState::Up),
