@@ -335,6 +335,17 @@ fn a_controller_of_evio_is_answered_as_by_tincan() {
     assert_eq!((&stats["TunnelId"], &stats["LinkId"]), (&json!("tunnel"), &json!("link")));
     check_stats(&stats);
     a.done(&mut at_a, json!({ "Command": "QueryCandidateAddressSet", "TunnelId": "tunnel" }));
+    // A TAP that is not there is made, and goes with its tunnel.
+    let taps = || {
+        let mut ports = api::call(&sites[0].1, "ports.list", json!({})).unwrap();
+        let ports: Vec<Value> = serde_json::from_value(ports["ports"].take()).unwrap();
+        ports.iter().map(|port| port["name"].clone()).collect::<Vec<_>>()
+    };
+    let second = json!({ "Command": "CreateTunnel", "TunnelId": "second", "TapName": "ipop7" });
+    assert_eq!(a.done(&mut at_a, second)["MAC"].as_str().unwrap().len(), 12);
+    assert_eq!(taps(), [TAP, "ipop7"]);
+    a.done(&mut at_a, json!({ "Command": "RemoveTunnel", "TunnelId": "second" }));
+    assert!(wait_until(SOON, || taps() == [TAP]), "{:?}", taps());
     // With what makes no sense nothing ends.
     a.say(&json!({ "Request": 5 }));
     a.say(&json!([]));
