@@ -5,7 +5,10 @@
 
 use std::path::Path;
 
+use serde_json::Value;
+
 use crate::{
+    api::rpc,
     capture::filter::{Filter, FilterError, Head, MAX_LEN},
     cli::Values,
     config::{self, ConfigFile},
@@ -24,6 +27,7 @@ pub struct Target {
 pub const TARGETS: &[Target] = &[
     Target { name: "capture_filter", body: capture_filter },
     Target { name: "configuration", body: configuration },
+    Target { name: "json_rpc", body: json_rpc },
 ];
 
 /// Stands in for what must not be told.
@@ -80,6 +84,27 @@ pub fn capture_filter(bytes: &[u8]) {
     }
 }
 
+/// A body for JSON-RPC: each answer is a result or an error, never one that puts the blame on the switch.
+///
+/// # Panics
+/// When that does not hold.
+pub fn json_rpc(bytes: &[u8]) {
+    let Some(answer) = rpc::answer_without_control(bytes) else { return };
+    let answer: Value = serde_json::from_str(answer.get()).expect("an answer is JSON");
+    let answers = match answer {
+        Value::Array(answers) => answers,
+        answer => vec![answer],
+    };
+    assert!((1..=100).contains(&answers.len()));
+    for answer in answers {
+        assert_eq!(answer["jsonrpc"], "2.0", "{answer}");
+        assert!(answer.get("id").is_some(), "{answer}");
+        let (result, error) = (answer.get("result"), answer.get("error"));
+        assert!(result.is_some() != error.is_some(), "{answer}");
+        assert!(error.is_none_or(|error| error["data"]["code"] != "internal"), "{answer}");
+    }
+}
+
 /// What a file names is not read here, and its passwords are one that can be looked for.
 fn without_files(file: &mut ConfigFile) {
     let account = &mut file.values.network.account;
@@ -121,6 +146,14 @@ mod tests {
         "((tcp) and src port 22",
         "not not ip and ip6 or dst mac ff:ff:ff:ff:ff:ff",
     ];
+    const REQUESTS: [&str; 6] = [
+        r#"{"jsonrpc":"2.0","id":1,"method":"echo","params":{"message":"a"}}"#,
+        r#"[{"jsonrpc":"2.0","method":"log.set","params":{"level":"debug"}},{"jsonrpc":"2.0","id":"x","method":"peers.get","params":{"peer":"rack7"}},7]"#,
+        r#"{"jsonrpc":"2.0","id":null,"method":"links.update","params":{"peer":"p","description":{"node":"p","ufrag":"abcd","password":"0123456789abcdefghijkl","generation":0,"candidates":[{"kind":"host","address":"192.0.2.1:5800","priority":1}],"gathered":true}}}"#,
+        r#"{"jsonrpc":"2.0","id":1.5,"method":"no.such","params":[1,2]}"#,
+        r#"{"jsonrpc":"2.0","id":{},"method":"ice.servers","params":{"stun":["a"],"turn":[{"server":"b:1","username":"u","password":"p"}]}}"#,
+        "[]",
+    ];
     /// UDP over IPv4 from 10.0.0.1:53 to 10.0.1.2:4000, behind a VLAN tag.
     const FRAME: &[u8] = b"\x02\0\0\0\0\x02\x02\0\0\0\0\x01\x81\0\0\x05\x08\0\x45\0\0\x1c\0\0\0\0\x40\x11\0\0\x0a\0\0\x01\x0a\0\x01\x02\0\x35\x0f\xa0\0\x08\0\0";
 
@@ -136,6 +169,7 @@ mod tests {
             }
         };
         write("configuration", &SEEDS.map(|seed| seed.as_bytes().to_vec()));
+        write("json_rpc", &REQUESTS.map(|seed| seed.as_bytes().to_vec()));
         write("capture_filter", &FILTERS.map(|seed| [seed.as_bytes(), b"\n", FRAME].concat()));
     }
 

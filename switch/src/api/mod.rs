@@ -17,7 +17,7 @@ mod openapi;
 mod params;
 mod problem;
 mod rights;
-mod rpc;
+pub(crate) mod rpc;
 mod server;
 #[cfg(test)]
 mod tests;

@@ -111,3 +111,15 @@ fn malformed(id: Option<Value>, why: impl std::fmt::Display) -> Response {
     let problem = Problem::new(ProblemCode::Malformed, format!("no JSON-RPC 2.0 request: {why}"));
     Response::of(id.unwrap_or(Value::Null), Err(problem))
 }
+
+/// Answers what was posted by somebody who may do all, with no control thread there: what reaches it is `busy`.
+#[cfg(feature = "testing")]
+pub(crate) fn answer_without_control(body: &[u8]) -> Option<Box<RawValue>> {
+    use std::sync::LazyLock;
+    static API: LazyLock<Api> = LazyLock::new(|| {
+        let (messages, _) = crossbeam::channel::bounded(1);
+        Api::new(messages, super::Groups::default(), super::EventLog::default())
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread().build().ok()?;
+    runtime.block_on(answer(&API, &Caller::token_holder(), body))
+}
