@@ -95,7 +95,11 @@ fn alone(lab: &Lab) -> Site {
     let mut node = switch(lab, &lab.host("a").unwrap());
     node.args(&["--api", node.state().join("api.sock").to_str().unwrap()]);
     node.address(&format!("{}/24", inner(0)));
-    Site::start(node)
+    let mut site = Site::start(node);
+    let socket = site.node.state().join("api.sock");
+    let log = &mut site.switch.process;
+    assert!(wait_until(SOON, || socket.exists() || !log.is_running()), "{}", log.stderr());
+    site
 }
 
 #[test]
