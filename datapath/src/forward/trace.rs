@@ -1,4 +1,4 @@
-//! What would become of a frame, stage by stage, without sending it: the decisions of [`super::ingress`] and [`super::relay`], asked by others than a worker.
+//! What would become of a frame, stage by stage, without sending it: the decisions of `ingress` and `relay`, asked by others than a worker.
 //!
 //! What only a worker knows is left out: whether a port's bucket of flooded frames is empty, and whether a queue is full.
 

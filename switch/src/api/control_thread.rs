@@ -1,7 +1,7 @@
 //! The control thread, as the API's thread sees it: it is sent what it shall do, and answers when it has.
 //!
 //! Nothing here waits for a lock that a worker takes. What comes from workers is asked of them by the control thread, which answers without those that
-//! stay away ([`crate::run`]).
+//! stay away ([`mod@crate::run`]).
 
 use std::time::Duration;
 
