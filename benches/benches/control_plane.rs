@@ -245,17 +245,23 @@ impl World {
             Message::PathSilent => {
                 of_connection(FromConnection::Silent { rtt: Duration::from_millis(1) })
             }
-            Message::Named => {
-                let orders = [LinkOrder::Create, LinkOrder::Remove];
-                let peer = NodeId::of_spki(b"a stranger");
-                orders.map(|order| Input::Controller { peer, order }).into()
-            }
+            // It is no input ([`Self::name_a_stranger`]).
+            Message::Named => Vec::new(),
             Message::Presence => {
                 let presence = Presence::try_from(shown(peer, &format!("rack{turn}")));
                 let stanza = Box::new(presence.expect("a presence").into());
                 vec![Input::Stream(FromStream::Stanza(stanza))]
             }
         }
+    }
+
+    /// A controller names a node that nobody knows, and takes that back.
+    fn name_a_stranger(&mut self) {
+        let (start, stranger) = (Instant::now(), NodeId::of_spki(b"a stranger"));
+        for order in [LinkOrder::Create, LinkOrder::Remove] {
+            self.node.order_link(self.now, stranger, order).expect("nobody denied it");
+        }
+        self.spent += start.elapsed();
     }
 
     /// Time passes that is not measured.
@@ -493,6 +499,9 @@ fn control_plane(c: &mut Criterion) {
                         turn += 1;
                         let inputs = world.inputs(message, turn);
                         world.inbox.extend(inputs);
+                        if matches!(message, Message::Named) {
+                            world.name_a_stranger();
+                        }
                         world.work();
                         world.pause(BETWEEN_MESSAGES);
                     }

@@ -26,16 +26,7 @@ pub enum LinkOrder {
     Remove,
 }
 
-/// What a controller hears of the link to a node.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum LinkNews {
-    /// The link tells something.
-    Told(FromLink),
-    /// What was ordered is not done.
-    Refused(LinkRefused),
-}
-
-/// Why not.
+/// Why an order is not done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum LinkRefused {
     /// The controller has made no such link, or the node lost its right since.
@@ -47,8 +38,16 @@ pub enum LinkRefused {
 }
 
 impl Node {
-    /// Does what a controller wants.
-    pub(super) fn obey(&mut self, now: Instant, peer: NodeId, order: LinkOrder) {
+    /// Does what a controller wants of the link to a node.
+    ///
+    /// # Errors
+    /// Why it is not done.
+    pub fn order_link(
+        &mut self,
+        now: Instant,
+        peer: NodeId,
+        order: LinkOrder,
+    ) -> Result<(), LinkRefused> {
         let done = match order {
             LinkOrder::Create => self.create_link(now, peer),
             LinkOrder::Tell(what) if self.has_controlled_link(peer) => {
@@ -61,10 +60,8 @@ impl Node {
             }
             LinkOrder::Tell(_) | LinkOrder::Remove => Err(LinkRefused::NoLink),
         };
-        if let Err(why) = done {
-            let news = LinkNews::Refused(why);
-            self.actions.push_back(Action::Controller { peer, news });
-        }
+        self.follow_trust(now);
+        done
     }
 
     fn create_link(&mut self, now: Instant, peer: NodeId) -> Result<(), LinkRefused> {
@@ -95,8 +92,7 @@ impl Node {
     /// A link tells something: a controller that made it hears it.
     pub(super) fn tell_controller(&mut self, peer: NodeId, what: FromLink) {
         if self.is_controlled(peer) {
-            let news = LinkNews::Told(what);
-            self.actions.push_back(Action::Controller { peer, news });
+            self.actions.push_back(Action::Controller { peer, what });
         }
     }
 }

@@ -44,7 +44,7 @@ pub use self::{
     added::NotAdded,
     announcements::OwnAddress,
     configuration::Configured,
-    controller::{LinkNews, LinkOrder, LinkRefused},
+    controller::{LinkOrder, LinkRefused},
     ports::{LocalPorts, Opening, PortOrder, PortRefused, PortSpec},
     report::refused_reasons,
 };
@@ -123,13 +123,6 @@ pub enum Input {
     RoomPassword(Option<String>),
     /// The settings of the XMPP account are others.
     Account(Account),
-    /// A controller wants something of the link to a node.
-    Controller {
-        /// Which node.
-        peer: NodeId,
-        /// What.
-        order: LinkOrder,
-    },
     /// The program ends: the tunnels are closed, the room is left.
     ShutDown,
 }
@@ -168,8 +161,8 @@ pub enum Action {
     Controller {
         /// Of the link to which node.
         peer: NodeId,
-        /// What.
-        news: LinkNews,
+        /// What that tells.
+        what: FromLink,
     },
     /// A local port is to come or go.
     Port {
@@ -291,7 +284,6 @@ impl Node {
             Input::Account(account) => {
                 self.with_rendezvous(|rendezvous| rendezvous.set_account(account));
             }
-            Input::Controller { peer, order } => self.obey(now, peer, order),
             Input::ShutDown => {
                 self.with_rendezvous(|rendezvous| rendezvous.shut_down(now));
                 self.sessions.shut_down();

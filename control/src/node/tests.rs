@@ -80,6 +80,12 @@ impl Bench {
         self.collect();
     }
 
+    /// A controller's order, which is done.
+    fn order_link(&mut self, peer: NodeId, order: LinkOrder) {
+        assert_eq!(self.node.order_link(self.now, peer, order), Ok(()));
+        self.collect();
+    }
+
     fn advance(&mut self, by: Duration) {
         let end = self.now + by;
         while let Some(at) = self.node.poll_timeout().filter(|at| *at <= end) {
@@ -238,9 +244,9 @@ fn a_peer_that_is_no_longer_configured_is_closed_and_may_come_back() {
     let (connection, _) = bench.answered(ONE);
     // Whom something else names is no peer of the configuration.
     let linked = NodeId([7; 32]);
-    bench.input(Input::Controller { peer: linked, order: LinkOrder::Create });
+    bench.order_link(linked, LinkOrder::Create);
     let told = bench.configure(&[spec(1)]);
-    bench.input(Input::Controller { peer: linked, order: LinkOrder::Remove });
+    bench.order_link(linked, LinkOrder::Remove);
     assert_eq!(told, "SIGHUP: 0 peers new or changed, 1 no longer configured");
     assert_eq!(bench.closes(), [(connection, CloseReason::NotAdmitted)]);
     let is_lost =
@@ -272,8 +278,8 @@ fn a_peer_that_was_added_stays_when_the_configuration_is_read_until_it_is_taken_
     // Configured and no longer, and named by a controller and no longer.
     bench.configure(&[spec(0), spec(1), later("10.0.0.77:5800")]);
     bench.configure(&[spec(0), spec(1)]);
-    bench.input(Input::Controller { peer: LATER, order: LinkOrder::Create });
-    bench.input(Input::Controller { peer: LATER, order: LinkOrder::Remove });
+    bench.order_link(LATER, LinkOrder::Create);
+    bench.order_link(LATER, LinkOrder::Remove);
     assert_eq!(bench.node.trust().sources(LATER), [NamedBy::Added]);
     assert_eq!(bench.closes(), []);
     let now = bench.now;
@@ -376,7 +382,7 @@ fn who_is_up_is_present_with_what_names_it() {
     assert_eq!(bench.node.take_present(), present("rack9", &[Configured]));
     bench.advance(Duration::from_secs(1));
     assert_eq!(bench.node.take_present(), None);
-    bench.input(Input::Controller { peer: ONE, order: LinkOrder::Create });
+    bench.order_link(ONE, LinkOrder::Create);
     assert_eq!(bench.node.take_present(), present("rack9", &[Configured, Controller]));
     bench.connected_as("rack10", ONE, connection);
     assert_eq!(bench.node.take_present(), present("rack10", &[Configured, Controller]));
@@ -393,12 +399,12 @@ fn a_link_that_begins_while_a_tunnel_is_up_is_told_of_it() {
     let mut bench = Bench::new(denying(&[OTHER]));
     let (connection, _) = bench.answered(ONE);
     let heard = |bench: &Bench, tunnel| {
-        let told = LinkNews::Told(FromLink::Tunnel(tunnel));
+        let told = FromLink::Tunnel(tunnel);
         let is_it =
-            |action: &&Action| matches!(action, Action::Controller { news, .. } if *news == told);
+            |action: &&Action| matches!(action, Action::Controller { what, .. } if *what == told);
         bench.actions.iter().filter(is_it).count()
     };
-    bench.input(Input::Controller { peer: ONE, order: LinkOrder::Create });
+    bench.order_link(ONE, LinkOrder::Create);
     assert_eq!((heard(&bench, Tunnel::Up), heard(&bench, Tunnel::Ended)), (1, 0));
     let ended = FromConnection::Ended(Ended::TimedOut);
     bench.input(Input::Worker(Event::Connection(connection, ended)));
@@ -431,14 +437,14 @@ fn a_refused_send_is_told_by_paths_and_by_sessions() {
     let mut bench = Bench::new(denying(&[OTHER]));
     let remote: SocketAddr = LISTENERS[0].parse().unwrap();
     bench.input(Input::OfferedAddresses(vec!["10.0.0.5".parse().unwrap()]));
-    bench.input(Input::Controller { peer: ONE, order: LinkOrder::Create });
+    bench.order_link(ONE, LinkOrder::Create);
     let (ufrag, password) = ("ufrag".to_owned(), "0123456789abcdef012345".to_owned());
     let candidate = Candidate::local(CandidateKind::Host, remote, None, 1);
     for told in [
         ToLink::Remote(IceDescription { ufrag, password, generation: 1 }),
         ToLink::RemoteCandidates { generation: 1, candidates: vec![candidate] },
     ] {
-        bench.input(Input::Controller { peer: ONE, order: LinkOrder::Tell(told) });
+        bench.order_link(ONE, LinkOrder::Tell(told));
     }
     let errno = rustix::io::Errno::HOSTUNREACH.raw_os_error();
     let refused = FromWorker::SendRefused { remote, errno };

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use ipop_control::{
-    node::{Input, LinkNews, LinkOrder, LinkRefused},
+    node::{Input, LinkOrder, LinkRefused},
     notice::Notice,
     paths::{FromLink, ToLink, Tunnel},
     sessions::PeerPath,
@@ -34,9 +34,16 @@ fn input(world: &mut World, node: usize, input: Input) {
     world.work(node);
 }
 
-fn order(world: &mut World, node: usize, other: usize, order: LinkOrder) {
-    let peer = world.nodes[other].id();
-    input(world, node, Input::Controller { peer, order });
+fn order(
+    world: &mut World,
+    node: usize,
+    other: usize,
+    order: LinkOrder,
+) -> Result<(), LinkRefused> {
+    let (now, peer) = (world.now, world.nodes[other].id());
+    let done = world.nodes[node].running.as_mut().unwrap().node.order_link(now, peer, order);
+    world.work(node);
+    done
 }
 
 /// Two nodes, each behind a NAT, which know STUN servers and nobody.
@@ -59,10 +66,10 @@ fn apart(seed: u64, policies: [Policy; 2]) -> World {
 }
 
 /// What the other end is to hear.
-fn passed_on(news: &LinkNews) -> Option<ToLink> {
-    match news.clone() {
-        LinkNews::Told(FromLink::Description(description)) => Some(ToLink::Remote(description)),
-        LinkNews::Told(FromLink::Candidates { generation, candidates }) => {
+fn passed_on(told: &FromLink) -> Option<ToLink> {
+    match told.clone() {
+        FromLink::Description(description) => Some(ToLink::Remote(description)),
+        FromLink::Candidates { generation, candidates } => {
             Some(ToLink::RemoteCandidates { generation, candidates })
         }
         _ => None,
@@ -70,22 +77,22 @@ fn passed_on(news: &LinkNews) -> Option<ToLink> {
 }
 
 /// Creates both ends, and passes on what they tell, a tenth of a second later, for this long. All that was told comes back, by node.
-fn connect(world: &mut World, sequence: Sequence, tenths: usize) -> [Vec<LinkNews>; 2] {
-    order(world, 0, 1, LinkOrder::Create);
-    order(world, 1, 0, LinkOrder::Create);
+fn connect(world: &mut World, sequence: Sequence, tenths: usize) -> [Vec<FromLink>; 2] {
+    assert_eq!(order(world, 0, 1, LinkOrder::Create), Ok(()));
+    assert_eq!(order(world, 1, 0, LinkOrder::Create), Ok(()));
     let mut all = [Vec::new(), Vec::new()];
     for _ in 0..tenths {
         world.run_for(seconds(1) / 10);
-        let mut told = std::mem::take(&mut world.news);
+        let mut told = std::mem::take(&mut world.told_controller);
         if let Sequence::LastFirst = sequence {
             told.reverse();
         }
-        for (node, peer, news) in told {
+        for (node, peer, told) in told {
             assert_eq!(peer, world.nodes[1 - node].id());
-            if let Some(what) = passed_on(&news) {
-                order(world, 1 - node, node, LinkOrder::Tell(what));
+            if let Some(what) = passed_on(&told) {
+                assert_eq!(order(world, 1 - node, node, LinkOrder::Tell(what)), Ok(()));
             }
-            all[node].push(news);
+            all[node].push(told);
         }
     }
     all
@@ -101,14 +108,12 @@ fn two_nodes_that_a_controller_brings_together_connect_and_part() {
             assert_eq!(world.disagreement(&[0, 1]), None, "{sequence:?}");
             assert!(world.is_direct(0, 1));
             for told in told {
-                let is_told = |what: fn(&FromLink) -> bool| {
-                    told.iter().any(|news| matches!(news, LinkNews::Told(told) if what(told)))
-                };
+                let is_told = |what: fn(&FromLink) -> bool| told.iter().any(what);
                 assert!(is_told(|told| matches!(told, FromLink::Gathered { .. })), "{told:?}");
                 assert!(is_told(|told| matches!(told, FromLink::Path(PeerPath::Direct(_)))));
                 assert!(is_told(|told| matches!(told, FromLink::Tunnel(Tunnel::Up))));
             }
-            order(&mut world, 0, 1, LinkOrder::Remove);
+            assert_eq!(order(&mut world, 0, 1, LinkOrder::Remove), Ok(()));
             world.run_for(seconds(1));
             assert!(!world.flows(0, 1), "{sequence:?}");
             assert_eq!((world.path(0, 1), world.peer(0, 1).map(|peer| peer.state)), (None, None));
@@ -118,7 +123,7 @@ fn two_nodes_that_a_controller_brings_together_connect_and_part() {
             // The other end still has its link, and wants a path in vain until it is created here again.
             world.run_for(seconds(60));
             assert!(!world.flows(0, 1) && world.path(1, 0).is_some(), "{sequence:?}");
-            world.news.clear();
+            world.told_controller.clear();
             connect(&mut world, sequence, 300);
             assert_eq!(world.disagreement(&[0, 1]), None, "{sequence:?}");
         }
@@ -137,14 +142,14 @@ fn who_a_controller_names_has_to_prove_the_secret() {
 #[test]
 fn of_a_link_that_was_not_made_nothing_is_taken() {
     let mut world = apart(1, [secret(SECRET), secret(SECRET)]);
-    order(&mut world, 1, 0, LinkOrder::Create);
+    assert_eq!(order(&mut world, 1, 0, LinkOrder::Create), Ok(()));
     world.run_for(seconds(1));
-    let told: Vec<ToLink> = world.news.drain(..).filter_map(|(.., n)| passed_on(&n)).collect();
+    let told: Vec<ToLink> =
+        world.told_controller.drain(..).filter_map(|(.., n)| passed_on(&n)).collect();
     assert!(told.len() > 1, "{told:?}");
     for what in told {
-        order(&mut world, 0, 1, LinkOrder::Tell(what));
-        let refused = world.news.pop().map(|(.., news)| news);
-        assert_eq!(refused, Some(LinkNews::Refused(LinkRefused::NoLink)));
+        let told = order(&mut world, 0, 1, LinkOrder::Tell(what));
+        assert_eq!(told, Err(LinkRefused::NoLink));
     }
     world.run_for(seconds(10));
     assert_eq!((world.path(0, 1), world.peer(0, 1).map(|peer| peer.state)), (None, None));
@@ -153,9 +158,7 @@ fn of_a_link_that_was_not_made_nothing_is_taken() {
     world.nodes[0].decide(now, |store| {
         store.deny(&denied.to_string(), 0).unwrap();
     });
-    order(&mut world, 0, 1, LinkOrder::Create);
-    let refused = world.news.pop().map(|(.., news)| news);
-    let why = LinkRefused::NotAdmitted(Refusal::Denied(denied));
-    assert_eq!(refused, Some(LinkNews::Refused(why)));
+    let created = order(&mut world, 0, 1, LinkOrder::Create);
+    assert_eq!(created, Err(LinkRefused::NotAdmitted(Refusal::Denied(denied))));
     assert_eq!(world.path(0, 1), None);
 }

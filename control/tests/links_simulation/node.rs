@@ -10,8 +10,9 @@ use std::{
 use ipop_control::{
     ice::{Entropy, IceConfig, Loopback, Timing},
     network::Secrets,
-    node::{self, Action, Configured, Input, LinkNews, NodeConfig, PortSpec},
+    node::{self, Action, Configured, Input, NodeConfig, PortSpec},
     notice::{Level, Notice},
+    paths::FromLink,
     peer::PeerSpec,
     rendezvous::{RendezvousConfig, Servers, entry_by},
     sessions::SessionsConfig,
@@ -112,7 +113,7 @@ pub(crate) enum Effect {
     /// Names of servers are to be resolved.
     Resolve(Vec<Service>),
     /// To the controller, of the link to that node.
-    News(NodeId, LinkNews),
+    Controller(NodeId, FromLink),
     /// A frame for the stations behind the TAP.
     Frame(Vec<u8>),
 }
@@ -308,7 +309,7 @@ impl Node {
             Action::Answered(_) | Action::Message { .. } | Action::Trace { .. } => {
                 panic!("nobody asks: {action:?}")
             }
-            Action::Controller { peer, news } => effects.push(Effect::News(peer, news)),
+            Action::Controller { peer, what } => effects.push(Effect::Controller(peer, what)),
             Action::Notice(notice) if notice.level() > Level::Debug => running.tell(now, notice),
             Action::Notice(_) => {}
             Action::GiveUp(why) => panic!("the simulated account is right, but: {why}"),

@@ -9,9 +9,9 @@ use std::{
 };
 
 use ipop_control::{
-    node::{Input, LinkNews},
+    node::Input,
     notice::Notice,
-    paths::LinkReport,
+    paths::{FromLink, LinkReport},
     sessions::{PeerSnapshot, PeerState},
     trust::{Policy, SavedPeers, TrustStore},
     xmpp::services::Service,
@@ -74,7 +74,7 @@ pub(crate) struct World {
     pub(crate) nodes: Vec<Node>,
     pub(crate) turn: TurnServer,
     /// What links told the controller: at which node, to which other one.
-    pub(crate) news: Vec<(usize, NodeId, LinkNews)>,
+    pub(crate) told_controller: Vec<(usize, NodeId, FromLink)>,
     pub(crate) stun: StunServers,
     /// Nobody logs in while it is down.
     pub(crate) is_chat_up: bool,
@@ -106,7 +106,7 @@ impl World {
             chat,
             nodes: Vec::new(),
             turn: TurnServer::new(now, TURN),
-            news: Vec::new(),
+            told_controller: Vec::new(),
             stun: StunServers::Honest,
             is_chat_up: true,
             to_nobody: BTreeMap::new(),
@@ -248,7 +248,7 @@ impl World {
                     let starts = self.nodes[node].starts;
                     self.note(RESOLUTION, Happening::Resolved(node, starts, offer));
                 }
-                Effect::News(peer, news) => self.news.push((node, peer, news)),
+                Effect::Controller(peer, what) => self.told_controller.push((node, peer, what)),
                 Effect::Frame(frame) => self.hear(node, &frame),
             }
         }

@@ -33,7 +33,7 @@ use std::{
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use ipop_control::{
     identity::Identity,
-    node::{Action, Input, LinkNews, LinkRefused, Node, NodeConfig, PortSpec},
+    node::{Action, Input, Node, NodeConfig, PortSpec},
     notice::{Level, Notice},
     peer::{PeerAddress, PeerSpec},
     questions,
@@ -177,7 +177,6 @@ pub(crate) fn run(settings: Settings, early: EarlySignals, reread: Reread) -> Re
         kernel: KernelWatch::default(),
         network: None,
         offered: Vec::new(),
-        link_refused: None,
         asked: HashMap::new(),
         port_failed: None,
         given_up: None,
@@ -222,8 +221,6 @@ pub(crate) struct Switch {
     network: Option<Network>,
     /// Addresses that peers are told now.
     offered: Vec<std::net::IpAddr>,
-    /// Why the node did not do what a controller wanted last.
-    link_refused: Option<LinkRefused>,
     /// Who waits for the answers of peers.
     asked: HashMap<questions::Token, answers::Asked>,
     /// The port that could not be opened last, and why.
@@ -478,12 +475,7 @@ impl Switch {
                 }
                 Action::GiveUp(why) => self.given_up = Some(why.to_string()),
                 Action::Notice(notice) => self.tell(&notice),
-                Action::Controller { news: LinkNews::Refused(why), .. } => {
-                    self.link_refused = Some(why);
-                }
-                Action::Controller { peer, news: LinkNews::Told(what) } => {
-                    self.tell_link_news(peer, what);
-                }
+                Action::Controller { peer, what } => self.tell_controller(peer, what),
             }
         }
     }

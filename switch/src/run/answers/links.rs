@@ -6,7 +6,7 @@ use ipop_control::{
     ice::{
         self, IceDescription, IceState, Loopback, Outcome, PairReport, Role, Search, check_address,
     },
-    node::{Input, LinkOrder, LinkRefused},
+    node::{LinkOrder, LinkRefused},
     paths::{FromLink, ToLink, Tunnel},
     xmpp::services::{Service, ServiceKind},
 };
@@ -147,7 +147,7 @@ impl Switch {
     }
 
     /// A link tells something: the controller hears it as an event.
-    pub(in crate::run) fn tell_link_news(&mut self, peer: NodeId, what: FromLink) {
+    pub(in crate::run) fn tell_controller(&mut self, peer: NodeId, what: FromLink) {
         let name = peer.to_string();
         let (text, what) = match what {
             FromLink::Description(_) => {
@@ -175,14 +175,12 @@ impl Switch {
 
     /// Has the node do something for a link, and hears whether it does.
     fn order(&mut self, peer: NodeId, order: LinkOrder) -> Result<(), Problem> {
-        self.link_refused = None;
-        self.node.handle(Instant::now(), Input::Controller { peer, order });
+        let done = self.node.order_link(Instant::now(), peer, order);
         self.carry_out();
-        match self.link_refused.take() {
-            None => Ok(()),
-            Some(why @ LinkRefused::NoLink) => Err(Problem::not_found(why)),
-            Some(why @ LinkRefused::NotAdmitted(_)) => Err(Problem::new(ProblemCode::Refused, why)),
-        }
+        done.map_err(|why| match why {
+            LinkRefused::NoLink => Problem::not_found(why),
+            LinkRefused::NotAdmitted(_) => Problem::new(ProblemCode::Refused, why),
+        })
     }
 
     /// Tells a link what its other end said.
