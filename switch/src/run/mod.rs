@@ -480,22 +480,15 @@ impl Switch {
         }
     }
 
+    /// In the log, and as an event.
     fn tell(&mut self, notice: &Notice) {
-        self.tell_notice(notice, &notice.to_string());
-        match notice {
-            Notice::PeerUp { .. } => tracing::info!("{notice}, engine {ENGINE}"),
-            Notice::Refused { peer, remote, why } => {
-                let why = format!("peer {peer}: {why}");
-                if let Some(line) = self.refusals.note(Instant::now(), *remote, why) {
-                    tracing::warn!("{line}");
-                }
-            }
-            _ => match notice.level() {
-                Level::Warning => tracing::warn!("{notice}"),
-                Level::Info => tracing::info!("{notice}"),
-                Level::Debug => tracing::debug!("{notice}"),
-            },
+        let Some((level, line)) = self.refusals.line(Instant::now(), notice) else { return };
+        match level {
+            Level::Warning => tracing::warn!("{line}"),
+            Level::Info => tracing::info!("{line}"),
+            Level::Debug => tracing::debug!("{line}"),
         }
+        self.tell_notice(notice, line);
     }
 
     /// Names are resolved in a thread of their own each: one that hangs must not hold up the others.

@@ -7,7 +7,9 @@ use std::{
     time::Instant,
 };
 
-use super::told::Told;
+use ipop_control::notice::{Level, Notice};
+
+use super::{ENGINE, told::Told};
 
 /// Different refusals remembered. Strangers can make more by taking more addresses or keys: then the oldest is told anew.
 const REMEMBERED_MAX: usize = 256;
@@ -19,6 +21,18 @@ pub(super) struct Refusals {
 }
 
 impl Refusals {
+    /// The line that tells of a notice. None for a refusal that was told lately: whoever is refused must fill neither the log nor the events.
+    pub(super) fn line(&mut self, now: Instant, notice: &Notice) -> Option<(Level, String)> {
+        match notice {
+            Notice::Refused { peer, remote, why } => {
+                let line = self.note(now, *remote, format!("peer {peer}: {why}"))?;
+                Some((Level::Warning, line))
+            }
+            Notice::PeerUp { .. } => Some((notice.level(), format!("{notice}, engine {ENGINE}"))),
+            _ => Some((notice.level(), notice.to_string())),
+        }
+    }
+
     /// Notes a refusal; gives the line for the log if it is to be told.
     pub(super) fn note(&mut self, now: Instant, remote: SocketAddr, why: String) -> Option<String> {
         let key = (remote.ip().to_canonical(), why.clone());
@@ -43,6 +57,9 @@ impl Refusals {
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use ipop_control::notice::Trespass;
+    use ipop_datapath::node_id::NodeId;
 
     use super::{super::told::QUIET, *};
 
@@ -86,5 +103,17 @@ mod tests {
         let latest = 2 * REMEMBERED_MAX as u32 - 1;
         assert!(refusals.note(end, remote(latest, 9), "unknown".into()).is_none());
         assert!(refusals.note(end, remote(0, 9), "unknown".into()).is_some());
+    }
+
+    #[test]
+    fn a_notice_of_a_refusal_is_told_once_and_every_other_one_each_time() {
+        let (mut refusals, now) = (Refusals::default(), Instant::now());
+        let peer = NodeId([7; 32]);
+        let refused = Notice::Refused { peer, remote: remote(1, 9), why: Trespass::Itself };
+        let (level, line) = refusals.line(now, &refused).unwrap();
+        assert!(level == Level::Warning && line.contains("0.0.0.1:9"), "{line}");
+        assert_eq!(refusals.line(now, &refused), None);
+        let forgotten = Notice::Forgotten { peer };
+        assert!((0..2).all(|_| refusals.line(now, &forgotten).is_some()));
     }
 }

@@ -43,7 +43,7 @@ impl Switch {
     }
 
     /// What the operator is told is an event too.
-    pub(in crate::run) fn tell_notice(&self, notice: &Notice, text: &str) {
+    pub(in crate::run) fn tell_notice(&self, notice: &Notice, text: String) {
         let (kind, what) = match notice {
             Notice::PeerUp { peer, hello, .. } => {
                 let name = hello.name.clone();
@@ -75,7 +75,7 @@ impl Switch {
             | Notice::Server(_) => (EventKind::Network, What::Told),
             _ => (EventKind::Other, What::Told),
         };
-        self.tell_event(kind, text.to_owned(), what);
+        self.tell_event(kind, text, what);
     }
 
     /// Once a second, while somebody listens: stations that are new or moved, and what was dropped.
