@@ -15,11 +15,15 @@ pub(super) type Answer = Result<Box<RawValue>, Problem>;
 
 /// An answer with this body.
 pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Response {
-    let (status, text) = match serde_json::to_string(body) {
-        Ok(text) => (status, text),
+    match serde_json::to_string(body) {
+        Ok(text) => json_text(status, text),
         // None of the types can fail.
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
-    };
+        Err(error) => json_text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+    }
+}
+
+/// An answer with this body, which is written already.
+pub(super) fn json_text(status: StatusCode, text: String) -> Response {
     let mut response = Response::new(Body::from(text + "\n"));
     *response.status_mut() = status;
     let json = header::HeaderValue::from_static("application/json");

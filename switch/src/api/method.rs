@@ -2,7 +2,7 @@
 
 use std::{future::Future, pin::Pin, time::Instant};
 
-use axum::http;
+use axum::routing::MethodFilter;
 use serde::{Serialize, de::DeserializeOwned};
 use utoipa::{
     ToSchema,
@@ -32,13 +32,13 @@ pub(super) enum Verb {
 }
 
 impl Verb {
-    /// As the HTTP library has it.
-    pub(super) fn http(self) -> http::Method {
+    /// As routes have it.
+    pub(super) fn filter(self) -> MethodFilter {
         match self {
-            Self::Get => http::Method::GET,
-            Self::Post => http::Method::POST,
-            Self::Put => http::Method::PUT,
-            Self::Delete => http::Method::DELETE,
+            Self::Get => MethodFilter::GET,
+            Self::Post => MethodFilter::POST,
+            Self::Put => MethodFilter::PUT,
+            Self::Delete => MethodFilter::DELETE,
         }
     }
 
@@ -65,6 +65,16 @@ impl Described {
         Self { name: T::name().into_owned(), schema: T::schema(), parts }
     }
 }
+
+/// What a method can take.
+pub(super) trait Taken: DeserializeOwned + ToSchema + Send + 'static {}
+
+impl<T: DeserializeOwned + ToSchema + Send + 'static> Taken for T {}
+
+/// What a method can answer.
+pub(super) trait Given: Serialize + ToSchema + Send + 'static {}
+
+impl<T: Serialize + ToSchema + Send + 'static> Given for T {}
 
 /// A method.
 pub(super) struct Method {
@@ -99,113 +109,76 @@ impl Method {
     }
 
     /// One that shows what the control thread knows.
-    pub(super) fn shows<P, R>(
+    pub(super) fn shows<P: Taken, R: Given>(
         at: At,
         summary: &'static str,
         show: fn(&Switch, P) -> Result<R, Problem>,
-    ) -> Self
-    where
-        P: DeserializeOwned + ToSchema + Send + 'static,
-        R: Serialize + ToSchema + Send + 'static,
-    {
-        let call: Call = Box::new(move |control, _, params| {
-            Box::pin(async move {
-                let params = params.read::<P>()?;
-                let answer = control.ask(move |switch, reply| reply.send(show(switch, params)));
-                written(&answer.await?)
-            })
-        });
-        Self::new::<P, R>(at, Right::Read, summary, call)
+    ) -> Self {
+        Self::new(at, Right::Read, summary, move |switch, _, params, reply| {
+            reply.send(show(switch, params));
+        })
     }
 
     /// The same for what not everybody who may look is to see.
-    pub(super) fn shows_secrets<P, R>(
+    pub(super) fn shows_secrets<P: Taken, R: Given>(
         at: At,
         summary: &'static str,
         show: fn(&Switch, P) -> Result<R, Problem>,
-    ) -> Self
-    where
-        P: DeserializeOwned + ToSchema + Send + 'static,
-        R: Serialize + ToSchema + Send + 'static,
-    {
+    ) -> Self {
         Self { right: Right::Change, ..Self::shows(at, summary, show) }
     }
 
     /// One that shows how the workers' connections are besides.
-    pub(super) fn shows_connections<P, R>(
+    pub(super) fn shows_connections<P: Taken, R: Given>(
         at: At,
         summary: &'static str,
         show: fn(&Switch, &Connections, P) -> Result<R, Problem>,
-    ) -> Self
-    where
-        P: DeserializeOwned + ToSchema + Send + 'static,
-        R: Serialize + ToSchema + Send + 'static,
-    {
-        let call: Call = Box::new(move |control, _, params| {
-            Box::pin(async move {
-                let params = params.read::<P>()?;
-                let answer = control.ask(move |switch, reply| {
-                    switch.with_connections(Instant::now(), move |switch, connections| {
-                        reply.send(show(switch, connections, params));
-                    });
-                });
-                written(&answer.await?)
-            })
-        });
-        Self::new::<P, R>(at, Right::Read, summary, call)
+    ) -> Self {
+        Self::new(at, Right::Read, summary, move |switch, _, params, reply| {
+            switch.with_connections(Instant::now(), move |switch, connections| {
+                reply.send(show(switch, connections, params));
+            });
+        })
     }
 
     /// One that changes something, which the log says.
-    pub(super) fn changes<P, R>(
+    pub(super) fn changes<P: Taken, R: Given>(
         at: At,
         summary: &'static str,
         change: fn(&mut Switch, P) -> Result<R, Problem>,
-    ) -> Self
-    where
-        P: DeserializeOwned + ToSchema + Send + 'static,
-        R: Serialize + ToSchema + Send + 'static,
-    {
+    ) -> Self {
         let name = at.0;
-        let call: Call = Box::new(move |control, caller, params| {
-            Box::pin(async move {
-                let params = params.read::<P>()?;
-                let answer = control.ask(move |switch, reply| {
-                    tracing::info!("API: {name} by {caller}");
-                    reply.send(change(switch, params));
-                });
-                written(&answer.await?)
-            })
-        });
-        Self::new::<P, R>(at, Right::Change, summary, call)
+        Self::new(at, Right::Change, summary, move |switch, caller, params, reply| {
+            tracing::info!("API: {name} by {caller}");
+            reply.send(change(switch, params));
+        })
     }
 
     /// One that waits for others than the workers, and answers when it can.
-    pub(super) fn asks<P, R>(
+    pub(super) fn asks<P: Taken, R: Given>(
         at: At,
         right: Right,
         summary: &'static str,
         ask: fn(&mut Switch, P, Reply<R>),
-    ) -> Self
-    where
-        P: DeserializeOwned + ToSchema + Send + 'static,
-        R: Serialize + ToSchema + Send + 'static,
-    {
-        let call: Call = Box::new(move |control, _, params| {
-            Box::pin(async move {
-                let params = params.read::<P>()?;
-                let answer = control.ask(move |switch, reply| ask(switch, params, reply));
-                written(&answer.await?)
-            })
-        });
-        Self::new::<P, R>(at, right, summary, call)
+    ) -> Self {
+        Self::new(at, right, summary, move |switch, _, params, reply| ask(switch, params, reply))
     }
 
-    fn new<P: ToSchema, R: ToSchema>(
+    /// One that the control thread begins this way, with what was read of the request; whoever has the reply answers.
+    fn new<P: Taken, R: Given>(
         (name, verb, path): At,
         right: Right,
         summary: &'static str,
-        call: Call,
+        begin: impl Fn(&mut Switch, &Caller, P, Reply<R>) + Copy + Send + Sync + 'static,
     ) -> Self {
+        let call: Call = Box::new(move |control, caller, params| {
+            Box::pin(async move {
+                let params = params.read()?;
+                let answer =
+                    control.ask(move |switch, reply| begin(switch, &caller, params, reply));
+                written(&answer.await?)
+            })
+        });
         let (params, answer) = (Described::of::<P>, Described::of::<R>);
         Self { name, verb, path, right, summary, params, answer, call }
     }

@@ -4,7 +4,6 @@
 //! and there are only so many at once. What is over waits in the kernel's queue of the socket.
 
 use std::{
-    convert::Infallible,
     future::pending,
     io,
     net::TcpListener,
@@ -13,12 +12,12 @@ use std::{
 };
 
 use axum::{
-    Extension, Router,
-    body::{Body, to_bytes},
+    Extension, RequestExt, Router,
+    body::to_bytes,
     extract::{RawPathParams, Request},
     http::{Method as HttpMethod, StatusCode, Uri, header},
     response::{IntoResponse, Response},
-    routing::{MethodRouter, get, on, post},
+    routing::{MethodFilter, MethodRouter, on},
 };
 use form_urlencoded::Serializer;
 use hyper::server::conn::http1;
@@ -36,10 +35,9 @@ use tokio_io_timeout::TimeoutStream;
 
 use super::{
     Api, Listeners,
-    answer::{json, written},
+    answer::{json, json_text, written},
     captures, events,
     listen::UnixSocket,
-    method::Method,
     metrics,
     params::Params,
     rights::{Caller, Right},
@@ -150,77 +148,51 @@ fn refusing(problem: Problem) -> Router {
 
 fn router(api: &Arc<Api>) -> Router {
     let mut router = Router::new();
-    for index in 0..api.methods.len() {
-        let method = &api.methods[index];
-        router = router.route(method.path, route(api, index));
+    for (index, method) in api.methods.iter().enumerate() {
+        let call = move |api, caller, request| call(api, index, caller, request);
+        router = router.route(method.path, place(api, method.verb.filter(), call));
     }
-    let rpc_api = api.clone();
-    let rpc = move |Extension(caller): Extension<Caller>, request: Request| {
-        let api = rpc_api.clone();
-        async move { answer_rpc(&api, &caller, request).await.unwrap_or_else(Problem::into_response) }
-    };
-    let event_api = api.clone();
-    let events = move |Extension(caller): Extension<Caller>, request: Request| {
-        let api = event_api.clone();
-        async move { listen(&api, &caller, request).await.unwrap_or_else(Problem::into_response) }
-    };
-    let capture_api = api.clone();
-    let capture = move |Extension(caller): Extension<Caller>, request: Request| {
-        let api = capture_api.clone();
-        async move { capture(&api, &caller, request).await.unwrap_or_else(Problem::into_response) }
-    };
-    let metrics_api = api.clone();
-    let scrape = move |Extension(caller): Extension<Caller>| {
-        let api = metrics_api.clone();
-        async move { scraped(&api, &caller).await.unwrap_or_else(Problem::into_response) }
-    };
-    let description = api.description.clone();
     router
-        .route("/v1/rpc", post(rpc))
-        .route("/v1/events", get(events))
-        .route("/v1/capture", get(capture))
-        .route("/metrics", get(scrape))
-        .route(
-            "/v1/openapi.json",
-            get(move || std::future::ready(description_answer(&description))),
-        )
+        .route("/v1/rpc", place(api, MethodFilter::POST, answer_rpc))
+        .route("/v1/events", place(api, MethodFilter::GET, listen))
+        .route("/v1/capture", place(api, MethodFilter::GET, capture))
+        .route("/metrics", place(api, MethodFilter::GET, scrape))
+        .route("/v1/openapi.json", place(api, MethodFilter::GET, describe))
         .method_not_allowed_fallback(wrong_verb)
         .fallback(no_such_path)
 }
-
-fn route(api: &Arc<Api>, index: usize) -> MethodRouter<(), Infallible> {
+/// A place that answers so.
+fn place<F, A>(api: &Arc<Api>, verb: MethodFilter, answer: F) -> MethodRouter
+where
+    F: Fn(Arc<Api>, Caller, Request) -> A + Clone + Send + Sync + 'static,
+    A: Future<Output = Result<Response, Problem>> + Send + 'static,
+{
     let api = api.clone();
-    let filter = api.methods[index].verb.http().try_into();
-    let handler =
-        move |Extension(caller): Extension<Caller>, variables: RawPathParams, request: Request| {
-            let api = api.clone();
-            async move {
-                let answer = answer(&api, &api.methods[index], &caller, &variables, request).await;
-                answer.unwrap_or_else(Problem::into_response)
-            }
-        };
-    match filter {
-        Ok(filter) => on(filter, handler),
-        Err(_) => MethodRouter::new(),
-    }
+    on(verb, move |Extension(caller): Extension<Caller>, request: Request| {
+        let answer = answer(api.clone(), caller, request);
+        async move { answer.await.unwrap_or_else(Problem::into_response) }
+    })
 }
 
-async fn answer(
-    api: &Api,
-    method: &Method,
-    caller: &Caller,
-    variables: &RawPathParams,
-    request: Request,
+/// Calls the method of this number.
+async fn call(
+    api: Arc<Api>,
+    index: usize,
+    caller: Caller,
+    mut request: Request,
 ) -> Result<Response, Problem> {
+    let method = &api.methods[index];
     caller.needs(method.right, &api.groups)?;
+    let variables = request.extract_parts::<RawPathParams>().await;
+    let variables = variables.map_err(|why| Problem::new(ProblemCode::Malformed, why))?;
     let params = if method.verb.has_body() {
-        Params::Json(body_params(variables, request).await?)
+        Params::Json(body_params(&variables, request).await?)
     } else {
         let mut query = Serializer::new(request.uri().query().unwrap_or_default().to_owned());
-        query.extend_pairs(variables);
+        query.extend_pairs(&variables);
         Params::Query(query.finish())
     };
-    let answer = method.call(api.control.clone(), caller.clone(), params).await?;
+    let answer = method.call(api.control.clone(), caller, params).await?;
     Ok(json(StatusCode::OK, &answer))
 }
 
@@ -241,19 +213,19 @@ async fn body_params(variables: &RawPathParams, request: Request) -> Result<Valu
     Ok(value)
 }
 
-async fn answer_rpc(api: &Api, caller: &Caller, request: Request) -> Result<Response, Problem> {
+async fn answer_rpc(api: Arc<Api>, caller: Caller, request: Request) -> Result<Response, Problem> {
     let body = read_body(request).await?;
-    Ok(match rpc::answer(api, caller, &body).await {
+    Ok(match rpc::answer(&api, &caller, &body).await {
         Some(answer) => json(StatusCode::OK, &answer),
         None => StatusCode::NO_CONTENT.into_response(),
     })
 }
 
 /// A listener comes, for the first time or again.
-async fn listen(api: &Api, caller: &Caller, request: Request) -> Result<Response, Problem> {
+async fn listen(api: Arc<Api>, caller: Caller, request: Request) -> Result<Response, Problem> {
     let query = request.uri().query().unwrap_or_default().to_owned();
     let params: EventParams = Params::Query(query).read()?;
-    let wanted = events::Wanted::new(&params, caller)?;
+    let wanted = events::Wanted::new(&params, &caller)?;
     let last = request.headers().get("last-event-id").and_then(|value| value.to_str().ok());
     let after = params.after.or(last.and_then(|last| last.parse().ok()));
     if let Some(after) = after {
@@ -271,14 +243,13 @@ async fn listen(api: &Api, caller: &Caller, request: Request) -> Result<Response
 
 /// Somebody wants to see frames.
 pub(super) async fn capture(
-    api: &Api,
-    caller: &Caller,
+    api: Arc<Api>,
+    caller: Caller,
     request: Request,
 ) -> Result<Response, Problem> {
     caller.needs(Right::Change, &api.groups)?;
     let query = request.uri().query().unwrap_or_default().to_owned();
     let params: CaptureParams = Params::Query(query).read()?;
-    let caller = caller.clone();
     let begun = api.control.ask(move |switch, reply| {
         tracing::info!("API: capture by {caller}");
         reply.send(switch.begin_capture(&params));
@@ -286,9 +257,8 @@ pub(super) async fn capture(
     Ok(captures::answer(begun.await?, api.control.clone()))
 }
 
-/// Prometheus comes.
-async fn scraped(api: &Api, caller: &Caller) -> Result<Response, Problem> {
-    caller.needs(Right::Read, &api.groups)?;
+/// Prometheus comes. Whoever may use the API at all may look.
+async fn scrape(api: Arc<Api>, _: Caller, _: Request) -> Result<Response, Problem> {
     let scrape = api.control.ask(|switch, reply| {
         switch.with_connections(Instant::now(), |switch, connections| {
             reply.send(switch.scrape(connections));
@@ -317,11 +287,8 @@ async fn read_body(request: Request) -> Result<axum::body::Bytes, Problem> {
     }
 }
 
-fn description_answer(description: &str) -> Response {
-    let mut response = Response::new(Body::from(description.to_owned() + "\n"));
-    let json = header::HeaderValue::from_static("application/json");
-    response.headers_mut().insert(header::CONTENT_TYPE, json);
-    response
+async fn describe(api: Arc<Api>, _: Caller, _: Request) -> Result<Response, Problem> {
+    Ok(json_text(StatusCode::OK, api.description.clone()))
 }
 
 async fn no_such_path(uri: Uri) -> Problem {

@@ -151,10 +151,10 @@ fn json_rpc_is_answered_by_its_rules() {
 #[tokio::test]
 async fn who_may_only_look_sees_no_traffic() {
     let (messages, _inbox) = bounded(8);
-    let api = Api::new(messages, Groups::default(), EventLog::default());
+    let api = std::sync::Arc::new(Api::new(messages, Groups::default(), EventLog::default()));
     let ask = async |right, query| {
         let request = axum::http::Request::get(query).body(axum::body::Body::empty()).unwrap();
-        server::capture(&api, &Caller::for_test(right), request).await.unwrap_err().code
+        server::capture(api.clone(), Caller::for_test(right), request).await.unwrap_err().code
     };
     assert_eq!(ask(Right::Read, "/v1/capture").await, ProblemCode::NotPermitted);
     assert_eq!(ask(Right::Change, "/v1/capture?snap=x").await, ProblemCode::BadParams);
